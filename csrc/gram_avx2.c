@@ -1,0 +1,122 @@
+/* gram with AVX2 and FMA: packing by 8 × 8 transposition, products of 4 rows with one panel in 8 registers. */
+#include <immintrin.h>
+
+#include "impl.h"
+
+void fc_gram_pack_f32_ref(const void *const *, int, const float *, int64_t, float *);
+void fc_gram_pack_f16_ref(const void *const *, int, const float *, int64_t, float *);
+void fc_gram_pack_bf16_ref(const void *const *, int, const float *, int64_t, float *);
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE __m256 load8(const char *row, fc_dtype type) {
+    if (type == FC_F32) return _mm256_loadu_ps((const float *)row);
+    const __m128i half = _mm_loadu_si128((const __m128i *)row);
+    if (type == FC_F16) return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+/* x[r] lane k becomes x[k] lane r. */
+INLINE void transpose(__m256 *x) {
+    __m256 t[8], u[8];
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+        u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    }
+    for (int j = 0; j < 4; j++) {
+        x[j] = _mm256_permute2f128_ps(u[j], u[4 + j], 0x20);
+        x[4 + j] = _mm256_permute2f128_ps(u[j], u[4 + j], 0x31);
+    }
+}
+
+INLINE int64_t pack(const void *const *rows, int count, const float *center, int64_t length, float *panel, fc_dtype type) {
+    const int size = fc_itemsize(type);
+    int64_t k = 0;
+    for (; k + 8 <= length; k += 8) {
+        const __m256 c = center ? _mm256_loadu_ps(center + k) : _mm256_setzero_ps();
+        for (int h = 0; h < FC_GRAM_PANEL; h += 8) {
+            __m256 x[8];
+            for (int r = 0; r < 8; r++)
+                x[r] = h + r < count ? _mm256_sub_ps(load8((const char *)rows[h + r] + size * k, type), c)
+                                     : _mm256_setzero_ps();
+            transpose(x);
+            for (int i = 0; i < 8; i++) _mm256_store_ps(panel + (k + i) * FC_GRAM_PANEL + h, x[i]);
+        }
+    }
+    return k;
+}
+
+#define PACK(name, type, size)                                                                                     \
+    void fc_gram_pack_##name##_avx2(const void *const *rows, int count, const float *center, int64_t length,       \
+                                    float *panel) {                                                                \
+        int64_t k = count == 16 ? pack(rows, 16, center, length, panel, type)                                      \
+                                : pack(rows, count, center, length, panel, type);                                  \
+        const void *rest[FC_GRAM_PANEL];                                                                           \
+        for (int r = 0; r < count; r++) rest[r] = (const char *)rows[r] + size * k;                                \
+        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL); \
+    }
+PACK(f32, FC_F32, 4)
+PACK(f16, FC_F16, 2)
+PACK(bf16, FC_BF16, 2)
+
+void fc_gram_peak_avx2(const float *panel, int64_t length, uint32_t *peak) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i a = _mm256_setzero_si256(), b = a;
+    for (int64_t k = 0; k < length; k++) {
+        const __m256i *at = (const __m256i *)(panel + k * FC_GRAM_PANEL);
+        a = _mm256_max_epu32(a, _mm256_and_si256(_mm256_load_si256(at), magnitude));
+        b = _mm256_max_epu32(b, _mm256_and_si256(_mm256_load_si256(at + 1), magnitude));
+    }
+    _mm256_storeu_si256((__m256i *)peak, a);
+    _mm256_storeu_si256((__m256i *)(peak + 8), b);
+}
+
+enum { ROWS = 4 };
+
+INLINE void add_scaled(double *at, __m256d value, const double *row_scale, const double *column_scale) {
+    if (row_scale) value = _mm256_mul_pd(value, _mm256_mul_pd(_mm256_set1_pd(*row_scale), _mm256_loadu_pd(column_scale)));
+    _mm256_storeu_pd(at, _mm256_add_pd(_mm256_loadu_pd(at), value));
+}
+
+void fc_gram_tile_avx2(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
+                       int64_t stride, const double *row_scale, const double *column_scale) {
+    for (int p = 0; p < wide; p++)
+        for (int top = 0; top < FC_GRAM_ROWS; top += ROWS) {
+            __m256 dot[ROWS][2];
+            for (int r = 0; r < ROWS; r++) dot[r][0] = dot[r][1] = _mm256_setzero_ps();
+            const float *column = b + p * panel_stride;
+            for (int64_t k = 0; k < length; k++) {
+                const __m256 first = _mm256_load_ps(column + k * FC_GRAM_PANEL);
+                const __m256 second = _mm256_load_ps(column + k * FC_GRAM_PANEL + 8);
+                for (int r = 0; r < ROWS; r++) {
+                    const __m256 row = _mm256_broadcast_ss(a + k * FC_GRAM_PANEL + top + r);
+                    dot[r][0] = _mm256_fmadd_ps(row, first, dot[r][0]);
+                    dot[r][1] = _mm256_fmadd_ps(row, second, dot[r][1]);
+                }
+            }
+            for (int r = 0; r < ROWS; r++)
+                for (int h = 0; h < 4; h++) {
+                    const __m128 half = h % 2 ? _mm256_extractf128_ps(dot[r][h / 2], 1) : _mm256_castps256_ps128(dot[r][h / 2]);
+                    const int64_t c = p * FC_GRAM_PANEL + 4 * h;
+                    add_scaled(sum + (top + r) * stride + c, _mm256_cvtps_pd(half), row_scale ? row_scale + top + r : NULL,
+                               column_scale ? column_scale + c : NULL);
+                }
+        }
+}
+
+#define TO_F32(name, type, load)                                                                \
+    void fc_to_f32_##name##_avx2(const void *row, int64_t length, float *out) {                 \
+        int64_t k = 0;                                                                          \
+        for (; k + 8 <= length; k += 8)                                                         \
+            _mm256_storeu_ps(out + k, load8((const char *)row + fc_itemsize(type) * k, type));  \
+        for (; k < length; k++) out[k] = load(row, k);                                          \
+    }
+TO_F32(f32, FC_F32, fc_load_f32)
+TO_F32(f16, FC_F16, fc_load_f16)
+TO_F32(bf16, FC_BF16, fc_load_bf16)

@@ -1,0 +1,126 @@
+/* gram with AVX-512 F: packing by 16 × 16 transposition, tiles of 8 × 48 products held in 24 registers. */
+#include <immintrin.h>
+
+#include "impl.h"
+
+void fc_gram_pack_f32_ref(const void *const *, int, const float *, int64_t, float *);
+void fc_gram_pack_f16_ref(const void *const *, int, const float *, int64_t, float *);
+void fc_gram_pack_bf16_ref(const void *const *, int, const float *, int64_t, float *);
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE __m512 load16(const char *row, fc_dtype type) {
+    if (type == FC_F32) return _mm512_loadu_ps((const float *)row);
+    const __m256i half = _mm256_loadu_si256((const __m256i *)row);
+    if (type == FC_F16) return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+/* x[r] lane k becomes x[k] lane r: pairs, fours, then 128-bit quarters. */
+INLINE void transpose(__m512 *x) {
+    __m512 t[16];
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) {
+        const __m512d a = _mm512_castps_pd(t[4 * i]), b = _mm512_castps_pd(t[4 * i + 1]);
+        const __m512d c = _mm512_castps_pd(t[4 * i + 2]), d = _mm512_castps_pd(t[4 * i + 3]);
+        x[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+        x[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+        x[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+        x[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+    }
+    for (int j = 0; j < 4; j++) { /* x[4i + j] quarter q holds column 4q + j of rows 4i..4i+3 */
+        const __m512 a = _mm512_shuffle_f32x4(x[j], x[4 + j], 0x88), b = _mm512_shuffle_f32x4(x[8 + j], x[12 + j], 0x88);
+        const __m512 c = _mm512_shuffle_f32x4(x[j], x[4 + j], 0xdd), d = _mm512_shuffle_f32x4(x[8 + j], x[12 + j], 0xdd);
+        t[j] = _mm512_shuffle_f32x4(a, b, 0x88);
+        t[8 + j] = _mm512_shuffle_f32x4(a, b, 0xdd);
+        t[4 + j] = _mm512_shuffle_f32x4(c, d, 0x88);
+        t[12 + j] = _mm512_shuffle_f32x4(c, d, 0xdd);
+    }
+    for (int i = 0; i < 16; i++) x[i] = t[i];
+}
+
+INLINE int64_t pack(const void *const *rows, int count, const float *center, int64_t length, float *panel, fc_dtype type) {
+    const int size = fc_itemsize(type);
+    int64_t k = 0;
+    for (; k + 16 <= length; k += 16) {
+        const __m512 c = center ? _mm512_loadu_ps(center + k) : _mm512_setzero_ps();
+        __m512 x[16];
+        for (int r = 0; r < 16; r++)
+            x[r] = r < count ? _mm512_sub_ps(load16((const char *)rows[r] + size * k, type), c) : _mm512_setzero_ps();
+        transpose(x);
+        for (int i = 0; i < 16; i++) _mm512_store_ps(panel + (k + i) * FC_GRAM_PANEL, x[i]);
+    }
+    return k;
+}
+
+#define PACK(name, type, size)                                                                                         \
+    void fc_gram_pack_##name##_avx512(const void *const *rows, int count, const float *center, int64_t length,         \
+                                      float *panel) {                                                                  \
+        int64_t k = count == 16 ? pack(rows, 16, center, length, panel, type)                                          \
+                                : pack(rows, count, center, length, panel, type);                                      \
+        const void *rest[FC_GRAM_PANEL];                                                                               \
+        for (int r = 0; r < count; r++) rest[r] = (const char *)rows[r] + size * k;                                    \
+        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL);     \
+    }
+PACK(f32, FC_F32, 4)
+PACK(f16, FC_F16, 2)
+PACK(bf16, FC_BF16, 2)
+
+void fc_gram_peak_avx512(const float *panel, int64_t length, uint32_t *peak) {
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i a = _mm512_setzero_si512(), b = a;
+    int64_t k = 0;
+    for (; k + 2 <= length; k += 2) {
+        a = _mm512_max_epu32(a, _mm512_and_si512(_mm512_load_si512(panel + k * FC_GRAM_PANEL), magnitude));
+        b = _mm512_max_epu32(b, _mm512_and_si512(_mm512_load_si512(panel + (k + 1) * FC_GRAM_PANEL), magnitude));
+    }
+    if (k < length) a = _mm512_max_epu32(a, _mm512_and_si512(_mm512_load_si512(panel + k * FC_GRAM_PANEL), magnitude));
+    _mm512_storeu_si512(peak, _mm512_max_epu32(a, b));
+}
+
+INLINE void tile(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
+                 int64_t stride, const double *row_scale, const double *column_scale) {
+    __m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE];
+    for (int r = 0; r < FC_GRAM_ROWS; r++)
+        for (int p = 0; p < wide; p++) dot[r][p] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < length; k++) {
+        __m512 column[FC_GRAM_WIDE];
+        for (int p = 0; p < wide; p++) column[p] = _mm512_load_ps(b + p * panel_stride + k * FC_GRAM_PANEL);
+        for (int r = 0; r < FC_GRAM_ROWS; r++) {
+            const __m512 row = _mm512_set1_ps(a[k * FC_GRAM_PANEL + r]);
+            for (int p = 0; p < wide; p++) dot[r][p] = _mm512_fmadd_ps(row, column[p], dot[r][p]);
+        }
+    }
+    for (int r = 0; r < FC_GRAM_ROWS; r++)
+        for (int h = 0; h < 2 * wide; h++) {
+            const __m512d value = _mm512_cvtps_pd(
+                h % 2 ? _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(dot[r][h / 2]), 1))
+                      : _mm512_castps512_ps256(dot[r][h / 2]));
+            double *at = sum + r * stride + 8 * h;
+            const __m512d scaled =
+                row_scale ? _mm512_mul_pd(value, _mm512_mul_pd(_mm512_set1_pd(row_scale[r]), _mm512_loadu_pd(column_scale + 8 * h)))
+                          : value;
+            _mm512_storeu_pd(at, _mm512_add_pd(_mm512_loadu_pd(at), scaled));
+        }
+}
+
+void fc_gram_tile_avx512(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
+                         int64_t stride, const double *row_scale, const double *column_scale) {
+    if (wide == 3) tile(a, b, panel_stride, 3, length, sum, stride, row_scale, column_scale);
+    else if (wide == 2) tile(a, b, panel_stride, 2, length, sum, stride, row_scale, column_scale);
+    else tile(a, b, panel_stride, 1, length, sum, stride, row_scale, column_scale);
+}
+
+#define TO_F32(name, type, load)                                                       \
+    void fc_to_f32_##name##_avx512(const void *row, int64_t length, float *out) {      \
+        int64_t k = 0;                                                                 \
+        for (; k + 16 <= length; k += 16)                                              \
+            _mm512_storeu_ps(out + k, load16((const char *)row + fc_itemsize(type) * k, type)); \
+        for (; k < length; k++) out[k] = load(row, k);                                 \
+    }
+TO_F32(f32, FC_F32, fc_load_f32)
+TO_F32(f16, FC_F16, fc_load_f16)
+TO_F32(bf16, FC_BF16, fc_load_bf16)

@@ -1,0 +1,34 @@
+/* gram with NEON (64-bit Arm): products of 4 rows with one panel in 16 registers. Packing is the portable one: it is a small
+ * part of the work and compilers vectorise it. */
+#include <arm_neon.h>
+
+#include "impl.h"
+
+enum { ROWS = 4, VECTORS = FC_GRAM_PANEL / 4 };
+
+void fc_gram_tile_neon(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
+                       int64_t stride, const double *row_scale, const double *column_scale) {
+    for (int p = 0; p < wide; p++)
+        for (int top = 0; top < FC_GRAM_ROWS; top += ROWS) {
+            float32x4_t dot[ROWS][VECTORS];
+            for (int r = 0; r < ROWS; r++)
+                for (int v = 0; v < VECTORS; v++) dot[r][v] = vdupq_n_f32(0.0f);
+            const float *column = b + p * panel_stride;
+            for (int64_t k = 0; k < length; k++) {
+                const float32x4_t row = vld1q_f32(a + k * FC_GRAM_PANEL + top);
+                for (int v = 0; v < VECTORS; v++) {
+                    const float32x4_t x = vld1q_f32(column + k * FC_GRAM_PANEL + 4 * v);
+                    dot[0][v] = vfmaq_laneq_f32(dot[0][v], x, row, 0);
+                    dot[1][v] = vfmaq_laneq_f32(dot[1][v], x, row, 1);
+                    dot[2][v] = vfmaq_laneq_f32(dot[2][v], x, row, 2);
+                    dot[3][v] = vfmaq_laneq_f32(dot[3][v], x, row, 3);
+                }
+            }
+            for (int r = 0; r < ROWS; r++)
+                for (int c = 0; c < FC_GRAM_PANEL; c++) {
+                    const double value = (double)dot[r][c / 4][c % 4];
+                    const int64_t at = p * FC_GRAM_PANEL + c;
+                    sum[(top + r) * stride + at] += row_scale ? value * (row_scale[top + r] * column_scale[at]) : value;
+                }
+        }
+}

@@ -1,0 +1,196 @@
+/* weighted_sum with AVX2, FMA and F16C. bf16 as in the AVX-512 file: evens and odds of 32-bit words; the sums stay in that
+ * order inside whole groups of 16 columns: [even 0..3][even 4..7][odd 0..3][odd 4..7]. */
+#include <immintrin.h>
+
+#include "impl.h"
+
+void fc_weighted_sum_f32_ref(const void *const *, const double *, int, int64_t, double *, int);
+void fc_weighted_sum_f16_ref(const void *const *, const double *, int, int64_t, double *, int);
+void fc_weighted_sum_bf16_ref(const void *const *, const double *, int, int64_t, double *, int);
+int fc_weighted_sum_to_f32_ref(const double *, int64_t, double, void *, int);
+int fc_weighted_sum_to_f64_ref(const double *, int64_t, double, void *, int);
+int fc_weighted_sum_to_f16_ref(const double *, int64_t, double, void *, int);
+int fc_weighted_sum_to_bf16_ref(const double *, int64_t, double, void *, int);
+
+#define INLINE static inline __attribute__((always_inline))
+enum { AHEAD = 1024 }; /* bytes */
+
+INLINE __m256d low(__m256 x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
+INLINE __m256d high(__m256 x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
+
+/* 16 columns of a row as four vectors: in column order, or for bf16 as even 0..3, even 4..7, odd 0..3, odd 4..7. */
+INLINE void widen(const char *row, fc_dtype type, __m256d *x) {
+    if (type == FC_F32) {
+        for (int v = 0; v < 4; v++) x[v] = _mm256_cvtps_pd(_mm_loadu_ps((const float *)(row + 16 * v)));
+    } else if (type == FC_F16) {
+        for (int v = 0; v < 2; v++) {
+            const __m256 wide = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(row + 16 * v)));
+            x[2 * v] = low(wide);
+            x[2 * v + 1] = high(wide);
+        }
+    } else {
+        const __m256i pair = _mm256_loadu_si256((const __m256i *)row);
+        const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
+        const __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32((int)0xffff0000)));
+        x[0] = low(even);
+        x[1] = high(even);
+        x[2] = low(odd);
+        x[3] = high(odd);
+    }
+}
+
+INLINE int64_t step(const void *const *rows, const double *w, int count, int64_t length, double *acc, int first,
+                    fc_dtype type) {
+    const int size = fc_itemsize(type);
+    int64_t k = 0;
+    for (; k + 16 <= length; k += 16) {
+        __m256d sum[4], x[4];
+        for (int v = 0; v < 4; v++) sum[v] = first ? _mm256_setzero_pd() : _mm256_load_pd(acc + k + 4 * v);
+        for (int r = 0; r < count; r++) {
+            const char *at = (const char *)rows[r] + size * k;
+            const __m256d weight = _mm256_set1_pd(w[r]);
+            _mm_prefetch(at + AHEAD, _MM_HINT_T0);
+            widen(at, type, x);
+            for (int v = 0; v < 4; v++) sum[v] = _mm256_fmadd_pd(x[v], weight, sum[v]);
+        }
+        for (int v = 0; v < 4; v++) _mm256_store_pd(acc + k + 4 * v, sum[v]);
+    }
+    return k;
+}
+
+#define ACCUMULATE(name, type)                                                                                \
+    void fc_weighted_sum_##name##_avx2(const void *const *rows, const double *w, int count, int64_t length,   \
+                                       double *acc, int first) {                                              \
+        int64_t k = 0;                                                                                        \
+        switch (count * 2 + !!first) {                                                                        \
+            case 2: k = step(rows, w, 1, length, acc, 0, type); break;                                        \
+            case 3: k = step(rows, w, 1, length, acc, 1, type); break;                                        \
+            case 4: k = step(rows, w, 2, length, acc, 0, type); break;                                        \
+            case 5: k = step(rows, w, 2, length, acc, 1, type); break;                                        \
+            case 6: k = step(rows, w, 3, length, acc, 0, type); break;                                        \
+            case 7: k = step(rows, w, 3, length, acc, 1, type); break;                                        \
+            case 8: k = step(rows, w, 4, length, acc, 0, type); break;                                        \
+            case 9: k = step(rows, w, 4, length, acc, 1, type); break;                                        \
+            case 10: k = step(rows, w, 5, length, acc, 0, type); break;                                       \
+            case 11: k = step(rows, w, 5, length, acc, 1, type); break;                                       \
+        }                                                                                                     \
+        const void *rest[FC_WS_GROUP];                                                                        \
+        for (int r = 0; r < count; r++) rest[r] = (const char *)rows[r] + fc_itemsize(type) * k;              \
+        fc_weighted_sum_##name##_ref(rest, w, count, length - k, acc + k, first);                             \
+    }
+ACCUMULATE(f32, FC_F32)
+ACCUMULATE(f16, FC_F16)
+ACCUMULATE(bf16, FC_BF16)
+
+/* Four fp64 to fp32 rounded to odd (see the AVX-512 file); the caller has set rounding toward zero. */
+INLINE __m128i to_odd(__m256d x) {
+    const __m128 cut = _mm256_cvtpd_ps(x);
+    const __m256d inexact = _mm256_cmp_pd(_mm256_cvtps_pd(cut), x, _CMP_NEQ_OQ);
+    const __m256i pick = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+    const __m128i mask = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(_mm256_castpd_si256(inexact), pick));
+    return _mm_or_si128(_mm_castps_si128(cut), _mm_and_si128(mask, _mm_set1_epi32(1)));
+}
+
+INLINE void put(char *out, __m256i value, int stream) {
+    if (stream && ((uintptr_t)out & 31) == 0) {
+        _mm256_stream_si256((__m256i *)out, value);
+    } else if (stream && ((uintptr_t)out & 15) == 0) {
+        _mm_stream_si128((__m128i *)out, _mm256_castsi256_si128(value));
+        _mm_stream_si128((__m128i *)(out + 16), _mm256_extracti128_si256(value, 1));
+    } else {
+        _mm256_storeu_si256((__m256i *)out, value);
+    }
+}
+
+INLINE int any_equal32(__m256i value, uint32_t mask) {
+    const __m256i m = _mm256_set1_epi32((int)mask);
+    return !!_mm256_movemask_epi8(_mm256_cmpeq_epi32(_mm256_and_si256(value, m), m));
+}
+
+/* 16 columns of quotients, in order (split = 0) or as evens and odds (split = 1). */
+INLINE int emit(__m256d *q, int split, fc_dtype type, char *out, int stream) {
+    if (split) { /* e0e1e2e3 e4.. o0o1o2o3 o4..: unpack within halves, then put the halves in order */
+        for (int v = 0; v < 2; v++) {
+            const __m256d lower = _mm256_unpacklo_pd(q[v], q[2 + v]), upper = _mm256_unpackhi_pd(q[v], q[2 + v]);
+            q[v] = _mm256_permute2f128_pd(lower, upper, 0x20);
+            q[2 + v] = _mm256_permute2f128_pd(lower, upper, 0x31);
+        }
+        const __m256d second = q[1];
+        q[1] = q[2];
+        q[2] = second;
+    }
+    if (type == FC_F64) {
+        const __m256i wide = _mm256_set1_epi64x(0x7ff0000000000000ll);
+        int bad = 0;
+        for (int v = 0; v < 4; v++) {
+            const __m256i bits = _mm256_castpd_si256(q[v]);
+            bad |= _mm256_movemask_epi8(_mm256_cmpeq_epi64(_mm256_and_si256(bits, wide), wide));
+            put(out + 32 * v, bits, stream);
+        }
+        return !!bad;
+    }
+    __m128i part[4];
+    for (int v = 0; v < 4; v++) part[v] = type == FC_F32 ? _mm_castps_si128(_mm256_cvtpd_ps(q[v])) : to_odd(q[v]);
+    __m256i a = _mm256_set_m128i(part[1], part[0]), b = _mm256_set_m128i(part[3], part[2]);
+    if (type == FC_F32) {
+        put(out, a, stream);
+        put(out + 32, b, stream);
+        return any_equal32(a, 0x7f800000) | any_equal32(b, 0x7f800000);
+    }
+    __m256i packed;
+    int nan = 0;
+    if (type == FC_F16) {
+        packed = _mm256_set_m128i(_mm256_cvtps_ph(_mm256_castsi256_ps(b), _MM_FROUND_TO_NEAREST_INT),
+                                  _mm256_cvtps_ph(_mm256_castsi256_ps(a), _MM_FROUND_TO_NEAREST_INT));
+    } else {
+        /* the addition below may carry out of a NaN of all ones, so NaN is looked for before it */
+        nan = any_equal32(a, 0x7f800000) | any_equal32(b, 0x7f800000);
+        const __m256i one = _mm256_set1_epi32(1), half = _mm256_set1_epi32(0x7fff);
+        a = _mm256_srli_epi32(
+            _mm256_add_epi32(a, _mm256_add_epi32(half, _mm256_and_si256(_mm256_srli_epi32(a, 16), one))), 16);
+        b = _mm256_srli_epi32(
+            _mm256_add_epi32(b, _mm256_add_epi32(half, _mm256_and_si256(_mm256_srli_epi32(b, 16), one))), 16);
+        packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8);
+    }
+    const __m256i infinity = _mm256_set1_epi16(type == FC_F16 ? 0x7c00 : 0x7f80);
+    put(out, packed, stream);
+    return nan | !!_mm256_movemask_epi8(_mm256_cmpeq_epi16(_mm256_and_si256(packed, infinity), infinity));
+}
+
+INLINE int finish(const double *acc, int64_t length, double divisor, char *out, int stream, int split, fc_dtype type) {
+    const __m256d by = _mm256_set1_pd(divisor);
+    const int divide = !isnan(divisor), size = fc_itemsize(type);
+    const unsigned mode = _mm_getcsr();
+    int bad = 0;
+    int64_t k = 0;
+    for (; k + 16 <= length; k += 16) {
+        __m256d q[4];
+        for (int v = 0; v < 4; v++) {
+            q[v] = _mm256_load_pd(acc + k + 4 * v);
+            if (divide) q[v] = _mm256_div_pd(q[v], by);
+        }
+        /* the division rounds to nearest, the cut to odd toward zero */
+        if (type == FC_F16 || type == FC_BF16) _mm_setcsr(mode | 0x6000);
+        bad |= emit(q, split, type, out + size * k, stream);
+        if (type == FC_F16 || type == FC_BF16) _mm_setcsr(mode);
+    }
+    if (stream) _mm_sfence();
+    out += size * k;
+    if (type == FC_F64) return bad | fc_weighted_sum_to_f64_ref(acc + k, length - k, divisor, out, 0);
+    if (type == FC_F32) return bad | fc_weighted_sum_to_f32_ref(acc + k, length - k, divisor, out, 0);
+    if (type == FC_F16) return bad | fc_weighted_sum_to_f16_ref(acc + k, length - k, divisor, out, 0);
+    return bad | fc_weighted_sum_to_bf16_ref(acc + k, length - k, divisor, out, 0);
+}
+
+#define FINISH(name, type, suffix, split)                                                                           \
+    int fc_weighted_sum_##suffix##name##_avx2(const double *acc, int64_t length, double divisor, void *out, int stream) { \
+        return finish(acc, length, divisor, out, stream, split, type);                                              \
+    }
+FINISH(f32, FC_F32, to_, 0)
+FINISH(f64, FC_F64, to_, 0)
+FINISH(f16, FC_F16, to_, 0)
+FINISH(bf16, FC_BF16, to_, 0)
+FINISH(f32, FC_F32, split_to_, 1)
+FINISH(f64, FC_F64, split_to_, 1)
+FINISH(f16, FC_F16, split_to_, 1)
+FINISH(bf16, FC_BF16, split_to_, 1)

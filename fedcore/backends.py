@@ -1,0 +1,90 @@
+"""Which implementation of an op runs: the (op, backend) table and the order in which a choice is made.
+
+An explicit argument beats the `use_backend` context manager, which beats FEDCORE_BACKEND, which beats where the data lies.
+A backend that was asked for by any of the first three never falls back: it works or BackendError is raised.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from fedcore.errors import BackendError
+
+BACKENDS = ("reference", "c", "triton")
+OPS = ("weighted_sum", "squared_norms", "gram", "squared_distances")
+
+_MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}
+#: what has no entry: (op, backend)
+_ABSENT = {("squared_distances", "triton")}
+
+_chosen: ContextVar[str | None] = ContextVar("fedcore_backend", default=None)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every op inside the `with` block on one backend: 'reference', 'c' or 'triton'. Raises BackendError if unknown."""
+    token = _chosen.set(_known(name, "use_backend"))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def _known(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise BackendError(f"{source}: got backend {name!r}, expected one of {', '.join(BACKENDS)}")
+    return name
+
+
+def requested(explicit: str | None) -> str | None:
+    """The backend that somebody asked for, or None when the data is to decide."""
+    if explicit is not None:
+        return _known(explicit, "backend")
+    if (chosen := _chosen.get()) is not None:
+        return chosen
+    if name := os.environ.get("FEDCORE_BACKEND"):
+        return _known(name, "FEDCORE_BACKEND")
+    return None
+
+
+def unavailable(backend: str) -> str | None:
+    """Why a backend cannot be used here, in words, or None if it can."""
+    try:
+        importlib.import_module(_MODULES[backend])
+    except ImportError as error:
+        remedy = {
+            "c": "install a C compiler and reinstall fedcore",
+            "triton": "install fedcore[train] for torch and triton",
+        }.get(backend, "reinstall fedcore")
+        return f"{error}; {remedy}"
+    return None
+
+
+def implementation(op: str, backend: str) -> Callable:
+    """The function that implements `op` on `backend`. Raises BackendError saying why there is none."""
+    if (op, backend) in _ABSENT:
+        raise BackendError(f"{op}: the {backend} backend has no such kernel; use 'c' or 'reference'")
+    try:
+        return getattr(importlib.import_module(f"{_MODULES[backend]}.{op}"), op)
+    except ImportError as error:
+        raise BackendError(f"{op}: backend {backend!r} is not available: {unavailable(backend) or error}") from error
+
+
+def default(on_gpu: bool) -> str:
+    """Where nobody asked: Triton for data on a GPU, else the C kernels, else the reference with one warning."""
+    if on_gpu:
+        return "triton"
+    if unavailable("c") is None:
+        return "c"
+    warnings.warn(
+        "fedcore runs on its NumPy reference, which is 10 to 100 times slower: the C kernels were not built; "
+        "install a C compiler and reinstall fedcore, or run `fedcore doctor`",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return "reference"

@@ -1,0 +1,61 @@
+"""The command line: `fedcore demo | run | aggregate | report | doctor`. Each command lives in the file of its name.
+
+Results go to stdout (one JSON object with --json), progress and errors to stderr. An error is one line and exit code 1, a
+misuse of the command line 2, an interruption 130.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from fedcore.cli.aggregate import aggregate
+from fedcore.cli.demo import demo
+from fedcore.cli.doctor import doctor
+from fedcore.cli.report import report
+from fedcore.cli.run import run
+from fedcore.cli.terminal import Interrupted
+from fedcore.errors import FedcoreError
+
+app = typer.Typer(
+    name="fedcore",
+    help="Federated post-training of open-weight language models, through a compiled aggregation core.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, run, aggregate, report, doctor):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on `arguments` (those of the process if None). Returns the exit code; raises nothing expected."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = typer.main.get_command(app).main(given or ["--help"], prog_name="fedcore", standalone_mode=False)
+    except Interrupted as error:
+        return _fail(str(error), 130, prefix="fedcore: ")
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130, prefix="fedcore: ")
+    except BrokenPipeError:
+        # the reader of our output went away, as `| head` does; nothing is left to say
+        sys.stderr.close()
+        return 1
+    except FedcoreError as error:
+        return _fail(str(error), 1)
+    except OSError as error:
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+    except Exception as error:
+        # a misuse of the command line carries its own message and exit code; anything else is a fault of ours
+        if not hasattr(error, "format_message"):
+            raise
+        return _fail(f"{error.format_message()} See `fedcore --help`.", getattr(error, "exit_code", 2))
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int, prefix: str = "fedcore: error: ") -> int:
+    """Say each fault on a line of its own."""
+    for line in message.splitlines() or [""]:
+        print(prefix + line, file=sys.stderr)
+    return code

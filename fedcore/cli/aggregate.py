@@ -1,0 +1,108 @@
+"""`fedcore aggregate DIR... -o OUT --rule krum --f 1`: PEFT adapter directories in, one PEFT directory out."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from fedcore.cli.run import Json
+from fedcore.cli.terminal import only_results_on_stdout, print_json
+from fedcore.errors import ExistsError, WeightError
+
+
+def aggregate(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="PEFT LoRA directories.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to make; must not exist.", show_default=False)],
+    rule: Annotated[str, typer.Option(help="mean, norm_clipping, krum, multi_krum, ...: a rule of fedcore.rules.")] = "mean",
+    f: Annotated[int | None, typer.Option("--f", help="How many clients may be Byzantine.", show_default=False)] = None,
+    m: Annotated[int | None, typer.Option("--m", help="How many clients Multi-Krum averages.", show_default=False)] = None,
+    max_norm: Annotated[float | None, typer.Option(help="Norm above which a change is clipped.", show_default=False)] = None,
+    weights: Annotated[str, typer.Option(help="'counts', or one number per directory: 1,2,3.")] = "counts",
+    space: Annotated[str, typer.Option(help="'delta' (on B·A) or 'parameters' (on A and B).")] = "delta",
+    reference: Annotated[Path | None, typer.Option(help="The adapter that the clients started from.", show_default=False)] = None,
+    on_nonfinite: Annotated[str, typer.Option(help="'raise' or 'exclude' a client with NaN or Inf.")] = "raise",
+    backend: Annotated[str | None, typer.Option(help="'c', 'triton' or 'reference'.", show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the kernels.", min=1, show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Aggregate any PEFT LoRA directories into one; say who counted with what coefficient."""
+    from fedcore.engine import aggregate as combine
+    from fedcore.federation.rule_names import make_rule
+    from fedcore.updates import Cohort, Update
+
+    if os.path.lexists(output):
+        raise ExistsError(f"{output}: already exists; choose another --output or remove it")
+    given = {"f": f, "m": m, "max_norm": max_norm}
+    chosen = make_rule(rule, {name: value for name, value in given.items() if value is not None})
+    _one_of("--space", space, ("delta", "parameters"))
+    _one_of("--on-nonfinite", on_nonfinite, ("raise", "exclude"))
+    by_directory = _weights(weights, directories)
+    start = time.perf_counter()
+    with only_results_on_stdout():
+        cohort = Cohort([Update.from_peft(path, client_id=str(path)) for path in directories])
+        result = combine(
+            cohort,
+            chosen,
+            space=cast(Literal["delta", "parameters"], space),
+            reference=Update.from_peft(reference) if reference else None,
+            weights=[by_directory[client] for client in cohort.client_ids] if by_directory else None,
+            on_nonfinite=cast(Literal["raise", "exclude"], on_nonfinite),
+            backend=backend,
+            threads=threads,
+        )
+        result.update.to_peft(output)
+    seconds = time.perf_counter() - start
+    if json:
+        print_json(
+            {
+                "output": str(output),
+                "rule": rule,
+                "space": space,
+                "coefficients": result.coefficients,
+                "excluded": result.excluded,
+                "digest": result.update.digest(),
+                "seconds": seconds,
+                "report": result.report,
+            }
+        )
+        return
+    _show(cohort.client_ids, result, output, seconds)
+
+
+def _weights(text: str, directories: list[Path]) -> dict[str, float] | None:
+    """Weight of each directory, or None to weigh by the example counts that the adapters carry."""
+    if text == "counts":
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise WeightError(f"--weights: got {text!r}, expected 'counts' or numbers such as 1,2,3") from None
+    if len(values) != len(directories):
+        raise WeightError(f"--weights: got {len(values)} numbers for {len(directories)} directories; give one for each")
+    return {str(path): value for path, value in zip(directories, values, strict=True)}
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise typer.BadParameter(f"got {value!r}, expected one of {', '.join(choices)}", param_hint=option)
+
+
+def _show(clients: Any, result: Any, output: Path, seconds: float) -> None:
+    """Who counted, and where the result is."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedcore.report.table import seconds as duration
+
+    table = Table("adapter", "coefficient", "", box=SIMPLE_HEAD, pad_edge=False)
+    for client in clients:
+        value = result.coefficients.get(client, 0.0)
+        table.add_row(client, f"{value:.6g}", result.excluded.get(client, "" if value else "not selected"))
+    console = Console()
+    console.print(table)
+    console.print(f"{output}  {duration(seconds)}  SHA-256 {result.update.digest()}", highlight=False, soft_wrap=True)

@@ -1,0 +1,31 @@
+"""`fedcore demo`: `fedcore run` on the configuration that is shipped beside this file."""
+
+from __future__ import annotations
+
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedcore.cli.run import Json, Output, carry_out, default_output
+
+
+def demo(
+    output: Output = None,
+    seed: Annotated[int, typer.Option(help="Another seed gives another federation; the same one repeats it.", min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Run a whole federation here, without a network: eight clients, honest, poisoned, and defended by Krum."""
+    from fedcore.federation.config_file import parse_config
+
+    text = resources.files("fedcore.cli").joinpath("demo.toml").read_text(encoding="utf-8")
+    config = parse_config(text, "demo.toml", Path())
+    config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
+    if not json:
+        from rich.console import Console
+        from rich.syntax import Syntax
+
+        Console(file=sys.stdout).print(Syntax(text, "toml", background_color="default"))
+    carry_out(config, output or default_output(config, "demo"), False, json)

@@ -1,0 +1,132 @@
+"""`fedcore doctor`: what works on this machine, and what to do about the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedcore.cli.terminal import only_results_on_stdout, print_json
+
+#: what each optional package is for
+_OPTIONAL = {
+    "torch": "training and GPU kernels",
+    "triton": "GPU kernels",
+    "transformers": "loading models",
+    "peft": "adapters",
+    "bitsandbytes": "NF4 quantisation",
+    "datasets": "data sets by name",
+    "matplotlib": "plots of the report",
+}
+
+
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Tell what works here, and how to get the rest. Exit code 0 if the engine works, 1 if not."""
+    with only_results_on_stdout():
+        found = examine()
+    if json:
+        print_json(found)
+    else:
+        _show(found)
+    if not found["engine_works"]:
+        raise typer.Exit(1)
+
+
+def examine() -> dict[str, Any]:
+    """Everything that `fedcore doctor` shows, as one JSON-able object."""
+    from fedcore.backends import BACKENDS, unavailable
+    from fedcore.federation.machine import cache_folder, machine, versions
+
+    packages = versions()
+    backends = {name: unavailable(name) for name in BACKENDS}
+    engine = _engine()
+    cache = cache_folder()
+    todo = [f"{name}: {reason}" for name, reason in backends.items() if reason]
+    missing = [name for name in _OPTIONAL if packages[name] is None]
+    if missing:
+        what = ", ".join(f"{name} ({_OPTIONAL[name]})" for name in missing)
+        todo.append(f"not installed: {what}; pip install 'fedcore[train]'")
+    if engine:
+        todo.insert(0, f"engine: {engine}; reinstall fedcore")
+    if not _writable(cache):
+        todo.append(f"cache: {cache} cannot be written; set FEDCORE_CACHE to a folder that can")
+    return {
+        "engine_works": engine is None,
+        "machine": machine(),
+        "versions": packages,
+        "backends": {name: reason or "works" for name, reason in backends.items()},
+        "kernels": _kernels() if backends["c"] is None else None,
+        "gpus": _gpus() if packages["torch"] else [],
+        "cache": {"folder": str(cache), "free_gb": round(shutil.disk_usage(_existing(cache)).free / 1e9, 1)},
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("FEDCORE_") or k == "OMP_NUM_THREADS"},
+        "to_do": todo,
+    }
+
+
+def _engine() -> str | None:
+    """Aggregate a small cohort for real. None if it comes out right, else what went wrong."""
+    try:
+        import numpy as np
+
+        from fedcore import ops
+
+        got = ops.weighted_sum([np.float32([1, 2]), np.float32([3, 6])], [1, 3], divisor=4.0)
+        return None if np.array_equal(got, [2.5, 5.0]) else f"weighted_sum gave {got.tolist()}, expected [2.5, 5.0]"
+    # whatever breaks is the finding that this command is for
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _kernels() -> dict[str, Any]:
+    """The instruction set that the C kernels use, what else could be forced, and how many threads."""
+    from fedcore import native
+
+    return {"isa": native.isa_selected(), "available": list(native.isa_available()), "threads": native.default_threads()}
+
+
+def _gpus() -> list[str]:
+    """GPUs that torch sees, CUDA or HIP."""
+    try:
+        import torch
+    except ImportError:
+        return []
+    kind = "HIP" if torch.version.hip else "CUDA"
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {kind}" for gpu in found]
+
+
+def _existing(folder: Path) -> Path:
+    """The folder or the nearest parent that is there."""
+    return folder if folder.exists() else _existing(folder.parent)
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(_existing(folder), os.W_OK)
+
+
+def _show(found: dict[str, Any]) -> None:
+    """The findings as lines, a heading to the left."""
+    from rich.console import Console
+    from rich.table import Table
+
+    here, kernels = found["machine"], found["kernels"]
+    table = Table.grid(padding=(0, 2))
+    table.add_row("engine", "[green]works[/]" if found["engine_works"] else "[red]does not work[/]")
+    table.add_row("machine", f"{here['platform']}, {here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB")
+    for name, state in found["backends"].items():
+        table.add_row(f"backend {name}", "[green]works[/]" if state == "works" else f"[yellow]{state}[/]")
+    if kernels:
+        table.add_row("kernels", f"{kernels['isa']} of {', '.join(kernels['available'])}; {kernels['threads']} threads")
+    table.add_row("GPU", "; ".join(found["gpus"]) or "none that torch sees")
+    table.add_row("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version))
+    table.add_row("cache", f"{found['cache']['folder']} ({found['cache']['free_gb']} GB free)")
+    if found["environment"]:
+        table.add_row("environment", ", ".join(f"{name}={value}" for name, value in found["environment"].items()))
+    for line in found["to_do"]:
+        table.add_row("[bold]to do[/]", line)
+    Console().print(table)

@@ -1,0 +1,33 @@
+"""`fedcore report RUN`: the HTML report of a run folder, written anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedcore.cli.run import Json
+from fedcore.cli.terminal import only_results_on_stdout, print_json
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, finished or not.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Write report.html of a run again from what its folder holds, and show the table."""
+    from fedcore.federation.folder import RunFolder
+    from fedcore.report.html import write_report
+    from fedcore.report.table import as_json, as_rich, rows
+
+    folder = RunFolder.read(run)
+    with only_results_on_stdout():
+        path = write_report(folder)
+    table = rows(folder.metrics.entries)
+    if json:
+        print_json({"run": str(run), "table": as_json(table), "report": str(path)})
+        return
+    from rich.console import Console
+
+    Console().print(as_rich(table, str(run)))
+    Console().print(f"report   {path}", highlight=False, soft_wrap=True)

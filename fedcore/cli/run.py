@@ -1,0 +1,74 @@
+"""`fedcore run CONFIG.toml`: a federation from a file."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedcore.cli.terminal import Interrupted, LiveProgress, only_results_on_stdout, print_json
+
+if TYPE_CHECKING:
+    from fedcore.federation.config import Config
+
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; must not exist yet.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="The TOML file of the federation.", show_default=False)],
+    output: Output = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in the output folder.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a federation on your own model and data, as CONFIG says; leave a run folder."""
+    from fedcore.federation.config_file import load_config
+
+    settings = load_config(config)
+    # a configuration inside a run folder belongs to that run
+    own = config.parent if resume and (config.parent / "ledger.jsonl").exists() else None
+    carry_out(settings, output or own or default_output(settings, config.stem), resume, json)
+
+
+def default_output(config: Config, stem: str) -> Path:
+    """run.output of the configuration, else runs/<name>-<time>."""
+    return Path(config.run.output) if config.run.output else Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
+    """Simulate, write the report, show the table. Raises Interrupted after Ctrl+C, saying what was kept."""
+    from fedcore.federation.simulation import simulate
+    from fedcore.report.html import write_report
+    from fedcore.report.table import as_json, as_rich, rows
+
+    start = time.perf_counter()
+    try:
+        with only_results_on_stdout(), LiveProgress() as progress:
+            folder = simulate(config, output, resume=resume, progress=progress)
+            report = write_report(folder)
+    except KeyboardInterrupt:
+        raise Interrupted(_kept(output)) from None
+    seconds = time.perf_counter() - start
+    table = rows(folder.metrics.entries)
+    if json:
+        result: dict[str, Any] = {"run": str(output), "seconds": seconds, "table": as_json(table)}
+        print_json(result | {"adapter": str(output / "adapter"), "report": str(report)})
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(as_rich(table, f"{len(folder.facts['clients'])} clients, {config.run.rounds} rounds, {seconds:.0f} s in all"))
+    console.print(f"adapter  {output / 'adapter'}\nreport   {report}\nledger   {output / 'ledger.jsonl'}", highlight=False, soft_wrap=True)
+
+
+def _kept(output: Path) -> str:
+    """The one line after Ctrl+C."""
+    from fedcore.federation.folder import RunFolder
+
+    if not (output / "config.toml").is_file():
+        return "interrupted before the first round; nothing was kept but the cached base model, if it was done"
+    command = shlex.join(["fedcore", "run", str(output / "config.toml"), "--output", str(output), "--resume"])
+    return f"interrupted; {output} keeps {RunFolder.read(output).kept()}; go on with: {command}"

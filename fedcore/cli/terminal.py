@@ -1,0 +1,72 @@
+"""What commands show: results on stdout, live progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+
+class Interrupted(Exception):
+    """Ctrl+C while a command ran; the message says what was kept and how to go on."""
+
+
+def print_json(result: Any) -> None:
+    """The one JSON object of --json."""
+    sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def only_results_on_stdout() -> Iterator[None]:
+    """Send to stderr what libraries print meanwhile, so that stdout holds the result alone."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+class LiveProgress:
+    """A progress bar for each phase, on stderr; call it as fedcore calls any progress function.
+
+    Use as a context manager. On a stderr that is no terminal each finished phase is one line instead.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[said]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> LiveProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, phase: str, done: int, total: int, **metrics: Any) -> None:
+        """Show that `done` of `total` parts of a phase are there, and its latest figures."""
+        said = "  ".join(f"{name} {_figure(value)}" for name, value in metrics.items())
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bars.add_task(phase, total=total, said=said)
+        fields = {"said": said} if said else {}
+        self._bars.update(self._tasks[phase], completed=done, total=total, **fields)
+        if not self._console.is_terminal and done >= total:
+            self._console.print(f"{phase}: done{'  ' + said if said else ''}", highlight=False)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

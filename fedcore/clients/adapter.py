@@ -1,0 +1,149 @@
+"""LoRA adapters on a base: attach one, load an update into it, read an update out of it.
+
+PEFT does the wrapping. Names and values go through the named trainable parameters: PEFT's own state-dict functions ask the hub for a
+base's vocabulary on the way out, and accept missing, unknown and misshapen tensors without a word on the way in.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedcore.clients.base import Base
+from fedcore.clients.quiet import quiet
+from fedcore.clients.seeding import seeded
+from fedcore.clients.settings import AdapterSettings
+from fedcore.dtypes import name_of, to_float64
+from fedcore.errors import ConfigError, LayoutError
+from fedcore.updates import Update
+
+__all__ = ["AdapterSettings", "attach", "load", "read", "trainable"]
+
+_ADAPTER = "default"
+
+
+def attach(base: Base, settings: AdapterSettings, seed: int) -> Update:
+    """Put a LoRA adapter on `base.model` and return its initial state: B = 0, A drawn under `seed`, alike on CPU and GPU.
+
+    An adapter that is there already is replaced. Raises ConfigError where the settings fit no layer of the model.
+    """
+    with quiet():
+        from peft import LoraConfig, PeftModel, get_peft_model
+
+        targets = settings.target_modules
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT divides it; a float is as good
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            lora_dropout=settings.dropout,
+            use_rslora=settings.rslora,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        if isinstance(base.model, PeftModel):
+            base.model = base.model.unload()
+            base.model.__dict__.pop("peft_config", None)
+        try:
+            with seeded(seed):
+                base.model = get_peft_model(base.model, config)
+        except ValueError as error:
+            raise ConfigError(f"adapter: {' '.join(str(error).split())[:200]}; choose another rank or target_modules") from error
+    base.model.eval()
+    return read(base, client_id="", num_examples=1)
+
+
+def trainable(base: Base) -> dict[str, torch.nn.Parameter]:
+    """The adapter's parameters by their names in PEFT files, sorted. Raises LayoutError where no adapter is attached."""
+    found = {
+        re.sub(rf"(\.lora_\w+)\.{_ADAPTER}(?=\.|$)", r"\1", name): parameter
+        for name, parameter in base.model.named_parameters()
+        if parameter.requires_grad
+    }
+    if not found:
+        raise LayoutError(f"base {base.name}: has no adapter; call fedcore.clients.attach first")
+    return dict(sorted(found.items()))
+
+
+def read(base: Base, *, client_id: str, num_examples: int) -> Update:
+    """A copy of the attached adapter as an update: fp32 tensors, per-module scales, the base's digest, PEFT's configuration."""
+    tensors = {name: parameter.detach().cpu().numpy().copy() for name, parameter in trainable(base).items()}
+    return Update.from_tensors(
+        tensors,
+        num_examples=num_examples,
+        client_id=client_id,
+        scaling=_scaling(base),
+        base=base.digest,
+        adapter_config=_config(base),
+    )
+
+
+def load(base: Base, update: Update) -> None:
+    """Write an update's tensors into the attached adapter, bit for bit where they are fp32.
+
+    Raises LayoutError naming the base, key or module where the update is of another base, or names, shapes or scales differ;
+    nothing is written then.
+    """
+    if update.base is not None and update.base not in (base.digest, base.name):
+        raise LayoutError(
+            f"update {update.client_id or '(no id)'}: belongs to base {update.base[:16]}, expected {base.name} with digest "
+            f"{base.digest[:16]}; use the same weights, quantisation and kind of device"
+        )
+    parameters = trainable(base)
+    _check_names(update, parameters)
+    for module, scale in _scaling(base).items():
+        if update.scaling.get(module, scale) != scale:
+            raise LayoutError(
+                f"module {module}: the update's scale is {update.scaling[module]}, expected {scale} as attached; use the same "
+                "rank, alpha and rslora"
+            )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(_float32(update.tensors[name])))
+
+
+def _check_names(update: Update, parameters: dict[str, torch.nn.Parameter]) -> None:
+    for name in parameters:
+        if name not in update.tensors:
+            raise LayoutError(f"tensor {name}: the update does not have it, the attached adapter does; use the same target_modules")
+    for name, tensor in update.tensors.items():
+        if name not in parameters:
+            raise LayoutError(f"tensor {name}: the attached adapter has no such parameter; use the same target_modules")
+        if tuple(tensor.shape) != tuple(parameters[name].shape):
+            raise LayoutError(
+                f"tensor {name}: got shape {tuple(tensor.shape)}, expected {tuple(parameters[name].shape)} as attached; use "
+                "the same rank and base"
+            )
+
+
+def _float32(tensor: np.ndarray) -> np.ndarray:
+    """A writable fp32 copy; exact, as every row dtype is fp32 or narrower."""
+    if name_of(tensor.dtype) == "float32":
+        return np.array(tensor, np.float32, order="C")
+    return to_float64(np.ascontiguousarray(tensor)).astype(np.float32)
+
+
+def _scaling(base: Base) -> dict[str, float]:
+    from peft.tuners.lora import LoraLayer
+
+    layers = ((name, module) for name, module in base.model.named_modules() if isinstance(module, LoraLayer))
+    return {name: float(module.scaling[_ADAPTER]) for name, module in layers}
+
+
+def _config(base: Base) -> dict[str, Any]:
+    """PEFT's adapter_config.json, canonical (its sets have no order of their own) and without this machine's paths."""
+    config = dict(base.model.peft_config[_ADAPTER].to_dict(), base_model_name_or_path=base.name, inference_mode=True)
+    return {key: _plain(value) for key, value in sorted(config.items())}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in sorted(value.items())}
+    return value

@@ -1,0 +1,107 @@
+"""How good the model is on text that it has not seen: loss in nats per token, and likelihood-ranking accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from fedcore.clients.base import Base
+from fedcore.clients.packing import boundary, encode, encode_prompt
+from fedcore.clients.settings import Metrics, Question
+from fedcore.errors import ShapeError
+
+__all__ = ["Metrics", "Question", "evaluate", "score"]
+
+#: marks positions that are not scored
+_IGNORED = -100
+
+
+def evaluate(
+    base: Base,
+    texts: Sequence[str],
+    questions: Sequence[Question],
+    *,
+    batch_size: int = 16,
+    sequence_length: int = 64,
+) -> Metrics:
+    """Loss and perplexity on `texts`, ranking accuracy on `questions`, of the base with the adapter that is attached, if any.
+
+    The texts form one stream with the end-of-text token between; it is cut so that every token but the first is predicted exactly
+    once, from at most sequence_length - 1 tokens before it. A question counts as right where its own answer has the highest
+    mean log-likelihood per token given the prompt (the mean, as the sum prefers short answers); ties count as wrong.
+    Sums are fp64 of fp32 terms. Leaves the model in the mode it was in. Raises ShapeError where there is no text.
+    """
+    if not any(texts):
+        raise ShapeError(f"evaluation: got {len(texts)} texts with nothing in them, expected held-out text")
+    training = base.model.training
+    base.model.eval()
+    try:
+        loss = _loss(base, texts, batch_size, sequence_length)
+        accuracy = _accuracy(base, questions, batch_size) if questions else None
+    finally:
+        base.model.train(training)
+    return Metrics(loss, math.exp(loss) if loss < 700 else math.inf, accuracy)
+
+
+def score(base: Base, questions: Sequence[Question], *, batch_size: int = 16) -> list[list[float]]:
+    """Mean log-likelihood per token (nats) of each answer of each question given its prompt."""
+    limit = getattr(base.model.config, "max_position_embeddings", None) or 1 << 30
+    sequences: list[tuple[list[int], int]] = []
+    for question in questions:
+        prompt = encode_prompt(base.tokenizer, question.prompt)
+        answers = base.tokenizer(list(question.answers), verbose=False, add_special_tokens=False)["input_ids"]
+        sequences += [((prompt + answer)[-limit:], min(len(answer), limit - 1)) for answer in answers]
+    flat = [0.0] * len(sequences)
+    order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i][0]), i))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        for i, (total, count) in zip(chosen, _likelihoods(base, [sequences[i] for i in chosen]), strict=True):
+            flat[i] = total / max(count, 1)
+    values = iter(flat)
+    return [[next(values) for _ in question.answers] for question in questions]
+
+
+def _accuracy(base: Base, questions: Sequence[Question], batch_size: int) -> float:
+    right = 0
+    for question, values in zip(questions, score(base, questions, batch_size=batch_size), strict=True):
+        others = [value for i, value in enumerate(values) if i != question.correct]
+        right += all(values[question.correct] > other for other in others)
+    return right / len(questions)
+
+
+def _loss(base: Base, texts: Sequence[str], batch_size: int, length: int) -> float:
+    stream = [boundary(base.tokenizer)]
+    for ids in encode(base.tokenizer, [text for text in texts if text]):
+        stream.extend(ids)
+    # neighbours share a token: the last one of a block is predicted there and only read in the next
+    blocks = [stream[start : start + length] for start in range(0, len(stream) - 1, length - 1)]
+    total, count = 0.0, 0
+    for start in range(0, len(blocks), batch_size):
+        for value, tokens in _likelihoods(base, [(block, len(block) - 1) for block in blocks[start : start + batch_size]]):
+            total, count = total - value, count + tokens
+    return total / count
+
+
+def _likelihoods(base: Base, sequences: Sequence[tuple[list[int], int]]) -> Iterator[tuple[float, int]]:
+    """(log-likelihood in nats, tokens) of the last `scored` tokens of each (ids, scored).
+
+    Padding goes to the right, where a causal model never looks back at it, so no mask is needed.
+    """
+    width = max(len(ids) for ids, _ in sequences)
+    inputs = torch.full((len(sequences), width), boundary(base.tokenizer), dtype=torch.int64)
+    targets = torch.full((len(sequences), width), _IGNORED, dtype=torch.int64)
+    for row, (ids, scored) in enumerate(sequences):
+        inputs[row, : len(ids)] = torch.tensor(ids)
+        targets[row, len(ids) - scored : len(ids)] = torch.tensor(ids[len(ids) - scored :], dtype=torch.int64)
+    with torch.no_grad():  # not inference_mode: what a layer caches meanwhile must still serve in training
+        logits: Any = base.model(input_ids=inputs.to(base.device), use_cache=False).logits[:, :-1]
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1).float(), targets[:, 1:].flatten().to(base.device), ignore_index=_IGNORED, reduction="none"
+        )
+        sums = losses.view(len(sequences), -1).double().sum(1).cpu().tolist()
+    for (_, scored), value in zip(sequences, sums, strict=True):
+        yield -value, scored

@@ -1,0 +1,91 @@
+"""What one client does in a round: a few steps of causal language modelling on its own texts, checked for lost gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from fedcore.clients.adapter import trainable
+from fedcore.clients.base import Base
+from fedcore.clients.packing import pack
+from fedcore.clients.seeding import seeded
+from fedcore.clients.settings import Progress, TrainingResult, TrainingSettings
+from fedcore.errors import ShapeError, TrainingError
+
+__all__ = ["TrainingResult", "TrainingSettings", "next_token_loss", "train"]
+
+
+def train(
+    base: Base,
+    texts: Sequence[str],
+    settings: TrainingSettings,
+    seed: int,
+    *,
+    client_id: str = "",
+    progress: Progress = None,
+) -> TrainingResult:
+    """Train the attached adapter in place: AdamW (no weight decay), cosine from the learning rate to 0, fp32 loss.
+
+    Texts are packed into blocks with the end-of-text token between and drawn without replacement under `seed`; a client with few
+    texts sees them again. The same seed gives the same bits on one machine with one number of torch threads. The model is
+    left in eval mode, torch's global generators as they were. progress("training", step, steps, loss=...) after each step.
+
+    Raises ShapeError naming the client where it has no text, TrainingError where a loss is not finite, where a parameter
+    of the adapter got no gradient, or where the frozen base passes none.
+    """
+    who = f"client {client_id or '(no id)'}"
+    if not any(texts):
+        raise ShapeError(f"{who}: got {len(texts)} texts with nothing in them, expected at least one character to train on")
+    base.check_trainable()
+    parameters = trainable(base)
+    generator = torch.Generator().manual_seed(seed)
+    shape = (settings.steps, settings.batch_size, settings.sequence_length)
+    batches = pack(base.tokenizer, texts, shape[0] * shape[1], shape[2], generator).view(shape).to(base.device)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=0.0)
+    total = 0.0
+    base.model.train()
+    try:
+        with seeded(seed, base.device):
+            for step, batch in enumerate(batches):
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
+                optimizer.zero_grad(set_to_none=True)
+                loss = next_token_loss(base.model, batch)
+                loss.backward()
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise TrainingError(f"{who}: the loss of step {step} is {value}; lower the learning rate or check the adapter")
+                if step < 2:
+                    _check_gradients(parameters, step, who)
+                optimizer.step()
+                total += value
+                if progress is not None:
+                    progress("training", step + 1, settings.steps, loss=value)
+    finally:
+        optimizer.zero_grad(set_to_none=True)
+        base.model.eval()
+    return TrainingResult(total / settings.steps, batches.numel(), len(parameters))
+
+
+def next_token_loss(model: torch.nn.Module, blocks: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy, nats per token, of each token of (b, s) int64 blocks but the first, given those before it; fp32."""
+    logits = model(input_ids=blocks, use_cache=False).logits[:, :-1]
+    return functional.cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten())
+
+
+def _check_gradients(parameters: dict[str, torch.nn.Parameter], step: int, who: str) -> None:
+    """Every parameter has a gradient; none is all zero, but A's in the first step, where B may still be 0.
+
+    A frozen layer that passes no gradient leaves those below it with none or with zeros: training goes on, on less.
+    """
+    for name, parameter in parameters.items():
+        gradient = parameter.grad
+        waits = step == 0 and (".lora_A." in name or name.endswith(".lora_embedding_B"))
+        if gradient is None or (not waits and not bool(gradient.any())):
+            raise TrainingError(
+                f"{who}: parameter {name} got {'no' if gradient is None else 'an all-zero'} gradient in step {step}, expected "
+                "one; a layer on the way passes none: load the base with fedcore.clients.load_base"
+            )

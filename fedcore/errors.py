@@ -1,0 +1,73 @@
+"""Every error fedcore raises on purpose. Each is also the builtin error it is, so callers need not import these.
+
+A message is one line: the thing, what was got, what was expected, what to do.
+"""
+
+
+class FedcoreError(Exception):
+    """Base of all errors that fedcore raises on purpose."""
+
+
+class ShapeError(FedcoreError, ValueError):
+    """Lengths, shapes or counts do not fit together."""
+
+
+class DTypeError(FedcoreError, TypeError):
+    """A dtype that the operation does not take."""
+
+
+class WeightError(FedcoreError, ValueError):
+    """A weight, count or divisor that is not usable: not finite, negative, all zero, or a count above 2**24."""
+
+
+class NonFiniteError(FedcoreError, ValueError):
+    """NaN or Inf in the input; `row`, `column` say where (0-based), `name` what the caller calls the row."""
+
+    def __init__(self, message: str, row: int = -1, column: int = -1):
+        super().__init__(message)
+        self.row = row
+        self.column = column
+
+
+class RangeError(FedcoreError, OverflowError):
+    """A finite result that the output dtype cannot hold."""
+
+
+class BackendError(FedcoreError, RuntimeError):
+    """A backend that was asked for by name and is not there or cannot do this."""
+
+
+class RuleError(FedcoreError, ValueError):
+    """A rule that cannot run on this cohort, such as f too large for n."""
+
+
+class LayoutError(FedcoreError, ValueError):
+    """Updates whose tensors (names, shapes, dtypes, ranks, scales, base) do not agree."""
+
+
+class FormatError(FedcoreError, ValueError):
+    """A file or message that is truncated, damaged or of another kind than expected."""
+
+
+class MissingError(FedcoreError, FileNotFoundError):
+    """A file or directory that should be there."""
+
+
+class ExistsError(FedcoreError, FileExistsError):
+    """An output that already exists and would be overwritten."""
+
+
+class StorageError(FedcoreError, OSError):
+    """The operating system refused a write (a full disk, a permission); nothing half-written was left."""
+
+
+class ConfigError(FedcoreError, ValueError):
+    """A configuration with an unknown key or a value out of range."""
+
+
+class DependencyError(FedcoreError, ImportError):
+    """An optional package that is not installed; the message names the extra."""
+
+
+class TrainingError(FedcoreError, RuntimeError):
+    """Training whose update would be silently wrong: a frozen base changed, a gradient never arrived, a loss is NaN."""

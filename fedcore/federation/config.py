@@ -1,0 +1,174 @@
+"""The configuration of a federation: every key typed and described, unknown keys refused. `config_file` reads and writes it."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = typing.Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+PositiveInt = typing.Annotated[int, Field(ge=1)]
+PositiveFloat = typing.Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of the file: its keys are the fields, any other key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Run(Section):
+    """[run]: what is repeated and where it goes."""
+
+    seed: int = Field(0, ge=0, description="seeds partitions, adapters, batches and the built-in base; same seed, same run")
+    rounds: PositiveInt = Field(3, description="federated rounds in each arm")
+    output: str | None = Field(None, description="run folder; must not exist yet; --output overrides it")
+    adapter_from: Name | None = Field(None, description="the arm whose last adapter becomes adapter/; the first arm if absent")
+
+
+class Pretrain(Section):
+    """[model.pretrain]: make a small base model from the training texts (DiLoCo over silos), cached for the next run."""
+
+    vocabulary: int = Field(1024, ge=300, description="byte-level BPE tokens")
+    hidden: int = Field(128, ge=64, multiple_of=64, description="model width; NF4 wants a multiple of 64")
+    layers: PositiveInt = Field(2, description="decoder layers")
+    heads: PositiveInt = Field(4, description="attention heads; divides hidden")
+    intermediate: int = Field(320, ge=64, multiple_of=64, description="width of the feed-forward layer; a multiple of 64")
+    silos: PositiveInt = Field(4, description="silos of the pre-training; labels are dealt to them in order")
+    rounds: PositiveInt = Field(10, description="outer steps")
+    local_steps: PositiveInt = Field(20, description="inner AdamW steps of each silo per round")
+    batch_size: PositiveInt = Field(16, description="sequences per step")
+    sequence_length: int = Field(64, ge=8, description="tokens per sequence")
+    learning_rate: PositiveFloat = Field(4e-3, description="inner peak learning rate")
+    outer_learning_rate: PositiveFloat = Field(0.7, description="outer Nesterov learning rate")
+    outer_momentum: float = Field(0.6, ge=0, lt=1, description="outer Nesterov momentum")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Pretrain:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden = {self.hidden} is not a multiple of heads = {self.heads}")
+        return self
+
+
+class Model(Section):
+    """[model]: the frozen base, either `source` or [model.pretrain]."""
+
+    source: str | None = Field(None, description="a local path or a hub name of a causal language model")
+    pretrain: Pretrain | None = Field(None, description="make a small base instead of loading one")
+    quantization: Literal["nf4", "none"] = Field("nf4", description="how the frozen base is held")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Model:
+        if (self.source is None) == (self.pretrain is None):
+            raise ValueError("needs exactly one of source = \"...\" (path or hub name) and [model.pretrain]")
+        return self
+
+
+class Data(Section):
+    """[data]: the texts. Held-out texts are seen by nobody: neither by the clients nor by [model.pretrain]."""
+
+    source: str = Field("python-documentation", description="a .jsonl path, a `datasets` name, or 'python-documentation'")
+    text: str = Field("text", description="the column that holds the text (.jsonl and `datasets`)")
+    split: str = Field("train", description="the split to read (`datasets`)")
+    held_out: float = Field(0.05, gt=0, lt=1, description="fraction of the texts kept for evaluation")
+    held_out_limit: PositiveInt = Field(256, description="at most this many held-out texts are scored")
+    questions: int = Field(100, ge=0, description="ranking questions, made from held-out texts; chance is 1 in 4")
+
+
+class Partition(Section):
+    """[partition]: which client holds which texts."""
+
+    kind: Literal["iid", "dirichlet", "column"] = Field("iid", description="how texts are dealt to clients")
+    clients: PositiveInt | None = Field(None, description="number of clients (8 if absent); with 'column' one per value")
+    alpha: PositiveFloat = Field(0.5, description="Dirichlet concentration: small is more skewed ('dirichlet')")
+    column: str | None = Field(None, description="the column with the label ('dirichlet', 'column')")
+    min_examples: PositiveInt = Field(16, description="fewest texts a client may hold")
+
+    @model_validator(mode="after")
+    def _column_counts(self) -> Partition:
+        if self.kind == "column" and self.clients is not None:
+            raise ValueError("kind = 'column' makes one client per value of the column; leave out clients")
+        return self
+
+
+class Adapter(Section):
+    """[adapter]: the LoRA adapter that is federated."""
+
+    rank: PositiveInt = Field(8, description="LoRA rank")
+    alpha: PositiveFloat = Field(16.0, description="scale is alpha / rank, or alpha / sqrt(rank) with rslora")
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="'all-linear' or a list of module names")
+    rslora: bool = Field(False, description="rank-stabilised scale")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
+
+
+class Training(Section):
+    """[training]: what one client does in one round."""
+
+    steps: PositiveInt = Field(12, description="optimiser steps per client and round")
+    batch_size: PositiveInt = Field(16, description="sequences per step")
+    sequence_length: int = Field(64, ge=2, description="tokens per sequence, in training and evaluation")
+    learning_rate: PositiveFloat = Field(4e-3, description="AdamW learning rate")
+
+
+class Aggregation(Section):
+    """[aggregation]: how the server makes one update of many."""
+
+    rule: str = Field("mean", description="a rule of fedcore.rules in snake case")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="the rule's own parameters, such as { f = 2 }")
+    space: Literal["delta", "parameters"] = Field("delta", description="where distances and means are taken")
+    weights: Literal["counts", "equal"] = Field("counts", description="weigh clients by their examples, or alike")
+    on_nonfinite: Literal["raise", "exclude"] = Field("raise", description="what a NaN or Inf from a client leads to")
+
+
+class Attack(Section):
+    """arms.attack: the last `clients` clients send poisoned updates."""
+
+    kind: Literal["sign_flip"] = Field("sign_flip", description="the change, reversed and scaled")
+    clients: PositiveInt = Field(1, description="how many poison; always the last ones")
+    scale: PositiveFloat = Field(1.0, description="factor on the reversed change")
+
+
+class Arm(Section):
+    """[[arms]]: the same federation once more, with these overrides of [aggregation]."""
+
+    name: Name = Field(description="names the arm in the table and its folder")
+    rule: str | None = Field(None, description="overrides aggregation.rule")
+    parameters: dict[str, Any] | None = Field(None, description="overrides aggregation.parameters")
+    space: Literal["delta", "parameters"] | None = Field(None, description="overrides aggregation.space")
+    attack: Attack | None = Field(None, description="poison some clients, as in { kind = \"sign_flip\", clients = 2 }")
+
+
+class Config(Section):
+    """A federation, whole."""
+
+    run: Run = Run()
+    model: Model
+    data: Data = Data()
+    partition: Partition = Partition()
+    adapter: Adapter = Adapter()
+    training: Training = Training()
+    aggregation: Aggregation = Aggregation()
+    arms: list[Arm] = Field(default_factory=lambda: [Arm(name="federated")], min_length=1)
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> Config:
+        names = [arm.name for arm in self.arms]
+        for reserved in ("base", "local-only"):
+            if reserved in names:
+                raise ValueError(f"arms: the name {reserved!r} is taken by a row of the table; choose another")
+        if len(set(names)) < len(names):
+            raise ValueError(f"arms: got {', '.join(names)}, expected a different name for each arm")
+        if self.run.adapter_from not in (None, *names):
+            raise ValueError(f"run.adapter_from: got {self.run.adapter_from!r}, expected one of {', '.join(names)}")
+        return self
+
+    def aggregation_of(self, arm: Arm) -> Aggregation:
+        """[aggregation] as this arm has it. A rule of the arm's own starts from no parameters."""
+        changes: dict[str, Any] = {"space": arm.space or self.aggregation.space}
+        if arm.rule is not None:
+            changes |= {"rule": arm.rule, "parameters": arm.parameters or {}}
+        elif arm.parameters is not None:
+            changes["parameters"] = arm.parameters
+        return self.aggregation.model_copy(update=changes)

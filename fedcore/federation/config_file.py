@@ -1,0 +1,150 @@
+"""Reading and writing the TOML file of a federation, and saying in one line each what is wrong with it.
+
+Paths in a file are relative to that file. What `to_toml` writes is exact: a run folder keeps it, with absolute paths.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedcore.errors import ConfigError, MissingError, RuleError
+from fedcore.federation.config import Config, Section
+from fedcore.federation.rule_names import make_rule
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def load_config(path: str | Path) -> Config:
+    """Read, check and complete a configuration file.
+
+    Raises MissingError if there is no such file, ConfigError with one line per fault: file, key, what was got, what to do.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        raise MissingError(f"{path}: no such configuration file; give the path of a TOML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    return parse_config(text, str(path), path.parent)
+
+
+def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
+    """`load_config` on text; `name` stands for the file in errors, `folder` is what its paths are relative to."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not TOML: {error}; correct that line") from None
+    for table, key in (("data", "source"), ("model", "source"), ("run", "output")):
+        section = data.get(table)
+        if isinstance(section, dict) and isinstance(value := section.get(key), str):
+            section[key] = _located(value, folder, always=key == "output")
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{name}: {_fault(entry)}" for entry in error.errors())) from None
+    _check_rules(config, name)
+    return config
+
+
+def _located(value: str, folder: Path, always: bool) -> str:
+    """A path of the file, made absolute where it names something on disk (a hub name does not)."""
+    if value == "python-documentation":
+        return value
+    path = folder / value
+    return str(path.resolve()) if always or path.exists() or value.endswith((".jsonl", ".json")) else value
+
+
+def _check_rules(config: Config, name: str) -> None:
+    """Build every arm's rule once, so that a wrong rule is an error of the file, before any work."""
+    clients = config.partition.clients or 8
+    faults = []
+    for index, arm in enumerate(config.arms):
+        settings = config.aggregation_of(arm)
+        try:
+            rule = make_rule(settings.rule, settings.parameters)
+            if config.partition.kind != "column":
+                rule.check(clients)
+        except RuleError as error:
+            key = f"arms[{index}]" if arm.rule is not None or arm.parameters is not None else "aggregation"
+            faults.append(f"{name}: {key}: {error}")
+        if arm.attack and config.partition.kind != "column" and arm.attack.clients > clients:
+            faults.append(f"{name}: arms[{index}].attack.clients: got {arm.attack.clients}, expected at most {clients}")
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def _fault(entry: Any) -> str:
+    """One pydantic error as one line: key, what was got, what to do."""
+    location = entry["loc"]
+    key = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in location if part not in ("str", "tuple[str, ...]")))
+    if entry["type"] == "extra_forbidden":
+        known = list(_section_at(location[:-1]).model_fields)
+        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        return f"{key}: unknown key; " + (f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}")
+    if entry["type"] == "missing":
+        section = _section_at(location[:-1])
+        return f"{key}: missing; {section.model_fields[str(location[-1])].description or 'add this table'}"
+    message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: got {entry['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _section_at(location: tuple[Any, ...]) -> type[Section]:
+    """The section class that a location leads to."""
+    section: type[Section] = Config
+    for part in location:
+        if isinstance(part, str) and part in section.model_fields:
+            section = _sections_in(section.model_fields[part].annotation) or section
+    return section
+
+
+def _sections_in(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, Section) else None
+    return next((found for inner in typing.get_args(annotation) if (found := _sections_in(inner))), None)
+
+
+def to_toml(config: Config) -> str:
+    """The exact configuration as TOML, defaults filled in; keys that are absent stay absent. Loads back as an equal one."""
+    return "\n".join(_tables(config.model_dump(exclude_none=True))).strip() + "\n"
+
+
+def _tables(data: dict[str, Any], prefix: str = "") -> list[str]:
+    """TOML lines: scalars first, then tables, then arrays of tables. `parameters` and `attack` stay inline."""
+    inline = ("parameters", "attack")
+    nested = {k: v for k, v in data.items() if isinstance(v, dict) and k not in inline}
+    arrays = {k: v for k, v in data.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+    lines = [f"{key} = {_value(value)}" for key, value in data.items() if key not in nested and key not in arrays]
+    for key, value in nested.items():
+        lines += ["", f"[{prefix}{key}]", *_tables(value, f"{prefix}{key}.")]
+    for key, entries in arrays.items():
+        for entry in entries:
+            lines += ["", f"[[{prefix}{key}]]", *_tables(entry)]
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{key if key.isidentifier() and key.isascii() else json.dumps(key)} = {_value(inner)}" for key, inner in value.items())
+        return "{ " + pairs + " }" if pairs else "{}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value(inner) for inner in value) + "]"
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else str(value)
+    # a JSON string of printable text is a TOML basic string; integers and booleans are the same in both
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

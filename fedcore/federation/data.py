@@ -1,0 +1,159 @@
+"""The texts of a federation: a JSONL file, a `datasets` name, or Python's own documentation; split into clients and held-out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedcore.errors import ConfigError, DependencyError, FormatError, MissingError
+from fedcore.federation.config import Config
+from fedcore.federation.partition import partition
+
+if TYPE_CHECKING:
+    from fedcore.clients.corpus import Document
+    from fedcore.clients.settings import Question
+
+
+@dataclass(frozen=True)
+class Client:
+    """What one client holds. `labels` counts its texts by label (all under '' where the data has no labels)."""
+
+    id: str
+    texts: tuple[str, ...]
+    labels: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The data of a run. `training` is what [model.pretrain] may read: the clients' texts, never the held-out ones."""
+
+    clients: tuple[Client, ...]
+    training: tuple[Document, ...]
+    held_out: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+def load_texts(config: Config) -> Texts:
+    """Read, split and deal the texts as the configuration says; the same seed gives the same result.
+
+    Raises MissingError, FormatError (file and line), ConfigError (key) or DependencyError.
+    """
+    from fedcore.clients.corpus import split
+
+    seed, settings = config.run.seed, config.data
+    training, held_out = split(_documents(config), settings.held_out, seed)
+    held_out = [held_out[i] for i in np.random.default_rng([seed, 0x68656C64]).permutation(len(held_out))]
+    shares = partition([d.label for d in training], config.partition, seed)
+    clients = []
+    for share in shares:
+        own = [training[i] for i in share.indices]
+        clients.append(Client(share.client_id, tuple(d.text for d in own), dict(sorted(Counter(d.label for d in own).items()))))
+    limited = held_out[: settings.held_out_limit]
+    return Texts(tuple(clients), tuple(training), tuple(d.text for d in limited), tuple(_questions(config, held_out)))
+
+
+def _documents(config: Config) -> list[Document]:
+    """Every text with its label. The label comes from partition.column; Python's documentation brings its own."""
+    source = config.data.source
+    if source == "python-documentation":
+        from fedcore.clients.corpus import python_documentation
+
+        return python_documentation()
+    column = config.partition.column
+    if config.partition.kind != "iid" and column is None:
+        raise ConfigError(f"partition.column: missing; kind = {config.partition.kind!r} needs the column with the labels")
+    if source.endswith((".jsonl", ".json")):
+        documents = list(_labelled(_jsonl(Path(source)), source, config.data.text, column))
+    else:
+        documents = list(_labelled(_dataset(source, config.data.split), source, config.data.text, column))
+    if len(documents) < 2:
+        raise FormatError(f"{source}: got {len(documents)} texts, expected at least 2; check data.text and the file")
+    return documents
+
+
+def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """(place, row) of each non-empty line."""
+    if not path.is_file():
+        raise MissingError(f"{path}: no such file; data.source is a .jsonl path, a `datasets` name or 'python-documentation'")
+    with path.open(encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise FormatError(f"{path}:{number}: got {type(row).__name__}, expected one JSON object per line")
+                    yield f"{path}:{number}", row
+        except json.JSONDecodeError as error:
+            raise FormatError(f"{path}:{number}: not JSON: {error.msg}; one JSON object per line is expected") from None
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+
+
+def _dataset(name: str, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """(place, row) of each row of a `datasets` data set."""
+    try:
+        import datasets
+    except ImportError:
+        raise DependencyError(f"data.source: {name!r} needs the datasets package; install fedcore[train]") from None
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise MissingError(f"data.source: cannot load {name!r}, split {split!r}: {reason}; check both names") from None
+    for number, row in enumerate(rows):
+        yield f"{name}[{number}]", row
+
+
+def _labelled(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], source: str, text: str, column: str | None
+) -> Iterable[Document]:
+    """Rows as documents. Raises FormatError naming the row that lacks a column; empty texts are left out."""
+    from fedcore.clients.corpus import Document
+
+    for place, row in rows:
+        for key, where in ((text, "data.text"), (column, "partition.column")):
+            if key is not None and row.get(key) is None:
+                raise FormatError(f"{place}: no column {key!r} ({where}); it has {', '.join(row)}")
+        if not isinstance(row[text], str):
+            raise FormatError(f"{place}: column {text!r} holds {type(row[text]).__name__}, expected text")
+        if row[text].strip():
+            yield Document(row[text], "" if column is None else str(row[column]))
+
+
+def _questions(config: Config, held_out: Sequence[Document]) -> list[Question]:
+    """Ranking questions from held-out texts only. Fewer than asked for if the texts do not give as many."""
+    count, seed = config.data.questions, config.run.seed
+    if config.data.source == "python-documentation":
+        from fedcore.clients.corpus import questions
+
+        return questions(held_out, count, seed) if count else []
+    return continuations([d.text for d in held_out], count, seed)
+
+
+def continuations(texts: Sequence[str], count: int, seed: int) -> list[Question]:
+    """For texts of any kind: which of four second halves continues this first half? Chance is 1 in 4."""
+    from fedcore.clients.settings import Question
+
+    halves = []
+    for text in texts:
+        words = text.split()
+        if len(words) >= 8:
+            middle = min(len(words) // 2, 32)
+            halves.append((" ".join(words[:middle]), " " + " ".join(words[middle : middle + 16])))
+    if len({second for _, second in halves}) < 4:
+        return []
+    generator = np.random.default_rng([seed, 0x71756573])
+    made = []
+    for index in generator.permutation(len(halves))[:count]:
+        prompt, own = halves[index]
+        others = sorted({second for _, second in halves} - {own})
+        answers = [own, *(others[i] for i in generator.choice(len(others), 3, replace=False))]
+        order = generator.permutation(4)
+        made.append(Question(prompt, tuple(answers[i] for i in order), int(np.flatnonzero(order == 0)[0])))
+    return made

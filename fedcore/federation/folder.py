@@ -1,0 +1,162 @@
+"""The run folder: where everything a run leaves has its place, created whole, opened again to resume.
+
+config.toml  run.json  ledger.jsonl  metrics.jsonl  updates/  arms/<name>/round-<n>.safetensors  arms/<name>/adapter/
+adapter/  report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fedcore.errors import ConfigError, ExistsError, LayoutError, MissingError, StorageError
+from fedcore.federation.config import Config
+from fedcore.federation.config_file import load_config, to_toml
+from fedcore.federation.journal import Journal, LineLog, refused, write_atomically
+from fedcore.updates import Update
+
+
+class RunFolder:
+    """One run's folder. `create` and `resume` hold it for one process until the `with` block ends; `read` only looks at it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.ledger = LineLog(path / "ledger.jsonl")
+        self.metrics = LineLog(path / "metrics.jsonl")
+        self.journal = Journal(path / "updates")
+        self._lock: Any = None
+
+    @classmethod
+    def create(cls, path: Path, config: Config, facts: dict[str, Any]) -> RunFolder:
+        """Make the folder with its configuration and facts, beside and then renamed. Raises ExistsError, StorageError."""
+        refuse_existing(path)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            beside.mkdir(parents=True)
+            try:
+                write_atomically(beside / "config.toml", to_toml(_portable(config)).encode())
+                write_atomically(beside / "run.json", (json.dumps(facts, indent=1) + "\n").encode())
+                os.rename(beside, path)
+            except BaseException:
+                shutil.rmtree(beside, ignore_errors=True)
+                raise
+        except StorageError:
+            raise
+        except OSError as error:
+            raise refused(path, error) from error
+        folder = cls(path)
+        folder._hold()
+        return folder
+
+    @classmethod
+    def read(cls, path: Path) -> RunFolder:
+        """Open a run folder to look at it. Raises MissingError if it is none."""
+        for name in ("config.toml", "run.json"):
+            if not (path / name).is_file():
+                raise MissingError(f"{path}: no {name} in it; give the folder of a run")
+        return cls(path)
+
+    @classmethod
+    def resume(cls, path: Path, config: Config, facts: dict[str, Any]) -> RunFolder:
+        """Open an interrupted run to go on with it.
+
+        Raises ConfigError if the configuration differs from the run's own, LayoutError if the base model or the texts do,
+        StorageError if another process holds it.
+        """
+        folder = cls.read(path)
+        same_config(folder, config)
+        before = folder.facts
+        for key, what in (("base", "the base model"), ("texts", "the texts"), ("adapter", "the first adapter")):
+            if before[key] != facts[key]:
+                raise LayoutError(
+                    f"{path}: {what} changed since this run began ({before[key]} then, {facts[key]} now); start a new run"
+                )
+        folder._hold()
+        for left in sorted(path.rglob(".*.part")):
+            # a file or adapter directory that a killed process was writing
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        return folder
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """run.json: base, clients, machine, versions."""
+        return json.loads((self.path / "run.json").read_text())
+
+    def save_global(self, arm: str, number: int, update: Update) -> Update:
+        """Keep the adapter that round `number` made; gives it back as read from those bytes, as a resumed run would."""
+        write_atomically(self._global(arm, number), data := update.to_bytes())
+        return Update.from_bytes(data, source=str(self._global(arm, number)))
+
+    def load_global(self, arm: str, number: int, digest: str) -> Update:
+        """The adapter that round `number` made. Raises LayoutError if it is not the one in the ledger."""
+        path = self._global(arm, number)
+        if not path.is_file():
+            raise MissingError(f"{path}: the ledger has this round, the adapter is not there; restore it from a copy")
+        update = Update.from_bytes(path.read_bytes(), source=str(path))
+        if update.digest() != digest:
+            raise LayoutError(f"{path}: its digest is {update.digest()[:16]}..., the ledger says {digest[:16]}...")
+        return update
+
+    def save_adapter(self, update: Update, *parts: str) -> None:
+        """Write a PEFT directory inside the folder unless it is there already (each is written whole)."""
+        target = self.path.joinpath(*parts, "adapter")
+        if not target.exists():
+            update.to_peft(target)
+
+    def kept(self) -> str:
+        """In words, what an interrupted run has kept."""
+        rounds = len(self.ledger.entries)
+        entry = self.ledger.entries[-1] if rounds else None
+        pending = []
+        for folder in sorted(self.journal.folder.glob("*/round-*")):
+            arm, number = folder.parent.name, int(folder.name.removeprefix("round-"))
+            if self.ledger.find(arm=arm, round=number) is None:
+                pending.append(f"{len(self.journal.received(arm, number))} updates of {arm} round {number}")
+        done = f"{rounds} finished rounds" + (f" (last: {entry['arm']} round {entry['round']})" if entry else "")
+        return " and ".join([done, *pending])
+
+    def _global(self, arm: str, number: int) -> Path:
+        return self.path / "arms" / arm / f"round-{number:03d}.safetensors"
+
+    def _hold(self) -> None:
+        """One process writes to a run folder at a time."""
+        self._lock = (self.path / "config.toml").open("rb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise StorageError(f"{self.path}: another process is running this; wait for it or stop it") from None
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise ExistsError if there is something at `path` already."""
+    if os.path.lexists(path):
+        hint = "to go on with it use --resume, else " if (path / "ledger.jsonl").exists() else ""
+        raise ExistsError(f"{path}: already exists; {hint}choose another --output or remove it")
+
+
+def same_config(folder: RunFolder, config: Config) -> None:
+    """Raise ConfigError, naming the first table that differs, unless the run was started with this configuration."""
+    before, now = _portable(load_config(folder.path / "config.toml")), _portable(config)
+    for table in Config.model_fields:
+        if getattr(before, table) != getattr(now, table):
+            raise ConfigError(
+                f"{table}: differs from {folder.path / 'config.toml'}, with which this run began; resume with that file"
+            )
+
+
+def _portable(config: Config) -> Config:
+    """The configuration without the place it writes to, which changes nothing of the result."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"output": None})})

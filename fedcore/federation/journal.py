@@ -1,0 +1,147 @@
+"""Durability: what the server has acknowledged survives a crash at any instruction.
+
+A file counts once it has its final name: it is written beside, synced, renamed, and its folder synced. A line counts once
+it ends in a newline and is synced; the torn line that a crash can leave at the end is dropped when the log is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedcore.errors import FormatError, StorageError
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the server says to a client whose bytes it holds: they are on disk and will be counted."""
+
+    client_id: str
+    sha256: str
+    size: int
+    path: Path
+
+    def open(self) -> mmap.mmap:
+        """The received bytes, memory-mapped."""
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+class Journal:
+    """Received updates: updates/<arm>/round-<number>/<client>.<sha256>.safetensors, each name holding its content's hash."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def receive(self, arm: str, number: int, client_id: str, data: bytes) -> Receipt:
+        """Keep a client's bytes; when this returns they are on disk. Raises StorageError, leaving nothing behind."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self._round(arm, number) / f"{client_id}.{digest}.safetensors"
+        write_atomically(path, data)
+        return Receipt(client_id, digest, len(data), path)
+
+    def received(self, arm: str, number: int) -> dict[str, Receipt]:
+        """The receipts of a round so far, by client, from the files. Raises FormatError if one was damaged since."""
+        receipts = {}
+        folder = self._round(arm, number)
+        for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+            client_id, digest, _ = path.name.rsplit(".", 2)
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            if found != digest:
+                raise FormatError(f"{path}: its SHA-256 is {found[:16]}..., not the one in its name; delete it and resume")
+            receipts[client_id] = Receipt(client_id, digest, path.stat().st_size, path)
+        return receipts
+
+    def _round(self, arm: str, number: int) -> Path:
+        return self.folder / arm / f"round-{number:03d}"
+
+
+class LineLog:
+    """A file of JSON lines that only grows, one synced line at a time.
+
+    `entries` are its lines. Opening drops a torn last line (`dropped` says whether there was one) and raises FormatError,
+    with file and line, for a damaged one before it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        content = path.read_bytes() if path.exists() else b""
+        whole, _, torn = content.rpartition(b"\n")
+        self.dropped = bool(torn)
+        self.entries: list[dict[str, Any]] = []
+        for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                entry = None
+            if not isinstance(entry, dict):
+                raise FormatError(f"{path}:{number}: not a JSON object; the file was damaged, restore it from a copy")
+            self.entries.append(entry)
+        self._size = len(content) - len(torn)
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add one line; when this returns it is on disk. Raises StorageError, leaving the file as it was."""
+        line = (json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        new = not self.path.exists()
+        try:
+            with self.path.open("ab") as file:
+                try:
+                    os.ftruncate(file.fileno(), self._size)
+                    file.write(line)
+                    file.flush()
+                    os.fsync(file.fileno())
+                except BaseException:
+                    os.ftruncate(file.fileno(), self._size)
+                    raise
+            if new:
+                _sync_folder(self.path.parent)
+        except OSError as error:
+            raise refused(self.path, error) from error
+        self._size += len(line)
+        self.entries.append(json.loads(line))
+
+    def find(self, **keys: Any) -> dict[str, Any] | None:
+        """The first line that has all these values, or None."""
+        return next((e for e in self.entries if all(e.get(k) == v for k, v in keys.items())), None)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all. Raises StorageError naming it; what was half-written is removed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sync_folder(path.parent.parent)
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise refused(path, error) from error
+
+
+def refused(path: Path, error: OSError) -> StorageError:
+    """The one line for a write that the system refused."""
+    reason = error.strerror or str(error)
+    return StorageError(f"{path}: cannot write: {reason}; nothing half-written was left; free space or choose another folder")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

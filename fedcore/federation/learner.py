@@ -1,0 +1,123 @@
+"""What a federation asks of its clients' machines, and the real ones: QLoRA on one shared frozen base.
+
+`Learner` is the seam: the rounds know updates, bytes and numbers; only the class below knows models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fedcore.federation.config import Config
+from fedcore.federation.data import Client, Texts
+from fedcore.federation.machine import cache_folder
+from fedcore.updates import Update
+
+if TYPE_CHECKING:
+    from fedcore.clients.settings import Metrics
+
+Progress = Callable[..., None]
+
+
+class Learner(Protocol):
+    """Trains and evaluates adapters on a base that never changes. `base` names it, `source` is where it lies.
+
+    `digest` is the SHA-256 of its content."""
+
+    base: str
+    source: str
+    digest: str
+
+    def initial(self) -> Update:
+        """The adapter that every arm starts from (B = 0: the base itself)."""
+        ...
+
+    def train(self, adapter: Update, client: Client, steps: int, seed: int) -> Update:
+        """What the client has after `steps` local steps from `adapter`. Same arguments, same result."""
+        ...
+
+    def evaluate(self, adapter: Update | None) -> Metrics:
+        """Held-out loss, perplexity and accuracy of the base with this adapter, or of the base alone."""
+        ...
+
+
+class QLoRALearner:
+    """The real clients, one after the other on one base model in this process."""
+
+    def __init__(self, config: Config, texts: Texts, progress: Progress):
+        from fedcore.clients.adapter import attach
+        from fedcore.clients.base import load_base
+        from fedcore.clients.settings import AdapterSettings
+
+        self._config, self._texts = config, texts
+        source = config.model.source or built_in_base(config, texts, progress)
+        self._base = load_base(source, quantization=config.model.quantization, device=config.model.device)
+        self.source = str(source)
+        self.base, self.digest = self._base.name, self._base.digest
+        self._initial = attach(self._base, AdapterSettings(**config.adapter.model_dump()), config.run.seed)
+
+    def initial(self) -> Update:
+        """The adapter that every arm starts from (B = 0)."""
+        return self._initial
+
+    def train(self, adapter: Update, client: Client, steps: int, seed: int) -> Update:
+        """Load the adapter, train it on the client's texts, check that the frozen base is as it was, read it back."""
+        from fedcore.clients.adapter import load, read
+        from fedcore.clients.settings import TrainingSettings
+        from fedcore.clients.training import train
+
+        settings = TrainingSettings(**self._config.training.model_copy(update={"steps": steps}).model_dump())
+        load(self._base, adapter)
+        train(self._base, client.texts, settings, seed)
+        return read(self._base, client_id=client.id, num_examples=len(client.texts))
+
+    def evaluate(self, adapter: Update | None) -> Metrics:
+        """Score the held-out texts and questions. The base alone is the initial adapter, whose B is zero."""
+        from fedcore.clients.adapter import load
+        from fedcore.clients.evaluation import evaluate
+
+        load(self._base, adapter or self._initial)
+        training = self._config.training
+        metrics = evaluate(
+            self._base,
+            self._texts.held_out,
+            self._texts.questions,
+            batch_size=training.batch_size,
+            sequence_length=training.sequence_length,
+        )
+        self._base.check_unchanged()
+        return metrics
+
+
+def built_in_base(config: Config, texts: Texts, progress: Progress) -> Path:
+    """The small base of [model.pretrain], made now or taken from the cache: same settings, texts and seed, same base."""
+    from fedcore.clients.pretraining import make_base
+    from fedcore.clients.settings import PretrainingSettings
+
+    assert config.model.pretrain is not None
+    fields = config.model.pretrain.model_dump()
+    silos = silos_of(texts, fields.pop("silos"))
+    key = text_digest([repr(sorted(fields.items())), str(config.run.seed), *(t for s in silos.values() for t in s)])
+    directory = cache_folder() / f"base-{key[:16]}"
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    return make_base(directory, silos, PretrainingSettings(**fields), config.run.seed, progress)
+
+
+def silos_of(texts: Texts, count: int) -> dict[str, list[str]]:
+    """Training texts by silo: labels are dealt to at most `count` silos in sorted order."""
+    labels = sorted({document.label for document in texts.training})
+    silos: dict[str, list[str]] = {}
+    for document in texts.training:
+        silos.setdefault(f"silo-{labels.index(document.label) % count}", []).append(document.text)
+    return dict(sorted(silos.items()))
+
+
+def text_digest(texts: Sequence[Any]) -> str:
+    """SHA-256 of a sequence of texts, each with its length so that no two sequences share a digest."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = str(text).encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()

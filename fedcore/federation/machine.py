@@ -1,0 +1,53 @@
+"""What a run ran on: facts for its folder and for `fedcore doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "numpy", "safetensors", "pydantic", "typer", "rich",
+    "torch", "triton", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib",
+)  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """Platform, processor, cores usable by this process, memory in GiB (None where the system does not say)."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    except (ValueError, OSError):
+        memory = None
+    return {"platform": platform.platform(), "processor": _processor(), "cores": usable, "memory_gib": memory}
+
+
+def versions() -> dict[str, str | None]:
+    """Version of Python, fedcore and each package it uses; None for one that is not installed."""
+    import fedcore
+
+    found: dict[str, str | None] = {"python": platform.python_version(), "fedcore": fedcore.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def cache_folder() -> Path:
+    """Where built-in base models are kept: FEDCORE_CACHE, or fedcore in XDG_CACHE_HOME, or ~/.cache/fedcore."""
+    if chosen := os.environ.get("FEDCORE_CACHE"):
+        return Path(chosen).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedcore"
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,43 @@
+"""Rules by name, for files and command lines: each rule class of fedcore.rules under its name in snake case."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import re
+from typing import Any
+
+from fedcore.errors import RuleError
+
+
+def rule_classes() -> dict[str, type]:
+    """name -> class, such as 'multi_krum' -> MultiKrum: every rule that fedcore.rules exports, compositions aside."""
+    from fedcore import rules
+
+    exported = [value for value in map(rules.__dict__.get, rules.__all__) if inspect.isclass(value)]
+    rule_types = [c for c in exported if issubclass(c, rules.Rule) and c is not rules.Composed]
+    found = [c for c in rule_types if dataclasses.is_dataclass(c)]
+    return {re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", c.__name__).lower(): c for c in found}
+
+
+def make_rule(name: str, parameters: dict[str, Any]) -> Any:
+    """The rule `name` with its parameters. Raises RuleError naming the rule or the parameter that is not known or missing."""
+    classes = rule_classes()
+    if name not in classes:
+        raise RuleError(f"rule: got {name!r}, {_suggest(name, list(classes))}")
+    fields = {field.name: field for field in dataclasses.fields(classes[name]) if field.init}
+    for parameter in parameters:
+        if parameter not in fields:
+            known = _suggest(parameter, list(fields)) if fields else "it takes none"
+            raise RuleError(f"{name}: parameter {parameter!r} is not known; {known}")
+    for parameter, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and parameter not in parameters:
+            raise RuleError(f"{name}: parameter {parameter!r} is missing; give a value for it")
+    return classes[name](**parameters)
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"

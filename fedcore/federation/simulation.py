@@ -1,0 +1,131 @@
+"""A whole federation in one process: the base, local-only training, then each arm, on the same data and seeds."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from fedcore.federation.config import Arm, Config
+from fedcore.federation.data import Texts, load_texts
+from fedcore.federation.folder import RunFolder, refuse_existing
+from fedcore.federation.learner import Learner, Progress, QLoRALearner, text_digest
+from fedcore.federation.machine import machine, versions
+from fedcore.federation.round import Clock, Federation, client_seed, run_round
+from fedcore.updates import Update
+
+#: the rows of the table that are not arms
+BASE, LOCAL_ONLY = "base", "local-only"
+
+
+def no_progress(phase: str, done: int, total: int, **metrics: Any) -> None:
+    """Show nothing."""
+
+
+def simulate(config: Config, output: Path, *, resume: bool = False, progress: Progress = no_progress) -> RunFolder:
+    """Run a configuration into the folder `output`; the same configuration gives the same adapters.
+
+    resume: go on with an interrupted run in `output`. Raises ExistsError before any work if `output` exists and `resume` is
+    False; MissingError, ConfigError or LayoutError if it cannot be resumed.
+    """
+    if resume:
+        RunFolder.read(output)
+    else:
+        refuse_existing(output)
+    progress("reading the texts", 0, 1)
+    texts = load_texts(config)
+    progress("reading the texts", 1, 1, texts=sum(len(client.texts) for client in texts.clients))
+    progress("loading the base model", 0, 1)
+    learner = QLoRALearner(config, texts, progress)
+    progress("loading the base model", 1, 1)
+    return run_arms(config, texts, learner, output, resume=resume, progress=progress)
+
+
+def run_arms(
+    config: Config, texts: Texts, learner: Learner, output: Path, *, resume: bool, progress: Progress = no_progress
+) -> RunFolder:
+    """`simulate` once the texts and the base are there."""
+    facts = run_facts(config, texts, learner)
+    with (RunFolder.resume if resume else RunFolder.create)(output, config, facts) as folder:
+        federation = Federation(config, texts.clients, learner, folder, progress)
+        evaluate_base(federation)
+        train_alone(federation)
+        final = {arm.name: run_arm(federation, arm) for arm in config.arms}
+        folder.save_adapter(final[config.run.adapter_from or config.arms[0].name])
+    return folder
+
+
+def run_arm(federation: Federation, arm: Arm) -> Update:
+    """All rounds of one arm from the initial adapter; those that are finished already are read back. The last adapter."""
+    folder, adapter = federation.folder, federation.learner.initial()
+    for number in range(1, federation.config.run.rounds + 1):
+        entry = folder.ledger.find(arm=arm.name, round=number)
+        if entry is not None and folder.metrics.find(arm=arm.name, round=number):
+            adapter = folder.load_global(arm.name, number, entry["output"])
+        else:
+            adapter = run_round(federation, arm, number, adapter)
+    folder.save_adapter(adapter, "arms", arm.name)
+    return adapter
+
+
+def run_facts(config: Config, texts: Texts, learner: Learner) -> dict[str, Any]:
+    """run.json: what a reader of the results has to know, and what a resumed run must find unchanged."""
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "base": learner.digest,
+        "base_name": learner.base,
+        "base_source": learner.source,
+        "adapter": learner.initial().digest(),
+        "texts": text_digest([*(t for client in texts.clients for t in client.texts), *texts.held_out, *texts.questions]),
+        "clients": [{"id": c.id, "examples": len(c.texts), "labels": c.labels} for c in texts.clients],
+        "held_out": len(texts.held_out),
+        "questions": len(texts.questions),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def evaluate_base(federation: Federation) -> None:
+    """The table's first row: the base with no adapter."""
+    if federation.folder.metrics.find(arm=BASE) is None:
+        federation.progress(BASE, 0, 1)
+        clock = Clock()
+        with clock.phase("evaluation"):
+            metrics = federation.learner.evaluate(None)
+        federation.folder.metrics.append(_alone(BASE, 0, metrics, clock))
+        federation.progress(BASE, 1, 1, loss=metrics.loss)
+
+
+def train_alone(federation: Federation) -> None:
+    """The table's second row: each client alone, from the initial adapter, with the steps it has in all rounds together.
+
+    One line a client in metrics.jsonl; the table shows the mean over clients.
+    """
+    config, clients = federation.config, federation.clients
+    for done, client in enumerate(clients):
+        if federation.folder.metrics.find(arm=LOCAL_ONLY, client=client.id) is None:
+            federation.progress(LOCAL_ONLY, done, len(clients))
+            clock = Clock()
+            with clock.phase("training"):
+                steps = config.training.steps * config.run.rounds
+                adapter = federation.learner.train(federation.learner.initial(), client, steps, client_seed(config, 0, client))
+            with clock.phase("evaluation"):
+                metrics = federation.learner.evaluate(adapter)
+            federation.folder.metrics.append({"client": client.id} | _alone(LOCAL_ONLY, config.run.rounds, metrics, clock))
+            federation.progress(LOCAL_ONLY, done + 1, len(clients), loss=metrics.loss)
+
+
+def _alone(name: str, number: int, metrics: Any, clock: Clock) -> dict[str, Any]:
+    """A line of metrics.jsonl for training that sends nothing."""
+    return {
+        "arm": name,
+        "round": number,
+        "loss": metrics.loss,
+        "perplexity": metrics.perplexity,
+        "accuracy": metrics.accuracy,
+        "bytes_up": 0,
+        "bytes_down": 0,
+        "seconds": clock.seconds,
+    }
+
+

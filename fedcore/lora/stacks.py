@@ -1,0 +1,107 @@
+"""The LoRA factors of a cohort, stacked module by module.
+
+For one module the factors of all rows (clients, and after them the reference adapter) lie side by side: A is (R, d_in)
+and B is (d_out, R) with R the sum of the rows' ranks, so Δ_i = s_i B_i A_i is a product of slices. R is small against
+d_in and d_out, so this is the one place where rows are stacked. Ranks and scales may differ from row to row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedcore.dtypes import to_float64
+from fedcore.errors import LayoutError
+from fedcore.rules.rows import not_finite
+from fedcore.updates import LoraPair, Update
+
+
+class Stack(NamedTuple):
+    """The factors of one module in fp64.
+
+    a, b      (R, d_in) and (d_out, R); the scales are in b
+    starts    (rows,) where each row's part begins; parts follow in row order
+    owner     (R,) the row of each column of b and row of a
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    starts: np.ndarray
+    owner: np.ndarray
+
+    def combine(self, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Factors (b, a) of Σ c_k Δ_k; rows with coefficient 0 are left out. `coefficients` has one for each row."""
+        share = coefficients[self.owner]
+        kept = np.flatnonzero(share)
+        return self.b[:, kept] * share[kept], self.a[kept]
+
+
+def check_pairs(updates: Sequence[Update], names: Sequence[str], clients: int) -> None:
+    """Raise LayoutError unless all updates adapt the same modules of the same sizes and have the same dense tensors.
+
+    Ranks and scales may differ; dtypes of factors are those of the first update for the first `clients` of them, and
+    free for a reference after them. `names` is what messages call each update.
+    """
+    first = updates[0]
+    for i, (name, update) in enumerate(zip(names, updates, strict=True)):
+        _check_same_names(first, update, names[0], name)
+        for module, pair in update.modules.items():
+            expected = first.modules[module]
+            if (pair.d_out, pair.d_in) != (expected.d_out, expected.d_in):
+                raise LayoutError(
+                    f"{name}: module {module!r} is {pair.d_out} × {pair.d_in}, expected {expected.d_out} × "
+                    f"{expected.d_in} as in {names[0]}; the updates belong to different base models"
+                )
+            for factor, wanted in ((pair.a, expected.a), (pair.b, expected.b)) if i < clients else ():
+                got, dtype = _dtype(update, factor), _dtype(first, wanted)
+                if got != dtype:
+                    raise LayoutError(
+                        f"{name}: tensor {factor!r} is {got}, expected {dtype} as in {names[0]}; convert it"
+                    )
+
+
+def _dtype(update: Update, name: str) -> str:
+    return update.layout.dtypes[update.layout.index[name]]
+
+
+def _check_same_names(first: Update, update: Update, first_name: str, name: str) -> None:
+    for kind, ours, theirs in (
+        ("module", set(first.modules), set(update.modules)),
+        ("tensor", set(first.dense), set(update.dense)),
+    ):
+        for missing in sorted(ours - theirs):
+            raise LayoutError(
+                f"{name}: {kind} {missing!r} is missing, expected as in {first_name}; send the same adapter"
+            )
+        for extra in sorted(theirs - ours):
+            raise LayoutError(f"{name}: {kind} {extra!r} is extra, {first_name} has none; send the same adapter")
+
+
+def read_stack(updates: Sequence[Update], module: str, rows: Sequence[int], names: Sequence[str]) -> Stack:
+    """The stack of one module over some rows of checked updates; `owner` counts in the order of `rows`.
+
+    Raises NonFiniteError with the row, naming the client and the tensor, for a NaN or Inf in a factor.
+    """
+    pairs = [updates[row].modules[module] for row in rows]
+    factors = [_factors(updates[row], pair, row, names[row]) for row, pair in zip(rows, pairs, strict=True)]
+    ranks = [pair.rank for pair in pairs]
+    return Stack(
+        a=np.concatenate([a for a, _ in factors]),
+        b=np.concatenate([b * pair.scale for (_, b), pair in zip(factors, pairs, strict=True)], axis=1),
+        starts=np.concatenate(([0], np.cumsum(ranks)[:-1])).astype(np.int64),
+        owner=np.repeat(np.arange(len(ranks)), ranks),
+    )
+
+
+def _factors(update: Update, pair: LoraPair, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) of one row in fp64."""
+    found = []
+    for name in (pair.a, pair.b):
+        values = to_float64(update.tensors[name])
+        if not np.isfinite(values).all():
+            element = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise not_finite(who, name, element, row)
+        found.append(values)
+    return found[0], found[1]

@@ -1,0 +1,60 @@
+"""The C kernels through cffi. Importing this raises ImportError where they were not built."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import BackendError
+from fedcore.native._fedcore import ffi, lib  # type: ignore[import-not-found]
+from fedcore.rowtable import RowTable
+
+ISAS = {"ref": 1, "avx2": 2, "avx512": 3, "neon": 4}
+DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
+
+
+def isa_available() -> list[str]:
+    """Names of the instruction sets that this machine runs, slowest first."""
+    return [name for name, code in ISAS.items() if lib.fc_isa_available(code)]
+
+
+def isa_selected() -> str:
+    """The instruction set that the kernels use: FEDCORE_ISA if set, else the best available."""
+    return {code: name for name, code in ISAS.items()}[isa_code() or lib.fc_isa_best()]
+
+
+def isa_code() -> int:
+    """FEDCORE_ISA as the C API takes it; 0 (the best) when unset. Raises BackendError for one that cannot run here."""
+    name = os.environ.get("FEDCORE_ISA")
+    if not name:
+        return 0
+    if name not in isa_available():
+        raise BackendError(f"FEDCORE_ISA: got {name!r}, expected one of {', '.join(isa_available())} on this machine")
+    return ISAS[name]
+
+
+def c_rows(rows: RowTable | None) -> Any:
+    """The fc_rows of a table (NULL for None). It points into the table's arrays, which the caller keeps alive."""
+    if rows is None:
+        return ffi.NULL
+    struct = ffi.new("fc_rows *")
+    struct.pointers = ffi.cast("const void *const *", rows.pointers.ctypes.data)
+    struct.starts = ffi.cast("const int64_t *", rows.starts.ctypes.data)
+    struct.segments, struct.rows, struct.dtype = len(rows.lengths), rows.n, DTYPES[rows.dtype]
+    return struct
+
+
+def address(array: np.ndarray, kind: str) -> Any:
+    """A C pointer to an array's memory."""
+    return ffi.cast(kind, array.ctypes.data)
+
+
+def checked(status: int, op: str) -> int:
+    """Raise for a status that is not about the data."""
+    if status == lib.FC_NO_MEMORY:
+        raise MemoryError(f"{op}: no memory for its work space; use fewer threads or free memory")
+    if status == lib.FC_NO_ISA:
+        raise BackendError(f"{op}: the forced instruction set cannot run on this machine")
+    return status

@@ -1,0 +1,118 @@
+"""The public weighted_sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fedcore.backends import implementation
+from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
+from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
+from fedcore.ops.rows import Rows, as_rows, choose, is_torch, raise_first_nonfinite, tensors_of, thread_count, view_of_tensor
+
+LARGEST_COUNT = 1 << 24
+
+
+def weighted_sum(
+    rows: Any,
+    weights: Any,
+    divisor: float | None = None,
+    out: Any = None,
+    out_dtype: Any = "float32",
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+) -> Any:
+    """Σ_i w_i x_i per column, divided by `divisor` if one is given: (d,) in `out_dtype`, rounded once.
+
+    rows      (n, d) array or tensor, a sequence of n 1-D arrays, or a RowTable; fp32, fp16 or bf16. Never stacked.
+    weights   n numbers, rounded to fp32 once; a row with weight 0 is not read
+    divisor   one fp64 number, such as the sum of the weights for a mean
+    out       (d,) array to write into, of any output dtype (then `out_dtype` is not used); must not overlap the rows
+    out_dtype 'float32', 'float64', 'float16' or 'bfloat16'
+
+    The law: start at 0.0 in fp64, add fp64(w_i)·fp64(x_i) in row order, divide, round once to nearest even. Every
+    backend, ISA and thread count gives the same bits (see fedcore/reference/weighted_sum.py).
+
+    NumPy in gives NumPy out, torch in gives torch out on the same device. Raises ShapeError, DTypeError, WeightError (a
+    weight that is not finite, or a count above 2**24, which fp32 cannot hold), NonFiniteError (row and column of a NaN
+    or Inf that would have counted) and RangeError (a finite sum that `out_dtype` cannot hold). After an error the
+    contents of `out` are not defined.
+    """
+    data = as_rows(rows)
+    w = checked_weights(weights, data.n)
+    if divisor is not None:
+        divisor = float(divisor)
+        if not np.isfinite(divisor) or divisor == 0.0:
+            raise WeightError(f"divisor: got {divisor}, expected a finite number other than 0")
+    name = choose(data, backend)
+    dtype = name_of(out.dtype if out is not None else out_dtype)
+    if dtype not in OUT_DTYPES:
+        raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
+    result, target = _output(data, out, dtype, as_tensor=name == "triton")
+    source: Any = tensors_of(data) if name == "triton" else data.table
+    if implementation("weighted_sum", name)(source, w, divisor, target, thread_count(threads)):
+        raise_first_nonfinite(data, np.flatnonzero(w), "weighted_sum")
+        raise RangeError(f"weighted_sum: a finite sum does not fit {dtype}; ask for a wider out_dtype")
+    return result
+
+
+def checked_weights(weights: Any, n: int) -> np.ndarray:
+    """Weights as (n,) fp32. Raises WeightError by position."""
+    given = np.asarray(weights.detach().cpu() if is_torch(weights) else weights)
+    if given.shape != (n,):
+        raise ShapeError(f"weights: got shape {given.shape}, expected ({n},), one for each row")
+    try:
+        exact = given.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DTypeError(f"weights: got {given.dtype}, expected real numbers") from error
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = exact.astype(np.float32)
+    for i in np.flatnonzero(~np.isfinite(rounded)):
+        raise WeightError(f"weight {i}: got {given[i]}, expected a finite fp32 number")
+    count = (np.abs(exact) > LARGEST_COUNT) & (exact == np.trunc(exact))
+    for i in np.flatnonzero(count & ((given.dtype.kind in "iu") | (rounded != exact))):
+        raise WeightError(f"weight {i}: got {given[i]}, a count above 2**24 is not exact in fp32; divide the counts first")
+    return rounded
+
+
+def _output(data: Rows, out: Any, dtype: str, as_tensor: bool) -> tuple[Any, Any]:
+    """(what the caller gets, what the backend writes): two views of the same memory."""
+    if out is not None:
+        if tuple(out.shape) != (data.d,):
+            raise ShapeError(f"out: got shape {tuple(out.shape)}, expected ({data.d},)")
+        contiguous = out.is_contiguous() if is_torch(out) else out.flags.c_contiguous and out.flags.writeable
+        if not contiguous:
+            raise ShapeError("out: expected a contiguous, writable array")
+        if is_torch(out) != (data.device is not None) or (is_torch(out) and out.device != data.device):
+            raise ShapeError("out: expected the same kind of array on the same device as the rows")
+    elif data.device is not None:
+        import torch
+
+        out = torch.empty(data.d, dtype=getattr(torch, dtype), device=data.device)
+    else:
+        out = np.empty(data.d, data.bfloat16 if dtype == "bfloat16" else STORAGE[dtype])
+    if data.on_gpu:
+        return out, out
+    target = view_of_tensor(out) if is_torch(out) else out
+    _refuse_overlap(target, data)
+    if as_tensor and not is_torch(out):
+        import torch
+
+        view = target.view(np.int16) if dtype == "bfloat16" else target
+        tensor = torch.from_numpy(view)
+        return out, tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+    return out, out if as_tensor else target
+
+
+def _refuse_overlap(target: np.ndarray, data: Rows) -> None:
+    table = data.table
+    if table is None or table.d == 0:
+        return
+    low = np.uint64(target.ctypes.data)
+    high = low + np.uint64(target.nbytes)
+    ends = table.pointers + (table.lengths * table.itemsize).astype(np.uint64)[:, None]
+    hit = (table.pointers < high) & (ends > low) & (table.lengths > 0)[:, None]
+    if hit.any():
+        raise ShapeError(f"out: it overlaps row {np.argwhere(hit)[0][1]}; give memory of its own")

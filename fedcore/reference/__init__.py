@@ -1,0 +1,1 @@
+"""The NumPy definition of each op: readable, slow, complete. Every other backend is tested against these."""

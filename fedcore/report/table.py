@@ -1,0 +1,116 @@
+"""The table of a run: the base, local-only training, then each arm. One source for the terminal, JSON and the HTML page."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CAPTION = (
+    "Scores on held-out texts after the last round; bytes and seconds are sums over all rounds and clients. "
+    "Local-only is the mean over clients that each train alone with the same number of steps; its perplexity is exp of the mean loss."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. loss in nats per token; accuracy of likelihood ranking; bytes and seconds over the whole run."""
+
+    name: str
+    loss: float
+    perplexity: float
+    accuracy: float | None
+    bytes_up: int
+    bytes_down: int
+    training: float
+    aggregation: float
+    evaluation: float
+
+
+#: heading, field, how it is written
+_COLUMNS = (
+    ("", "name", str),
+    ("held-out loss", "loss", "{:.3f}".format),
+    ("perplexity", "perplexity", lambda value: f"{value:.1f}" if value < 1e5 else f"{value:.1e}"),
+    ("ranking accuracy", "accuracy", lambda value: "–" if value is None else f"{100 * value:.1f} %"),
+    ("bytes up", "bytes_up", lambda value: size(value) if value else "–"),
+    ("bytes down", "bytes_down", lambda value: size(value) if value else "–"),
+    ("training", "training", lambda value: seconds(value) if value else "–"),
+    ("aggregation", "aggregation", lambda value: seconds(value) if value else "–"),
+    ("evaluation", "evaluation", lambda value: seconds(value)),
+)
+
+
+def rows(metrics: Sequence[dict[str, Any]]) -> list[Row]:
+    """The lines of metrics.jsonl as table rows, in the order in which the arms ran."""
+    names = list(dict.fromkeys(line["arm"] for line in metrics))
+    return [_row(name, [line for line in metrics if line["arm"] == name]) for name in names]
+
+
+def _row(name: str, lines: list[dict[str, Any]]) -> Row:
+    alone = [line for line in lines if "client" in line]
+    last = alone or [max(lines, key=lambda line: line["round"])]
+    loss = sum(line["loss"] for line in last) / len(last)
+    accuracies = [line["accuracy"] for line in last if line["accuracy"] is not None]
+
+    def spent(phase: str) -> float:
+        return sum(line["seconds"].get(phase, 0.0) for line in lines)
+
+    return Row(
+        name=name,
+        loss=loss,
+        perplexity=math.exp(loss) if alone else last[0]["perplexity"],
+        accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
+        bytes_up=sum(line["bytes_up"] for line in lines),
+        bytes_down=sum(line["bytes_down"] for line in lines),
+        training=spent("training"),
+        aggregation=spent("aggregation"),
+        evaluation=spent("evaluation"),
+    )
+
+
+def as_json(table: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as JSON-able objects."""
+    return [asdict(row) for row in table]
+
+
+def as_rich(table: Sequence[Row], title: str) -> Table:
+    """Rows for the terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    shown = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for heading, field, _ in _COLUMNS:
+        shown.add_column(heading, justify="left" if field == "name" else "right", no_wrap=field == "name")
+    for row in table:
+        shown.add_row(*(write(getattr(row, field)) for _, field, write in _COLUMNS))
+    return shown
+
+
+def as_html(table: Sequence[Row]) -> str:
+    """Rows for the page, with a caption and scoped headings."""
+    head = "".join(f'<th scope="col">{heading or "run"}</th>' for heading, _, _ in _COLUMNS)
+    body = []
+    for row in table:
+        cells = [html.escape(write(getattr(row, field))) for _, field, write in _COLUMNS]
+        body.append(f'<tr><th scope="row">{cells[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in cells[1:]) + "</tr>")
+    return f"<table><caption>{CAPTION}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def seconds(value: float) -> str:
+    """A duration: milliseconds below one second."""
+    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"

@@ -1,0 +1,123 @@
+"""Cohort: the updates of one round, as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import LayoutError, ShapeError
+from fedcore.rowtable import RowTable
+from fedcore.updates.layout import Layout, shown
+from fedcore.updates.update import Update
+
+
+class Cohort(Sequence[Update]):
+    """n updates ordered by client_id (by code point), each id once.
+
+    Raises ShapeError for no update and LayoutError naming a client_id that occurs twice.
+    """
+
+    def __init__(self, updates: Iterable[Update]):
+        found = list(updates)
+        if not found:
+            raise ShapeError("cohort: got no update, expected at least one; wait for clients or check the paths")
+        for i, update in enumerate(found):
+            if not isinstance(update, Update):
+                raise LayoutError(
+                    f"cohort: got a {type(update).__name__} at {i}, expected Update; use Update.from_peft"
+                )
+        self._updates = tuple(sorted(found, key=lambda update: update.client_id))
+        for one, following in pairwise(self._updates):
+            if one.client_id == following.client_id:
+                raise LayoutError(
+                    f"client {shown(one.client_id)}: sent two updates, expected one; give each its own client_id"
+                )
+
+    def __len__(self) -> int:
+        return len(self._updates)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The update at an index, or a tuple of them for a slice."""
+        return self._updates[index]
+
+    @property
+    def client_ids(self) -> tuple[str, ...]:
+        """(n,) the clients, in row order."""
+        return tuple(update.client_id for update in self._updates)
+
+    @property
+    def num_examples(self) -> np.ndarray:
+        """(n,) int64: examples by client, in row order."""
+        return np.array([update.num_examples for update in self._updates], np.int64)
+
+    def check_same_base(self) -> None:
+        """Raise LayoutError naming two clients whose base models are both known and differ."""
+        known = [update for update in self._updates if update.base is not None]
+        for update in known[1:]:
+            if update.base != known[0].base:
+                raise LayoutError(
+                    f"client {shown(update.client_id)}: its base model is {shown(update.base)}, expected "
+                    f"{shown(known[0].base)} like client {shown(known[0].client_id)}; aggregate one base at a time"
+                )
+
+    def check_same_layout(self) -> None:
+        """Raise LayoutError naming the first client that differs from the first one, and how.
+
+        Compared are base, names, shapes, dtypes and scales. Layouts whose ranks differ, or modules whose scales do, can
+        still be aggregated in delta space.
+        """
+        self.check_same_base()
+        first = self._updates[0]
+        for update in self._updates[1:]:
+            if difference := first.layout.difference(update.layout):
+                raise self._differs(update, difference)
+            if update.scaling != first.scaling:
+                module = next(m for m in first.scaling if update.scaling[m] != first.scaling[m])
+                got, expected = update.scaling[module], first.scaling[module]
+                raise self._differs(update, f"module {shown(module)} has scale {got:g}, expected {expected:g}")
+
+    def tables(self, names: Iterable[str] | None = None) -> list[tuple[tuple[str, ...], RowTable]]:
+        """The tensors as rows, one table per dtype: (names in canonical order, RowTable with a segment for each).
+
+        names: only these; clients must agree on these alone. Nothing is copied. Raises LayoutError naming the first
+        client that lacks one of them or has it in another shape or dtype.
+        """
+        first = self._updates[0].layout
+        chosen = None if names is None else set(names)
+        layout = first if chosen is None else first.select(chosen)
+        if not self._one_layout:
+            self._check_agree_on(layout, chosen)
+        positions = [first.index[name] for name in layout.names]
+        columns = [
+            update.offsets[positions if self._one_layout else [update.layout.index[name] for name in layout.names]]
+            for update in self._updates
+        ]
+        offsets = np.stack(columns, axis=1)
+        groups: dict[str, list[int]] = {}
+        for k, dtype in enumerate(layout.dtypes):
+            groups.setdefault(dtype, []).append(k)
+        buffers = [update.buffer for update in self._updates]
+        return [
+            (tuple(layout.names[k] for k in group), RowTable(buffers, offsets[group], layout.sizes[group], dtype))
+            for dtype, group in groups.items()
+        ]
+
+    @cached_property
+    def _one_layout(self) -> bool:
+        """Whether all layouts are equal."""
+        return all(update.layout == self._updates[0].layout for update in self._updates)
+
+    def _check_agree_on(self, layout: Layout, names: set[str] | None) -> None:
+        """Raise LayoutError naming the first client whose tensors of these names (None: all) are not as in `layout`."""
+        for update in self._updates[1:]:
+            theirs = update.layout if names is None else update.layout.select(names & update.layout.index.keys())
+            if difference := layout.difference(theirs):
+                raise self._differs(update, difference)
+
+    def _differs(self, update: Update, how: str) -> LayoutError:
+        first = self._updates[0].client_id
+        return LayoutError(f"client {shown(update.client_id)}: {how} like client {shown(first)}; send the same adapter")

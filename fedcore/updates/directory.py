@@ -1,0 +1,137 @@
+"""PEFT directories: adapter_config.json and adapter_model.safetensors, opened without reading and written whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import ExistsError, FormatError, MissingError, StorageError
+from fedcore.updates.header import parse_json
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+#: where Python allows it a map keeps no file descriptor, so that a cohort may have more files than `ulimit -n`
+_NO_DESCRIPTOR: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+#: a config is a few kilobytes; the bound keeps a hostile one from being read into memory
+_LONGEST_CONFIG = 10_000_000
+
+
+def name_of(directory: str | os.PathLike[str]) -> str:
+    """The last part of a directory's full path."""
+    return Path(os.path.abspath(directory)).name
+
+
+def open_adapter(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, str]:
+    """(content of adapter_config.json, the memory-mapped weights as 1-D uint8, the weights' path for messages).
+
+    Raises MissingError for what is not there and FormatError for what is not one adapter in safetensors.
+    """
+    path = Path(directory)
+    try:
+        found = sorted(os.listdir(path))
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such directory, expected a PEFT adapter directory; check the path") from None
+    except NotADirectoryError:
+        raise FormatError(
+            f"{path}: is a file, expected a PEFT adapter directory; pass the directory that holds it"
+        ) from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if CONFIG not in found:
+        raise MissingError(
+            f"{path / CONFIG}: no such file, expected beside {WEIGHTS}; save the adapter with PEFT again"
+        )
+    weights = [name for name in found if name.endswith(".safetensors")]
+    if weights != [WEIGHTS]:
+        raise _not_one(path, weights, [name for name in found if name.endswith(".bin")])
+    text = _map(path / CONFIG, _LONGEST_CONFIG).tobytes()
+    return parse_json(text, str(path / CONFIG)), _map(path / WEIGHTS), str(path / WEIGHTS)
+
+
+def _not_one(path: Path, weights: list[str], pickles: list[str]) -> MissingError | FormatError:
+    if weights:
+        return FormatError(
+            f"{path}: holds {', '.join(weights)}, expected {WEIGHTS} alone; keep one adapter to a directory"
+        )
+    if pickles:
+        return FormatError(f"{path / pickles[0]}: is a pickle, expected {WEIGHTS}; save with safe_serialization=True")
+    return MissingError(f"{path / WEIGHTS}: no such file, expected beside {CONFIG}; save the adapter with PEFT again")
+
+
+def _map(path: Path, limit: int | None = None) -> np.ndarray:
+    """A file's bytes as a read-only 1-D uint8 array, memory-mapped."""
+    try:
+        # a FIFO would block the open, so the kind is looked at before
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FormatError(f"{path}: is not a regular file, expected one; write the file again")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
+                raise FormatError(f"{path}: has {size} bytes, expected at most {limit}; write the file again")
+            if size == 0:
+                return np.empty(0, np.uint8)
+            return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, **_NO_DESCRIPTOR), np.uint8)
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such file; check where the link leads") from None
+    except (FormatError, MissingError):
+        raise
+    except OSError as error:
+        remedy = "raise `ulimit -n`" if error.errno == errno.EMFILE else "check its permissions"
+        raise StorageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+
+
+def write_adapter(
+    directory: str | os.PathLike[str], config: dict[str, Any], weights: Iterable[bytes | memoryview]
+) -> None:
+    """Write both files into a new directory beside, flush them to disk, then rename it to `directory`.
+
+    Raises ExistsError if `directory` exists, StorageError if the operating system refuses; nothing half-written stays.
+    """
+    # the full path, but with a last link left as it is: a link that exists is never followed
+    path = Path(os.path.abspath(directory))
+    if os.path.lexists(path):
+        raise ExistsError(f"{path}: exists, expected a new directory; choose another name or remove it")
+    beside = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
+        _write(beside / CONFIG, [(json.dumps(config, indent=2) + "\n").encode()])
+        _write(beside / WEIGHTS, weights)
+        _flush(beside)
+        os.rename(beside, path)
+        _flush(path.parent)
+    except BaseException as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror or error}); free space or choose another place"
+            ) from error
+        raise
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    with open(path, "xb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(directory: Path) -> None:
+    """Flush a directory's entries to disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

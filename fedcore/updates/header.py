@@ -1,0 +1,168 @@
+"""The safetensors format: its header read without touching the data, and written deterministically.
+
+A file is 8 bytes of little-endian header length, a JSON object {name: {dtype, shape, data_offsets}}, then the data,
+which the tensors cover without holes or overlaps (github.com/huggingface/safetensors, README, "Format"). The header is
+parsed here so that the data can stay where it lies, and written here because the library writes its metadata in an
+order that changes from run to run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedcore.dtypes import STORAGE
+from fedcore.errors import FormatError
+from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem, shown
+
+#: the format's own limit on the header, in bytes
+LONGEST_HEADER = 100_000_000
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_CODES = {name: code for code, name in DTYPES.items()}
+_FIELDS = {"dtype", "shape", "data_offsets"}
+
+
+class Header(NamedTuple):
+    """What a header says.
+
+    offsets    (s,) int64: where each tensor starts, in bytes from the start of the buffer, in canonical order
+    metadata   the file's own strings, {} if it has none
+    """
+
+    layout: Layout
+    offsets: np.ndarray
+    metadata: dict[str, str]
+
+
+def parse_json(text: bytes, source: str) -> dict[str, Any]:
+    """A JSON object, strictly: UTF-8, no repeated keys, no NaN or Infinity. Raises FormatError naming `source`."""
+    try:
+        value = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise FormatError(f"{source}: its JSON is nested too deeply; write the file again") from None
+    except ValueError as error:
+        raise FormatError(f"{source}: not valid JSON ({shown(str(error))}); write the file again") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{source}: got a JSON {type(value).__name__}, expected an object; write the file again")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        [(key, count)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {shown(key)} occurs {count} times")
+    return result
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def parse_header(buffer: np.ndarray, source: str) -> Header:
+    """The header of safetensors bytes (a 1-D uint8 array); reads those of the header alone and copies no tensor.
+
+    Offsets need not be aligned. Raises FormatError naming `source` and the tensor for anything that the format or
+    fedcore does not allow; what is allocated is bounded by the bytes that are really there.
+    """
+    if buffer.size < 8:
+        raise FormatError(f"{source}: has {buffer.size} bytes, expected at least 8; it is truncated: fetch it again")
+    length = int.from_bytes(buffer[:8].tobytes(), "little")
+    if length > min(LONGEST_HEADER, buffer.size - 8):
+        raise FormatError(
+            f"{source}: claims a header of {length} bytes and has {buffer.size - 8} after its length "
+            f"(at most {LONGEST_HEADER} are allowed); it is truncated or no safetensors file"
+        )
+    entries = parse_json(buffer[8 : 8 + length].tobytes(), f"{source}: header")
+    metadata = _metadata(entries.pop("__metadata__", {}), source)
+    if not entries:
+        raise FormatError(f"{source}: has no tensor, expected at least one; write the file again")
+    start, data = 8 + length, buffer.size - 8 - length
+    spans = {name: _span(name, entry, data, source) for name, entry in entries.items()}
+    _check_cover(spans, data, source)
+    shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    layout = Layout.from_entries((name, shapes[name], DTYPES[entries[name]["dtype"]]) for name in entries)
+    return Header(layout, np.array([start + spans[name][0] for name in layout.names], np.int64), metadata)
+
+
+def _metadata(value: object, source: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise FormatError(f"{source}: __metadata__ must map strings to strings; write the file again")
+    return value
+
+
+def _natural(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _span(name: str, entry: object, data: int, source: str) -> tuple[int, int]:
+    """The checked data_offsets (begin, end) of one tensor, bytes from the start of the data."""
+
+    def refuse(what: str) -> FormatError:
+        return FormatError(f"{source}: tensor {shown(name)}: {what}")
+
+    if problem := name_problem(name):
+        raise refuse(problem)
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+        raise refuse("expected exactly the fields dtype, shape, data_offsets; write the file again")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise refuse(f"got dtype {shown(dtype)}, expected one of {', '.join(DTYPES)}; convert the tensor")
+    if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS or not all(map(_natural, shape)):
+        raise refuse(f"got shape {shown(shape)}, expected at most {MOST_DIMENSIONS} sizes from 0 to 2**63-1")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_natural, offsets)):
+        raise refuse(f"got data_offsets {shown(offsets)}, expected [begin, end] in bytes")
+    begin, end = offsets
+    if begin > end:
+        raise refuse(f"data_offsets [{begin}, {end}] end before they begin; write the file again")
+    if end > data:
+        raise refuse(f"ends at byte {end} of {data} bytes of data; it is truncated: fetch it again")
+    itemsize = STORAGE[DTYPES[dtype]].itemsize
+    # an empty tensor may still have sizes that no array can take, such as [2**62, 2**62, 0]
+    if math.prod(size or 1 for size in shape) * itemsize >= 1 << 63:
+        raise refuse(f"got shape {shown(shape)}, whose sizes overflow; write the file again")
+    if end - begin != (expected := math.prod(shape) * itemsize):
+        raise refuse(
+            f"has {end - begin} bytes, expected {expected} for {dtype} of shape {shown(shape)}; fetch it again"
+        )
+    return begin, end
+
+
+def _check_cover(spans: dict[str, tuple[int, int]], data: int, source: str) -> None:
+    """Refuse overlaps, holes and bytes after the last tensor: every byte belongs to exactly one tensor."""
+    reached = 0
+    for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
+        if begin != reached:
+            what = "overlaps the one before it" if begin < reached else "leaves a hole before it"
+            raise FormatError(f"{source}: tensor {shown(name)}: starts at byte {begin}, expected {reached}: it {what}")
+        reached = end
+    if reached != data:
+        raise FormatError(f"{source}: has {data - reached} bytes after its last tensor, expected none; fetch it again")
+
+
+def arrange(layout: Layout) -> tuple[list[int], np.ndarray]:
+    """How a file is laid out: positions in the order in which their data follow, and (s,) byte offsets by position.
+
+    Wider dtypes come first, so that every tensor is aligned when the data are; equal ones in canonical order.
+    """
+    order = sorted(range(len(layout)), key=lambda k: -STORAGE[layout.dtypes[k]].itemsize)
+    ends = np.cumsum(layout.nbytes[order])
+    offsets = np.empty(len(layout), np.int64)
+    offsets[order] = ends - layout.nbytes[order]
+    return order, offsets
+
+
+def pack_header(layout: Layout, metadata: dict[str, str]) -> bytes:
+    """The header, its 8 bytes of length included, for data that follow as `arrange` says; deterministic."""
+    order, offsets = arrange(layout)
+    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    for k in order:
+        span = [int(offsets[k]), int(offsets[k] + layout.nbytes[k])]
+        entries[layout.names[k]] = {"dtype": _CODES[layout.dtypes[k]], "shape": layout.shapes[k], "data_offsets": span}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

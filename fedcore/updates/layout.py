@@ -1,0 +1,122 @@
+"""Layout: which tensors an update has, in canonical order. Updates with equal layouts can be rows of one cohort."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from fedcore.dtypes import STORAGE
+from fedcore.errors import LayoutError
+
+#: longer names occur in no model; the bound keeps a hostile file from making name matching slow
+LONGEST_NAME = 512
+#: NumPy 1.26's limit on dimensions
+MOST_DIMENSIONS = 32
+#: JSON can escape half a character, which no file name or UTF-8 text can hold
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def name_problem(name: object) -> str | None:
+    """What is wrong with a tensor name, in words, or None if nothing is."""
+    if not isinstance(name, str):
+        return f"its name is of type {type(name).__name__}, expected str"
+    if not name or name == "__metadata__":
+        return "its name is reserved or empty; rename it"
+    if len(name) > LONGEST_NAME:
+        return f"its name has {len(name)} characters, expected at most {LONGEST_NAME}; rename it"
+    if LONE_SURROGATE.search(name):
+        return "its name is not valid Unicode (a lone surrogate); rename it"
+    return None
+
+
+def shown(name: object) -> str:
+    """A name as an error message shows it: quoted, on one line, shortened if it is very long."""
+    try:
+        text = repr(name)
+    except RecursionError:
+        return f"a deeply nested {type(name).__name__}"
+    return text if len(text) <= 160 else f"{text[:100]}...{text[-40:]}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of an update in canonical order, which is the order of their names (by code point).
+
+    names     (s,) tensor names, unique and sorted
+    shapes    (s,) their shapes
+    dtypes    (s,) fedcore dtype names: 'float32', 'float16' or 'bfloat16'
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+
+    @classmethod
+    def from_entries(cls, entries: Iterable[tuple[str, tuple[int, ...], str]]) -> Layout:
+        """The layout of (name, shape, dtype name) entries in any order. Raises LayoutError for a repeated name."""
+        ordered = sorted(entries, key=lambda entry: entry[0])
+        for (name, *_), (following, *_) in pairwise(ordered):
+            if name == following:
+                raise LayoutError(f"tensor {shown(name)}: given twice, expected unique names")
+        names, shapes, dtypes = zip(*ordered, strict=True) if ordered else ((), (), ())
+        return cls(names, shapes, dtypes)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """name -> its position in canonical order."""
+        return {name: k for k, name in enumerate(self.names)}
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """(s,) int64: elements of each tensor."""
+        return np.array([math.prod(shape) for shape in self.shapes], np.int64)
+
+    @cached_property
+    def nbytes(self) -> np.ndarray:
+        """(s,) int64: bytes of each tensor."""
+        return self.sizes * np.array([STORAGE[dtype].itemsize for dtype in self.dtypes], np.int64)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the names, shapes and dtypes in canonical order."""
+        text = json.dumps([self.names, self.shapes, self.dtypes], separators=(",", ":"))
+        return hashlib.sha256(b"fedcore layout 1\n" + text.encode()).hexdigest()
+
+    def select(self, names: Iterable[str]) -> Layout:
+        """The layout of just these tensors, in canonical order. Raises LayoutError for a name that is not there."""
+        wanted = set(names)
+        for name in sorted(wanted - self.index.keys()):
+            raise LayoutError(f"tensor {shown(name)}: not among the {len(self)} tensors of the update; check its name")
+        keep = [k for k, name in enumerate(self.names) if name in wanted]
+        names, shapes, dtypes = self.names, self.shapes, self.dtypes
+        return Layout(tuple(names[k] for k in keep), tuple(shapes[k] for k in keep), tuple(dtypes[k] for k in keep))
+
+    def difference(self, other: Layout) -> str | None:
+        """How `other` first differs from this layout, in words that name the tensor, or None if they are equal."""
+        if self == other:
+            return None
+        if missing := sorted(self.index.keys() - other.index.keys()):
+            return f"tensor {shown(missing[0])} is missing" + _more(missing)
+        if extra := sorted(other.index.keys() - self.index.keys()):
+            return f"tensor {shown(extra[0])} is extra" + _more(extra)
+        for k, name in enumerate(self.names):
+            if self.shapes[k] != other.shapes[k]:
+                return f"tensor {shown(name)} has shape {other.shapes[k]}, expected {self.shapes[k]}"
+            if self.dtypes[k] != other.dtypes[k]:
+                return f"tensor {shown(name)} is {other.dtypes[k]}, expected {self.dtypes[k]}"
+        return None
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

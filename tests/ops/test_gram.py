@@ -1,0 +1,105 @@
+"""gram: the documented bound against fp64, one set of bits for every ISA and thread count, and hostile rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from inputs import BLOCKS, LANES, make_rows, same_bits
+
+import fedcore as fc
+from fedcore.dtypes import to_float64
+from fedcore.errors import NonFiniteError
+from fedcore.rowtable import RowTable
+
+
+def exact_gram(rows, center=None) -> np.ndarray:
+    x = np.stack([to_float64(r) for r in rows]) - (0.0 if center is None else to_float64(center))
+    return x @ x.T
+
+
+def within_bound(got: np.ndarray, exact: np.ndarray) -> bool:
+    size = exact.diagonal()[:, None] + exact.diagonal()
+    return bool((np.abs(got - exact) <= fc.ops.GRAM_EPSILON / 4 * size).all())
+
+
+def distances(gram: np.ndarray) -> np.ndarray:
+    return gram.diagonal()[:, None] + gram.diagonal() - 2 * gram
+
+
+@pytest.mark.parametrize("d", LANES + BLOCKS)
+def test_bound_at_every_boundary_of_columns(compiled, dtype, d):
+    rows, center = make_rows(9, d, dtype), make_rows(1, d, dtype, seed=4)[0]
+    for middle in (None, center):
+        assert within_bound(fc.ops.gram(rows, middle, **compiled), exact_gram(rows, middle))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 49, 64, 65, 100])
+def test_bound_at_every_boundary_of_rows(compiled, n):
+    rows = make_rows(n, 700, "float32")
+    got = fc.ops.gram(rows, rows[0], **compiled)
+    assert within_bound(got, exact_gram(rows, rows[0]))
+    assert same_bits(got, np.ascontiguousarray(got.T))
+
+
+def test_same_bits_for_every_isa_and_thread_count(dtype, monkeypatch):
+    native = pytest.importorskip("fedcore.native", reason="the C kernels are not built")
+    rows, center = make_rows(37, 30000, dtype, spread=0.5), make_rows(1, 30000, "float32")[0]
+    seen = set()
+    for isa in native.isa_available():
+        monkeypatch.setenv("FEDCORE_ISA", isa)
+        for threads in (1, 2, 3):
+            seen.add(fc.ops.gram(rows, center, backend="c", threads=threads).tobytes())
+    assert len(seen) == 1
+
+
+def test_segments_do_not_change_the_bits(compiled):
+    rows = make_rows(3, 20000, "float32")
+    cuts = np.array([0, 3, 255, 4097, 12000, 19999, 20000])
+    offsets = np.repeat((cuts[:-1] * 4)[:, None], 3, axis=1)
+    table = RowTable(rows, offsets, np.diff(cuts), "float32")
+    assert same_bits(fc.ops.gram(table, rows[1], **compiled), fc.ops.gram(rows, rows[1], **compiled))
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30, 3e38, 1e-44])
+def test_squares_neither_overflow_nor_vanish(compiled, scale):
+    rng = np.random.default_rng(0)
+    rows = [(rng.uniform(0.1, 1, 3000) * rng.choice([-1, 1], 3000) * scale).astype(np.float32) for _ in range(5)]
+    rows.append(rng.normal(size=3000).astype(np.float32))
+    got, exact = fc.ops.gram(rows, **compiled), exact_gram(rows)
+    assert within_bound(got, exact)
+    np.testing.assert_allclose(got.diagonal(), exact.diagonal(), rtol=1e-5)
+    centered = fc.ops.gram(rows, rows[1], **compiled)
+    assert within_bound(centered, exact_gram(rows, rows[1]))
+
+
+def test_attacker_in_the_cohort_leaves_honest_distances_exact(compiled):
+    """Weights of size 1, honest rows that differ by 1e-4 of it, one row at +50, an honest centre."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=200_000)
+    rows = [(base + 1e-4 * rng.normal(size=base.size)).astype(np.float32) for _ in range(9)]
+    rows.append((base + 50).astype(np.float32))
+    exact = distances(exact_gram(rows, rows[0]))
+    got = distances(fc.ops.gram(rows, rows[0], **compiled))
+    honest = np.ix_(range(9), range(9))
+    off = ~np.eye(9, dtype=bool)
+    assert (np.abs(got - exact)[honest][off] <= 1e-6 * exact[honest][off]).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 20), d=st.integers(1, 600))
+def test_permuting_rows_permutes_the_result(seed, n, d):
+    rows = make_rows(n, d, "float32", seed, spread=1.0)
+    order = np.random.default_rng(seed).permutation(n)
+    one, two = fc.ops.gram(rows), fc.ops.gram([rows[i] for i in order])
+    assert same_bits(np.ascontiguousarray(one[np.ix_(order, order)]), two)
+
+
+def test_non_finite_input_is_named(compiled):
+    rows = make_rows(20, 3000, "float32")
+    rows[17][2999] = np.inf
+    with pytest.raises(NonFiniteError, match="row 17 holds inf at column 2999"):
+        fc.ops.gram(rows, **compiled)
+    with pytest.raises(NonFiniteError, match="center: row 0 holds inf"):
+        fc.ops.gram(rows[:3], rows[17], **compiled)

@@ -1,0 +1,45 @@
+"""squared_distances: the oracle of certified selection, strictly in column order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from inputs import make_rows, same_bits
+
+import fedcore as fc
+from fedcore.dtypes import to_float64
+from fedcore.errors import BackendError, NonFiniteError, ShapeError
+
+
+@pytest.mark.parametrize("d", [0, 1, 1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("pairs", [1, 3, 4, 5, 9])
+def test_same_bits_as_the_loop(compiled, dtype, d, pairs):
+    rows = make_rows(6, d, dtype)
+    index = np.random.default_rng(d).integers(0, 6, (pairs, 2))
+    expected = []
+    for i, j in index:
+        total = 0.0
+        for a, b in zip(to_float64(rows[i]).tolist(), to_float64(rows[j]).tolist(), strict=True):
+            total += (a - b) * (a - b)
+        expected.append(total)
+    got = fc.ops.squared_distances(rows, index, threads=2, **compiled)
+    assert same_bits(got, np.array(expected))
+    assert same_bits(fc.ops.squared_distances(rows, index, backend="reference"), got)
+
+
+def test_equal_rows_are_at_distance_zero(compiled):
+    row = make_rows(1, 3000, "float32")[0]
+    assert fc.ops.squared_distances([row, row.copy()], [[0, 1]], **compiled)[0] == 0.0
+
+
+def test_bad_arguments_are_named(compiled):
+    rows = make_rows(3, 10, "float32")
+    with pytest.raises(ShapeError, match="row numbers 0 to 3, expected 0 to 2"):
+        fc.ops.squared_distances(rows, [[0, 3]], **compiled)
+    with pytest.raises(ShapeError, match=r"expected \(m, 2\)"):
+        fc.ops.squared_distances(rows, [0, 1], **compiled)
+    rows[2][4] = np.nan
+    with pytest.raises(NonFiniteError, match="row 2 holds nan at column 4"):
+        fc.ops.squared_distances(rows, [[0, 1], [0, 2]], **compiled)
+    with pytest.raises(BackendError, match="triton backend has no such kernel"):
+        fc.ops.squared_distances(rows, [[0, 1]], backend="triton")

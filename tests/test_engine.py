@@ -1,0 +1,244 @@
+"""fc.aggregate: both spaces, weights, exclusion, reports, and every refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import fedcore as fc
+from fedcore.errors import LayoutError, NonFiniteError, RuleError, ShapeError, WeightError
+from fedcore.rules import Krum, Mean, MultiKrum, NormClipping
+from tests.oracles import rules as oracle
+
+SPACES = ["delta", "parameters"]
+
+
+def client(seed: int, *, rank: int = 2, scale: float = 2.0, base: str | None = "model", dtype=np.float32) -> fc.Update:
+    """A LoRA adapter of two modules with an fp16 head: two dtypes, so two tables."""
+    rng = np.random.default_rng(seed)
+    tensors = {
+        "a.lora_A.weight": rng.standard_normal((rank, 6)).astype(dtype),
+        "a.lora_B.weight": rng.standard_normal((9, rank)).astype(dtype),
+        "b.lora_A.weight": rng.standard_normal((rank, 5)).astype(dtype),
+        "b.lora_B.weight": rng.standard_normal((4, rank)).astype(dtype),
+        "head.weight": rng.standard_normal((3, 4)).astype(np.float16),
+    }
+    scaling = {"a": scale, "b": scale}
+    return fc.Update.from_tensors(tensors, num_examples=seed + 1, client_id=f"c{seed}", scaling=scaling, base=base)
+
+
+def changed(update: fc.Update, name: str, value: float, element: int = 0) -> fc.Update:
+    tensors = {key: np.array(t) for key, t in update.tensors.items()}
+    tensors[name].reshape(-1)[element] = value
+    return fc.Update.from_tensors(
+        tensors, num_examples=update.num_examples, client_id=update.client_id, scaling=update.scaling, base=update.base
+    )
+
+
+def row(update: fc.Update) -> np.ndarray:
+    return np.concatenate([np.asarray(t, np.float64).ravel() for t in update.tensors.values()])
+
+
+CLIENTS = [client(i) for i in range(6)]
+
+
+def test_the_mean_in_parameter_space_is_the_weighted_mean_of_each_tensor():
+    result = fc.aggregate(CLIENTS, Mean(), "parameters")
+    counts = np.arange(1, 7)
+    for name, found in result.update.tensors.items():
+        rows = np.stack([u.tensors[name].ravel() for u in CLIENTS])
+        expected = oracle.weighted_mean(rows, counts).astype(found.dtype)
+        assert found.ravel().tolist() == expected.tolist()
+    assert result.coefficients == {f"c{i}": float(i + 1) for i in range(6)}
+    assert result.report["divisor"] == 21.0
+    assert result.excluded == {}
+    assert (result.update.client_id, result.update.num_examples, result.update.base) == ("global", 21, "model")
+    assert result.update.scaling == CLIENTS[0].scaling
+
+
+def test_krum_in_parameter_space_measures_all_tensors_together():
+    rows = np.stack([row(u) for u in CLIENTS])
+    (best,) = oracle.multi_krum_rows(rows, 1, 1)
+    result = fc.aggregate(CLIENTS, Krum(1), "parameters")
+    assert result.report["selected"] == [f"c{best}"]
+    assert result.update.digest() == CLIENTS[best].digest()
+    assert result.update.num_examples == CLIENTS[best].num_examples
+    assert set(result.report["not_counted"]) == {f"c{i}" for i in range(6)} - {f"c{best}"}
+    assert result.coefficients == {f"c{i}": float(i == best) for i in range(6)}
+
+
+def test_clipping_in_parameter_space_is_relative_to_the_reference():
+    reference = client(99)
+    result = fc.aggregate(CLIENTS, NormClipping(4.0), "parameters", reference=reference)
+    formed = oracle.clipped(np.stack([row(u) for u in CLIENTS]), row(reference), 4.0)
+    expected = oracle.weighted_mean(formed, np.arange(1, 7))
+    np.testing.assert_allclose(row(result.update), expected, atol=2e-3)  # the head is fp16
+    assert result.report["clipped"] == 6
+    assert result.report["reference_coefficients"][0] > 0
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize(
+    "rule", [Mean(), Krum(1), MultiKrum(1), NormClipping(4.0), NormClipping(4.0).then(MultiKrum(1))]
+)
+def test_results_do_not_depend_on_the_order_of_arrival_and_reports_are_json(space, rule):
+    reference = client(99)
+    first = fc.aggregate(CLIENTS, rule, space, reference=reference)
+    again = fc.aggregate(CLIENTS[::-1], rule, space, reference=reference)
+    assert first.update.digest() == again.update.digest()
+    assert first.coefficients == again.coefficients
+    report = json.loads(json.dumps(first.report, allow_nan=False))
+    assert (report["space"], report["n"], report["rule"]) == (space, 6, repr(rule))
+    assert set(report["seconds"]) == {"check", "statistics", "rule", "combination"}
+
+
+def test_coefficients_and_divisor_are_enough_to_make_a_result_again():
+    rule = NormClipping(3.0).then(MultiKrum(1))
+    reference = client(99)
+    result = fc.aggregate(CLIENTS, rule, "parameters", reference=reference)
+    weights = [*result.coefficients.values(), *result.report["reference_coefficients"]]
+    for name, found in result.update.tensors.items():
+        rows = [np.ascontiguousarray(u.tensors[name].ravel()) for u in [*CLIENTS, reference]]
+        again = fc.ops.weighted_sum(rows, weights, result.report["divisor"], out_dtype=found.dtype)
+        assert again.tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize("backend", ["reference", "c"])
+def test_parameter_space_is_bit_identical_on_every_backend(backend):
+    if backend == "c" and (reason := fc.backends.unavailable("c")):
+        pytest.skip(f"the C kernels are not built here: {reason}")
+    rule = NormClipping(3.0).then(MultiKrum(1))
+    expected = fc.aggregate(CLIENTS, rule, "parameters", backend="reference")
+    found = fc.aggregate(CLIENTS, rule, "parameters", backend=backend, threads=2)
+    assert found.update.digest() == expected.update.digest()
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_weights_by_client_or_in_the_order_given(space):
+    order = [CLIENTS[3], CLIENTS[0], CLIENTS[5]]
+    by_order = fc.aggregate(order, Mean(), space, weights=[7, 1, 2])
+    by_client = fc.aggregate(order, Mean(), space, weights={"c0": 1, "c3": 7, "c5": 2})
+    assert by_order.coefficients == by_client.coefficients == {"c0": 1.0, "c3": 7.0, "c5": 2.0}
+    assert by_order.update.digest() == by_client.update.digest()
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "text"),
+    [
+        ({"c0": 1}, ShapeError, "client 'c1' has no weight"),
+        ({f"c{i}": 1 for i in range(7)}, ShapeError, "client 'c6' sent no update"),
+        ([1, 1], ShapeError, "one for each update"),
+        ([1, 1, 0, 1, 1, 1], WeightError, "client 'c2': got weight 0"),
+        ([1, 1, 1, -1, 1, 1], WeightError, "client 'c3': got weight -1"),
+        ([1, 1, 1, 1, np.inf, 1], WeightError, "client 'c4': got weight inf"),
+        ([1, 1, 1, 1, 1, np.nan], WeightError, "client 'c5': got weight nan"),
+        ([2**24 + 2, 1, 1, 1, 1, 1], WeightError, "client 'c0': got weight 16777218"),
+        ([0] * 6, WeightError, "got weight 0"),
+    ],
+)
+def test_bad_weights_are_named_by_client(weights, error, text):
+    with pytest.raises(error, match=text):
+        fc.aggregate(CLIENTS, Mean(), weights=weights)
+
+
+def test_what_clients_report_does_not_move_krum():
+    lying = [dataclasses.replace(u, num_examples=2**40 if i == 5 else 1) for i, u in enumerate(CLIENTS)]
+    for space in SPACES:
+        expected, found = (fc.aggregate(u, MultiKrum(1), space) for u in (CLIENTS, lying))
+        assert found.update.digest() == expected.update.digest()
+    with pytest.raises(WeightError, match="client 'c5'"):
+        fc.aggregate(lying, Mean())
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("rule", [Mean(), Krum(1), NormClipping(1.0)])
+@pytest.mark.parametrize("name", ["a.lora_B.weight", "head.weight"])
+def test_a_non_finite_client_is_named_or_excluded(space, rule, name):
+    bad = [*CLIENTS[:2], changed(CLIENTS[2], name, np.nan, 3), *CLIENTS[3:5], changed(CLIENTS[5], name, np.inf, 1)]
+    with pytest.raises(NonFiniteError, match=f"client 'c2': tensor '{name}' holds NaN or Inf at element 3"):
+        fc.aggregate(bad, rule, space)
+    if rule == Krum(1):
+        with pytest.raises(RuleError, match=r"f=1 with n=4.*largest f for n=4 is 0 \(after excluding 'c2', 'c5'"):
+            fc.aggregate(bad, rule, space, on_nonfinite="exclude")
+        return
+    result = fc.aggregate(bad, rule, space, on_nonfinite="exclude")
+    assert set(result.excluded) == {"c2", "c5"}
+    assert name in result.excluded["c2"]
+    assert result.report["excluded"] == result.excluded
+    rest = fc.aggregate([bad[i] for i in (0, 1, 3, 4)], rule, space)
+    assert result.update.digest() == rest.update.digest()
+    assert result.coefficients == rest.coefficients
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_non_finite_reference_is_never_excluded(space):
+    reference = changed(client(99), "a.lora_A.weight", np.nan)
+    with pytest.raises(NonFiniteError, match=r"reference: tensor 'a.lora_A.weight'"):
+        fc.aggregate(CLIENTS, NormClipping(1.0), space, reference=reference, on_nonfinite="exclude")
+
+
+def test_nobody_left():
+    bad = [changed(u, "head.weight", np.inf) for u in CLIENTS[:2]]
+    with pytest.raises(NonFiniteError, match="every client sent NaN or Inf"):
+        fc.aggregate(bad, Mean(), on_nonfinite="exclude")
+
+
+@pytest.mark.parametrize(("kind", "other"), [("rank", client(7, rank=3)), ("scale", client(7, scale=1.0))])
+def test_mixed_ranks_and_scales_need_delta_space(kind, other):
+    with pytest.raises(LayoutError, match=f"client 'c7': module 'a' has {kind}.*space='delta'"):
+        fc.aggregate([*CLIENTS, other], Mean(), "parameters")
+    with pytest.raises(LayoutError, match=f"reference: module 'a' has {kind}.*space='delta'"):
+        fc.aggregate(CLIENTS, NormClipping(1.0), "parameters", reference=other)
+    assert fc.aggregate([*CLIENTS, other], Mean()).report["n"] == 7
+    assert fc.aggregate(CLIENTS, NormClipping(1.0), reference=other).report["n"] == 6
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_cohorts_that_do_not_belong_together_are_refused(space):
+    with pytest.raises(LayoutError, match="client 'c7': its base model is 'other'"):
+        fc.aggregate([*CLIENTS, client(7, base="other")], Mean(), space)
+    with pytest.raises(LayoutError, match="reference: its base model is 'other'"):
+        fc.aggregate(CLIENTS, NormClipping(1.0), space, reference=client(7, base="other"))
+    full = fc.Update.from_tensors({"w": np.ones(3, np.float32)}, client_id="c7", base="model")
+    with pytest.raises(LayoutError, match="c7"):
+        fc.aggregate([*CLIENTS, full], Mean(), space)
+    with pytest.raises(ShapeError, match="no update"):
+        fc.aggregate([], Mean(), space)
+    with pytest.raises(LayoutError, match="two updates"):
+        fc.aggregate([CLIENTS[0], CLIENTS[0]], Mean(), space)
+
+
+def test_a_reference_of_another_dtype_counts_only_where_it_is_added_up():
+    reference = client(99, dtype=np.float16)
+    with pytest.raises(LayoutError, match=r"reference: tensor 'a.lora_A.weight' is float16, expected float32.*convert"):
+        fc.aggregate(CLIENTS, NormClipping(1.0), "parameters", reference=reference)
+    assert fc.aggregate(CLIENTS, Krum(1), "parameters", reference=reference).report["n"] == 6
+    assert fc.aggregate(CLIENTS, NormClipping(1.0), "delta", reference=reference).report["clipped"] == 6
+
+
+def test_updates_without_factors_are_the_same_in_both_spaces():
+    rng = np.random.default_rng(0)
+    full = [
+        fc.Update.from_tensors({"w": rng.standard_normal((5, 4)).astype(np.float32)}, client_id=f"c{i}")
+        for i in range(5)
+    ]
+    for rule in (Mean(), Krum(1), NormClipping(1.0).then(Krum(1))):
+        one, two = (fc.aggregate(full, rule, space).update for space in SPACES)
+        assert one.digest() == two.digest()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"space": "gradient"}, "space: got 'gradient'"),
+        ({"on_nonfinite": "ignore"}, "on_nonfinite: got 'ignore'"),
+        ({"rule": Krum}, "expected an instance"),
+        ({"rule": Krum(2)}, "largest f for n=6 is 1"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, text):
+    with pytest.raises(RuleError, match=text):
+        fc.aggregate(CLIENTS, **({"rule": Mean()} | arguments))

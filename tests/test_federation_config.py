@@ -1,0 +1,125 @@
+"""The configuration file: exact round trip, every fault one line that names file and key."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from fedcore.clients import settings as client_settings
+from fedcore.errors import ConfigError, MissingError
+from fedcore.federation import config as sections
+from fedcore.federation.config_file import load_config, parse_config, to_toml
+
+SMALLEST = '[model]\nsource = "some/model"\n'
+
+
+def fault(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "c.toml")
+    return str(caught.value)
+
+
+def test_defaults_are_filled_in_and_written_back_exactly():
+    config = parse_config(SMALLEST, "c.toml")
+    assert config.arms[0].name == "federated"
+    assert config.partition.kind == "iid"
+    written = to_toml(config)
+    assert parse_config(written, "again") == config
+    assert "learning_rate = 0.004" in written
+
+
+def test_the_shipped_demo_loads_and_round_trips():
+    text = resources.files("fedcore.cli").joinpath("demo.toml").read_text()
+    config = parse_config(text, "demo.toml")
+    assert [arm.name for arm in config.arms] == ["honest-mean", "poisoned-mean", "poisoned-krum"]
+    assert parse_config(to_toml(config), "again") == config
+
+
+def test_text_of_any_kind_survives_the_round_trip():
+    odd = 'a \\"quoted\\" \\\\ path, tab\\t, \\u0001, \\u007f, é, 😀'
+    config = parse_config(f'[model]\nsource = "m"\n[data]\nsource = "d.jsonl"\ntext = "{odd}"\n', "c.toml")
+    assert parse_config(to_toml(config), "again") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (SMALLEST + "[aggregation]\nruel = 'mean'\n", "c.toml: aggregation.ruel: unknown key; did you mean 'rule'?"),
+        (SMALLEST + "[agregation]\nrule = 'mean'\n", "c.toml: agregation: unknown key; did you mean 'aggregation'?"),
+        ("[model.pretrain]\nlayer = 2\n", "c.toml: model.pretrain.layer: unknown key; did you mean 'layers'?"),
+        (
+            SMALLEST + "[[arms]]\nname = 'a'\n[[arms]]\nname = 'b'\nattack = { scal = 2.0 }\n",
+            "c.toml: arms[1].attack.scal: unknown key; did you mean 'scale'?",
+        ),
+        (SMALLEST + "[run]\nzzzz = 1\n", "known keys: seed, rounds, output, adapter_from"),
+        (SMALLEST + "[run]\nrounds = 0\n", "c.toml: run.rounds: got 0; input should be greater than or equal to 1"),
+        (SMALLEST + "[partition]\nclients = 0\n", "c.toml: partition.clients: got 0;"),
+        (SMALLEST + "[aggregation]\nrule = 'krumm'\n", "did you mean 'krum'?"),
+        (SMALLEST + "[aggregation]\nrule = 'krum'\nparameters = { g = 2 }\n", "krum: parameter 'g' is not known"),
+        (SMALLEST + "[aggregation]\nrule = 'krum'\n", "krum: parameter 'f' is missing"),
+        (SMALLEST + "[partition]\nclients = 6\n[aggregation]\nrule = 'krum'\nparameters = { f = 2 }\n", "f=2 with n=6"),
+        (SMALLEST + "[[arms]]\nname = 'a'\nattack = { clients = 9 }\n", "arms[0].attack.clients: got 9, expected at most 8"),
+        (SMALLEST + "[[arms]]\nname = 'base'\n", "the name 'base' is taken"),
+        (SMALLEST + "[[arms]]\nname = 'a'\n[[arms]]\nname = 'a'\n", "expected a different name for each arm"),
+        (SMALLEST + "[[arms]]\nname = '../a'\n", "c.toml: arms[0].name: got '../a'"),
+        (SMALLEST + "[[arms]]\nrule = 'mean'\n", "c.toml: arms[0].name: missing"),
+        (SMALLEST + "[run]\nadapter_from = 'x'\n", "run.adapter_from: got 'x', expected one of federated"),
+        (SMALLEST + "[partition]\nkind = 'column'\nclients = 3\n", "leave out clients"),
+        ("[model]\nquantization = 'nf4'\n", "needs exactly one of source"),
+        ("[model.pretrain]\nhidden = 128\nheads = 3\n", "hidden = 128 is not a multiple of heads = 3"),
+        ("[run]\nseed = 1\n", "c.toml: model: missing"),
+        ("[run\n", "c.toml: not TOML"),
+    ],
+)
+def test_each_fault_is_one_line_with_file_and_key(text: str, said: str):
+    message = fault(text)
+    assert said in message
+    assert "\n" not in message
+    assert message.startswith("c.toml: ")
+
+
+def test_all_faults_are_told_at_once_a_line_each():
+    lines = fault("[run]\nsed = 1\nrounds = -1\n[training]\nstep = 1\n[model]\nsource = 'm'\n").splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("c.toml: ") for line in lines)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path):
+    (tmp_path / "texts.jsonl").write_text("")
+    file = tmp_path / "c.toml"
+    file.write_text(SMALLEST + '[data]\nsource = "texts.jsonl"\n')
+    config = load_config(file)
+    assert config.data.source == str(tmp_path / "texts.jsonl")
+    assert config.model.source == "some/model"
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(MissingError, match=r"nowhere\.toml: no such configuration file"):
+        load_config(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "besides"),
+    [
+        (sections.Adapter, client_settings.AdapterSettings, set()),
+        (sections.Training, client_settings.TrainingSettings, set()),
+        (sections.Pretrain, client_settings.PretrainingSettings, {"silos"}),
+    ],
+)
+def test_sections_have_the_fields_that_clients_take(section, settings, besides):
+    assert set(section.model_fields) - besides == {field.name for field in dataclasses.fields(settings)}
+
+
+def test_every_field_is_described():
+    queue = [sections.Config]
+    for section in queue:
+        assert section.__doc__
+        for name, field in section.model_fields.items():
+            inner = section.model_fields[name].annotation
+            if isinstance(inner, type) and issubclass(inner, sections.Section):
+                queue.append(inner)
+            elif section is not sections.Config:
+                assert field.description, f"{section.__name__}.{name}"

@@ -1,0 +1,118 @@
+"""Durability: whole files or none, whole lines or none, and damage that is found."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fedcore.errors import FormatError, StorageError
+from fedcore.federation.journal import Journal, LineLog, write_atomically
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """From now on the disk takes nothing: syncing fails, as it does where space is only found missing at the end."""
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+def test_received_bytes_come_back_with_their_hash(tmp_path: Path):
+    journal = Journal(tmp_path)
+    receipt = journal.receive("arm", 1, "client-3", b"some bytes")
+    assert bytes(receipt.open()) == b"some bytes"
+    assert journal.received("arm", 1) == {"client-3": receipt}
+    assert journal.received("arm", 2) == {}
+    assert everything(tmp_path) == [f"arm/round-001/client-3.{receipt.sha256}.safetensors"]
+
+
+def test_a_file_is_synced_before_it_has_its_name(tmp_path: Path, monkeypatch):
+    steps = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (steps.append("sync"), sync(descriptor))[1])
+    monkeypatch.setattr(os, "replace", lambda *paths: (steps.append("rename"), rename(*paths))[1])
+    (tmp_path / "there").mkdir()
+    write_atomically(tmp_path / "there" / "file", b"x")
+    # the content, the name, then the folder that holds the name
+    assert steps == ["sync", "rename", "sync"]
+
+
+def test_damage_after_receipt_is_found(tmp_path: Path):
+    receipt = Journal(tmp_path).receive("arm", 1, "a", b"right")
+    receipt.path.write_bytes(b"wrong")
+    with pytest.raises(FormatError, match="its SHA-256 is"):
+        Journal(tmp_path).received("arm", 1)
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path, full_disk):
+    with pytest.raises(StorageError, match="No space left on device; nothing half-written was left"):
+        Journal(tmp_path).receive("arm", 1, "a", b"bytes")
+    assert everything(tmp_path) == []
+
+
+def test_a_full_disk_leaves_a_log_as_it_was(tmp_path: Path, monkeypatch, request):
+    log = LineLog(tmp_path / "log")
+    log.append({"round": 1})
+    before = log.path.read_bytes()
+    request.getfixturevalue("full_disk")
+    with pytest.raises(StorageError, match="log: cannot write: No space left on device"):
+        log.append({"round": 2})
+    assert log.path.read_bytes() == before
+    assert log.entries == [{"round": 1}]
+    monkeypatch.undo()
+    log.append({"round": 2})
+    assert LineLog(log.path).entries == [{"round": 1}, {"round": 2}]
+
+
+def test_an_old_file_survives_a_write_that_fails(tmp_path: Path, monkeypatch, request):
+    write_atomically(tmp_path / "f", b"old")
+    request.getfixturevalue("full_disk")
+    with pytest.raises(StorageError):
+        write_atomically(tmp_path / "f", b"new")
+    assert (tmp_path / "f").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("cut", range(1, 24))
+def test_a_line_torn_anywhere_is_dropped_and_the_log_goes_on(tmp_path: Path, cut: int):
+    path = tmp_path / "log"
+    log = LineLog(path)
+    log.append({"round": 1, "é": 1})
+    whole = path.read_bytes()
+    log.append({"round": 2, "more": "text"})
+    path.write_bytes(path.read_bytes()[: len(whole) + cut])
+    again = LineLog(path)
+    assert again.dropped
+    assert again.entries == [{"round": 1, "é": 1}]
+    again.append({"round": 2})
+    assert [json.loads(line) for line in path.read_bytes().splitlines()] == [{"round": 1, "é": 1}, {"round": 2}]
+
+
+def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path):
+    (tmp_path / "log").write_bytes(b'{"a": 1}\n{"a": \n{"a": 3}\n')
+    with pytest.raises(FormatError, match=r"log:2: not a JSON object"):
+        LineLog(tmp_path / "log")
+
+
+def test_nothing_that_is_not_json_is_written(tmp_path: Path):
+    log = LineLog(tmp_path / "log")
+    with pytest.raises(ValueError, match="JSON"):
+        log.append({"loss": float("nan")})
+    assert not log.path.exists()
+
+
+def test_find_looks_at_all_keys(tmp_path: Path):
+    log = LineLog(tmp_path / "log")
+    log.append({"arm": "a", "round": 1, "x": 1})
+    log.append({"arm": "a", "round": 2, "x": 2})
+    assert log.find(arm="a", round=2)["x"] == 2
+    assert log.find(arm="b", round=2) is None

@@ -1,0 +1,81 @@
+"""Partitions: every example once, no client too small, the same seed the same shares, label skew that follows alpha."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedcore.errors import ConfigError
+from fedcore.federation.config import Partition
+from fedcore.federation.partition import partition
+
+LABELS = [["tea", "coffee", "water", "milk"][i % 4] for i in range(4000)]
+
+
+def shares(labels=LABELS, seed=0, **options):
+    return partition(labels, Partition(**options), seed)
+
+
+def skew(parts) -> float:
+    """Mean share of a client's most frequent label; 0.25 is even."""
+    labels = np.array(LABELS)
+    return float(np.mean([max(np.unique(labels[p.indices], return_counts=True)[1]) / len(p.indices) for p in parts]))
+
+
+@given(
+    st.lists(st.sampled_from("abc"), min_size=60, max_size=300),
+    st.sampled_from(["iid", "dirichlet"]),
+    st.integers(1, 6),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_example_goes_to_exactly_one_client(labels, kind, clients, seed):
+    parts = shares(labels, seed, kind=kind, clients=clients, alpha=1.0, min_examples=2)
+    together = np.concatenate([part.indices for part in parts])
+    assert sorted(together) == list(range(len(labels)))
+    assert len(parts) == clients
+    assert min(len(part.indices) for part in parts) >= 2
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet"])
+def test_the_seed_decides(kind):
+    one, same, other = (shares(kind=kind, clients=5, seed=seed) for seed in (3, 3, 4))
+    assert all(np.array_equal(a.indices, b.indices) for a, b in zip(one, same, strict=True))
+    assert not all(np.array_equal(a.indices, b.indices) for a, b in zip(one, other, strict=True))
+
+
+def test_iid_is_even():
+    parts = shares(kind="iid", clients=7)
+    sizes = [len(part.indices) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+    assert skew(parts) < 0.32
+
+
+def test_dirichlet_skews_labels_and_amounts_more_for_small_alpha():
+    even, skewed = (shares(kind="dirichlet", clients=8, alpha=alpha) for alpha in (100.0, 0.2))
+    assert skew(even) < 0.35 < 0.55 < skew(skewed)
+    sizes = [len(part.indices) for part in skewed]
+    assert max(sizes) > 2 * min(sizes)
+
+
+def test_a_column_makes_one_client_per_value():
+    parts = shares(kind="column", column="drink")
+    assert [set(np.array(LABELS)[part.indices]) for part in parts] == [{"coffee"}, {"milk"}, {"tea"}, {"water"}]
+    assert [part.client_id for part in parts] == [f"client-{i}" for i in range(4)]
+
+
+def test_ids_sort_as_clients_are_numbered():
+    ids = [part.client_id for part in shares(kind="iid", clients=12)]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 12
+
+
+def test_what_cannot_be_is_said_by_key():
+    with pytest.raises(ConfigError, match=r"partition\.min_examples: 10 texts cannot give 8 clients 16 each"):
+        shares(LABELS[:10], clients=8)
+    with pytest.raises(ConfigError, match=r"partition\.alpha: no draw of Dir\(0\.01\)"):
+        shares(LABELS[:140], kind="dirichlet", clients=8, alpha=0.01)
+    with pytest.raises(ConfigError, match=r"client-1 would hold 1 texts, expected at least 16"):
+        shares(["a"] * 50 + ["b"], kind="column", column="x")

@@ -1,0 +1,235 @@
+"""Whole runs on a learner of a few numbers: repeatable, killed anywhere and resumed to the same bytes, refused where wrong."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcore.errors import ConfigError, ExistsError, FormatError, LayoutError, MissingError, NonFiniteError, StorageError
+from fedcore.federation.folder import RunFolder
+from fedcore.federation.simulation import run_arms
+from fedcore.updates import Update
+
+sys.path.insert(0, str(Path(__file__).parent))
+fake = importlib.import_module("fake_learner")
+
+
+def simulate(folder: Path, *, resume: bool = False, learner=None, config=None, texts=None) -> RunFolder:
+    return run_arms(config or fake.config(), texts or fake.texts(), learner or fake.FakeLearner(), folder, resume=resume)
+
+
+def result(folder: Path) -> dict[str, str]:
+    """Path -> SHA-256 of everything that must be equal when a run is repeated; metrics hold times, so their scores alone."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and name not in ("run.json", "metrics.jsonl"):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found["scores"] = str([(x["arm"], x["round"], x["loss"], x["accuracy"], x["bytes_up"], x["bytes_down"]) for x in lines])
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    simulate(folder)
+    return folder
+
+
+def test_the_same_configuration_gives_the_same_run(whole, tmp_path):
+    simulate(tmp_path / "again")
+    assert result(tmp_path / "again") == result(whole)
+
+
+def test_another_seed_gives_another_run(whole, tmp_path):
+    simulate(tmp_path / "other", config=fake.config(fake.CONFIG.replace("seed = 5", "seed = 6")))
+    assert result(tmp_path / "other")["ledger.jsonl"] != result(whole)["ledger.jsonl"]
+
+
+def test_what_a_run_leaves(whole):
+    folder = RunFolder.read(whole)
+    assert [(e["arm"], e["round"]) for e in folder.ledger.entries] == [
+        (arm, number) for arm in ("mean", "poisoned", "krum") for number in (1, 2, 3)
+    ]
+    for entry in folder.ledger.entries:
+        for client, digest in entry["inputs"].items():
+            path = whole / "updates" / entry["arm"] / f"round-{entry['round']:03d}" / f"{client}.{digest}.safetensors"
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+        assert all(value == np.float32(value) for value in entry["coefficients"].values())
+        assert {"rule", "parameters", "space", "excluded", "redone_pairs", "law", "output", "divisor"} <= entry.keys()
+    lines = folder.metrics.entries
+    assert [line["arm"] for line in lines] == ["base"] + ["local-only"] * 5 + ["mean"] * 3 + ["poisoned"] * 3 + ["krum"] * 3
+    last = lines[-1]
+    received = (whole / "updates/krum/round-003").glob("*.safetensors")
+    assert last["bytes_up"] == sum(path.stat().st_size for path in received)
+    assert set(last["seconds"]) == {"training", "journal", "aggregation", "evaluation"}
+    assert Update.from_peft(whole / "adapter").digest() == Update.from_peft(whole / "arms/mean/adapter").digest()
+    assert Update.from_peft(whole / "arms/krum/adapter").digest() == folder.ledger.entries[-1]["output"]
+
+
+def test_krum_leaves_the_poisoned_client_out_and_the_mean_does_not(whole):
+    for entry in RunFolder.read(whole).ledger.entries:
+        if entry["arm"] == "krum":
+            assert entry["coefficients"]["client-4"] == 0
+            assert "not selected" in entry["excluded"]["client-4"]
+        else:
+            assert entry["coefficients"]["client-4"] != 0
+        assert entry["poisoned"] == ([] if entry["arm"] == "mean" else ["client-4"])
+    norms = RunFolder.read(whole).ledger.entries[-1]["change_norms"]
+    assert norms["client-4"] > 2 * max(norms[f"client-{i}"] for i in range(4))
+
+
+def test_adapter_from_chooses_the_arm(tmp_path):
+    config = fake.config(fake.CONFIG.replace("rounds = 3", 'rounds = 1\nadapter_from = "krum"'))
+    simulate(tmp_path / "run", config=config)
+    chosen, krum = (Update.from_peft(tmp_path / "run" / part) for part in ("adapter", "arms/krum/adapter"))
+    assert chosen.digest() == krum.digest()
+
+
+@pytest.mark.parametrize("points", [(1,), (4,), (6, 3), (11,), (12, 1, 1, 1), (19,), (27, 8), (42,), (43,), (44,), (75, 31), (120,)])
+def test_killed_anywhere_and_resumed_it_ends_the_same(whole, tmp_path, points):
+    """SIGKILL at a call of fsync, in one attempt after another; then the run is resumed to its end."""
+    folder = tmp_path / "run"
+    for point in points:
+        script = [sys.executable, str(Path(__file__).with_name("fake_learner.py")), str(folder), str(point)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    simulate(folder, resume=folder.exists())
+    assert result(folder) == result(whole)
+
+
+@pytest.mark.parametrize("log", ["ledger.jsonl", "metrics.jsonl"])
+@pytest.mark.parametrize("cut", [1, 40])
+def test_a_torn_last_line_is_made_again(whole, tmp_path, log, cut):
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        simulate(folder, learner=Stopping(after=40))
+    for name in ("ledger.jsonl", "metrics.jsonl"):
+        if name == log or log == "ledger.jsonl":
+            (folder / name).write_bytes((folder / name).read_bytes()[:-cut])
+    simulate(folder, resume=True)
+    assert result(folder) == result(whole)
+
+
+class Stopping(fake.FakeLearner):
+    """Ctrl+C while a client trains, after so many trainings."""
+
+    def __init__(self, after: int):
+        super().__init__()
+        self.after = after
+
+    def train(self, *arguments):
+        if len(self.trained) == self.after:
+            raise KeyboardInterrupt
+        return super().train(*arguments)
+
+
+def test_an_interrupted_round_keeps_what_was_received(whole, tmp_path):
+    folder = tmp_path / "run"
+    # 5 alone, 15 in the first arm, 5 and 2 in the second
+    with pytest.raises(KeyboardInterrupt):
+        simulate(folder, learner=Stopping(after=27))
+    kept = RunFolder.read(folder).kept()
+    assert kept == "4 finished rounds (last: poisoned round 1) and 2 updates of poisoned round 2"
+    assert not list(folder.rglob("*.part"))
+    learner = fake.FakeLearner()
+    simulate(folder, learner=learner, resume=True)
+    assert learner.trained == ["client-2", "client-3", "client-4"] + [f"client-{i}" for _ in range(4) for i in range(5)]
+    assert result(folder) == result(whole)
+
+
+def test_resuming_a_finished_run_does_nothing(whole):
+    before, learner = result(whole), fake.FakeLearner()
+    simulate(whole, learner=learner, resume=True)
+    assert learner.trained == []
+    assert result(whole) == before
+
+
+def test_a_full_disk_in_mid_round_stops_with_one_line_and_resumes(whole, tmp_path, monkeypatch):
+    folder, real, calls = tmp_path / "run", os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls >= 60:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageError, match="No space left on device") as caught:
+        simulate(folder)
+    assert "\n" not in str(caught.value)
+    assert not list(folder.rglob("*.part"))
+    monkeypatch.undo()
+    simulate(folder, resume=True)
+    assert result(folder) == result(whole)
+
+
+def test_an_existing_folder_is_refused_before_any_work(tmp_path):
+    learner = fake.FakeLearner()
+    with pytest.raises(ExistsError, match=r"already exists; choose another --output or remove it"):
+        simulate(tmp_path, learner=learner)
+    assert learner.trained == []
+
+
+def test_a_run_cannot_be_resumed_on_another_configuration_base_or_text(whole, tmp_path):
+    with pytest.raises(ConfigError, match=r"^run: differs from"):
+        simulate(whole, resume=True, config=fake.config(fake.CONFIG.replace("seed = 5", "seed = 6")))
+    learner = fake.FakeLearner()
+    learner.digest = "0" * 64
+    with pytest.raises(LayoutError, match="the base model changed since this run began"):
+        simulate(whole, resume=True, learner=learner)
+    with pytest.raises(LayoutError, match="the texts changed since this run began"):
+        simulate(whole, resume=True, texts=fake.texts(4))
+    with pytest.raises(MissingError, match=r"no config\.toml in it"):
+        simulate(tmp_path, resume=True)
+
+
+def test_two_processes_cannot_hold_one_run(whole):
+    held = RunFolder.read(whole)
+    held._hold()
+    with pytest.raises(StorageError, match="another process is running this"):
+        simulate(whole, resume=True)
+
+
+def test_an_update_damaged_on_disk_stops_the_resumption(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        simulate(folder, learner=Stopping(after=27))
+    path = next((folder / "updates/poisoned/round-002").iterdir())
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FormatError, match="its SHA-256 is"):
+        simulate(folder, resume=True)
+
+
+class Poison(fake.FakeLearner):
+    """One client sends a NaN."""
+
+    def train(self, adapter, client, steps, seed):
+        update = super().train(adapter, client, steps, seed)
+        b = np.array(update.tensors[f"{fake.MODULE}.lora_B.weight"])
+        b[1, 1] = np.nan if client.id == "client-2" else b[1, 1]
+        return self._update(b, np.array(update.tensors[f"{fake.MODULE}.lora_A.weight"]), client.id, update.num_examples)
+
+
+def test_a_nan_names_the_client_or_leaves_it_out(tmp_path):
+    with pytest.raises(NonFiniteError, match="client-2"):
+        simulate(tmp_path / "raise", learner=Poison())
+    text = fake.CONFIG.replace('rule = "mean"\n[[arms]]', 'rule = "mean"\non_nonfinite = "exclude"\n[[arms]]')
+    simulate(tmp_path / "exclude", learner=Poison(), config=fake.config(text))
+    for entry in RunFolder.read(tmp_path / "exclude").ledger.entries:
+        assert "client-2" in entry["excluded"]
+        assert "client-2" not in entry["coefficients"]
+        assert "client-2" not in entry["change_norms"]

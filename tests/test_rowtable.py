@@ -1,0 +1,108 @@
+"""RowTable: rows in segments, wherever they lie."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedcore.dtypes import BF16, STORAGE, bf16_bits
+from fedcore.errors import DTypeError, ShapeError
+from fedcore.rowtable import RowTable
+
+
+def unaligned(values: np.ndarray, offset: int) -> bytes:
+    """A buffer that holds the values from an odd byte on."""
+    return b"\xff" * offset + values.tobytes() + b"\xff"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_segments_are_views_at_any_alignment(dtype):
+    values = np.arange(12, dtype=np.uint16).view(BF16) if dtype == "bfloat16" else np.arange(12).astype(dtype)
+    item = STORAGE[dtype].itemsize
+    buffers = [unaligned(values, 1), unaligned(values, 3)]
+    offsets = np.array([[1 + 4 * item, 3 + 4 * item], [1, 3]])
+    table = RowTable(buffers, offsets, np.array([8, 4]), dtype)
+    assert (table.n, table.d, table.nbytes) == (2, 12, 24 * item)
+    for row in range(2):
+        assert table.segment(row, 0).tobytes() == values[4:].tobytes()
+        assert table.segment(row, 1).tobytes() == values[:4].tobytes()
+        assert table.segment(row, 0).ctypes.data == int(table.pointers[0, row])
+
+
+@given(
+    lengths=st.lists(st.integers(0, 5), min_size=1, max_size=5),
+    cut=st.tuples(st.integers(0, 25), st.integers(0, 25)),
+)
+def test_columns_are_those_of_the_joined_row(lengths, cut):
+    whole = np.arange(sum(lengths), dtype=np.float32)
+    starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    order = np.arange(len(lengths))[::-1]  # segments lie in the buffer in another order than they count
+    where, parts, position = np.zeros(len(lengths), np.int64), [], 0
+    for k in order:
+        where[k], position = position, position + lengths[k] * 4
+        parts.append(whole[starts[k] : starts[k] + lengths[k]])
+    table = RowTable([np.concatenate(parts)], where[:, None], np.array(lengths), "float32")
+    start, stop = sorted(min(c, len(whole)) for c in cut)
+    np.testing.assert_array_equal(table.columns(0, start, stop), whole[start:stop])
+
+
+def test_columns_inside_one_segment_are_not_copied():
+    row = np.arange(10, dtype=np.float32)
+    assert np.shares_memory(RowTable.from_arrays([row]).columns(0, 2, 5), row)
+
+
+def test_take_and_extend_keep_order():
+    rows = [np.full(3, i, np.float32) for i in range(4)]
+    table = RowTable.from_arrays(rows)
+    assert [table.take([2, 0]).columns(i, 0, 1)[0] for i in range(2)] == [2, 0]
+    both = table.take([1]).extend(table.take(np.array([3])))
+    assert [both.columns(i, 0, 1)[0] for i in range(both.n)] == [1, 3]
+    assert both.pointers[0, 1] == rows[3].ctypes.data
+
+
+def test_extend_refuses_other_segments_and_dtypes():
+    table = RowTable.from_arrays([np.zeros(4, np.float32)])
+    with pytest.raises(ShapeError, match=r"3 columns of float32 .* cannot follow 4"):
+        table.extend(RowTable.from_arrays([np.zeros(3, np.float32)]))
+    with pytest.raises(ShapeError, match="4 columns of float16"):
+        table.extend(RowTable.from_arrays([np.zeros(4, np.float16)]))
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, 5), (4, 4), (1, 4), (-1, 1), (0, -1), (0, 2**62), (2**62, 2**62), (2**63 - 1, 0)]
+)
+def test_a_segment_outside_its_buffer_is_refused(offset, length):
+    with pytest.raises(ShapeError, match=r"segment 1 of row 0 .* 16 bytes"):
+        RowTable([bytes(16)] * 2, np.array([[0, 0], [offset, 0]]), np.array([1, length]), "float32")
+
+
+def test_the_row_outside_its_buffer_is_named():
+    with pytest.raises(ShapeError, match=r"segment 0 of row 1 .* 15 bytes"):
+        RowTable([bytes(16), bytes(15)], np.zeros((1, 2), np.int64), np.array([4]), "float32")
+
+
+def test_every_wrong_row_is_named():
+    good = np.zeros(4, np.float32)
+    with pytest.raises(ShapeError, match="got none"):
+        RowTable.from_arrays([])
+    with pytest.raises(ShapeError, match=r"row 1: got shape \(3,\), expected \(4,\)"):
+        RowTable.from_arrays([good, np.zeros(3, np.float32)])
+    with pytest.raises(ShapeError, match=r"row 0: got shape \(2, 2\)"):
+        RowTable.from_arrays([np.zeros((2, 2), np.float32)])
+    with pytest.raises(DTypeError, match="row 1: got float16, expected float32"):
+        RowTable.from_arrays([good, np.zeros(4, np.float16)])
+    with pytest.raises(ShapeError, match="row 1: its elements are not contiguous"):
+        RowTable.from_arrays([good, np.zeros(8, np.float32)[::2]])
+    with pytest.raises(DTypeError, match="got float64"):
+        RowTable.from_arrays([np.zeros(4)])
+    with pytest.raises(ShapeError, match=r"offsets of shape \(1, 2\), expected \(1, 1\)"):
+        RowTable([good], np.zeros((1, 2), np.int64), np.array([4]), "float32")
+
+
+def test_empty_and_readonly_rows():
+    assert RowTable.from_arrays([np.empty(0, np.float32)]).d == 0
+    row = np.zeros(3, np.uint16).view(BF16)
+    row.flags.writeable = False
+    table = RowTable.from_arrays([row])
+    assert table.dtype == "bfloat16"
+    assert bf16_bits(table.columns(0, 0, 3)).tolist() == [0, 0, 0]

@@ -1,0 +1,107 @@
+"""Distances from the centred Gram keep their bound, and the pivot lies among the many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedcore.errors import ShapeError
+from fedcore.rules.geometry import Geometry, Statistics
+from fedcore.rules.pivot import choose_pivot, sampled_columns
+from fedcore.rules.rows import RowExecutor
+from tests.oracles import rules as oracle
+
+
+def geometry_of(rows, reference=None, with_reference=False) -> Geometry:
+    executor = RowExecutor.from_rows(rows, reference=reference, with_reference=with_reference, backend=None, threads=1)
+    return Geometry(Statistics(executor))
+
+
+def with_attacker(n: int = 8, d: int = 20_000) -> np.ndarray:
+    """Honest rows that differ by 1e-4 of their size, and the first row at +50."""
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal(d) + 1e-4 * rng.standard_normal((n, d))).astype(np.float32)
+    rows[0] += 50
+    return rows
+
+
+def test_honest_pairs_are_not_disturbed_by_an_attacker():
+    rows = with_attacker()
+    executor = RowExecutor.from_rows(rows, reference=None, with_reference=False, backend=None, threads=1)
+    gram = executor.gram().matrix
+    square = gram.diagonal()
+    found = (square[:, None] + square[None, :] - 2 * gram)[1:, 1:]
+    true = oracle.squared_distances(rows)[1:, 1:]
+    off = ~np.eye(len(true), dtype=bool)
+    assert np.abs(found - true)[off].max() < 1e-6 * true[off].min()
+
+
+def test_intervals_hold_the_true_and_the_redone_distances():
+    rows = with_attacker()
+    geometry = geometry_of(rows)
+    lower, upper = geometry.intervals()
+    true = oracle.squared_distances(rows)
+    assert (lower <= true).all()
+    assert (true <= upper).all()
+    assert (upper - lower)[1:, 1:].max() < 1e-3 * true[1:, 1:].max()
+    pairs = np.array([[1, 2], [0, 5]])
+    value, error = geometry.redo(pairs)
+    assert value.tolist() == true[pairs[:, 0], pairs[:, 1]].tolist()
+    assert error.tolist() == [0, 0]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(1, 30))
+def test_distances_of_mixtures_are_those_of_the_rows_formed(seed, n, d):
+    rng = np.random.default_rng(seed)
+    rows = (rng.standard_normal(d) * 100 + rng.standard_normal((n, d))).astype(np.float32)
+    matrix = rng.random((n, n))
+    matrix /= matrix.sum(1, keepdims=True)
+    geometry = geometry_of(rows).mixed(matrix)
+    true = oracle.squared_distances(matrix @ rows.astype(np.float64))
+    lower, upper = geometry.intervals()
+    room = 1e-9 * (1 + true)  # the oracle's own product rounds at the size of the rows
+    assert (lower <= true + room).all()
+    assert (true <= upper + room).all()
+    pairs = np.argwhere(np.triu(np.ones((n, n)), 1))
+    value, _ = geometry.redo(pairs)
+    np.testing.assert_allclose(value, true[pairs[:, 0], pairs[:, 1]], rtol=1e-9, atol=1e-9)
+    assert (lower[pairs[:, 0], pairs[:, 1]] <= value).all()
+    assert (value <= upper[pairs[:, 0], pairs[:, 1]]).all()
+
+
+def test_mixing_twice_is_mixing_by_the_product():
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((5, 40)).astype(np.float32)
+    first, second = (m / m.sum(1, keepdims=True) for m in (rng.random((4, 5)), rng.random((3, 4))))
+    pairs = np.array([[0, 1], [0, 2], [1, 2]])
+    once = geometry_of(rows).mixed(second @ first).redo(pairs)[0]
+    twice = geometry_of(rows).mixed(first).mixed(second).redo(pairs)[0]
+    np.testing.assert_allclose(twice, once, rtol=1e-12)
+
+
+def test_a_mixture_that_does_not_sum_to_one_is_refused():
+    with pytest.raises(ShapeError, match="sum to 1"):
+        geometry_of(np.ones((3, 4), np.float32)).mixed(np.full((2, 3), 0.5))
+    with pytest.raises(ShapeError, match=r"expected \(rows, 3\)"):
+        geometry_of(np.ones((3, 4), np.float32)).mixed(np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("attackers", [[0], [0, 1, 2], [7, 8]])
+def test_a_minority_cannot_become_the_pivot(attackers):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((9, 100))
+    for k, row in enumerate(attackers):
+        rows[row] = [1e30, np.nan, 50][k]
+    assert choose_pivot(9, 100, lambda row, start, stop: rows[row, start:stop]) not in attackers
+
+
+def test_the_sample_is_fixed_and_spread_over_all_columns():
+    assert sampled_columns(4096) == [(0, 4096)]
+    blocks = sampled_columns(1_000_001)
+    assert len(blocks) == 16
+    assert blocks[0][0] == 0
+    assert blocks[-1][1] == 1_000_001
+    assert all(stop - start == 256 for start, stop in blocks)

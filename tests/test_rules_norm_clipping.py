@@ -1,0 +1,137 @@
+"""Norm clipping against its definition, alone and before another rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedcore.errors import LayoutError, RuleError
+from fedcore.rowtable import RowTable
+from fedcore.rules import Krum, Mean, MultiKrum, NormClipping
+from fedcore.rules.geometry import Geometry, Statistics
+from fedcore.rules.rows import RowExecutor
+from tests.oracles import rules as oracle
+
+
+def some_rows(seed: int = 0, n: int = 7, d: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, reference): rows moved from the reference by about 1, the last by 30."""
+    rng = np.random.default_rng(seed)
+    reference = (5 * rng.standard_normal(d)).astype(np.float32)
+    change = rng.standard_normal((n, d)) / np.sqrt(d) * rng.uniform(0.5, 2, (n, 1))
+    change[-1] *= 30
+    return (reference + change).astype(np.float32), reference
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 100), st.booleans())
+def test_equals_the_oracle(seed, max_norm, with_reference):
+    rows, reference = some_rows(seed)
+    counts = np.arange(1, 8)
+    given_reference = reference if with_reference else None
+    found = NormClipping(max_norm)(rows, counts, reference=given_reference)
+    base = reference if with_reference else np.zeros_like(reference)
+    expected = oracle.weighted_mean(oracle.clipped(rows, base, max_norm), counts)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=3e-6)
+
+
+def test_a_bound_that_nobody_reaches_gives_the_mean_in_every_bit():
+    rows, reference = some_rows()
+    counts = np.arange(1, 8)
+    assert NormClipping(1e9)(rows, counts, reference=reference).tobytes() == Mean()(rows, counts).tobytes()
+
+
+def test_one_client_moves_the_result_by_at_most_its_share_of_the_bound():
+    rows, reference = some_rows()
+    before = NormClipping(0.5)(rows, reference=reference).astype(np.float64)
+    rows[-1] = 1e30
+    after = NormClipping(0.5)(rows, reference=reference)
+    assert np.linalg.norm(after - before) <= 2 * 0.5 / 7 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("following", [Krum(1), MultiKrum(1), MultiKrum(2, m=3), Mean(), Krum(2, "byzfl")])
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_composition_equals_two_steps_on_rows_that_were_formed(following, with_reference):
+    for seed in range(8):
+        rows, reference = some_rows(seed)
+        base = reference if with_reference else np.zeros_like(reference)
+        formed = oracle.clipped(rows, base, 1.0).astype(np.float32)
+        found = NormClipping(1.0).then(following)(rows, reference=reference if with_reference else None)
+        np.testing.assert_allclose(found, following(formed), rtol=1e-6, atol=3e-6)
+
+
+def test_composition_needs_what_its_parts_need_and_prints_as_written():
+    rule = NormClipping(1.0).then(Krum(f=1))
+    assert rule.needs == {"norms", "gram"}
+    assert rule.uses_reference
+    assert not rule.uses_weights
+    assert repr(rule) == "NormClipping(max_norm=1.0).then(Krum(f=1, neighbors='paper'))"
+    assert rule == NormClipping(1.0).then(Krum(f=1))
+    with pytest.raises(RuleError, match="largest f for n=4 is 0"):
+        rule(np.ones((4, 3), np.float32))
+
+
+def test_clips_chain_and_the_smaller_bound_holds():
+    rows, reference = some_rows()
+    found = NormClipping(2.0).then(NormClipping(0.5).then(Mean()))(rows, reference=reference)
+    same = NormClipping(2.0).then(NormClipping(0.5)).then(Mean())(rows, reference=reference)
+    np.testing.assert_allclose(found, NormClipping(0.5)(rows, reference=reference), rtol=1e-5, atol=1e-5)
+    assert found.tobytes() == same.tobytes()
+
+
+def test_near_ties_between_clipped_rows_are_redone_and_go_to_the_lowest_row():
+    rows, reference = some_rows()
+    rows[4] = rows[1]
+    executor = RowExecutor.from_rows(rows, reference=reference, with_reference=True, backend=None, threads=1)
+    statistics = Statistics(executor)
+    rule = NormClipping(0.1).then(MultiKrum(2, m=1))
+    values = rule.coefficients(Geometry(statistics), None).values[:7]
+    formed = oracle.clipped(rows, reference, 0.1)
+    scores = oracle.krum_scores(formed, 2)
+    best = int(np.flatnonzero(values)[0])
+    assert scores[best] <= scores.min() * (1 + 1e-9)
+    assert best != 4
+
+
+def test_a_segmented_table_takes_a_flat_reference():
+    rows, reference = some_rows(d=60)
+    offsets = np.repeat(np.array([[0], [4 * 25]]), 7, axis=1)
+    table = RowTable(list(rows), offsets, np.array([25, 35]), "float32")
+    for rule in (NormClipping(1.0), NormClipping(1.0).then(Krum(1))):
+        assert rule(table, reference=reference).tobytes() == rule(rows, reference=reference).tobytes()
+        assert rule(table).tobytes() == rule(rows).tobytes()
+
+
+def test_the_callers_arrays_stay_as_they_are():
+    rows, reference = some_rows()
+    before = rows.copy(), reference.copy()
+    NormClipping(0.1).then(Krum(1))(rows, reference=reference)
+    assert rows.tobytes() == before[0].tobytes()
+    assert reference.tobytes() == before[1].tobytes()
+
+
+def test_torch_in_gives_torch_out():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    rows, reference = some_rows()
+    for given_reference in (reference, None):
+        expected = NormClipping(1.0)(rows, reference=given_reference)
+        as_tensor = None if given_reference is None else torch.from_numpy(given_reference)
+        found = NormClipping(1.0)(torch.from_numpy(rows), reference=as_tensor)
+        assert isinstance(found, torch.Tensor)
+        assert found.numpy().tobytes() == expected.tobytes()
+
+
+def test_a_reference_that_does_not_fit_is_refused():
+    rows, reference = some_rows()
+    with pytest.raises(LayoutError, match=r"float16, expected float32 .*convert"):
+        NormClipping(1.0)(rows, reference=reference.astype(np.float16))
+    with pytest.raises(LayoutError, match="59 columns, expected 60"):
+        NormClipping(1.0)(rows, reference=reference[1:])
+    assert Krum(1)(rows, reference=reference.astype(np.float16)).tobytes() == Krum(1)(rows).tobytes()
+
+
+@pytest.mark.parametrize("max_norm", [0, -1, np.inf, np.nan, "1", True])
+def test_the_bound_must_be_a_positive_number(max_norm):
+    with pytest.raises(RuleError, match="expected a finite number above 0"):
+        NormClipping(max_norm)

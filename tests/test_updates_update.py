@@ -1,0 +1,322 @@
+"""Update: tensors in, bytes and digests out, and every wrong argument named."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fedcore
+from fedcore.dtypes import BF16, bf16, bf16_bits
+from fedcore.errors import DTypeError, FormatError, LayoutError, WeightError
+from fedcore.updates import Layout, LoraPair, Update
+
+A, B = "base_model.model.h.q.lora_A.weight", "base_model.model.h.q.lora_B.weight"
+Q = "base_model.model.h.q"
+
+
+def factors(rank: int = 2, dtype: object = np.float32, module: str = Q) -> dict[str, np.ndarray]:
+    """A pair with d_in 3 and d_out 4."""
+    a = np.arange(rank * 3).reshape(rank, 3).astype(dtype)
+    return {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": np.ones((4, rank), dtype)}
+
+
+BITS = {
+    "float32": np.array([0, 0x80000000, 0x7F800000, 0xFFC12345, 1, 0x3F800001], np.uint32).view(np.float32),
+    "float16": np.array([0, 0x8000, 0x7C00, 0xFE01, 1, 0x3C01], np.uint16).view(np.float16),
+    "bfloat16": bf16(np.array([0, 0x8000, 0x7F80, 0xFFC1, 1, 0x3F81], np.uint16)),
+}
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (1, 6, 1), (3, 0), ()])
+def test_round_trip_bit_for_bit(dtype, shape):
+    array = BITS[dtype][: math.prod(shape)].reshape(shape)
+    update = Update.from_tensors({"x": array, "y": np.ones(1, np.float32)})
+    for same in (update, Update.from_bytes(update.to_bytes()), Update.from_bytes(memoryview(update.to_bytes()))):
+        assert same.tensors["x"].tobytes() == array.tobytes()
+        assert same.tensors["x"].shape == shape
+        assert same.layout.dtypes[same.layout.index["x"]] == dtype
+        assert same.digest() == update.digest()
+
+
+def test_everything_but_the_tensors_comes_back_too():
+    config = {"r": 2, "lora_alpha": 3, "peft_type": "LORA", "target_modules": {"z", "q"}}
+    update = Update.from_tensors(
+        factors(), num_examples=12, client_id='Zoë\n"7"', scaling={Q: 1.5}, base="base", adapter_config=config
+    )
+    same = Update.from_bytes(update.to_bytes())
+    for name in ("scaling", "num_examples", "client_id", "base", "adapter_config", "layout"):
+        assert getattr(same, name) == getattr(update, name), name
+    assert same.adapter_config["target_modules"] == ["q", "z"]
+    assert Update.from_bytes(Update.from_tensors({"x": np.ones(1, np.float32)}).to_bytes()).base is None
+
+
+def test_order_of_insertion_does_not_matter():
+    tensors = {**factors(), **factors(3, module="base_model.model.h.a"), "head.weight": np.ones(2, np.float16)}
+    scaling = {Q: 2.0, "base_model.model.h.a": 0.5}
+    one = Update.from_tensors(tensors, scaling=scaling)
+    other = Update.from_tensors(dict(reversed(tensors.items())), scaling=dict(reversed(scaling.items())))
+    assert one.to_bytes() == other.to_bytes()
+    assert one.digest() == other.digest()
+    assert one.layout == other.layout
+    assert one.layout.digest == other.layout.digest
+    assert list(other.tensors) == sorted(tensors) == list(other.layout.names)
+    assert list(other.modules) == sorted(scaling)
+
+
+def test_the_same_update_gives_the_same_bytes_in_another_process():
+    code = (
+        "import numpy as np, fedcore, hashlib;"
+        "u = fedcore.Update.from_tensors({'x': np.ones(3, np.float32)}, client_id='c', base='b',"
+        " adapter_config={'target_modules': {'a', 'b', 'c', 'd'}, 'peft_type': 'IA3'});"
+        "print(hashlib.sha256(u.to_bytes()).hexdigest())"
+    )
+    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(3)}
+    assert len(found) == 1
+
+
+def test_the_digest_is_of_content_and_not_of_the_sender():
+    update = Update.from_tensors(factors(), scaling={Q: 2.0}, client_id="a", num_examples=3)
+    assert update.digest() == Update.from_tensors(factors(), scaling={Q: 2.0}, client_id="b", base="x").digest()
+    changed = factors()
+    changed[B] = changed[B].copy()
+    changed[B][3, 1] = np.nextafter(np.float32(1), np.float32(2))
+    others = [
+        Update.from_tensors(changed, scaling={Q: 2.0}),
+        Update.from_tensors(factors(), scaling={Q: math.nextafter(2.0, 3)}),
+        Update.from_tensors(factors(dtype=np.float16), scaling={Q: 2.0}),
+        Update.from_tensors(factors(module=Q + "2"), scaling={Q + "2": 2.0}),
+    ]
+    assert len({update.digest(), *(other.digest() for other in others)}) == 5
+
+
+def test_an_update_is_a_copy_and_cannot_be_written():
+    array = np.ones(3, np.float32)
+    update = Update.from_tensors({"x": array})
+    array[0] = 7
+    assert update.tensors["x"].tolist() == [1, 1, 1]
+    data = bytearray(update.to_bytes())
+    for one in (update, Update.from_bytes(memoryview(data))):
+        with pytest.raises(ValueError, match="read-only"):
+            one.tensors["x"][0] = 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        update.client_id = "b"
+    assert dataclasses.replace(update, client_id="b").digest() == update.digest()
+
+
+def test_strides_byte_order_and_ml_dtypes():
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    update = Update.from_tensors({
+        "strided": values[::2, ::-1],
+        "big": values.astype(">f4"),
+        "ml": values.astype(ml_dtypes.bfloat16)[:, 1],
+        "ours": values.astype(ml_dtypes.bfloat16).view(BF16).T,
+    })  # fmt: skip
+    np.testing.assert_array_equal(update.tensors["strided"], values[::2, ::-1])
+    np.testing.assert_array_equal(update.tensors["big"], values)
+    assert bf16_bits(update.tensors["ml"]).tolist() == [0x3F80, 0x40A0, 0x4110]
+    assert update.tensors["ml"].dtype == BF16
+    assert bf16_bits(update.tensors["ours"])[1].tolist() == [0x3F80, 0x40A0, 0x4110]
+
+
+def test_torch_tensors():
+    torch = pytest.importorskip("torch", reason="torch is an optional dependency")
+    x = torch.arange(6, dtype=torch.float32).reshape(2, 3).requires_grad_()
+    update = Update.from_tensors({"x": x, "t": x.detach().T, "b": x.detach().bfloat16(), "h": x.detach().half()})
+    assert update.layout.dtypes == ("bfloat16", "float16", "float32", "float32")
+    assert update.tensors["t"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert bf16_bits(update.tensors["b"])[0].tolist() == [0, 0x3F80, 0x4000]
+    with torch.no_grad():
+        x.add_(1)
+    assert update.tensors["x"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    loaded = pytest.importorskip("safetensors.torch", reason="needs torch").load(update.to_bytes())
+    assert {name: tensor.dtype for name, tensor in loaded.items()} == {
+        "x": torch.float32, "t": torch.float32, "b": torch.bfloat16, "h": torch.float16,
+    }  # fmt: skip
+    assert torch.equal(loaded["b"], x.detach().sub(1).bfloat16())
+    for wrong, words in (
+        (torch.zeros(2, dtype=torch.float64), "'x': got torch.float64"),
+        (torch.zeros(2, dtype=torch.int64), "'x': got torch.int64"),
+        (torch.zeros(2, device="meta"), "'x': lies on meta, expected the CPU"),
+        (torch.zeros(2).to_sparse(), "'x': has layout torch.sparse_coo"),
+    ):
+        with pytest.raises(DTypeError, match=words):
+            Update.from_tensors({"x": wrong})
+
+
+def test_the_numpy_loader_of_the_library_reads_it():
+    update = Update.from_tensors({"x": BITS["float32"], "h": BITS["float16"]}, client_id="c")
+    loaded = safetensors.numpy.load(update.to_bytes())
+    assert {name: array.tobytes() for name, array in loaded.items()} == {
+        name: array.tobytes() for name, array in update.tensors.items()
+    }
+
+
+def test_pairs_and_dense():
+    embedding = "base_model.model.embed"
+    tensors = {
+        **factors(3),
+        f"{embedding}.lora_embedding_A": np.ones((2, 50), np.float32),
+        f"{embedding}.lora_embedding_B": np.ones((8, 2), np.float32),
+        "base_model.model.head.weight": np.ones((5, 8), np.float32),
+        "base_model.model.explora_A.weight": np.ones(1, np.float32),
+    }
+    update = Update.from_tensors(tensors, scaling={Q: 2, embedding: np.float32(0.5)})
+    assert update.modules == {
+        embedding: LoraPair(f"{embedding}.lora_embedding_A", f"{embedding}.lora_embedding_B", 2, 50, 8, 0.5),
+        Q: LoraPair(A, B, 3, 3, 4, 2.0),
+    }
+    assert update.dense == ("base_model.model.explora_A.weight", "base_model.model.head.weight")
+    assert all(type(scale) is float for scale in update.scaling.values())
+
+
+def test_a_full_model_is_dense():
+    update = Update.from_tensors({"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float16)})
+    assert (update.modules, update.dense, update.scaling) == ({}, ("b", "w"), {})
+
+
+ROW = np.ones(2, np.float32)
+MATRIX = np.ones((2, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error", "words"),
+    [
+        ({}, LayoutError, "got none"),
+        ({"x": np.ones(2)}, DTypeError, "'x': got float64, expected one of float32, float16, bfloat16"),
+        ({"x": [1, 2]}, DTypeError, "'x': got int64"),
+        ({"x": np.array(["a"])}, DTypeError, "'x': got <U1"),
+        ({"x": np.array([None])}, DTypeError, "'x': got object"),
+        ({"x": np.ones(2, np.complex64)}, DTypeError, "'x': got complex64"),
+        ({"__metadata__": ROW}, LayoutError, "'__metadata__': its name is reserved"),
+        ({"": ROW}, LayoutError, "reserved or empty"),
+        ({7: ROW}, LayoutError, "7: its name is of type int"),
+        ({"x" * 600: ROW}, LayoutError, "has 600 characters"),
+        ({"\udc00": ROW}, LayoutError, "lone surrogate"),
+        ({"m.lora_A.weight": MATRIX}, LayoutError, "'m.lora_A.weight': its partner 'm.lora_B.weight' is missing"),
+        ({"m.lora_B.weight": MATRIX}, LayoutError, "'m.lora_B.weight': its partner 'm.lora_A.weight' is missing"),
+        ({"m.lora_embedding_A": MATRIX, "m.lora_B.weight": MATRIX}, LayoutError, "its partner"),
+        ({"m.lora_A.weight": ROW, "m.lora_B.weight": MATRIX}, LayoutError, r"'m.lora_A.weight': got shape \(2,\)"),
+        (
+            {"m.lora_A.weight": MATRIX, "m.lora_B.weight": MATRIX[:, :1]},
+            LayoutError,
+            "'m.lora_B.weight': has rank 1 .* expected 2 like 'm.lora_A.weight'",
+        ),
+        (
+            {"m.lora_A.weight": MATRIX[:0], "m.lora_B.weight": MATRIX[:, :0]},
+            LayoutError,
+            r"'m.lora_A.weight': got shape \(0, 2\), expected a rank",
+        ),
+        ({"m.lora_A.weight": MATRIX, "m.lora_B.weight": MATRIX[:0]}, LayoutError, "'m.lora_B.weight': got shape"),
+        ({"m.lora_magnitude_vector": ROW}, LayoutError, "'m.lora_magnitude_vector': .*DoRA"),
+        ({"m.lora_magnitude_vector.weight": ROW}, LayoutError, "DoRA"),
+        ({"m.lora_B.bias": ROW}, LayoutError, "'m.lora_B.bias': .*lora_bias=False"),
+        ({"m.lora_E": ROW}, LayoutError, "'m.lora_E': .*AdaLoRA"),
+        ({"m.lora_new": ROW}, LayoutError, "'m.lora_new': lora_new is not supported"),
+        ({"lora_A.weight": MATRIX}, LayoutError, "expected <module>.lora_A.weight"),
+        (
+            {f"m.{x}": MATRIX for x in ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B")},
+            LayoutError,
+            "'m' already has the factor",
+        ),
+    ],
+)
+def test_every_wrong_tensor_is_named(tensors, error, words):
+    with pytest.raises(error, match=words) as caught:
+        Update.from_tensors(tensors, scaling={"m": 1.0} if any("lora" in str(name) for name in tensors) else None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"scaling": None}, LayoutError, f"module '{Q}': has no scale"),
+        ({"scaling": {}}, LayoutError, f"'{A}': its module has no scale"),
+        ({"scaling": {Q: 1.0, "n": 1.0}}, LayoutError, "module 'n' has no LoRA factors"),
+        ({"scaling": {Q: 0.0}}, LayoutError, f"got 0.0 for module '{Q}'"),
+        ({"scaling": {Q: math.nan}}, LayoutError, "got nan"),
+        ({"scaling": {Q: math.inf}}, LayoutError, "got inf"),
+        ({"scaling": {Q: "2"}}, LayoutError, "got '2'"),
+        ({"num_examples": 0}, WeightError, "num_examples: got 0"),
+        ({"num_examples": -1}, WeightError, "num_examples: got -1"),
+        ({"num_examples": 1.5}, WeightError, "num_examples: got 1.5"),
+        ({"num_examples": True}, WeightError, "num_examples: got True"),
+        ({"client_id": 7}, LayoutError, "client_id: got 7"),
+        ({"base": b"x"}, LayoutError, "base: got b'x'"),
+        ({"base": "\ud800"}, LayoutError, "base: got"),
+        ({"adapter_config": {"use_dora": True}}, LayoutError, "use_dora is not supported: DoRA"),
+        ({"adapter_config": {"lora_bias": True}}, LayoutError, "lora_bias is not supported"),
+        ({"adapter_config": {"target_parameters": ["w"]}}, LayoutError, "target_parameters is not supported"),
+        ({"adapter_config": {"peft_type": "ADALORA"}}, LayoutError, "got peft_type 'ADALORA', expected LORA"),
+        ({"adapter_config": {"r": math.nan}}, LayoutError, "adapter_config: not JSON"),
+        ({"adapter_config": {"r": object()}}, LayoutError, "adapter_config: not JSON"),
+        ({"scaling": None, "adapter_config": {"lora_alpha": 4}}, LayoutError, "got r None"),
+        ({"scaling": None, "adapter_config": {"r": 2}}, LayoutError, "got lora_alpha None"),
+        (
+            {"scaling": None, "adapter_config": {"r": 3, "lora_alpha": 4}},
+            LayoutError,
+            f"'{A}': has rank 2, adapter_config says 3",
+        ),
+    ],
+)
+def test_every_wrong_argument_is_named(arguments, error, words):
+    with pytest.raises(error, match=words) as caught:
+        Update.from_tensors(factors(), **({"scaling": {Q: 1.0}} | arguments))
+    assert "\n" not in str(caught.value)
+
+
+def test_from_bytes_names_the_message_and_the_tensor():
+    data = safetensors.numpy.save({"m.lora_A.weight": MATRIX})
+    with pytest.raises(FormatError, match=r"round 3, client 7: tensor 'm.lora_A.weight': its partner"):
+        Update.from_bytes(data, source="round 3, client 7")
+    with pytest.raises(FormatError, match="m: got memoryview .*contiguous bytes"):
+        Update.from_bytes(memoryview(bytes(64))[::2], source="m")
+
+
+def test_layout():
+    layout = Layout.from_entries([("b", (2, 3), "float32"), ("a", (), "bfloat16")])
+    assert (layout.names, layout.sizes.tolist(), layout.nbytes.tolist()) == (("a", "b"), [1, 6], [2, 24])
+    assert layout.select(["b"]) == Layout(("b",), ((2, 3),), ("float32",))
+    with pytest.raises(LayoutError, match="'c': not among the 2 tensors"):
+        layout.select(["c"])
+    with pytest.raises(LayoutError, match="'a': given twice"):
+        Layout.from_entries([("a", (), "float32")] * 2)
+    assert layout.difference(layout.select(["a", "b"])) is None
+    assert len({layout.digest, layout.select(["a"]).digest, layout.select(["b"]).digest}) == 3
+
+
+@given(st.dictionaries(
+    st.text(min_size=1, max_size=8).filter(lambda s: "lora_" not in s),
+    st.tuples(st.sampled_from(["float32", "float16", "bfloat16"]), st.lists(st.integers(0, 3), max_size=3)),
+    min_size=1, max_size=6,
+))  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_any_tensors_come_back(specification):
+    tensors = {
+        name: np.resize(BITS[dtype], math.prod(shape)).reshape(shape) for name, (dtype, shape) in specification.items()
+    }
+    update = Update.from_bytes(Update.from_tensors(tensors).to_bytes())
+    assert list(update.tensors) == sorted(tensors)
+    for name, array in tensors.items():
+        assert update.tensors[name].tobytes() == array.tobytes()
+        assert update.tensors[name].shape == array.shape
+    safetensors.deserialize(update.to_bytes())
+
+
+def test_the_metadata_is_json_under_one_key():
+    update = Update.from_tensors({"x": ROW}, client_id="c", num_examples=3, base="b")
+    data = update.to_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert header["__metadata__"]["format"] == "pt"
+    assert json.loads(header["__metadata__"]["fedcore"]) == {
+        "version": 1, "client_id": "c", "num_examples": 3, "base": "b", "scaling": {}, "adapter_config": {},
+    }  # fmt: skip
+    assert fedcore.Update is Update
