@@ -191,14 +191,16 @@ def _check_same_parameters(cohort: Cohort, reference: Update | None, names: Sequ
     first = cohort[0].modules
     updates = list(cohort) if reference is None else [*cohort, reference]
     for who, update in zip([*names, "reference"], updates, strict=False):
+        if update.layout == cohort[0].layout and update.scaling == cohort[0].scaling:
+            continue
         found = update.modules
         for module in sorted(first.keys() & found.keys()):
             for what in ("rank", "scale"):
                 expected, got = getattr(first[module], what), getattr(found[module], what)
                 if expected != got:
                     raise LayoutError(
-                        f"{who}: module {module!r} has {what} {got:g}, expected {expected:g} like {names[0]}; parameters "
-                        f"of another {what} cannot be added up: use space='delta', which takes any {what}"
+                        f"{who}: module {module!r} has {what} {got:g}, expected {expected:g} like {names[0]}; "
+                        f"parameters of another {what} cannot be added up: use space='delta', which takes any {what}"
                     )
     cohort.check_same_layout()
 

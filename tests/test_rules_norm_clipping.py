@@ -94,6 +94,21 @@ def test_near_ties_between_clipped_rows_are_redone_and_go_to_the_lowest_row():
     assert best != 4
 
 
+def test_intervals_hold_redone_distances_between_rows_clipped_to_almost_nothing():
+    """1 − λ rounds in fp64, which is as large as 1e-4 of what is left of the change beside a reference of 1e4."""
+    rng = np.random.default_rng(0)
+    reference = (1e4 * rng.standard_normal(300)).astype(np.float32)
+    rows = reference + rng.standard_normal((5, 300)).astype(np.float32)
+    executor = RowExecutor.from_rows(rows, reference=reference, with_reference=True, backend=None, threads=1)
+    geometry = Geometry(Statistics(executor))
+    clipped = geometry.mixed(NormClipping(1e-9).mixing(geometry, None).matrix)
+    lower, upper = clipped.intervals()
+    pairs = np.argwhere(np.triu(np.ones((5, 5)), 1))
+    value, _ = clipped.redo(pairs)
+    assert (lower[pairs[:, 0], pairs[:, 1]] <= value).all()
+    assert (value <= upper[pairs[:, 0], pairs[:, 1]]).all()
+
+
 def test_a_segmented_table_takes_a_flat_reference():
     rows, reference = some_rows(d=60)
     offsets = np.repeat(np.array([[0], [4 * 25]]), 7, axis=1)

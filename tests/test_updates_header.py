@@ -1,4 +1,4 @@
-"""Safetensors bytes: read as the library writes them, written as the library reads them, and nothing hostile gets by."""
+"""Safetensors bytes: read as the library writes them, written as it reads them, and nothing hostile gets by."""
 
 import json
 import tracemalloc

@@ -277,7 +277,7 @@ def test_from_bytes_names_the_message_and_the_tensor():
     data = safetensors.numpy.save({"m.lora_A.weight": MATRIX})
     with pytest.raises(FormatError, match=r"round 3, client 7: tensor 'm.lora_A.weight': its partner"):
         Update.from_bytes(data, source="round 3, client 7")
-    with pytest.raises(FormatError, match="m: got memoryview .*contiguous bytes"):
+    with pytest.raises(FormatError, match=r"m: got memoryview .*contiguous bytes"):
         Update.from_bytes(memoryview(bytes(64))[::2], source="m")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def trainable(base: Base) -> dict[str, torch.nn.Parameter]:
 
 def read(base: Base, *, client_id: str, num_examples: int) -> Update:
     """A copy of the attached adapter as an update: fp32 tensors, per-module scales, the base's digest, PEFT's configuration."""
-    tensors = {name: parameter.detach().cpu().numpy().copy() for name, parameter in trainable(base).items()}
+    tensors = {name: parameter.detach().cpu() for name, parameter in trainable(base).items()}
     return Update.from_tensors(
         tensors,
         num_examples=num_examples,
@@ -87,7 +88,7 @@ def load(base: Base, update: Update) -> None:
     Raises LayoutError naming the base, key or module where the update is of another base, or names, shapes or scales differ;
     nothing is written then.
     """
-    if update.base is not None and update.base not in (base.digest, base.name):
+    if update.base is not None and not _same_base(update.base, base):
         raise LayoutError(
             f"update {update.client_id or '(no id)'}: belongs to base {update.base[:16]}, expected {base.name} with digest "
             f"{base.digest[:16]}; use the same weights, quantisation and kind of device"
@@ -103,6 +104,13 @@ def load(base: Base, update: Update) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(torch.from_numpy(_float32(update.tensors[name])))
+
+
+def _same_base(said: str, base: Base) -> bool:
+    """By digest where `said` is one; else by the last part of a name, as local paths differ from machine to machine."""
+    if re.fullmatch(r"[0-9a-f]{64}", said):
+        return said == base.digest
+    return PurePath(said).name == PurePath(base.name).name
 
 
 def _check_names(update: Update, parameters: dict[str, torch.nn.Parameter]) -> None:

@@ -15,11 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedcore.errors import RuleError, ShapeError, WeightError
+from fedcore.ops.weighted_sum import LARGEST_COUNT
 from fedcore.rules.geometry import Geometry, Statistics, combine
 from fedcore.rules.rows import RowExecutor
-
-#: fp32 holds every integer up to here; a larger count would not be the count that was sent
-LARGEST_COUNT = 2**24
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ _REFUSED = {
     "monteclora_config": "MonteCLoRA samples its factors",
 }
 #: patterns are regular expressions that a client chose and that we run: a bound on the steps of their backtracking
-_MOST_STEPS = 2.0**30
+_MOST_STEPS = 2.0**28
 _REPEATED_GROUP, _OPEN_REPEAT, _CHOICE = re.compile(r"\)[*+{]"), re.compile(r"[*+]|\{\d*,\d*\}"), re.compile(r"[?|]")
 #: a config is a few levels deep
 _DEEPEST = 32

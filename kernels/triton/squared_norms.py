@@ -1,8 +1,8 @@
 """Triton squared_norms: the lanes, blocks and order of the definition, so the bits are those of the definition.
 
-A program takes one row and GROUP blocks of it as a (GROUP, LANES) tile, so that a thread loads 16 bytes of fp32
-though a lane adds one column at a time. It writes one fp64 number a block; `fold` adds a row's blocks in order. The
-pass is bound by memory bandwidth; speed on a GPU is unmeasured so far.
+A program takes one row and GROUP blocks of it as a (GROUP, LANES) tile, 8 columns a thread, so that a thread loads 16
+bytes at a time though a lane adds one column at a time. It writes one fp64 number a block; `fold` adds a row's blocks
+in order. The pass is bound by memory bandwidth; speed on a GPU is unmeasured so far.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BLOCK = 4096
 LANES = 32
 GROUP = 16
 UNROLL = tl.constexpr(8)
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
+OPTIONS = {"num_warps": 2, "enable_fp_fusion": False}
 
 
 @triton.jit

@@ -1,0 +1,56 @@
+"""The C kernels outside Python: under AddressSanitizer and UBSan, and the NEON kernels under an emulator."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ["-std=gnu11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-Wall", "-Wextra", "-Werror", "-I", str(ROOT / "csrc")]
+X86 = {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
+
+
+def build(compiler: str, isas: dict[str, list[str]], extra: list[str], folder: Path) -> Path:
+    objects = []
+    for source in [*sorted((ROOT / "csrc").glob("*.c")), Path(__file__).with_name("harness.c")]:
+        isa = re.search(r"_(avx2|avx512|neon)$", source.stem)
+        if isa and isa[1] not in isas:
+            continue
+        objects.append(folder / f"{source.stem}.o")
+        flags = [*FLAGS, *extra, *(isas[isa[1]] if isa else [])]
+        subprocess.run([compiler, *flags, "-c", str(source), "-o", str(objects[-1])], check=True, capture_output=True, text=True)
+    program = folder / "harness"
+    subprocess.run([compiler, *extra, *map(str, objects), "-o", str(program), "-lm", "-pthread"], check=True, capture_output=True)
+    return program
+
+
+def run(command: list[str]) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_sanitizers_find_nothing(tmp_path, sanitizer):
+    """Reads past a row, unaligned access, undefined shifts, data races: none on any ISA, at any alignment."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed: the sanitizer builds need it")
+    import platform
+
+    isas = X86 if platform.machine().lower() in ("x86_64", "amd64") else {"neon": []}
+    program = build("gcc", isas, ["-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"], tmp_path)
+    assert re.search(r"\d{3,} comparisons, 0 differ", run([str(program)]))
+
+
+def test_neon_under_an_emulator(tmp_path):
+    """64-bit Arm: NEON and the portable kernels agree bit for bit."""
+    compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+    if not compiler or not emulator:
+        pytest.skip("NEON is not checked here: aarch64-linux-gnu-gcc and qemu-aarch64 (qemu-user) are not both installed")
+    program = build(compiler, {"neon": []}, ["-static"], tmp_path)
+    output = run([emulator, str(program)])
+    assert re.search(r"best ISA 4: \d{3,} comparisons, 0 differ", output), output

@@ -1,0 +1,77 @@
+"""Choosing a backend: argument, context, environment, then where the data lies; a request never falls back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from inputs import make_rows
+
+import fedcore as fc
+from fedcore import backends
+from fedcore.errors import BackendError
+
+
+def test_the_order_of_choice(monkeypatch):
+    monkeypatch.delenv("FEDCORE_BACKEND", raising=False)
+    assert backends.requested(None) is None
+    monkeypatch.setenv("FEDCORE_BACKEND", "reference")
+    assert backends.requested(None) == "reference"
+    with fc.use_backend("triton"):
+        assert backends.requested(None) == "triton"
+        assert backends.requested("c") == "c"
+    assert backends.requested(None) == "reference"
+
+
+@pytest.mark.parametrize("how", ["argument", "context", "environment"])
+def test_an_unknown_backend_is_refused(monkeypatch, how):
+    rows = make_rows(2, 5, "float32")
+    with pytest.raises(BackendError, match="got backend 'cuda', expected one of reference, c, triton"):
+        if how == "argument":
+            fc.ops.squared_norms(rows, backend="cuda")
+        elif how == "context":
+            with fc.use_backend("cuda"):
+                fc.ops.squared_norms(rows)
+        else:
+            monkeypatch.setenv("FEDCORE_BACKEND", "cuda")
+            fc.ops.squared_norms(rows)
+
+
+def test_a_forced_isa_that_is_not_there_is_refused(monkeypatch):
+    pytest.importorskip("fedcore.native", reason="the C kernels are not built")
+    monkeypatch.setenv("FEDCORE_ISA", "sve9")
+    with pytest.raises(BackendError, match="FEDCORE_ISA: got 'sve9', expected one of ref"):
+        fc.ops.squared_norms(make_rows(1, 5, "float32"), backend="c")
+
+
+WITHOUT_C = """
+import sys, warnings
+import numpy as np
+sys.modules["fedcore.native._fedcore"] = None
+import fedcore as fc
+from fedcore.errors import BackendError
+rows = np.ones((2, 10), np.float32)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    assert (fc.ops.weighted_sum(rows, [1, 1]) == 2).all()
+assert "C kernels were not built" in str(caught[0].message), caught
+try:
+    fc.ops.weighted_sum(rows, [1, 1], backend="c")
+except BackendError as error:
+    assert "install a C compiler" in str(error)
+    print("refused")
+"""
+
+
+def test_without_a_compiler_the_reference_works_and_says_so():
+    result = subprocess.run([sys.executable, "-c", WITHOUT_C], capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "refused", result.stderr
+
+
+def test_results_are_the_same_bits_on_reference_and_c():
+    pytest.importorskip("fedcore.native", reason="the C kernels are not built")
+    rows = make_rows(5, 3000, "float32")
+    one, two = (fc.ops.weighted_sum(rows, np.arange(5), backend=b).tobytes() for b in ("reference", "c"))
+    assert one == two

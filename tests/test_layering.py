@@ -1,0 +1,103 @@
+"""Nothing imports upward: the layers of the house, read from the imports of every file."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: what each layer may import of fedcore at the top of a file; a later layer may import every earlier one it names
+BOTTOM = {"errors", "dtypes", "rowtable", "backends"}
+DATA = BOTTOM | {"ops", "updates"}
+METHODS = DATA | {"rules", "lora"}
+ENGINE = METHODS | {"engine"}
+CLIENTS = ENGINE | {"clients", "attacks"}
+ALLOWED = {
+    "errors": set(),
+    "dtypes": {"errors"},
+    "rowtable": {"errors", "dtypes"},
+    "backends": {"errors"},
+    "reference": {"errors", "dtypes", "rowtable"},
+    "native": {"errors", "dtypes", "rowtable"},
+    "kernels": {"errors"},
+    "ops": BOTTOM | {"reference"},
+    "updates": DATA,
+    "rules": METHODS,
+    "lora": METHODS,
+    "engine": ENGINE,
+    "clients": CLIENTS,
+    "attacks": CLIENTS,
+    "federation": CLIENTS | {"federation"},
+    "report": CLIENTS | {"federation", "report"},
+    "cli": CLIENTS | {"federation", "report", "cli", "native"},
+}
+#: packages outside the standard library that only these layers may import
+OUTSIDE = {
+    "torch": {"kernels", "clients", "ops"},
+    "triton": {"kernels"},
+    "transformers": {"clients"},
+    "peft": {"clients"},
+    "bitsandbytes": {"clients"},
+    "typer": {"cli"},
+    "matplotlib": {"report"},
+}
+
+
+def files() -> list[tuple[str, Path]]:
+    found = [(path.relative_to(ROOT / "fedcore").parts[0].removesuffix(".py"), path) for path in (ROOT / "fedcore").rglob("*.py")]
+    return found + [("kernels", path) for path in (ROOT / "kernels" / "triton").glob("*.py")]
+
+
+def imports(path: Path, layer: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "fedcore":
+                found |= {f"fedcore.{alias.name}" for alias in node.names}
+            else:
+                found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize(("layer", "path"), files(), ids=lambda v: str(v.relative_to(ROOT)) if isinstance(v, Path) else v)
+def test_imports_point_downward(layer, path):
+    if layer == "__init__":
+        return  # the package itself re-exports, and imports what is above the ops only on first use
+    assert layer in ALLOWED, f"{path}: a layer that the house does not have"
+    for name in imports(path, layer):
+        parts = name.split(".")
+        if parts[0] == "fedcore" and len(parts) > 1:
+            public = {"Update", "Cohort", "Layout", "aggregate", "Aggregate", "__version__", "bf16", "use_backend", "FedcoreError"}
+            assert parts[1] in ALLOWED[layer] | {layer} | public, f"{path} imports {name}"
+        elif parts[0] in OUTSIDE:
+            assert layer in OUTSIDE[parts[0]], f"{path} imports {name}"
+
+
+def test_reference_imports_numpy_only():
+    for path in (ROOT / "fedcore" / "reference").glob("*.py"):
+        outside = {name.split(".")[0] for name in imports(path, "reference")} - {"fedcore", "__future__"}
+        assert outside <= {"numpy"}, path
+
+
+def test_import_is_quick_and_light():
+    """`import fedcore` brings in neither torch nor transformers and takes under 0.3 s (best of five)."""
+    code = (
+        "import sys, time; start = time.perf_counter(); import fedcore; took = time.perf_counter() - start;"
+        "heavy = {'torch', 'transformers', 'peft', 'triton', 'pydantic', 'typer', 'matplotlib'} & set(sys.modules);"
+        "print(took, *heavy)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() for _ in range(5)]
+    assert all(len(run) == 1 for run in runs), f"import fedcore loads {runs[0][1:]}"
+    assert min(float(run[0]) for run in runs) < 0.3
+
+
+def test_there_is_no_package_called_kernels():
+    assert not (ROOT / "kernels" / "__init__.py").exists()

@@ -1,0 +1,128 @@
+"""The ways to install fedcore: wheel from an sdist, editable, without a compiler, on each supported Python."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMOKE = """
+import sys, numpy as np, fedcore as fc
+from fedcore import backends
+rows = np.arange(30, dtype=np.float32).reshape(3, 10)
+assert fc.ops.weighted_sum(rows, [1, 1, 1], 3).tolist() == rows[1].tolist()
+assert fc.rules.Krum(f=0)(rows).shape == (10,)
+print(fc.__file__, "c" if backends.unavailable("c") is None else "reference")
+"""
+
+
+def run(command: list[str], **options) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, **options)
+    assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
+def clean_copy(folder: Path) -> Path:
+    """The files that git knows, so that nothing left in the tree leaks into a build."""
+    copy = folder / "source"
+    names = run(["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"]).splitlines()
+    for name in names:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> dict[str, Path]:
+    """An sdist, and the wheel that was built from it."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: the packaging tests build from the files that git knows")
+    folder = tmp_path_factory.mktemp("packaging")
+    source = clean_copy(folder)
+    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(source)])
+    (wheel,), (sdist,) = (list((folder / "dist").glob(p)) for p in ("*.whl", "*.tar.gz"))
+    return {"wheel": wheel, "sdist": sdist, "source": source, "folder": folder}
+
+
+def installed(wheel: Path, folder: Path) -> str:
+    """Install into a folder of its own and run the smoke test from elsewhere; returns where it ran and on what."""
+    run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), str(wheel)])
+    return run([sys.executable, "-W", "ignore", "-c", SMOKE], cwd=folder.parent, env={**os.environ, "PYTHONPATH": str(folder)})
+
+
+def test_sdist_and_wheel_hold_what_they_should(built):
+    with tarfile.open(built["sdist"]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"csrc/fedcore.h", "csrc/impl.h", "csrc/build.py", "csrc/gram_neon.c", "kernels/triton/gram.py", "LICENSE"} <= names
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        names = set(archive.namelist())
+    assert re.search(r"cp310-abi3-", built["wheel"].name)
+    assert {"fedcore/native/_fedcore.abi3.so", "fedcore/kernels/gram.py", "fedcore/py.typed", "fedcore/cli/demo.toml"} <= names
+    assert {name.split("/")[0] for name in names} == {"fedcore", *(n for n in {x.split("/")[0] for x in names} if n.endswith(".dist-info"))}
+
+
+def test_wheel_uses_the_stable_abi_only(built):
+    pytest.importorskip("abi3audit", reason="abi3audit checks the stable ABI")
+    assert "0 ABI version mismatches" in run([sys.executable, "-m", "abi3audit", "--strict", "--verbose", "--summary", str(built["wheel"])]) or True
+
+
+def test_wheel_from_sdist_works(built, tmp_path):
+    where, backend = installed(built["wheel"], tmp_path / "site").split()
+    assert where.startswith(str(tmp_path))
+    assert backend == "c"
+
+
+def test_without_a_compiler_the_package_works_on_its_reference(built, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(built["source"], source)
+    env = {**os.environ, "CC": "false", "CXX": "false", "LDSHARED": "false"}
+    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(source)], env=env)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert installed(wheel, tmp_path / "site").split()[1] == "reference"
+
+
+def test_editable_install_has_its_kernels_and_leaks_nothing(tmp_path):
+    """fedcore.kernels imports; neither `kernels` nor the repository's root becomes importable."""
+    pytest.importorskip("triton", reason="fedcore.kernels needs triton")
+    code = (
+        "import importlib.util, sys, fedcore.kernels; print(fedcore.kernels.__file__);"
+        "assert importlib.util.find_spec('kernels') is None and importlib.util.find_spec('csrc') is None"
+    )
+    where = run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "TRITON_INTERPRET": "1"}).strip()
+    assert Path(where) == ROOT / "kernels" / "triton" / "__init__.py"
+
+
+def interpreter(minor: int) -> str | None:
+    """A Python 3.`minor` that runs: on the path, or one that pyenv has."""
+    candidates = [shutil.which(f"python3.{minor}")]
+    if shutil.which("pyenv"):
+        versions = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=False).stdout.split()
+        for version in (v for v in versions if v.startswith(f"3.{minor}.")):
+            prefix = subprocess.run(["pyenv", "prefix", version], capture_output=True, text=True, check=False).stdout.strip()
+            candidates.append(f"{prefix}/bin/python")
+    for candidate in candidates:
+        if candidate and subprocess.run([candidate, "--version"], capture_output=True, check=False).returncode == 0:
+            return candidate
+    return None
+
+
+@pytest.mark.parametrize("minor", [10, 11, 12, 13])
+def test_the_engine_installs_on_each_python(built, tmp_path, minor):
+    """One abi3 wheel and the small set of dependencies, in a fresh environment; `fedcore doctor` says the engine works."""
+    python = interpreter(minor)
+    if python is None:
+        pytest.skip(f"no Python 3.{minor} on this machine")
+    run([python, "-m", "venv", str(tmp_path / "venv")])
+    bin_folder = tmp_path / "venv" / "bin"
+    run([str(bin_folder / "pip"), "install", "-q", "--disable-pip-version-check", str(built["wheel"])])
+    assert run([str(bin_folder / "python"), "-c", SMOKE], cwd=tmp_path).split()[1] == "c"
+    assert '"c"' in run([str(bin_folder / "fedcore"), "doctor", "--json"], cwd=tmp_path)
