@@ -17,9 +17,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The peers pin old versions of shared packages, so they get an environment of their own.
 bench: $(READY)
-	$(BIN)/pip install -q -c constraints.txt "flwr>=1.41,<1.42" "nvflare>=2.9,<2.10"
-	$(BIN)/python benchmarks/run.py
+	test -x .venv-bench/bin/fedcore || { $(PYTHON) -m venv .venv-bench && \
+	  .venv-bench/bin/pip install -q --disable-pip-version-check torch==2.13.0 pytest hypothesis -e ".[bench]"; }
+	.venv-bench/bin/python benchmarks/run.py
 
 wheel: $(READY)
 	$(BIN)/python -m build --outdir dist .

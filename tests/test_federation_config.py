@@ -106,7 +106,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
     [
         (sections.Adapter, client_settings.AdapterSettings, set()),
         (sections.Training, client_settings.TrainingSettings, set()),
-        (sections.Pretrain, client_settings.PretrainingSettings, {"silos"}),
+        (sections.Pretrain, client_settings.PretrainingSettings, {"silos", "label"}),
     ],
 )
 def test_sections_have_the_fields_that_clients_take(section, settings, besides):

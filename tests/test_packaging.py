@@ -67,12 +67,14 @@ def test_sdist_and_wheel_hold_what_they_should(built):
         names = set(archive.namelist())
     assert re.search(r"cp310-abi3-", built["wheel"].name)
     assert {"fedcore/native/_fedcore.abi3.so", "fedcore/kernels/gram.py", "fedcore/py.typed", "fedcore/cli/demo.toml"} <= names
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fedcore").rglob("*.py")}
+    assert modules <= names, "a package is missing from pyproject.toml"
     assert {name.split("/")[0] for name in names} == {"fedcore", *(n for n in {x.split("/")[0] for x in names} if n.endswith(".dist-info"))}
 
 
 def test_wheel_uses_the_stable_abi_only(built):
     pytest.importorskip("abi3audit", reason="abi3audit checks the stable ABI")
-    assert "0 ABI version mismatches" in run([sys.executable, "-m", "abi3audit", "--strict", "--verbose", "--summary", str(built["wheel"])]) or True
+    run([sys.executable, "-m", "abi3audit", "--strict", str(built["wheel"])])
 
 
 def test_wheel_from_sdist_works(built, tmp_path):

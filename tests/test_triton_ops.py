@@ -205,7 +205,7 @@ class TestSquaredNorms:
         compare_squared_norms(make_rows(2, 300, "float16", device), make_rows(1, 300, center_dtype, device, seed=9)[0])
 
     def test_a_difference_is_not_fused_into_its_square(self, device):
-        """d = fp64(1) − fp64(2⁻⁴⁰·x) has 53 bits, so round(d·d) + s and fma(d, d, s) differ in some lane."""
+        """Differences of some 46 bits, whose squares are inexact: a fused multiply-add would give other bits."""
         rng = np.random.default_rng(5)
         tensors = [place(1.0 + rng.integers(1, 1 << 20, 4096) * 2.0**-20, "float32", device)]
         compare_squared_norms(tensors, place(rng.normal(size=4096) * 2.0**-20, "float32", device))

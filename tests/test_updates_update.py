@@ -290,7 +290,14 @@ def test_layout():
     with pytest.raises(LayoutError, match="'a': given twice"):
         Layout.from_entries([("a", (), "float32")] * 2)
     assert layout.difference(layout.select(["a", "b"])) is None
-    assert len({layout.digest, layout.select(["a"]).digest, layout.select(["b"]).digest}) == 3
+    others = [
+        Layout(("b", "a"), layout.shapes, layout.dtypes),
+        Layout(layout.names, ((), (3, 2)), layout.dtypes),
+        Layout(layout.names, layout.shapes, ("float16", "float32")),
+        layout.select(["a"]),
+    ]
+    assert len({one.digest for one in (layout, *others)}) == 5
+    assert layout.digest == Layout.from_entries([("a", (), "bfloat16"), ("b", (2, 3), "float32")]).digest
 
 
 @given(st.dictionaries(

@@ -30,6 +30,7 @@ def aggregate(
     json: Json = False,
 ) -> None:
     """Aggregate any PEFT LoRA directories into one; say who counted with what coefficient."""
+    from fedcore.backends import BACKENDS
     from fedcore.engine import aggregate as combine
     from fedcore.federation.rule_names import make_rule
     from fedcore.updates import Cohort, Update
@@ -40,6 +41,8 @@ def aggregate(
     chosen = make_rule(rule, {name: value for name, value in given.items() if value is not None})
     _one_of("--space", space, ("delta", "parameters"))
     _one_of("--on-nonfinite", on_nonfinite, ("raise", "exclude"))
+    if backend is not None:
+        _one_of("--backend", backend, BACKENDS)
     by_directory = _weights(weights, directories)
     start = time.perf_counter()
     with only_results_on_stdout():

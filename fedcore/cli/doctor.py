@@ -83,8 +83,9 @@ def _engine() -> str | None:
 def _kernels() -> dict[str, Any]:
     """The instruction set that the C kernels use, what else could be forced, and how many threads."""
     from fedcore import native
+    from fedcore.ops.rows import thread_count
 
-    return {"isa": native.isa_selected(), "available": list(native.isa_available()), "threads": native.default_threads()}
+    return {"isa": native.isa_selected(), "available": list(native.isa_available()), "threads": thread_count(None)}
 
 
 def _gpus() -> list[str]:

@@ -28,14 +28,16 @@ class Run(Section):
 
 
 class Pretrain(Section):
-    """[model.pretrain]: make a small base model from the training texts (DiLoCo over silos), cached for the next run."""
+    """[model.pretrain]: make a small base model from texts of this run (DiLoCo over silos), cached for the next run."""
+
+    label: str | None = Field(None, description="texts with this label make the base and go to no client; all texts if absent")
 
     vocabulary: int = Field(1024, ge=300, description="byte-level BPE tokens")
     hidden: int = Field(128, ge=64, multiple_of=64, description="model width; NF4 wants a multiple of 64")
     layers: PositiveInt = Field(2, description="decoder layers")
     heads: PositiveInt = Field(4, description="attention heads; divides hidden")
     intermediate: int = Field(320, ge=64, multiple_of=64, description="width of the feed-forward layer; a multiple of 64")
-    silos: PositiveInt = Field(4, description="silos of the pre-training; labels are dealt to them in order")
+    silos: PositiveInt = Field(4, description="silos of the pre-training; labels are dealt to them, or texts where there is one label")
     rounds: PositiveInt = Field(10, description="outer steps")
     local_steps: PositiveInt = Field(20, description="inner AdamW steps of each silo per round")
     batch_size: PositiveInt = Field(16, description="sequences per step")

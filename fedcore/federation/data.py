@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,10 +32,10 @@ class Client:
 
 @dataclass(frozen=True)
 class Texts:
-    """The data of a run. `training` is what [model.pretrain] may read: the clients' texts, never the held-out ones."""
+    """The data of a run. `public` is what [model.pretrain] reads: never a held-out text."""
 
     clients: tuple[Client, ...]
-    training: tuple[Document, ...]
+    public: tuple[Document, ...]
     held_out: tuple[str, ...]
     questions: tuple[Question, ...]
 
@@ -47,7 +48,8 @@ def load_texts(config: Config) -> Texts:
     from fedcore.clients.corpus import split
 
     seed, settings = config.run.seed, config.data
-    training, held_out = split(_documents(config), settings.held_out, seed)
+    public, documents = _public(_documents(config), config.model.pretrain and config.model.pretrain.label)
+    training, held_out = split(documents, settings.held_out, seed)
     held_out = [held_out[i] for i in np.random.default_rng([seed, 0x68656C64]).permutation(len(held_out))]
     shares = partition([d.label for d in training], config.partition, seed)
     clients = []
@@ -55,16 +57,24 @@ def load_texts(config: Config) -> Texts:
         own = [training[i] for i in share.indices]
         clients.append(Client(share.client_id, tuple(d.text for d in own), dict(sorted(Counter(d.label for d in own).items()))))
     limited = held_out[: settings.held_out_limit]
-    return Texts(tuple(clients), tuple(training), tuple(d.text for d in limited), tuple(_questions(config, held_out)))
+    return Texts(tuple(clients), tuple(public or training), tuple(d.text for d in limited), tuple(_questions(config, held_out)))
+
+
+def _public(documents: list[Document], label: str | None) -> tuple[list[Document], list[Document]]:
+    """(texts that make the base, texts of the federation). Raises ConfigError if one of them would be empty."""
+    public = [document for document in documents if document.label == label] if label is not None else []
+    rest = [document for document in documents if label is None or document.label != label]
+    if (label is not None and not public) or not rest:
+        known = ", ".join(sorted({document.label for document in documents}))
+        raise ConfigError(f"model.pretrain.label: got {label!r}, expected one of several labels of the texts; they have {known}")
+    return public, rest
 
 
 def _documents(config: Config) -> list[Document]:
     """Every text with its label. The label comes from partition.column; Python's documentation brings its own."""
     source = config.data.source
     if source == "python-documentation":
-        from fedcore.clients.corpus import python_documentation
-
-        return python_documentation()
+        return _python_documentation()
     column = config.partition.column
     if config.partition.kind != "iid" and column is None:
         raise ConfigError(f"partition.column: missing; kind = {config.partition.kind!r} needs the column with the labels")
@@ -75,6 +85,19 @@ def _documents(config: Config) -> list[Document]:
     if len(documents) < 2:
         raise FormatError(f"{source}: got {len(documents)} texts, expected at least 2; check data.text and the file")
     return documents
+
+
+def _python_documentation() -> list[Document]:
+    """Python's documentation, the language reference under a label of its own: prose that docstrings do not resemble."""
+    from pydoc_data.topics import topics
+
+    from fedcore.clients.corpus import python_documentation
+
+    lines = {line.strip() for topic in topics.values() for line in topic.splitlines()}
+    return [
+        dataclasses.replace(document, label="reference") if document.text.partition("\n")[0].strip() in lines else document
+        for document in python_documentation()
+    ]
 
 
 def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:

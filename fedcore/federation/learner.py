@@ -97,20 +97,21 @@ def built_in_base(config: Config, texts: Texts, progress: Progress) -> Path:
     from fedcore.clients.settings import PretrainingSettings
 
     assert config.model.pretrain is not None
-    fields = config.model.pretrain.model_dump()
+    fields = config.model.pretrain.model_dump(exclude={"label"})
     silos = silos_of(texts, fields.pop("silos"))
-    key = text_digest([repr(sorted(fields.items())), str(config.run.seed), *(t for s in silos.values() for t in s)])
+    key = text_digest([repr(sorted(fields.items())), config.run.seed, *(t for name in silos for t in (name, *silos[name]))])
     directory = cache_folder() / f"base-{key[:16]}"
     directory.parent.mkdir(parents=True, exist_ok=True)
     return make_base(directory, silos, PretrainingSettings(**fields), config.run.seed, progress)
 
 
 def silos_of(texts: Texts, count: int) -> dict[str, list[str]]:
-    """Training texts by silo: labels are dealt to at most `count` silos in sorted order."""
-    labels = sorted({document.label for document in texts.training})
+    """Public texts by silo: labels in sorted order are dealt to at most `count` silos; texts are, where there is one label."""
+    labels = sorted({document.label for document in texts.public})
     silos: dict[str, list[str]] = {}
-    for document in texts.training:
-        silos.setdefault(f"silo-{labels.index(document.label) % count}", []).append(document.text)
+    for position, document in enumerate(texts.public):
+        place = labels.index(document.label) if len(labels) > 1 else position
+        silos.setdefault(f"silo-{place % count}", []).append(document.text)
     return dict(sorted(silos.items()))
 
 

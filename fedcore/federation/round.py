@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from fedcore.federation.journal import Receipt
 from fedcore.federation.learner import Learner, Progress
 from fedcore.federation.rule_names import make_rule
 from fedcore.updates import Cohort, Update
+
+if TYPE_CHECKING:
+    from fedcore.clients.settings import Metrics
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,7 @@ def run_round(federation: Federation, arm: Arm, number: int, broadcast: Update) 
         {
             "arm": arm.name,
             "round": number,
-            "loss": metrics.loss,
-            "perplexity": metrics.perplexity,
-            "accuracy": metrics.accuracy,
+            **scores(metrics),
             "bytes_up": sum(receipt.size for receipt in receipts.values()),
             "bytes_down": len(federation.clients) * len(broadcast.to_bytes()),
             "seconds": clock.seconds,
@@ -96,6 +98,12 @@ def run_round(federation: Federation, arm: Arm, number: int, broadcast: Update) 
     )
     federation.progress(arm.name, number * len(federation.clients), total(federation), round=number, loss=metrics.loss)
     return adapter
+
+
+def scores(metrics: Metrics) -> dict[str, float | None]:
+    """Loss, perplexity and accuracy for a line of JSON, which knows no NaN or Inf: a model that was ruined has None."""
+    values = {"loss": metrics.loss, "perplexity": metrics.perplexity, "accuracy": metrics.accuracy}
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
 
 
 def total(federation: Federation) -> int:
@@ -137,17 +145,17 @@ def combine(federation: Federation, arm: Arm, receipts: dict[str, Receipt], broa
         weights=np.ones(len(cohort), np.float32) if settings.weights == "equal" else None,
         on_nonfinite=settings.on_nonfinite,
     )
-    return result, change_norms(cohort, broadcast)
+    counted = Cohort(update for update in cohort if update.client_id not in result.excluded)
+    return result, change_norms(counted, broadcast)
 
 
 def change_norms(cohort: Cohort, broadcast: Update) -> dict[str, float]:
-    """Euclidean norm of each client's parameters minus the broadcast ones; a client that sent NaN or Inf is left out."""
+    """Euclidean norm of each client's parameters minus the broadcast ones."""
     reference = Cohort([broadcast])
     squares = np.zeros(len(cohort))
     for (_, rows), (_, center) in zip(cohort.tables(), reference.tables(), strict=True):
         squares += ops.squared_norms(rows, center=center.columns(0, 0, center.d))
-    norms = np.sqrt(squares)
-    return {client: float(norm) for client, norm in zip(cohort.client_ids, norms, strict=True) if np.isfinite(norm)}
+    return dict(zip(cohort.client_ids, np.sqrt(squares).tolist(), strict=True))
 
 
 def ledger_entry(

@@ -11,7 +11,7 @@ from fedcore.federation.data import Texts, load_texts
 from fedcore.federation.folder import RunFolder, refuse_existing
 from fedcore.federation.learner import Learner, Progress, QLoRALearner, text_digest
 from fedcore.federation.machine import machine, versions
-from fedcore.federation.round import Clock, Federation, client_seed, run_round
+from fedcore.federation.round import Clock, Federation, client_seed, run_round, scores
 from fedcore.updates import Update
 
 #: the rows of the table that are not arms
@@ -120,9 +120,7 @@ def _alone(name: str, number: int, metrics: Any, clock: Clock) -> dict[str, Any]
     return {
         "arm": name,
         "round": number,
-        "loss": metrics.loss,
-        "perplexity": metrics.perplexity,
-        "accuracy": metrics.accuracy,
+        **scores(metrics),
         "bytes_up": 0,
         "bytes_down": 0,
         "seconds": clock.seconds,

@@ -71,7 +71,7 @@ def _summary(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]]
         f"on the base model {facts['base_name']} (SHA-256 {facts['base'][:12]}…). Begun {facts['started']}."
     )
     shown = {row.name: row for row in rows(metrics)} if metrics else {}
-    outcome = ", ".join(f"{row.name} {row.loss:.3f}" for row in shown.values())
+    outcome = ", ".join(f"{row.name} {row.loss:.3f}" for row in shown.values() if row.loss is not None)
     text = f"<p>{escape(ran)}</p>"
     return text + (f'<p class="soft">Held-out loss in nats per token: {escape(outcome)}.</p>' if outcome else "")
 

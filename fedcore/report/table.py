@@ -19,11 +19,11 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. loss in nats per token; accuracy of likelihood ranking; bytes and seconds over the whole run."""
+    """One line of the table. loss in nats per token, None where it is not finite; accuracy of likelihood ranking; bytes and seconds over the whole run."""
 
     name: str
-    loss: float
-    perplexity: float
+    loss: float | None
+    perplexity: float | None
     accuracy: float | None
     bytes_up: int
     bytes_down: int
@@ -35,8 +35,8 @@ class Row:
 #: heading, field, how it is written
 _COLUMNS = (
     ("", "name", str),
-    ("held-out loss", "loss", "{:.3f}".format),
-    ("perplexity", "perplexity", lambda value: f"{value:.1f}" if value < 1e5 else f"{value:.1e}"),
+    ("held-out loss", "loss", lambda value: "not finite" if value is None else f"{value:.3f}"),
+    ("perplexity", "perplexity", lambda value: "∞" if value is None else f"{value:.1f}" if value < 1e5 else f"{value:.1e}"),
     ("ranking accuracy", "accuracy", lambda value: "–" if value is None else f"{100 * value:.1f} %"),
     ("bytes up", "bytes_up", lambda value: size(value) if value else "–"),
     ("bytes down", "bytes_down", lambda value: size(value) if value else "–"),
@@ -55,8 +55,7 @@ def rows(metrics: Sequence[dict[str, Any]]) -> list[Row]:
 def _row(name: str, lines: list[dict[str, Any]]) -> Row:
     alone = [line for line in lines if "client" in line]
     last = alone or [max(lines, key=lambda line: line["round"])]
-    loss = sum(line["loss"] for line in last) / len(last)
-    accuracies = [line["accuracy"] for line in last if line["accuracy"] is not None]
+    loss, accuracy = _mean([line["loss"] for line in last]), _mean([line["accuracy"] for line in last])
 
     def spent(phase: str) -> float:
         return sum(line["seconds"].get(phase, 0.0) for line in lines)
@@ -64,14 +63,20 @@ def _row(name: str, lines: list[dict[str, Any]]) -> Row:
     return Row(
         name=name,
         loss=loss,
-        perplexity=math.exp(loss) if alone else last[0]["perplexity"],
-        accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
+        perplexity=last[0]["perplexity"] if not alone else math.exp(loss) if loss is not None and loss < 700 else None,
+        accuracy=accuracy,
         bytes_up=sum(line["bytes_up"] for line in lines),
         bytes_down=sum(line["bytes_down"] for line in lines),
         training=spent("training"),
         aggregation=spent("aggregation"),
         evaluation=spent("evaluation"),
     )
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """None as soon as one value is not there: a mean over some clients would flatter."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def as_json(table: Sequence[Row]) -> list[dict[str, Any]]:

@@ -1,0 +1,56 @@
+"""What other frameworks do with the same inputs. Each function returns a callable that does one aggregation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def flower_messages(rows: list[np.ndarray], counts: list[int]) -> list:
+    """Flower RecordDicts as they arrive: an ArrayRecord whose Array holds .npy bytes, and a MetricRecord with the count."""
+    from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+
+    return [
+        RecordDict({"arrays": ArrayRecord({"w": Array(row)}), "metrics": MetricRecord({"num-examples": count})})
+        for row, count in zip(rows, counts, strict=True)
+    ]
+
+
+def flower(messages: list) -> Callable[[], object]:
+    """flwr.serverapp.strategy.strategy_utils.aggregate_arrayrecords, what FedAvg calls."""
+    from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+
+    return lambda: aggregate_arrayrecords(messages, "num-examples")
+
+
+def fedcore_from_flower_bytes(messages: list, out: np.ndarray, threads: int) -> Callable[[], object]:
+    """fedcore on the same message bytes: the .npy header is parsed, the data is read where it lies."""
+    import fedcore as fc
+
+    def row(message) -> np.ndarray:
+        data = next(iter(message.array_records.values()))["w"].data
+        length = int.from_bytes(data[8:10], "little")  # .npy format version 1: magic (6), version (2), header length (2)
+        return np.frombuffer(data, np.float32, offset=10 + length)
+
+    def work() -> object:
+        counts = [next(iter(m.metric_records.values()))["num-examples"] for m in messages]
+        return fc.ops.weighted_sum([row(m) for m in messages], counts, sum(counts), out=out, threads=threads)
+
+    return work
+
+
+def nvflare(rows: list[np.ndarray], counts: list[int]) -> Callable[[], object]:
+    """nvflare's WeightedAggregationHelper over one torch tensor a client."""
+    import torch
+    from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedAggregationHelper
+
+    tensors = [torch.from_numpy(row) for row in rows]
+
+    def work() -> object:
+        helper = WeightedAggregationHelper()
+        for i, (tensor, count) in enumerate(zip(tensors, counts, strict=True)):
+            helper.add({"w": tensor}, count, f"client-{i}", 0)
+        return helper.get_result()
+
+    return work

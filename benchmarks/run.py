@@ -1,0 +1,15 @@
+"""Run every benchmark, one after the other and alone, then write the README's table from their result files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+NAMES = ("weighted_sum", "squared_norms", "gram", "lora_cohort")
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or NAMES:
+        subprocess.run([sys.executable, str(HERE / f"bench_{name}.py")], check=True)
+    subprocess.run([sys.executable, str(HERE / "table.py")], check=True)

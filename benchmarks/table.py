@@ -1,0 +1,113 @@
+"""Writes the README's measured table from the result files; nothing in it is typed by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- measured: written by benchmarks/table.py -->", "<!-- end of measured -->"
+Row = tuple[str, str, str, str]
+
+
+def load(name: str) -> dict:
+    return json.loads((HERE / "results" / f"{name}.json").read_text())
+
+
+def weighted_sum_rows() -> list[Row]:
+    results, rows = load("weighted_sum")["results"], []
+    for shape, entry in results.items():
+        if not isinstance(entry, dict):
+            continue
+        if shape.startswith("peers"):
+            seconds = {name: times["median"] for name, times in entry.items()}
+            flower = seconds["Flower aggregate_arrayrecords, from message bytes"] / seconds["fedcore, from message bytes"]
+            nvflare = seconds["NVFlare WeightedAggregationHelper"] / seconds["fedcore, from arrays"]
+            rows.append(("weighted mean, 10 × 40M fp32, from Flower's message bytes", f"{flower:.1f}× Flower", "10×", "weighted_sum"))
+            rows.append(("weighted mean, 10 × 40M fp32, one buffer a client", f"{nvflare:.1f}× NVFlare's helper", "2.5×", "weighted_sum"))
+            continue
+        goal = "0.75" if "bfloat16" in shape else "0.80"
+        ours = entry["fedcore"]
+        rows.append((f"weighted_sum, {shape}", f"{ours['of roof']:.2f} of the roof ({ours['GB/s']:.1f} GB/s)", goal, "weighted_sum"))
+        if "numpy.matmul, ready matrix" in entry:
+            ratio = entry["numpy.matmul, ready matrix"]["median"] / ours["median"]
+            rows.append((f"the same, against np.matmul on a ready matrix, {shape}", f"{ratio:.2f}×", "1.0×", "weighted_sum"))
+    return rows
+
+
+def squared_norms_rows() -> list[Row]:
+    results = load("squared_norms")["results"]
+    return [
+        (f"squared_norms, {shape}", f"{e['fedcore']['of roof']:.2f} of the roof ({e['fedcore']['GB/s']:.1f} GB/s)", "–", "squared_norms")
+        for shape, e in results.items()
+        if isinstance(e, dict)
+    ]
+
+
+def gram_rows() -> list[Row]:
+    results = load("gram")["results"]
+    rows = [
+        (f"gram, {shape.removeprefix('speed, ')}", f"{e['fedcore']['times torch']:.2f}× torch X @ X.T", "2.0×" if "100 x" in shape else "–", "gram")
+        for shape, e in results.items()
+        if shape.startswith("speed")
+    ]
+    for shape, e in results.items():
+        if shape.startswith("relative error"):
+            for name, value in e.items():
+                goal = "1e-6" if name == "fedcore, honest centre" else "1" if "bound" in name else "–"
+                rows.append((f"{shape}: {name}", f"{value:.1e}", goal, "gram"))
+    return rows
+
+
+def lora_rows() -> list[Row]:
+    results = load("lora_cohort")["results"]
+    mean = results["mean, bf16 rows"]["fedcore"]
+    name = f"mean of {results['clients']} LoRA adapters, {results['tensors']} tensors, {results['parameters'] / 1e6:.0f}M parameters, bf16, from files"
+    table = results["microseconds of Python per tensor and client, pointer table"]
+    return [
+        (name, f"{mean['of roof']:.2f} of the roof ({mean['GB/s']:.1f} GB/s)", "0.70", "lora_cohort"),
+        ("Python per tensor and client, once headers are read", f"{table:.3f} µs", "0.5 µs", "lora_cohort"),
+    ]
+
+
+def demo_rows() -> list[Row]:
+    path = HERE / "results" / "demo.json"
+    if not path.exists():
+        return []
+    results = load("demo")["results"]
+    return [
+        ("`fedcore demo`, wall time, nothing cached", f"{results['wall_seconds']:.0f} s", "180 s", "demo"),
+        ("`fedcore demo`, peak memory", f"{results['peak_bytes'] / 1e9:.2f} GB", "4 GB", "demo"),
+        ("aggregation's share of the demo's wall time", f"{100 * results['aggregation_share']:.2f} %", "5 %", "demo"),
+        ("`import fedcore`", f"{results['import_seconds']:.3f} s", "0.3 s", "demo"),
+    ]
+
+
+def table() -> str:
+    record = load("weighted_sum")
+    rows = [*weighted_sum_rows(), *squared_norms_rows(), *gram_rows(), *lora_rows(), *demo_rows()]
+    machine = record["machine"]
+    lines = [BEGIN, "| what | measured | goal | file in benchmarks/results |", "|---|---|---|---|"]
+    lines += [f"| {what} | {measured} | {goal} | {source}.json |" for what, measured, goal, source in rows]
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    lines += [
+        "",
+        f"Taken on {record['date']}: {machine['cpu']} (family-model-stepping {machine['family_model_stepping']}), "
+        f"{machine['cores']} cores, {machine['isa']}, {machine['system']}; {versions}. Medians of 11 alternations with the roof, "
+        "a plain multi-stream read of the same rows by the same threads in the same run. The command is in each file; `make bench` takes them all again.",
+        END,
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    text = README.read_text()
+    if BEGIN not in text or END not in text:
+        sys.exit(f"README.md: got no lines {BEGIN!r} and {END!r}, expected both; put them where the table belongs")
+    README.write_text(text[: text.index(BEGIN)] + table() + text[text.index(END) + len(END) :])
+
+
+if __name__ == "__main__":
+    main()

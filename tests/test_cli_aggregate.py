@@ -1,0 +1,189 @@
+"""`fedcore aggregate`: directories in, one out; every bad input one line, a non-zero exit and nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcore.cli import main
+from fedcore.updates import Update
+
+MODULE = "base_model.model.layer"
+A, B = f"{MODULE}.lora_A.weight", f"{MODULE}.lora_B.weight"
+
+
+def adapter(folder: Path, name: str, shift: float = 0.0, rank: int = 2, base: str = "the-base", examples: int = 1) -> Path:
+    """A PEFT directory whose B is that of all others plus a shift."""
+    generator = np.random.default_rng(0)
+    tensors = {A: generator.normal(size=(rank, 8)), B: generator.normal(size=(6, rank)) + shift}
+    update = Update.from_tensors(
+        {key: value.astype(np.float32) for key, value in tensors.items()},
+        scaling={MODULE: 2.0},
+        base=base,
+        num_examples=examples,
+        client_id=name,
+        adapter_config={
+            "peft_type": "LORA",
+            "r": rank,
+            "lora_alpha": 2 * rank,
+            "target_modules": ["layer"],
+            "base_model_name_or_path": base,
+        },
+    )
+    update.to_peft(folder / name)
+    return folder / name
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> list[str]:
+    """Four that agree, with 1 to 4 examples, and one far away."""
+    shifts = [0.0, 0.01, 0.02, 0.03, 50.0]
+    return [str(adapter(tmp_path, f"a{i}", shift, examples=i + 1)) for i, shift in enumerate(shifts)]
+
+
+def run(*arguments: object) -> int:
+    return main(["aggregate", *map(str, arguments)])
+
+
+def shift_of(directory: Path) -> float:
+    """How far the result's Δ is from the first adapter's, in units of B's shift."""
+    update = Update.from_peft(directory)
+    delta = update.tensors[B].astype(float) @ update.tensors[A]
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(size=(2, 8)), generator.normal(size=(6, 2))
+    return float(np.linalg.norm(delta - b @ a) / np.linalg.norm(np.ones((6, 2)) @ a))
+
+
+def test_mean_weighs_by_examples_unless_told(five, tmp_path, capsys):
+    assert run(*five[:4], "-o", tmp_path / "counts") == 0
+    assert shift_of(tmp_path / "counts") == pytest.approx((0.01 * 2 + 0.02 * 3 + 0.03 * 4) / 10, rel=1e-4)
+    assert run(*five[:4], "-o", tmp_path / "even", "--weights", "1,1,1,1") == 0
+    assert shift_of(tmp_path / "even") == pytest.approx(0.015, rel=1e-4)
+
+
+def test_weights_follow_the_order_of_the_directories(five, tmp_path):
+    assert run(*reversed(five[:3]), "-o", tmp_path / "out", "--weights", "7,2,1") == 0
+    assert shift_of(tmp_path / "out") == pytest.approx((0.02 * 7 + 0.01 * 2) / 10, rel=1e-4)
+
+
+def test_krum_says_who_counted_and_json_is_one_object(five, tmp_path, capsys):
+    assert run(*five, "-o", tmp_path / "out", "--rule", "krum", "--f", 1, "--json") == 0
+    shown = capsys.readouterr()
+    said = json.loads(shown.out)
+    assert sum(value != 0 for value in said["coefficients"].values()) == 1
+    assert said["coefficients"][five[4]] == 0
+    assert said["digest"] == Update.from_peft(tmp_path / "out").digest()
+    assert shift_of(tmp_path / "out") < 0.04
+
+
+def test_the_table_names_every_adapter(five, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(*five, "-o", tmp_path / "out", "--rule", "multi_krum", "--f", 1, "--m", 2) == 0
+    shown = capsys.readouterr().out
+    assert all(path in shown for path in five)
+    assert shown.count("not selected") == 3
+
+
+@pytest.mark.parametrize("space", ["delta", "parameters"])
+def test_norm_clipping_takes_its_norm_and_a_reference(five, tmp_path, space):
+    options = ("--rule", "norm_clipping", "--max-norm", 0.05, "--space", space, "--reference", five[0])
+    assert run(*five, "-o", tmp_path / "out", *options) == 0
+    assert shift_of(tmp_path / "out") < 0.1
+    assert run(*five, "-o", tmp_path / "wild", "--space", space) == 0
+    assert shift_of(tmp_path / "wild") > 10
+
+
+def refused(capsys, folder: Path, *arguments: object) -> str:
+    """The one line of a refusal; nothing was written."""
+    before = sorted(folder.rglob("*"))
+    code = run(*arguments)
+    shown = capsys.readouterr()
+    assert code != 0
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert len(lines) == 1, shown.err
+    assert lines[0].startswith("fedcore: error: ")
+    assert sorted(folder.rglob("*")) == before
+    return lines[0]
+
+
+def truncate(path: str) -> None:
+    file = Path(path) / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def lose_weights(path: str) -> None:
+    (Path(path) / "adapter_model.safetensors").unlink()
+
+
+def lose_config(path: str) -> None:
+    (Path(path) / "adapter_config.json").unlink()
+
+
+def poison(path: str) -> None:
+    """NaN in the last value of the file."""
+    file = Path(path) / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + np.float32(np.nan).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(truncate, "a1"), (lose_weights, "adapter_model.safetensors"), (lose_config, "adapter_config.json"), (poison, "a1")],
+)
+def test_a_damaged_adapter_is_named(five, tmp_path, capsys, damage, said):
+    damage(five[1])
+    assert said in refused(capsys, tmp_path, *five, "-o", tmp_path / "out")
+
+
+def test_a_poisoned_adapter_can_be_left_out(five, tmp_path, capsys):
+    poison(five[1])
+    assert run(*five, "-o", tmp_path / "out", "--on-nonfinite", "exclude", "--json") == 0
+    assert list(json.loads(capsys.readouterr().out)["excluded"]) == [five[1]]
+
+
+def test_adapters_that_do_not_fit_together(five, tmp_path, capsys):
+    other = adapter(tmp_path, "other-base", base="another")
+    assert "another" in refused(capsys, tmp_path, five[0], other, "-o", tmp_path / "out")
+    ranks = adapter(tmp_path, "rank-3", rank=3)
+    assert "rank" in refused(capsys, tmp_path, five[0], ranks, "-o", tmp_path / "out", "--space", "parameters")
+    assert "two updates" in refused(capsys, tmp_path, five[0], five[0], "-o", tmp_path / "out")
+
+
+def test_mixed_ranks_are_fine_in_delta_space(five, tmp_path):
+    assert run(five[0], adapter(tmp_path, "rank-3", rank=3), "-o", tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--rule", "krumm"], "did you mean 'krum'?"),
+        (["--rule", "krum"], "krum: parameter 'f' is missing"),
+        (["--rule", "mean", "--f", 1], "mean: parameter 'f' is not known; it takes none"),
+        (["--rule", "krum", "--f", 2], "the largest f for n=5 is 1"),
+        (["--rule", "krum", "--f", -1], "f=-1"),
+        (["--weights", "1,2"], "--weights: got 2 numbers for 5 directories"),
+        (["--weights", "1,2,x,4,5"], "--weights: got '1,2,x,4,5'"),
+        (["--weights", "0,0,0,0,0"], "weight"),
+        (["--weights", "1,1,-1,1,1"], "a2"),
+        (["--weights", "1,1,inf,1,1"], "a2"),
+        (["--weights", "1,1,nan,1,1"], "a2"),
+        (["--space", "gamma"], "--space"),
+        (["--reference", "nowhere"], "nowhere"),
+        (["--backend", "cobol"], "cobol"),
+    ],
+)
+def test_a_bad_option_is_named(five, tmp_path, capsys, options, said):
+    assert said in refused(capsys, tmp_path, *five, "-o", tmp_path / "out", *options)
+
+
+def test_no_directory_at_all_and_one_that_is_missing(tmp_path, capsys):
+    assert "DIR" in refused(capsys, tmp_path, "-o", tmp_path / "out")
+    assert "gone: no such directory" in refused(capsys, tmp_path, tmp_path / "gone", "-o", tmp_path / "out")
+
+
+def test_an_existing_output_is_refused_first(five, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    assert "already exists" in refused(capsys, tmp_path, tmp_path / "gone", "-o", tmp_path / "out")

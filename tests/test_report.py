@@ -1,0 +1,161 @@
+"""The table, the plots and the page: right figures, one file, nothing from outside, everything escaped."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+
+import fake_learner as fake
+import pytest
+
+from fedcore.federation.folder import RunFolder
+from fedcore.federation.simulation import run_arms
+from fedcore.report import plots, table
+from fedcore.report.html import page, write_report
+
+
+def line(arm: str, number: int, loss: float | None, **more) -> dict:
+    seconds = {"training": 2.0, "journal": 0.1, "aggregation": 0.5, "evaluation": 1.0}
+    perplexity = math.exp(loss) if loss is not None else None
+    known = {"arm": arm, "round": number, "loss": loss, "perplexity": perplexity, "accuracy": 0.25, "bytes_up": 1000}
+    return known | {"bytes_down": 2000, "seconds": seconds} | more
+
+
+METRICS = [
+    line("base", 0, 5.0, bytes_up=0, bytes_down=0),
+    line("local-only", 2, 4.0, client="a", bytes_up=0, bytes_down=0),
+    line("local-only", 2, 4.4, client="b", bytes_up=0, bytes_down=0),
+    line("first", 1, 4.5),
+    line("first", 2, 3.5),
+    line("ruined", 1, 9.0),
+    line("ruined", 2, None),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> RunFolder:
+    path = tmp_path_factory.mktemp("report") / "a <b>run & more"
+    return run_arms(fake.config(), fake.texts(), fake.FakeLearner(), path, resume=False)
+
+
+def test_rows_take_the_last_round_and_add_up_bytes_and_seconds():
+    base, local, first, ruined = table.rows(METRICS)
+    assert (base.name, base.loss, base.bytes_up) == ("base", 5.0, 0)
+    assert local.loss == pytest.approx(4.2)
+    assert local.perplexity == pytest.approx(math.exp(4.2))
+    assert local.training == 4.0
+    assert (first.loss, first.bytes_up, first.bytes_down) == (3.5, 2000, 4000)
+    assert (first.training, first.aggregation, first.evaluation) == (4.0, 1.0, 2.0)
+    assert ruined.loss is None
+
+
+def test_terminal_json_and_page_show_the_same_rows():
+    from rich.console import Console
+
+    made = table.rows(METRICS)
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table.as_rich(made, "title"))
+    terminal, page_table = console.export_text(), table.as_html(made)
+    for row, data in zip(made, table.as_json(made), strict=True):
+        assert data["name"] == row.name
+        for shown in (row.name, "not finite" if row.loss is None else f"{row.loss:.3f}"):
+            assert shown in terminal
+            assert shown in page_table
+    assert "<caption>" in page_table
+    assert page_table.count('scope="row"') == 4
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (3e13, "30.0 TB")])
+def test_sizes(count, shown):
+    assert table.size(count) == shown
+
+
+def test_plots_are_svg_that_is_the_same_each_time_and_say_what_they_show(folder):
+    metrics, ledger = folder.metrics.entries, folder.ledger.entries
+    made = [
+        plots.curves(metrics, "loss", "Held-out loss", "nats per token"),
+        plots.coefficients(ledger),
+        plots.norms(ledger),
+        plots.time_by_phase(metrics),
+        plots.traffic(metrics),
+        plots.data_by_client(folder.facts["clients"]),
+    ]
+    for svg, alternative in made:
+        assert ElementTree.fromstring(svg).tag.endswith("svg")
+        assert len(alternative) > 30
+    assert plots.coefficients(ledger) == made[1]
+    assert "krum: client-4 never counted" in made[1][1] or "client-4" in made[1][1]
+    for text in ("client-0", "(poisoned)", "krum"):
+        assert text in made[1][0]
+
+
+def test_a_ruined_arm_does_not_break_the_plots():
+    svg, said = plots.curves(METRICS, "loss", "Held-out loss", "nats per token")
+    assert "ruined 9.000" in said
+    assert "<svg" in svg
+
+
+class Reader(HTMLParser):
+    """Collects tags, image texts and whatever the page would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.loads, self.tags = [], [], [], set()
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.add(tag)
+        self.loads += [values[key] for key in ("src", "href", "srcset", "action") if key in values]
+        if tag == "img":
+            self.images.append(values)
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_whole_file_that_needs_nothing_else(folder):
+    text = write_report(folder).read_text()
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    assert "script" not in reader.tags
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in reader.loads)
+    assert len(reader.images) >= 6
+    for image in reader.images:
+        assert image["alt"].strip()
+        svg = b64decode(image["src"].partition(",")[2]).decode()
+        # names of namespaces aside, nothing is fetched
+        assert not re.search(r'(href|src)="(?!#|data:)', svg)
+    assert "@import" not in text
+    assert "url(" not in text
+    assert list(folder.path.glob(".report*")) == []
+
+
+def test_everything_from_the_run_is_escaped(folder):
+    text = page(folder)
+    assert "<b>run" not in text
+    assert "a &lt;b&gt;run &amp; more" in text
+
+
+def test_the_page_has_table_ledger_configuration_and_machine(folder):
+    text = page(folder)
+    for entry in folder.ledger.entries:
+        assert entry["output"][:16] in text
+    for heading in ("Results", "Who counted", "Time and traffic", "Ledger", "Configuration", "Machine and versions"):
+        assert f"<h2>{heading}</h2>" in text
+    assert "not selected" in text
+    assert "[[arms]]" in text
+
+
+def test_an_unfinished_run_has_a_report_too(folder, tmp_path: Path):
+    path = tmp_path / "begun"
+    path.mkdir()
+    for name in ("config.toml", "run.json"):
+        (path / name).write_bytes((folder.path / name).read_bytes())
+    assert "No round has finished yet." in page(RunFolder.read(path))
