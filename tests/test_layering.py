@@ -38,7 +38,7 @@ ALLOWED = {
 }
 #: packages outside the standard library that only these layers may import
 OUTSIDE = {
-    "torch": {"kernels", "clients", "ops"},
+    "torch": {"kernels", "clients", "ops", "rules", "updates", "cli"},  # all but kernels and clients: on request
     "triton": {"kernels"},
     "transformers": {"clients"},
     "peft": {"clients"},
