@@ -5,18 +5,22 @@
 
 #include "impl.h"
 
+enum { PANEL_BYTES = 512 << 10, MOST_PACKED = 8 };
+
 typedef struct {
     const fc_rows *x, *center;
     const fc_kernels *kernels;
     double *out;
     int64_t panels, padded, chunks, next;
+    int threads;
+    int64_t packed; /* blocks packed at a time: as long a read of each row as the second-level cache has room for */
     fc_turn *turn;
     int failed;
 } job;
 
 typedef struct {
     double *sum;      /* (padded, padded) of the current chunk */
-    float *panel;     /* panels of the current block */
+    float *panel;     /* panels of `packed` blocks: [block][panel][column][row] */
     float *center;    /* the block's center as fp32 */
     double *scale;    /* (padded): 2^e that each row of the block was divided by */
     char *gathered;   /* FC_GRAM_PANEL blocks of rows that cross pieces */
@@ -32,13 +36,13 @@ static void release(space *s) {
     free(s->center_raw);
 }
 
-static int reserve(space *s, int64_t padded) {
+static int reserve(space *s, int64_t padded, int64_t packed) {
     s->sum = fc_alloc((size_t)(padded * padded) * sizeof *s->sum);
-    s->panel = fc_alloc((size_t)(padded * FC_GRAM_BLOCK) * sizeof *s->panel);
-    s->center = fc_alloc(FC_GRAM_BLOCK * sizeof *s->center);
-    s->scale = fc_alloc((size_t)padded * sizeof *s->scale);
-    s->gathered = fc_alloc(FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float));
-    s->center_raw = fc_alloc(FC_GRAM_BLOCK * sizeof(float));
+    s->panel = fc_alloc((size_t)(packed * padded * FC_GRAM_BLOCK) * sizeof *s->panel);
+    s->center = fc_alloc((size_t)packed * FC_GRAM_BLOCK * sizeof *s->center);
+    s->scale = fc_alloc((size_t)(packed * padded) * sizeof *s->scale);
+    s->gathered = fc_alloc((size_t)packed * FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float));
+    s->center_raw = fc_alloc((size_t)packed * FC_GRAM_BLOCK * sizeof(float));
     return s->sum && s->panel && s->center && s->scale && s->gathered && s->center_raw;
 }
 
@@ -61,12 +65,13 @@ static double rescale(float *panel, const void *row, const float *center, int64_
     return ldexp(1.0, exponent);
 }
 
-/* Pack all rows of one block. Returns 1 if any row was rescaled. */
-static int pack_block(const job *j, space *s, int64_t start, int64_t length) {
+/* Pack `length` <= packed blocks of columns of all rows. Sets rescaled[b] where block b holds a row that was rescaled. */
+static void pack_blocks(const job *j, space *s, int64_t start, int64_t length, int *rescaled) {
     const fc_rows *x = j->x;
     const uint32_t small = fc_bits(0x1p-40f), large = fc_bits(0x1p40f);
+    const int size = fc_itemsize(x->dtype);
     const float *center = NULL;
-    int rescaled = 0;
+    memset(rescaled, 0, (size_t)j->packed * sizeof *rescaled);
     if (j->center) {
         const void *raw = fc_gather(j->center, 0, start, length, s->center_raw);
         j->kernels->to_f32[j->center->dtype](raw, length, s->center);
@@ -74,37 +79,62 @@ static int pack_block(const job *j, space *s, int64_t start, int64_t length) {
     }
     for (int64_t p = 0; p < j->panels; p++) {
         const void *rows[FC_GRAM_PANEL];
-        uint32_t peak[FC_GRAM_PANEL];
         const int count = (int)fc_min(FC_GRAM_PANEL, x->rows - p * FC_GRAM_PANEL);
-        float *panel = s->panel + p * FC_GRAM_PANEL * FC_GRAM_BLOCK;
         for (int r = 0; r < count; r++)
-            rows[r] = fc_gather(x, p * FC_GRAM_PANEL + r, start, length, s->gathered + r * FC_GRAM_BLOCK * (int)sizeof(float));
-        j->kernels->gram_pack[x->dtype](rows, count, center, length, panel);
-        j->kernels->gram_peak(panel, length, peak);
-        for (int r = 0; r < FC_GRAM_PANEL; r++) {
-            double *scale = s->scale + p * FC_GRAM_PANEL + r;
-            *scale = 1.0;
-            if (peak[r] && (peak[r] < small || peak[r] > large)) {
-                *scale = rescale(panel + r, rows[r], center, length, x->dtype);
-                rescaled = 1;
+            rows[r] = fc_gather(x, p * FC_GRAM_PANEL + r, start, length,
+                                s->gathered + r * j->packed * FC_GRAM_BLOCK * (int)sizeof(float));
+        for (int64_t b = 0, done = 0; done < length; b++, done += FC_GRAM_BLOCK) {
+            const int64_t columns = fc_min(FC_GRAM_BLOCK, length - done);
+            const float *middle = center ? center + done : NULL;
+            float *panel = s->panel + (b * j->panels + p) * FC_GRAM_PANEL * FC_GRAM_BLOCK;
+            double *scale = s->scale + b * j->padded + p * FC_GRAM_PANEL;
+            uint32_t peak[FC_GRAM_PANEL];
+            j->kernels->gram_pack[x->dtype](rows, count, middle, columns, panel);
+            j->kernels->gram_peak(panel, columns, peak);
+            for (int r = 0; r < FC_GRAM_PANEL; r++) {
+                scale[r] = 1.0;
+                if (peak[r] && (peak[r] < small || peak[r] > large)) {
+                    scale[r] = rescale(panel + r, rows[r], middle, columns, x->dtype);
+                    rescaled[b] = 1;
+                }
             }
+            for (int r = 0; r < count; r++) rows[r] = (const char *)rows[r] + columns * size;
         }
     }
-    return rescaled;
 }
 
-static void multiply_block(const job *j, const space *s, int64_t length, int rescaled) {
+/* The stretches of rows that are packed next, FC_GRAM_AHEAD bytes each, handed to tiles two at a time. */
+typedef struct {
+    int64_t start, bytes, row, offset;
+} lookahead;
+
+static const char *next_ahead(const job *j, const space *s, lookahead *next) {
+    if (next->row >= j->x->rows || !next->bytes) return (const char *)s->panel; /* nothing left: a line that is near anyway */
+    const char *row = fc_gather(j->x, next->row, next->start, 1, s->gathered);
+    const char *stretch = row + next->offset;
+    next->offset += FC_GRAM_AHEAD;
+    if (next->offset >= next->bytes) {
+        next->offset = 0;
+        next->row++;
+    }
+    return stretch;
+}
+
+static void multiply_block(const job *j, const space *s, int64_t block, int64_t length, int rescaled, lookahead *next) {
     const int64_t panel_stride = FC_GRAM_PANEL * FC_GRAM_BLOCK;
+    const float *panel = s->panel + block * j->panels * panel_stride;
+    const double *scale = s->scale + block * j->padded;
     for (int64_t i = 0; i < j->x->rows; i += FC_GRAM_ROWS) {
-        const float *a = s->panel + i / FC_GRAM_PANEL * panel_stride + i % FC_GRAM_PANEL;
+        const float *a = panel + i / FC_GRAM_PANEL * panel_stride + i % FC_GRAM_PANEL;
         const int64_t panels = i / FC_GRAM_PANEL + 1; /* those that hold columns up to the diagonal */
         for (int64_t p = 0; p < panels;) {
             const int64_t left = panels - p;
             /* a remainder of one panel alone would leave too few sums in flight */
             const int wide = (int)(left == 4 ? 2 : fc_min(FC_GRAM_WIDE, left));
-            j->kernels->gram_tile(a, s->panel + p * panel_stride, panel_stride, wide, length,
-                                  s->sum + i * j->padded + p * FC_GRAM_PANEL, j->padded, rescaled ? s->scale + i : NULL,
-                                  rescaled ? s->scale + p * FC_GRAM_PANEL : NULL);
+            const char *const ahead[2] = {next_ahead(j, s, next), next_ahead(j, s, next)};
+            j->kernels->gram_tile(a, panel + p * panel_stride, panel_stride, wide, length,
+                                  s->sum + i * j->padded + p * FC_GRAM_PANEL, j->padded, rescaled ? scale + i : NULL,
+                                  rescaled ? scale + p * FC_GRAM_PANEL : NULL, ahead);
             p += wide;
         }
     }
@@ -114,16 +144,22 @@ static void work(void *context, int worker) {
     job *j = context;
     space s = {0};
     (void)worker;
-    const int ready = reserve(&s, j->padded);
+    int rescaled[MOST_PACKED];
+    const int ready = reserve(&s, j->padded, j->packed);
     if (!ready) __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
     const int64_t columns = fc_columns(j->x), n = j->x->rows;
     for (int64_t chunk; ready && (chunk = fc_next(&j->next)) < j->chunks;) {
         const int64_t end = fc_min((chunk + 1) * FC_GRAM_CHUNK, columns);
         memset(s.sum, 0, (size_t)(j->padded * j->padded) * sizeof *s.sum);
-        for (int64_t start = chunk * FC_GRAM_CHUNK; start < end; start += FC_GRAM_BLOCK) {
-            const int64_t length = fc_min(FC_GRAM_BLOCK, end - start);
-            const int rescaled = pack_block(j, &s, start, length);
-            multiply_block(j, &s, length, rescaled);
+        for (int64_t start = chunk * FC_GRAM_CHUNK; start < end; start += j->packed * FC_GRAM_BLOCK) {
+            const int64_t length = fc_min(j->packed * FC_GRAM_BLOCK, end - start);
+            /* where this thread goes on: inside the chunk, or, by the likeliest order, in the chunk after the others' */
+            const int64_t after = start + length < end ? start + length : end + (j->threads - 1) * FC_GRAM_CHUNK;
+            const int64_t coming = fc_min(j->packed * FC_GRAM_BLOCK, columns - after);
+            lookahead next = {after, coming > 0 ? coming * fc_itemsize(j->x->dtype) : 0, 0, 0};
+            pack_blocks(j, &s, start, length, rescaled);
+            for (int64_t b = 0; b * FC_GRAM_BLOCK < length; b++)
+                multiply_block(j, &s, b, fc_min(FC_GRAM_BLOCK, length - b * FC_GRAM_BLOCK), rescaled[b], &next);
         }
         fc_turn_wait(j->turn, chunk);
         for (int64_t i = 0; i < n; i++)
@@ -138,9 +174,11 @@ int fc_gram(const fc_rows *x, const fc_rows *center, double *out, fc_isa isa, in
     if (!kernels) return FC_NO_ISA;
     const int64_t n = x->rows, panels = fc_ceil(n, FC_GRAM_PANEL), chunks = fc_ceil(fc_columns(x), FC_GRAM_CHUNK);
     memset(out, 0, (size_t)(n * n) * sizeof *out);
-    job j = {x, center, kernels, out, panels, panels * FC_GRAM_PANEL, chunks, 0, fc_turn_new(), 0};
+    const int64_t block_bytes = panels * FC_GRAM_PANEL * FC_GRAM_BLOCK * (int64_t)sizeof(float);
+    const int64_t room = PANEL_BYTES / block_bytes, packed = room < 1 ? 1 : fc_min(room, MOST_PACKED);
+    job j = {x, center, kernels, out, panels, panels * FC_GRAM_PANEL, chunks, 0, (int)fc_min(threads, chunks), packed, fc_turn_new(), 0};
     if (!j.turn) return FC_NO_MEMORY;
-    fc_parallel((int)fc_min(threads, chunks), work, &j);
+    fc_parallel(j.threads, work, &j);
     /* a worker without memory takes no chunk; the others do them all, unless there is none */
     const int finished = j.next >= chunks || !chunks;
     fc_turn_free(j.turn);

@@ -85,13 +85,15 @@ INLINE void add_scaled(double *at, __m256d value, const double *row_scale, const
 }
 
 void fc_gram_tile_avx2(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
-                       int64_t stride, const double *row_scale, const double *column_scale) {
+                       int64_t stride, const double *row_scale, const double *column_scale,
+                       const char *const ahead[2]) {
     for (int p = 0; p < wide; p++)
         for (int top = 0; top < FC_GRAM_ROWS; top += ROWS) {
             __m256 dot[ROWS][2];
             for (int r = 0; r < ROWS; r++) dot[r][0] = dot[r][1] = _mm256_setzero_ps();
             const float *column = b + p * panel_stride;
             for (int64_t k = 0; k < length; k++) {
+                if (p == 0 && k % 4 == 0) _mm_prefetch(ahead[top / ROWS] + k * 16, _MM_HINT_T1);
                 const __m256 first = _mm256_load_ps(column + k * FC_GRAM_PANEL);
                 const __m256 second = _mm256_load_ps(column + k * FC_GRAM_PANEL + 8);
                 for (int r = 0; r < ROWS; r++) {

@@ -82,12 +82,13 @@ void fc_gram_peak_avx512(const float *panel, int64_t length, uint32_t *peak) {
 }
 
 INLINE void tile(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
-                 int64_t stride, const double *row_scale, const double *column_scale) {
+                 int64_t stride, const double *row_scale, const double *column_scale, const char *const ahead[2]) {
     __m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE];
     for (int r = 0; r < FC_GRAM_ROWS; r++)
         for (int p = 0; p < wide; p++) dot[r][p] = _mm512_setzero_ps();
     for (int64_t k = 0; k < length; k++) {
         __m512 column[FC_GRAM_WIDE];
+        if (k % 2 == 0) _mm_prefetch(ahead[k / 2 % 2] + k / 4 * 64, _MM_HINT_T1);
         for (int p = 0; p < wide; p++) column[p] = _mm512_load_ps(b + p * panel_stride + k * FC_GRAM_PANEL);
         for (int r = 0; r < FC_GRAM_ROWS; r++) {
             const __m512 row = _mm512_set1_ps(a[k * FC_GRAM_PANEL + r]);
@@ -108,10 +109,11 @@ INLINE void tile(const float *a, const float *b, int64_t panel_stride, int wide,
 }
 
 void fc_gram_tile_avx512(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
-                         int64_t stride, const double *row_scale, const double *column_scale) {
-    if (wide == 3) tile(a, b, panel_stride, 3, length, sum, stride, row_scale, column_scale);
-    else if (wide == 2) tile(a, b, panel_stride, 2, length, sum, stride, row_scale, column_scale);
-    else tile(a, b, panel_stride, 1, length, sum, stride, row_scale, column_scale);
+                         int64_t stride, const double *row_scale, const double *column_scale,
+                         const char *const ahead[2]) {
+    if (wide == 3) tile(a, b, panel_stride, 3, length, sum, stride, row_scale, column_scale, ahead);
+    else if (wide == 2) tile(a, b, panel_stride, 2, length, sum, stride, row_scale, column_scale, ahead);
+    else tile(a, b, panel_stride, 1, length, sum, stride, row_scale, column_scale, ahead);
 }
 
 #define TO_F32(name, type, load)                                                       \

@@ -22,7 +22,9 @@ void fc_gram_peak_ref(const float *panel, int64_t length, uint32_t *peak) {
 }
 
 void fc_gram_tile_ref(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
-                      int64_t stride, const double *row_scale, const double *column_scale) {
+                      int64_t stride, const double *row_scale, const double *column_scale,
+                      const char *const ahead[2]) {
+    (void)ahead; /* left to the hardware */
     for (int r = 0; r < FC_GRAM_ROWS; r++)
         for (int c = 0; c < wide * FC_GRAM_PANEL; c++) {
             const float *column = b + c / FC_GRAM_PANEL * panel_stride + c % FC_GRAM_PANEL;

@@ -17,6 +17,7 @@ enum {
     FC_GRAM_PANEL = 16, /* rows a packed panel holds: [column][row] */
     FC_GRAM_ROWS = 8,   /* rows that one tile of products covers, half a panel */
     FC_GRAM_WIDE = 3,   /* panels that one tile covers at most */
+    FC_GRAM_AHEAD = 64 * FC_GRAM_BLOCK / 4,
     FC_ALIGN = 64,
 };
 
@@ -32,9 +33,11 @@ typedef void fc_gram_pack_fn(const void *const *rows, int count, const float *ce
 /* Largest magnitude bits in each row of a panel. */
 typedef void fc_gram_peak_fn(const float *panel, int64_t length, uint32_t *peak);
 /* sum[r][c] += scale products of FC_GRAM_ROWS rows (panel a) with `wide` panels b (panel_stride apart), fp32 inside,
- * added to the fp64 matrix `sum` (row stride `stride`), times row_scale[r] * column_scale[c] (NULL: all scales are 1). */
+ * added to the fp64 matrix `sum` (row stride `stride`), times row_scale[r] * column_scale[c] (NULL: all scales are 1).
+ * ahead: two stretches of FC_GRAM_AHEAD bytes that will be packed next; asking for them here hides memory behind products. */
 typedef void fc_gram_tile_fn(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
-                             int64_t stride, const double *row_scale, const double *column_scale);
+                             int64_t stride, const double *row_scale, const double *column_scale,
+                             const char *const ahead[2]);
 typedef void fc_to_f32_fn(const void *row, int64_t length, float *out);
 typedef uint64_t fc_read_fn(const void *const *rows, int count, int64_t bytes);
 

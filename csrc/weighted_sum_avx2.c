@@ -157,9 +157,16 @@ INLINE int emit(__m256d *q, int split, fc_dtype type, char *out, int stream) {
     return nan | !!_mm256_movemask_epi8(_mm256_cmpeq_epi16(_mm256_and_si256(packed, infinity), infinity));
 }
 
+/* As in the AVX-512 file: correctly rounded, without the divider. */
+INLINE __m256d divide_by(__m256d x, __m256d by, __m256d inverse) {
+    __m256d q = _mm256_mul_pd(x, inverse);
+    q = _mm256_fmadd_pd(_mm256_fnmadd_pd(q, by, x), inverse, q);
+    return _mm256_fmadd_pd(_mm256_fnmadd_pd(q, by, x), inverse, q);
+}
+
 INLINE int finish(const double *acc, int64_t length, double divisor, char *out, int stream, int split, fc_dtype type) {
-    const __m256d by = _mm256_set1_pd(divisor);
-    const int divide = !isnan(divisor), size = fc_itemsize(type);
+    const __m256d by = _mm256_set1_pd(divisor), inverse = _mm256_set1_pd(1.0 / divisor);
+    const int divide = !isnan(divisor), size = fc_itemsize(type), plain = fabs(divisor) < 0x1p300 && fabs(divisor) > 0x1p-300;
     const unsigned mode = _mm_getcsr();
     int bad = 0;
     int64_t k = 0;
@@ -167,7 +174,7 @@ INLINE int finish(const double *acc, int64_t length, double divisor, char *out, 
         __m256d q[4];
         for (int v = 0; v < 4; v++) {
             q[v] = _mm256_load_pd(acc + k + 4 * v);
-            if (divide) q[v] = _mm256_div_pd(q[v], by);
+            if (divide) q[v] = plain ? divide_by(q[v], by, inverse) : _mm256_div_pd(q[v], by);
         }
         /* the division rounds to nearest, the cut to odd toward zero */
         if (type == FC_F16 || type == FC_BF16) _mm_setcsr(mode | 0x6000);

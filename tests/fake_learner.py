@@ -1,7 +1,7 @@
 """A learner of a few numbers, for tests of rounds, journal and resumption without a model.
 
-"Training" moves the adapter towards a client's own target, a number made from its texts; "evaluation" is the distance to the
-mean target. Everything is deterministic, in NumPy, and takes microseconds.
+"Training" moves the adapter towards a number of the client's own; "evaluation" is the distance to
+another. Everything is deterministic, in NumPy, and takes microseconds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def config(text: str = CONFIG):
 
 
 def texts(clients: int = 5) -> Texts:
-    made = tuple(Client(f"client-{i}", tuple(f"text {i}.{k}" for k in range(3 + i)), {"a": 3 + i}) for i in range(clients))
+    made = tuple(
+        Client(f"client-{i}", tuple(f"text {i}.{k}" for k in range(3 + i)), {"a": 3 + i}) for i in range(clients)
+    )
     return Texts(made, (), ("held out",), ())
 
 
@@ -86,7 +88,7 @@ class FakeLearner:
 
 
 def run_and_die(folder: str, syncs: int) -> None:
-    """Run in `folder`, going on with what lies there, and die by SIGKILL at the given call of os.fsync: at any step of the journal."""
+    """Run in `folder`, going on with what lies there, and die by SIGKILL at the given call of os.fsync."""
     real, calls = os.fsync, 0
 
     def fsync(descriptor: int) -> None:

@@ -15,7 +15,9 @@ MODULE = "base_model.model.layer"
 A, B = f"{MODULE}.lora_A.weight", f"{MODULE}.lora_B.weight"
 
 
-def adapter(folder: Path, name: str, shift: float = 0.0, rank: int = 2, base: str = "the-base", examples: int = 1) -> Path:
+def adapter(
+    folder: Path, name: str, shift: float = 0.0, rank: int = 2, base: str = "the-base", examples: int = 1
+) -> Path:
     """A PEFT directory whose B is that of all others plus a shift."""
     generator = np.random.default_rng(0)
     tensors = {A: generator.normal(size=(rank, 8)), B: generator.normal(size=(6, rank)) + shift}
@@ -131,7 +133,12 @@ def poison(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "said"),
-    [(truncate, "a1"), (lose_weights, "adapter_model.safetensors"), (lose_config, "adapter_config.json"), (poison, "a1")],
+    [
+        (truncate, "a1"),
+        (lose_weights, "adapter_model.safetensors"),
+        (lose_config, "adapter_config.json"),
+        (poison, "a1"),
+    ],
 )
 def test_a_damaged_adapter_is_named(five, tmp_path, capsys, damage, said):
     damage(five[1])

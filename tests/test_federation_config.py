@@ -61,7 +61,10 @@ def test_text_of_any_kind_survives_the_round_trip():
         (SMALLEST + "[aggregation]\nrule = 'krum'\nparameters = { g = 2 }\n", "krum: parameter 'g' is not known"),
         (SMALLEST + "[aggregation]\nrule = 'krum'\n", "krum: parameter 'f' is missing"),
         (SMALLEST + "[partition]\nclients = 6\n[aggregation]\nrule = 'krum'\nparameters = { f = 2 }\n", "f=2 with n=6"),
-        (SMALLEST + "[[arms]]\nname = 'a'\nattack = { clients = 9 }\n", "arms[0].attack.clients: got 9, expected at most 8"),
+        (
+            SMALLEST + "[[arms]]\nname = 'a'\nattack = { clients = 9 }\n",
+            "arms[0].attack.clients: got 9, expected at most 8",
+        ),
         (SMALLEST + "[[arms]]\nname = 'base'\n", "the name 'base' is taken"),
         (SMALLEST + "[[arms]]\nname = 'a'\n[[arms]]\nname = 'a'\n", "expected a different name for each arm"),
         (SMALLEST + "[[arms]]\nname = '../a'\n", "c.toml: arms[0].name: got '../a'"),

@@ -1,4 +1,4 @@
-"""Whole runs on a learner of a few numbers: repeatable, killed anywhere and resumed to the same bytes, refused where wrong."""
+"""Whole runs on a learner of a few numbers: repeatable, killed anywhere and resumed to the same bytes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,37 @@ import fake_learner as fake
 import numpy as np
 import pytest
 
-from fedcore.errors import ConfigError, ExistsError, FormatError, LayoutError, MissingError, NonFiniteError, StorageError
+from fedcore.errors import (
+    ConfigError,
+    ExistsError,
+    FormatError,
+    LayoutError,
+    MissingError,
+    NonFiniteError,
+    StorageError,
+)
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.simulation import run_arms
 from fedcore.updates import Update
 
 
-
 def simulate(folder: Path, *, resume: bool = False, learner=None, config=None, texts=None) -> RunFolder:
-    return run_arms(config or fake.config(), texts or fake.texts(), learner or fake.FakeLearner(), folder, resume=resume)
+    return run_arms(
+        config or fake.config(), texts or fake.texts(), learner or fake.FakeLearner(), folder, resume=resume
+    )
 
 
 def result(folder: Path) -> dict[str, str]:
-    """Path -> SHA-256 of everything that must be equal when a run is repeated; metrics hold times, so their scores alone."""
+    """Path -> SHA-256 of all that must be equal when a run is repeated; metrics hold times, so their scores alone."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_file() and name not in ("run.json", "metrics.jsonl"):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    found["scores"] = str([(x["arm"], x["round"], x["loss"], x["accuracy"], x["bytes_up"], x["bytes_down"]) for x in lines])
+    found["scores"] = str(
+        [(x["arm"], x["round"], x["loss"], x["accuracy"], x["bytes_up"], x["bytes_down"]) for x in lines]
+    )
     return found
 
 
@@ -67,7 +78,9 @@ def test_what_a_run_leaves(whole):
         assert all(value == np.float32(value) for value in entry["coefficients"].values())
         assert {"rule", "parameters", "space", "excluded", "redone_pairs", "law", "output", "divisor"} <= entry.keys()
     lines = folder.metrics.entries
-    assert [line["arm"] for line in lines] == ["base"] + ["local-only"] * 5 + ["mean"] * 3 + ["poisoned"] * 3 + ["krum"] * 3
+    assert [line["arm"] for line in lines] == ["base"] + ["local-only"] * 5 + ["mean"] * 3 + ["poisoned"] * 3 + [
+        "krum"
+    ] * 3
     last = lines[-1]
     received = (whole / "updates/krum/round-003").glob("*.safetensors")
     assert last["bytes_up"] == sum(path.stat().st_size for path in received)

@@ -69,7 +69,9 @@ def test_terminal_json_and_page_show_the_same_rows():
     assert page_table.count('scope="row"') == 4
 
 
-@pytest.mark.parametrize(("count", "shown"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (3e13, "30.0 TB")])
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (3e13, "30.0 TB")]
+)
 def test_sizes(count, shown):
     assert table.size(count) == shown
 

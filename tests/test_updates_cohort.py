@@ -100,6 +100,8 @@ def test_tables_of_some_names():
     assert [names for names, _ in cohort.tables(["half", "brain"])] == [("brain",), ("half",)]
     assert cohort.tables(("half",))[0][1].columns(1, 0, 1)[0] == 98
     assert cohort.tables([]) == []
+    shifted = Cohort([update("a"), update("b", aaa=np.full(2, 7, np.float16), rank=5)])
+    assert shifted.tables(["half"])[0][1].columns(1, 0, 3).tolist() == [98.0] * 3
     with pytest.raises(LayoutError, match=r"client 'b': tensor 'm.lora_A.weight' has shape"):
         cohort.tables(["m.lora_A.weight"])
     with pytest.raises(LayoutError, match="'none': not among the 4 tensors"):

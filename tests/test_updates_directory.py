@@ -68,6 +68,14 @@ def test_an_argument_beats_the_metadata(tmp_path):
     assert (update.client_id, update.num_examples) == ("e", 2)
 
 
+def test_a_base_that_fedcore_wrote_beats_the_path_in_the_config(tmp_path):
+    config = {"r": 2, "lora_alpha": 4, "base_model_name_or_path": "where/one/machine/has/it"}
+    Update.from_tensors(pair(Q), base="digest", adapter_config=config).to_peft(tmp_path / "d")
+    update = Update.from_peft(tmp_path / "d")
+    assert update.base == "digest"
+    assert update.adapter_config["base_model_name_or_path"] == "where/one/machine/has/it"
+
+
 @pytest.mark.parametrize(
     ("config", "scale"),
     [
@@ -81,6 +89,8 @@ def test_an_argument_beats_the_metadata(tmp_path):
         ({"alpha_pattern": {"^h.q": 3}}, 1.5),
         ({"alpha_pattern": {"h": 3, "z": 3, "hq": 3}}, 2.0),
         ({"alpha_pattern": {"q": 1, "h.q": 3}}, 0.5),
+        ({"alpha_pattern": {"h|z": 3, ".q": 3}}, 2.0),
+        ({"alpha_pattern": {"h|q": 3}}, 1.5),
         ({"alpha_pattern": None, "rank_pattern": None, "lora_alpha": 0.5}, 0.25),
         ({"lora_alpha": -4}, -2.0),
     ],

@@ -68,7 +68,7 @@ CASES = {
         "rank_pattern": {"q_proj": 6},
         "alpha_pattern": {"mlp.(up|down)_proj": 1},
     },
-    "embedding and head": {"target_modules": ["embed_tokens", "q_proj"], "modules_to_save": ["lm_head", "norm"]},
+    "embedding and head": {"target_modules": ["embed_tokens", "q_proj"], "modules_to_save": ["lm_head", "model.norm"]},
 }
 
 
@@ -88,6 +88,8 @@ def test_its_directories_are_read_with_its_scales_and_ours_it_loads(tmp_path, ca
     # the same tensors without PEFT's config: what is needed is made from names, ranks and scales
     bare = Update.from_tensors(update.tensors, scaling=update.scaling)
     bare.to_peft(tmp_path / "bare")
+    saved = json.loads((tmp_path / "bare" / "adapter_config.json").read_text())["modules_to_save"]
+    assert saved == (["lm_head", "model.norm"] if update.dense else None)
     for name in ("copy", "bare"):
         loaded = peft.PeftModel.from_pretrained(llama(), tmp_path / name)
         assert scales(loaded) == pytest.approx(update.scaling, rel=1e-15)

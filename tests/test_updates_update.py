@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -76,10 +77,14 @@ def test_the_same_update_gives_the_same_bytes_in_another_process():
     code = (
         "import numpy as np, fedcore, hashlib;"
         "u = fedcore.Update.from_tensors({'x': np.ones(3, np.float32)}, client_id='c', base='b',"
-        " adapter_config={'target_modules': {'a', 'b', 'c', 'd'}, 'peft_type': 'IA3'});"
+        " adapter_config={'target_modules': {'a', 'b', 'c', 'd'}, 'feedforward_modules': set('efghijkl')});"
         "print(hashlib.sha256(u.to_bytes()).hexdigest())"
     )
-    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(3)}
+    found = set()
+    for seed in "012":
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
+        found.add(ran.stdout)
     assert len(found) == 1
 
 
@@ -176,6 +181,13 @@ def test_pairs_and_dense():
     }
     assert update.dense == ("base_model.model.explora_A.weight", "base_model.model.head.weight")
     assert all(type(scale) is float for scale in update.scaling.values())
+
+
+def test_modules_are_sorted_by_module_and_not_by_tensor():
+    # "." sorts after "-", so the tensors of a-b come before those of a
+    update = Update.from_tensors(factors(module="a") | factors(module="a-b"), scaling={"a": 1.0, "a-b": 1.0})
+    assert update.layout.names[0] == "a-b.lora_A.weight"
+    assert list(update.modules) == list(update.scaling) == ["a", "a-b"]
 
 
 def test_a_full_model_is_dense():

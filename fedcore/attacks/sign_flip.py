@@ -1,4 +1,5 @@
-"""The scaled sign flip: a client sends its change reversed and enlarged (Li et al., 2019, "RSA", section 5; often ×1 to ×10)."""
+"""The scaled sign flip: a client sends its change reversed and enlarged (Li et al., 2019, "RSA: Byzantine-Robust
+Stochastic Aggregation Methods", sign-flipping attacks)."""
 
 from __future__ import annotations
 
@@ -62,5 +63,8 @@ def _rounded(values: np.ndarray, like: np.ndarray, name: str) -> np.ndarray:
 
 
 def _first_difference(update: Update, reference: Update) -> str:
-    entries = [dict(zip(x.layout.names, zip(x.layout.shapes, x.layout.dtypes, strict=True), strict=True)) for x in (update, reference)]
+    entries = [
+        dict(zip(x.layout.names, zip(x.layout.shapes, x.layout.dtypes, strict=True), strict=True))
+        for x in (update, reference)
+    ]
     return next(name for name in sorted(entries[0] | entries[1]) if entries[0].get(name) != entries[1].get(name))

@@ -1,7 +1,7 @@
 """The command line: `fedcore demo | run | aggregate | report | doctor`. Each command lives in the file of its name.
 
-Results go to stdout (one JSON object with --json), progress and errors to stderr. An error is one line and exit code 1, a
-misuse of the command line 2, an interruption 130.
+Results go to stdout (one JSON object with --json), progress and errors to stderr. An error is one line and exit
+code 1, a misuse of the command line 2, an interruption 130.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ for command in (demo, run, aggregate, report, doctor):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments` (those of the process if None). Returns the exit code; raises nothing expected."""
+    """Run the command line on `arguments` (those of the process if None) and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = typer.main.get_command(app).main(given or ["--help"], prog_name="fedcore", standalone_mode=False)

@@ -15,15 +15,27 @@ from fedcore.errors import ExistsError, WeightError
 
 
 def aggregate(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="PEFT LoRA directories.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to make; must not exist.", show_default=False)],
-    rule: Annotated[str, typer.Option(help="mean, norm_clipping, krum, multi_krum, ...: a rule of fedcore.rules.")] = "mean",
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="PEFT LoRA directories.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory to make; must not exist.", show_default=False)
+    ],
+    rule: Annotated[
+        str, typer.Option(help="mean, norm_clipping, krum, multi_krum, ...: a rule of fedcore.rules.")
+    ] = "mean",
     f: Annotated[int | None, typer.Option("--f", help="How many clients may be Byzantine.", show_default=False)] = None,
-    m: Annotated[int | None, typer.Option("--m", help="How many clients Multi-Krum averages.", show_default=False)] = None,
-    max_norm: Annotated[float | None, typer.Option(help="Norm above which a change is clipped.", show_default=False)] = None,
+    m: Annotated[
+        int | None, typer.Option("--m", help="How many clients Multi-Krum averages.", show_default=False)
+    ] = None,
+    max_norm: Annotated[
+        float | None, typer.Option(help="Norm above which a change is clipped.", show_default=False)
+    ] = None,
     weights: Annotated[str, typer.Option(help="'counts', or one number per directory: 1,2,3.")] = "counts",
     space: Annotated[str, typer.Option(help="'delta' (on B·A) or 'parameters' (on A and B).")] = "delta",
-    reference: Annotated[Path | None, typer.Option(help="The adapter that the clients started from.", show_default=False)] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="The adapter that the clients started from.", show_default=False)
+    ] = None,
     on_nonfinite: Annotated[str, typer.Option(help="'raise' or 'exclude' a client with NaN or Inf.")] = "raise",
     backend: Annotated[str | None, typer.Option(help="'c', 'triton' or 'reference'.", show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the kernels.", min=1, show_default=False)] = None,

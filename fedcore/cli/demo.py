@@ -14,7 +14,9 @@ from fedcore.cli.run import Json, Output, carry_out, default_output
 
 def demo(
     output: Output = None,
-    seed: Annotated[int, typer.Option(help="Another seed gives another federation; the same one repeats it.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Another seed gives another federation; the same one repeats it.", min=0)
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Run a whole federation here, without a network: eight clients, honest, poisoned, and defended by Krum."""
@@ -24,8 +26,16 @@ def demo(
     config = parse_config(text, "demo.toml", Path())
     config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
     if not json:
-        from rich.console import Console
-        from rich.syntax import Syntax
-
-        Console(file=sys.stdout).print(Syntax(text, "toml", background_color="default"))
+        _print(text)
     carry_out(config, output or default_output(config, "demo"), False, json)
+
+
+def _print(text: str) -> None:
+    """The configuration, in colour on a terminal."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    Console().print(Syntax(text, "toml", background_color="default", word_wrap=True))

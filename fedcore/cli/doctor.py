@@ -61,7 +61,9 @@ def examine() -> dict[str, Any]:
         "kernels": _kernels() if backends["c"] is None else None,
         "gpus": _gpus() if packages["torch"] else [],
         "cache": {"folder": str(cache), "free_gb": round(shutil.disk_usage(_existing(cache)).free / 1e9, 1)},
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("FEDCORE_") or k == "OMP_NUM_THREADS"},
+        "environment": {
+            k: v for k, v in sorted(os.environ.items()) if k.startswith("FEDCORE_") or k == "OMP_NUM_THREADS"
+        },
         "to_do": todo,
     }
 
@@ -73,7 +75,7 @@ def _engine() -> str | None:
 
         from fedcore import ops
 
-        got = ops.weighted_sum([np.float32([1, 2]), np.float32([3, 6])], [1, 3], divisor=4.0)
+        got = ops.weighted_sum(np.array([[1, 2], [3, 6]], np.float32), [1, 3], divisor=4.0)
         return None if np.array_equal(got, [2.5, 5.0]) else f"weighted_sum gave {got.tolist()}, expected [2.5, 5.0]"
     # whatever breaks is the finding that this command is for
     except Exception as error:
@@ -107,7 +109,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _writable(folder: Path) -> bool:
-    return os.access(_existing(folder), os.W_OK)
+    return (nearest := _existing(folder)).is_dir() and os.access(nearest, os.W_OK)
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -118,7 +120,9 @@ def _show(found: dict[str, Any]) -> None:
     here, kernels = found["machine"], found["kernels"]
     table = Table.grid(padding=(0, 2))
     table.add_row("engine", "[green]works[/]" if found["engine_works"] else "[red]does not work[/]")
-    table.add_row("machine", f"{here['platform']}, {here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB")
+    table.add_row(
+        "machine", f"{here['platform']}, {here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB"
+    )
     for name, state in found["backends"].items():
         table.add_row(f"backend {name}", "[green]works[/]" if state == "works" else f"[yellow]{state}[/]")
     if kernels:

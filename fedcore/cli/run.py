@@ -14,14 +14,18 @@ from fedcore.cli.terminal import Interrupted, LiveProgress, only_results_on_stdo
 if TYPE_CHECKING:
     from fedcore.federation.config import Config
 
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; must not exist yet.", show_default=False)]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Run folder; must not exist yet.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
 def run(
     config: Annotated[Path, typer.Argument(help="The TOML file of the federation.", show_default=False)],
     output: Output = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in the output folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted run in the output folder.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a federation on your own model and data, as CONFIG says; leave a run folder."""
@@ -60,8 +64,14 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
     from rich.console import Console
 
     console = Console()
-    console.print(as_rich(table, f"{len(folder.facts['clients'])} clients, {config.run.rounds} rounds, {seconds:.0f} s in all"))
-    console.print(f"adapter  {output / 'adapter'}\nreport   {report}\nledger   {output / 'ledger.jsonl'}", highlight=False, soft_wrap=True)
+    console.print(
+        as_rich(table, f"{len(folder.facts['clients'])} clients, {config.run.rounds} rounds, {seconds:.0f} s in all")
+    )
+    console.print(
+        f"adapter  {output / 'adapter'}\nreport   {report}\nledger   {output / 'ledger.jsonl'}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _kept(output: Path) -> str:

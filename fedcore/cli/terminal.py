@@ -62,8 +62,9 @@ class LiveProgress:
         said = "  ".join(f"{name} {_figure(value)}" for name, value in metrics.items())
         if phase not in self._tasks:
             self._tasks[phase] = self._bars.add_task(phase, total=total, said=said)
-        fields = {"said": said} if said else {}
-        self._bars.update(self._tasks[phase], completed=done, total=total, **fields)
+        self._bars.update(self._tasks[phase], completed=done, total=total)
+        if said:
+            self._bars.update(self._tasks[phase], said=said)
         if not self._console.is_terminal and done >= total:
             self._console.print(f"{phase}: done{'  ' + said if said else ''}", highlight=False)
 

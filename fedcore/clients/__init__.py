@@ -1,7 +1,7 @@
 """What one client does: hold a quantised base, train an adapter on its own texts, evaluate.
 
-Settings, `Question`, `Metrics` and the corpus need no torch; the rest imports torch, transformers, peft and bitsandbytes on
-first use and says which extra brings them where they are missing.
+Settings, `Question`, `Metrics` and the corpus need no torch; the rest imports torch, transformers, peft and
+bitsandbytes on first use and says which extra brings them where they are missing.
 """
 
 from __future__ import annotations

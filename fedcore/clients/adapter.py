@@ -1,7 +1,8 @@
 """LoRA adapters on a base: attach one, load an update into it, read an update out of it.
 
-PEFT does the wrapping. Names and values go through the named trainable parameters: PEFT's own state-dict functions ask the hub for a
-base's vocabulary on the way out, and accept missing, unknown and misshapen tensors without a word on the way in.
+PEFT does the wrapping. Names and values go through the named trainable parameters: PEFT's own state-dict functions ask
+the hub for a base's vocabulary on the way out, and accept missing, unknown and misshapen tensors without a word on the
+way in.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ _ADAPTER = "default"
 
 
 def attach(base: Base, settings: AdapterSettings, seed: int) -> Update:
-    """Put a LoRA adapter on `base.model` and return its initial state: B = 0, A drawn under `seed`, alike on CPU and GPU.
+    """Put a LoRA adapter on `base.model` and return its initial state: B = 0, A drawn under `seed`.
 
-    An adapter that is there already is replaced. Raises ConfigError where the settings fit no layer of the model.
+    A is drawn by the CPU's generator, so it is the same on every device. An adapter that is there
+    already is replaced. Raises ConfigError where the settings fit no layer of the model.
     """
     with quiet():
         from peft import LoraConfig, PeftModel, get_peft_model
@@ -52,13 +54,15 @@ def attach(base: Base, settings: AdapterSettings, seed: int) -> Update:
             with seeded(seed):
                 base.model = get_peft_model(base.model, config)
         except ValueError as error:
-            raise ConfigError(f"adapter: {' '.join(str(error).split())[:200]}; choose another rank or target_modules") from error
+            raise ConfigError(
+                f"adapter: {' '.join(str(error).split())[:200]}; choose another rank or target_modules"
+            ) from error
     base.model.eval()
     return read(base, client_id="", num_examples=1)
 
 
 def trainable(base: Base) -> dict[str, torch.nn.Parameter]:
-    """The adapter's parameters by their names in PEFT files, sorted. Raises LayoutError where no adapter is attached."""
+    """The adapter's parameters by their names in PEFT files, sorted. Raises LayoutError where there is none."""
     found = {
         re.sub(rf"(\.lora_\w+)\.{_ADAPTER}(?=\.|$)", r"\1", name): parameter
         for name, parameter in base.model.named_parameters()
@@ -70,7 +74,7 @@ def trainable(base: Base) -> dict[str, torch.nn.Parameter]:
 
 
 def read(base: Base, *, client_id: str, num_examples: int) -> Update:
-    """A copy of the attached adapter as an update: fp32 tensors, per-module scales, the base's digest, PEFT's configuration."""
+    """A copy of the attached adapter: fp32 tensors, per-module scales, the base's digest, PEFT's configuration."""
     tensors = {name: parameter.detach().cpu() for name, parameter in trainable(base).items()}
     return Update.from_tensors(
         tensors,
@@ -85,21 +89,21 @@ def read(base: Base, *, client_id: str, num_examples: int) -> Update:
 def load(base: Base, update: Update) -> None:
     """Write an update's tensors into the attached adapter, bit for bit where they are fp32.
 
-    Raises LayoutError naming the base, key or module where the update is of another base, or names, shapes or scales differ;
-    nothing is written then.
+    Raises LayoutError naming the base, key or module where the update is of another base, or names, shapes or scales
+    differ; nothing is written then.
     """
     if update.base is not None and not _same_base(update.base, base):
         raise LayoutError(
-            f"update {update.client_id or '(no id)'}: belongs to base {update.base[:16]}, expected {base.name} with digest "
-            f"{base.digest[:16]}; use the same weights, quantisation and kind of device"
+            f"update {update.client_id or '(no id)'}: belongs to base {update.base[:16]}, expected {base.name} with "
+            f"digest {base.digest[:16]}; use the same weights, quantisation and kind of device"
         )
     parameters = trainable(base)
     _check_names(update, parameters)
     for module, scale in _scaling(base).items():
         if update.scaling.get(module, scale) != scale:
             raise LayoutError(
-                f"module {module}: the update's scale is {update.scaling[module]}, expected {scale} as attached; use the same "
-                "rank, alpha and rslora"
+                f"module {module}: the update's scale is {update.scaling[module]}, expected {scale} as attached; use "
+                "the same rank, alpha and rslora"
             )
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -116,14 +120,16 @@ def _same_base(said: str, base: Base) -> bool:
 def _check_names(update: Update, parameters: dict[str, torch.nn.Parameter]) -> None:
     for name in parameters:
         if name not in update.tensors:
-            raise LayoutError(f"tensor {name}: the update does not have it, the attached adapter does; use the same target_modules")
+            raise LayoutError(
+                f"tensor {name}: the update does not have it, the attached adapter does; use the same target_modules"
+            )
     for name, tensor in update.tensors.items():
         if name not in parameters:
             raise LayoutError(f"tensor {name}: the attached adapter has no such parameter; use the same target_modules")
         if tuple(tensor.shape) != tuple(parameters[name].shape):
             raise LayoutError(
-                f"tensor {name}: got shape {tuple(tensor.shape)}, expected {tuple(parameters[name].shape)} as attached; use "
-                "the same rank and base"
+                f"tensor {name}: got shape {tuple(tensor.shape)}, expected {tuple(parameters[name].shape)} as "
+                "attached; use the same rank and base"
             )
 
 

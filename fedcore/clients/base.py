@@ -22,7 +22,7 @@ class Base:
 
     model      the transformers model, or the PeftModel around it once an adapter is attached
     tokenizer  its tokenizer
-    name       the hub name, or the last part of a local path: what an update may say of its base without telling where it lies
+    name       the hub name, or the last part of a local path: an update names its base without telling where it lies
     device     where it computes
     digest     SHA-256 (hex) over the frozen parameters and quantisation states in canonical order
     """
@@ -34,7 +34,7 @@ class Base:
         self.device: torch.device = next(model.parameters()).device
         model.requires_grad_(False)
         model.eval()
-        # modules, not tensors: bitsandbytes swaps tensors inside its modules, and PEFT wraps the modules without copying
+        # modules, not tensors: bitsandbytes swaps the tensors in its modules; PEFT wraps modules without a copy
         found: dict[int, tuple[str, torch.nn.Module, str]] = {}
         for path, module in model.named_modules():
             for key, parameter in module.named_parameters(recurse=False):
@@ -47,12 +47,12 @@ class Base:
         now = self._hash()
         if now != self.digest:
             raise TrainingError(
-                f"base {self.name}: its frozen weights hash to {now[:16]}, expected {self.digest[:16]} as after loading; "
-                "something wrote to them: load it again and look at what ran since"
+                f"base {self.name}: its frozen weights hash to {now[:16]}, expected {self.digest[:16]} as after "
+                "loading; something wrote to them: load it again and look at what ran since"
             )
 
     def check_trainable(self) -> None:
-        """Raises TrainingError where bitsandbytes has repacked a layer for inference: it would pass no gradient, silently."""
+        """Raises TrainingError where a layer is repacked for inference: it would pass no gradient, silently."""
         for name, module, key in self._frozen:
             if getattr(getattr(getattr(module, key), "quant_state", None), "packing_format_for_cpu", False):
                 raise TrainingError(
@@ -81,20 +81,21 @@ def _feed(digest: Any, name: str, tensor: torch.Tensor) -> None:
 def load_base(source: str | Path, *, quantization: Literal["nf4", "none"] = "nf4", device: str = "auto") -> Base:
     """Load a causal language model to fine-tune adapters on: a local directory or a hub name.
 
-    quantization  'nf4': linear layers in 4-bit NormalFloat with double quantisation (Dettmers et al., 2023), 0.516 bytes
-                  a weight; 'none': as they are
+    quantization  'nf4': linear layers in 4-bit NormalFloat with double quantisation (Dettmers et al., 2023), 0.516
+                  bytes a weight; 'none': as they are
     device        'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ...
 
-    It computes in fp32 on a CPU and in bf16 on a GPU that has it. Embeddings, norms and the head are loaded in that dtype and not
-    cast up: `peft.prepare_model_for_kbit_training` would only double them on a GPU (a third of Llama-3-8B's memory) and
-    change nothing on a CPU; losses here are taken in fp32 whatever the logits' dtype. A local directory is
-    read without asking the hub; for a hub name HF_HUB_OFFLINE and the hub's cache count as usual.
+    It computes in fp32 on a CPU and in bf16 on a GPU that has it. Embeddings, norms and the head are loaded in that
+    dtype and not cast up: `peft.prepare_model_for_kbit_training` would only double them on a GPU (a third of
+    Llama-3-8B's memory) and change nothing on a CPU; losses here are taken in fp32 whatever the logits' dtype. A local
+    directory is read without asking the hub; for a hub name HF_HUB_OFFLINE and the hub's cache count as usual.
 
-    On a CPU with avx512_bf16, bitsandbytes repacks a layer's weights in its first forward in eval mode; after that no gradient
-    passes through it, without an error, and its bits are others. That path is shut here for every layer.
+    On a CPU with avx512_bf16, bitsandbytes repacks a layer's weights in its first forward in eval mode; after that no
+    gradient passes through it, without an error, and its bits are others. That path is shut here for every layer.
 
-    Raises MissingError (nothing there), DependencyError (bitsandbytes is missing), ConfigError (an unknown setting), and
-    LayoutError naming the layer whose input size is no multiple of 64 on a CPU, where bitsandbytes decodes NF4 wrongly.
+    Raises MissingError (nothing there), DependencyError (bitsandbytes is missing), ConfigError (an unknown setting),
+    and LayoutError naming the layer whose input size is no multiple of 64 on a CPU, where bitsandbytes decodes NF4
+    wrongly.
     """
     if quantization not in ("nf4", "none"):
         raise ConfigError(f"quantization: got {quantization!r}, expected 'nf4' or 'none'")
@@ -119,8 +120,8 @@ def load_base(source: str | Path, *, quantization: Literal["nf4", "none"] = "nf4
             raise DependencyError(f"model {source}: {_line(error)}; pip install 'fedcore[train]'") from error
         except (OSError, ValueError) as error:
             raise MissingError(
-                f"model {source}: it cannot be loaded ({_line(error)}); expected a directory or hub name of a causal language "
-                "model in transformers' format with its tokenizer"
+                f"model {source}: it cannot be loaded ({_line(error)}); expected a directory or hub name of a causal "
+                "language model in transformers' format with its tokenizer"
             ) from error
     _shut_inference_path(model, str(source), target)
     return Base(model, tokenizer, Path(place).resolve().name if local else place)
@@ -145,13 +146,20 @@ def _locate(source: str | Path) -> tuple[str, bool]:
     path = Path(source).expanduser()
     if path.is_dir():
         return str(path), True
-    if isinstance(source, Path) or path.is_absolute() or str(source).startswith((".", "~")) or str(source).count(os.sep) > 1:
-        raise MissingError(f"model {source}: there is no such directory; give one in transformers' format or a hub name")
+    if (
+        isinstance(source, Path)
+        or path.is_absolute()
+        or str(source).startswith((".", "~"))
+        or str(source).count(os.sep) > 1
+    ):
+        raise MissingError(
+            f"model {source}: there is no such directory; give one in transformers' format or a hub name"
+        )
     return source, False
 
 
 def _compute_dtype(device: torch.device) -> torch.dtype:
-    """bf16 on a GPU that computes in it; else fp32 (fp16 would need loss scaling, and a CPU gains nothing from bf16 here)."""
+    """bf16 on a GPU that computes in it; else fp32, as fp16 would need loss scaling."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float32
@@ -163,10 +171,10 @@ def _shut_inference_path(model: torch.nn.Module, source: str, device: torch.devi
         # by its attribute, not its class: without bitsandbytes there is none to import
         if not hasattr(module, "support_avx512bf16_for_cpu"):
             continue
-        # measured with bitsandbytes 0.50.2: 96, 160 or 224 inputs decode with an error of 22 % in place of 9 %, silently
+        # measured with bitsandbytes 0.50.2: 96, 160 or 224 inputs decode with an error of 22 % in place of 9 %
         if device.type == "cpu" and module.in_features % _BLOCK:
             raise LayoutError(
-                f"model {source}: layer {name} has {module.in_features} inputs, expected a multiple of {_BLOCK} for NF4 on a "
-                "CPU, where bitsandbytes decodes other sizes wrongly; use quantization='none' or a GPU"
+                f"model {source}: layer {name} has {module.in_features} inputs, expected a multiple of {_BLOCK} for "
+                "NF4 on a CPU, where bitsandbytes decodes other sizes wrongly; use quantization='none' or a GPU"
             )
         module.support_avx512bf16_for_cpu = False

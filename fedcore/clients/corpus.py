@@ -1,8 +1,9 @@
 """Real text without a network: the documentation that Python itself ships, as documents, splits and ranking questions.
 
-The text is `pydoc_data.topics` (the language reference behind `help()`) and the docstrings of the standard library, read
-from source files with `ast` and never imported. Order and content follow from the installed Python alone: files sorted by path,
-definitions in source order. Each docstring and each paragraph of the topics is kept once, the first time it is seen.
+The text is `pydoc_data.topics` (the language reference behind `help()`) and the docstrings of the standard library,
+read from source files with `ast` and never imported. Order and content follow from the installed Python alone: files
+sorted by path, definitions in source order. Each docstring and each paragraph of the topics is kept once, the first
+time it is seen.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import inspect
 import random
 import re
 import sysconfig
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,17 +23,17 @@ from pathlib import Path
 from fedcore.clients.settings import Question
 from fedcore.errors import MissingError, ShapeError
 
-#: silo -> what of the standard library belongs to it; "language" holds the rest. Each silo has members that every
-#: distribution of Python ships (a Linux package may leave out tkinter and idlelib, never argparse and curses).
+#: silo -> what of the standard library belongs to it; "language" holds the rest, "reference" the topics. Each silo has
+#: members in every distribution of Python (a Linux package may leave out tkinter and idlelib, never argparse).
 GROUPS = {
-    "interface": "tkinter idlelib turtle turtledemo curses argparse optparse cmd code pdb bdb readline rlcompleter pydoc "
-    "textwrap pprint gettext getopt getpass locale webbrowser",
-    "network": "email http urllib html xml xmlrpc wsgiref smtplib smtpd smtp imaplib poplib ftplib nntplib telnetlib socket "
-    "socketserver ssl ipaddress mailbox mailcap mimetypes cgi cgitb uuid base64 quopri uu netrc nturl2path json",
+    "interface": "tkinter idlelib turtle turtledemo curses argparse optparse cmd code pdb bdb readline rlcompleter "
+    "pydoc textwrap pprint gettext getopt getpass locale webbrowser",
+    "network": "email http urllib html xml xmlrpc wsgiref smtplib smtpd smtp imaplib poplib ftplib nntplib telnetlib "
+    "socket socketserver ssl ipaddress mailbox mailcap mimetypes cgi cgitb uuid base64 quopri uu netrc nturl2path json",
     "testing": "asyncio concurrent multiprocessing threading queue sched subprocess signal selectors asyncore asynchat "
     "unittest doctest test timeit trace tracemalloc cProfile profile pstats logging warnings traceback faulthandler",
 }
-LABELS = (*GROUPS, "language")
+LABELS = (*GROUPS, "language", "reference")
 _LABEL_OF = {name: label for label, names in GROUPS.items() for name in names.split()}
 _LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "pydoc_data"}
 _TOPIC_CHARACTERS = 1500
@@ -44,7 +46,7 @@ _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Document:
-    """One piece of text and the silo that it belongs to. A function's text is its signature on one line, then its docstring."""
+    """One text and the silo that it belongs to. A function's text is its signature on one line, then its docstring."""
 
     text: str
     label: str
@@ -63,7 +65,7 @@ def _documents() -> tuple[Document, ...]:
 
 
 def python_documentation() -> list[Document]:
-    """Python's own documentation, labelled by silo: 'interface', 'network', 'testing', 'language'.
+    """Python's own documentation by silo: docstrings of 'interface', 'network', 'testing', 'language'; 'reference'.
 
     Some 2.3 million characters in 7,100 documents with CPython 3.11, read in about 3 s and kept for the next call.
     The same Python gives the same list. Raises MissingError where the standard library's sources are not installed.
@@ -76,8 +78,8 @@ def split(
 ) -> tuple[list[Document], list[Document]]:
     """Documents for training and held-out ones, both in their given order; `held_out` is the fraction of the latter.
 
-    Documents with the same first sentence (copies of one docstring, the most common near-duplicate) always fall on the same
-    side, so no held-out question's answer was seen in training. Raises ShapeError where a side would be empty.
+    Documents with the same first sentence (copies of one docstring, the most common near-duplicate) always fall on the
+    same side, so no held-out question's answer was seen in training. Raises ShapeError where a side would be empty.
     """
     keys = [_key(document) for document in documents]
     order = sorted(set(keys))
@@ -87,8 +89,8 @@ def split(
     held = [document for document, key in zip(documents, keys, strict=True) if key in chosen]
     if not train or not held:
         raise ShapeError(
-            f"split: {len(documents)} documents at held_out={held_out} give {len(train)} for training and {len(held)} held "
-            "out, expected some of each; give more documents or another fraction"
+            f"split: {len(documents)} documents at held_out={held_out} give {len(train)} for training and {len(held)} "
+            "held out, expected some of each; give more documents or another fraction"
         )
     return train, held
 
@@ -96,9 +98,10 @@ def split(
 def questions(documents: Sequence[Document], count: int, seed: int) -> list[Question]:
     """`count` ranking questions: a function's name and signature; its own first sentence among 3 of other functions.
 
-    Only functions of `documents` are asked about and quoted, so questions from held-out documents hold no training text. The
-    wrong answers are drawn from the eight other sentences nearest in length out of a random 32, so that length tells little.
-    Raises ShapeError where `documents` hold fewer than `count` functions with a sentence of their own, or fewer than 4.
+    Only functions of `documents` are asked about and quoted, so questions from held-out documents hold no training
+    text. The wrong answers are drawn from the eight other sentences nearest in length out of a random 32, so that
+    length tells little. Raises ShapeError where `documents` hold fewer than `count` functions with a sentence of their
+    own, or fewer than 4.
     """
     pairs: dict[str, str] = {}
     for document in documents:
@@ -127,7 +130,7 @@ def _any_three(sentences: Sequence[str], own: str, draw: random.Random) -> list[
 
 
 def _topics() -> Iterator[Document]:
-    """Topics cut at paragraphs into documents of about 1,500 characters; topics quote each other, so a paragraph counts once."""
+    """Topics in documents of about 1,500 characters, cut at paragraphs; they quote each other, so each counts once."""
     from pydoc_data.topics import topics
 
     seen: set[str] = set()
@@ -139,10 +142,10 @@ def _topics() -> Iterator[Document]:
             seen.add(paragraph.strip())
             paragraphs.append(paragraph)
             if sum(map(len, paragraphs)) >= _TOPIC_CHARACTERS:
-                yield Document("\n\n".join(paragraphs), "language")
+                yield Document(textwrap.dedent("\n\n".join(paragraphs)), "reference")
                 paragraphs = []
         if sum(len(paragraph) for paragraph in paragraphs if not _HEADING.fullmatch(paragraph)) >= _SMALLEST:
-            yield Document("\n\n".join(paragraphs), "language")
+            yield Document(textwrap.dedent("\n\n".join(paragraphs)), "reference")
 
 
 def _docstrings(root: Path) -> Iterator[Document]:

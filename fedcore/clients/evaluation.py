@@ -28,12 +28,13 @@ def evaluate(
     batch_size: int = 16,
     sequence_length: int = 64,
 ) -> Metrics:
-    """Loss and perplexity on `texts`, ranking accuracy on `questions`, of the base with the adapter that is attached, if any.
+    """Loss and perplexity on `texts`, ranking accuracy on `questions`, of the base and the adapter on it, if any.
 
-    The texts form one stream with the end-of-text token between; it is cut so that every token but the first is predicted exactly
-    once, from at most sequence_length - 1 tokens before it. A question counts as right where its own answer has the highest
-    mean log-likelihood per token given the prompt (the mean, as the sum prefers short answers); ties count as wrong.
-    Sums are fp64 of fp32 terms. Leaves the model in the mode it was in. Raises ShapeError where there is no text.
+    The texts form one stream with the end-of-text token between; it is cut so that every token but the first is
+    predicted exactly once, from at most sequence_length - 1 tokens before it. A question counts as right where its own
+    answer has the highest mean log-likelihood per token given the prompt (the mean, as the sum prefers short answers);
+    ties count as wrong. Sums are fp64 of fp32 terms. Leaves the model in the mode it was in. Raises ShapeError where
+    there is no text.
     """
     if not any(texts):
         raise ShapeError(f"evaluation: got {len(texts)} texts with nothing in them, expected held-out text")
@@ -81,7 +82,9 @@ def _loss(base: Base, texts: Sequence[str], batch_size: int, length: int) -> flo
     blocks = [stream[start : start + length] for start in range(0, len(stream) - 1, length - 1)]
     total, count = 0.0, 0
     for start in range(0, len(blocks), batch_size):
-        for value, tokens in _likelihoods(base, [(block, len(block) - 1) for block in blocks[start : start + batch_size]]):
+        for value, tokens in _likelihoods(
+            base, [(block, len(block) - 1) for block in blocks[start : start + batch_size]]
+        ):
             total, count = total - value, count + tokens
     return total / count
 
@@ -100,7 +103,10 @@ def _likelihoods(base: Base, sequences: Sequence[tuple[list[int], int]]) -> Iter
     with torch.no_grad():  # not inference_mode: what a layer caches meanwhile must still serve in training
         logits: Any = base.model(input_ids=inputs.to(base.device), use_cache=False).logits[:, :-1]
         losses = functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets[:, 1:].flatten().to(base.device), ignore_index=_IGNORED, reduction="none"
+            logits.flatten(0, 1).float(),
+            targets[:, 1:].flatten().to(base.device),
+            ignore_index=_IGNORED,
+            reduction="none",
         )
         sums = losses.view(len(sequences), -1).double().sum(1).cpu().tolist()
     for (_, scored), value in zip(sequences, sums, strict=True):

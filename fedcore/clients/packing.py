@@ -31,9 +31,11 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """A prompt's ids as the start of a text: after the tokenizer's own start token, or after a boundary where it adds none."""
+    """A prompt's ids as the start of a text: after the tokenizer's start token, or a boundary where it adds none."""
     plain = tokenizer(prompt, verbose=False, add_special_tokens=False)["input_ids"]
-    start = [tokenizer.bos_token_id] if tokenizer("", verbose=False)["input_ids"][:1] == [tokenizer.bos_token_id] else []
+    start = (
+        [tokenizer.bos_token_id] if tokenizer("", verbose=False)["input_ids"][:1] == [tokenizer.bos_token_id] else []
+    )
     return [*(start or [boundary(tokenizer)]), *plain]
 
 

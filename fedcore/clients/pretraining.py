@@ -2,7 +2,8 @@
 
 DiLoCo (Douillard et al., 2023, "DiLoCo: Distributed Low-Communication Training of Language Models", algorithm 1): every
 silo makes some AdamW steps from the global weights; the mean of global minus local weights is the gradient of an outer
-Nesterov step. The mean is fedcore's own weighted sum. The budget is in tokens, so a run repeats whatever the machine's speed.
+Nesterov step. The mean is fedcore's own weighted sum. The budget is in tokens, so a run repeats whatever the machine's
+speed.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ def make_base(
     seed: int,
     progress: Progress = None,
 ) -> Path:
-    """Make a base model from the texts of `silos` (name -> texts) in a directory that transformers loads; returns its path.
+    """Make a base model from the texts of `silos` (name -> texts); returns the directory, which transformers loads.
 
-    A directory that was made from the same settings, seed, texts and library versions is returned at once; one made from others is
-    replaced; one that fedcore did not make is refused. It is written beside and renamed, so it is whole or not there. The same
-    input gives the same weights on one machine with one number of torch threads (which fedcore.json notes).
-    progress("pretraining", round, rounds, loss=mean inner loss, tokens=so far).
+    A directory that was made from the same settings, seed, texts and library versions is returned at once; one made
+    from others is replaced; one that fedcore did not make is refused. It is written beside and renamed, so it is whole
+    or not there. The same input gives the same weights on one machine with one number of torch threads (which
+    fedcore.json notes). progress("pretraining", round, rounds, loss=mean inner loss, tokens=so far).
 
     Raises ShapeError (no silo, or one without text), ConfigError (settings that do not fit), ExistsError, StorageError.
     """
@@ -87,9 +88,13 @@ def _check(silos: dict[str, list[str]], settings: PretrainingSettings) -> None:
         if not any(texts):
             raise ShapeError(f"pre-training: silo {name} has no text, expected some; leave it out or give it texts")
     if settings.vocabulary < 257:
-        raise ConfigError(f"pre-training: vocabulary is {settings.vocabulary}, expected at least 257 (256 bytes and the end of text)")
+        raise ConfigError(
+            f"pre-training: vocabulary is {settings.vocabulary}, expected at least 257 (256 bytes and the end of text)"
+        )
     if settings.hidden % settings.heads or (settings.hidden // settings.heads) % 2:
-        raise ConfigError(f"pre-training: hidden {settings.hidden} over {settings.heads} heads, expected an even size for each head")
+        raise ConfigError(
+            f"pre-training: hidden {settings.hidden} over {settings.heads} heads, expected an even size for each head"
+        )
 
 
 def _made_from(directory: Path, key: dict[str, Any]) -> bool:
@@ -150,14 +155,18 @@ def _diloco(
 ) -> None:
     """Train `model` in place, round by round; each silo keeps its inner optimiser's moments, only weights travel."""
     total = settings.rounds * settings.local_steps
-    batches, moments = [], []
+    batches: list[torch.Tensor] = []
+    moments: list[Any] = []
     for position, name in enumerate(sorted(silos)):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + position)
         blocks = pack(tokenizer, silos[name], total * settings.batch_size, settings.sequence_length, generator)
-        batches.append(blocks.view(settings.rounds, settings.local_steps, settings.batch_size, settings.sequence_length))
+        batches.append(
+            blocks.view(settings.rounds, settings.local_steps, settings.batch_size, settings.sequence_length)
+        )
         moments.append(None)
     weights = torch.nn.Parameter(parameters_to_vector(model.parameters()).detach().clone())
-    outer = torch.optim.SGD([weights], lr=settings.outer_learning_rate, momentum=settings.outer_momentum, nesterov=True)
+    momentum = settings.outer_momentum
+    outer = torch.optim.SGD([weights], lr=settings.outer_learning_rate, momentum=momentum, nesterov=momentum > 0)
     model.train()
     for done in range(settings.rounds):
         changes, losses = [], []
@@ -221,4 +230,6 @@ def _write(directory: Path, model: Any, tokenizer: Any, key: dict[str, Any]) -> 
             shutil.rmtree(beside, ignore_errors=True)
             raise
     except OSError as error:
-        raise StorageError(f"{directory}: could not be written ({error.strerror or error}); free space or give another place") from error
+        raise StorageError(
+            f"{directory}: could not be written ({error.strerror or error}); free space or give another place"
+        ) from error

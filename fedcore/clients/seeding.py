@@ -12,8 +12,8 @@ import torch
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Inside the `with` block torch's generators (the CPU's, and the GPU's that `device` names) start from `seed`.
 
-    Afterwards they are as they were. Libraries draw initial weights and dropout masks from them; fedcore's own draws come
-    from generators of their own.
+    Afterwards they are as they were. Libraries draw initial weights and dropout masks from them; fedcore's own draws
+    come from generators of their own.
     """
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

@@ -41,7 +41,12 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """loss: mean over the steps, nats per token; tokens: how many were read; parameters: how many had their gradient checked."""
+    """What training did.
+
+    loss        mean over the steps, nats per token
+    tokens      how many were read
+    parameters  how many had their gradient checked
+    """
 
     loss: float
     tokens: int
@@ -59,7 +64,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Metrics:
-    """loss: nats per token on held-out texts; perplexity: exp(loss); accuracy: of the ranking, None where nothing was asked."""
+    """How good a model is.
+
+    loss        nats per token on held-out texts
+    perplexity  exp(loss)
+    accuracy    fraction of ranking questions answered right; None where none was asked
+    """
 
     loss: float
     perplexity: float
@@ -68,7 +78,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """A small Llama and its federated pre-training; the budget is rounds · silos · local_steps · batch_size · sequence_length tokens.
+    """A small Llama and its federated pre-training. Tokens: rounds · silos · local_steps · batch_size · sequence_length.
 
     vocabulary            byte-level BPE tokens, at least 257 (the bytes and the end of a text)
     hidden, intermediate  widths; multiples of 64, as NF4 on a CPU wants

@@ -1,4 +1,4 @@
-"""What one client does in a round: a few steps of causal language modelling on its own texts, checked for lost gradients."""
+"""What one client does in a round: some steps of language modelling on its own texts, watched for lost gradients."""
 
 from __future__ import annotations
 
@@ -29,16 +29,19 @@ def train(
 ) -> TrainingResult:
     """Train the attached adapter in place: AdamW (no weight decay), cosine from the learning rate to 0, fp32 loss.
 
-    Texts are packed into blocks with the end-of-text token between and drawn without replacement under `seed`; a client with few
-    texts sees them again. The same seed gives the same bits on one machine with one number of torch threads. The model is
-    left in eval mode, torch's global generators as they were. progress("training", step, steps, loss=...) after each step.
+    Texts are packed into blocks with the end-of-text token between and drawn without replacement under `seed`; a
+    client with few texts sees them again. The same seed gives the same bits on one machine with one number of torch
+    threads. The model is left in eval mode, torch's global generators as they were. progress("training", step, steps,
+    loss=...) after each step.
 
-    Raises ShapeError naming the client where it has no text, TrainingError where a loss is not finite, where a parameter
-    of the adapter got no gradient, or where the frozen base passes none.
+    Raises ShapeError naming the client where it has no text, TrainingError where a loss is not finite, where a
+    parameter of the adapter got no gradient, or where the frozen base passes none.
     """
     who = f"client {client_id or '(no id)'}"
     if not any(texts):
-        raise ShapeError(f"{who}: got {len(texts)} texts with nothing in them, expected at least one character to train on")
+        raise ShapeError(
+            f"{who}: got {len(texts)} texts with nothing in them, expected at least one character to train on"
+        )
     base.check_trainable()
     parameters = trainable(base)
     generator = torch.Generator().manual_seed(seed)
@@ -57,7 +60,9 @@ def train(
                 loss.backward()
                 value = float(loss.detach())
                 if not math.isfinite(value):
-                    raise TrainingError(f"{who}: the loss of step {step} is {value}; lower the learning rate or check the adapter")
+                    raise TrainingError(
+                        f"{who}: the loss of step {step} is {value}; lower the learning rate or check the adapter"
+                    )
                 if step < 2:
                     _check_gradients(parameters, step, who)
                 optimizer.step()
@@ -71,7 +76,7 @@ def train(
 
 
 def next_token_loss(model: torch.nn.Module, blocks: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy, nats per token, of each token of (b, s) int64 blocks but the first, given those before it; fp32."""
+    """Mean cross-entropy (fp32, nats) of each token of (b, s) int64 blocks but the first, given those before it."""
     logits = model(input_ids=blocks, use_cache=False).logits[:, :-1]
     return functional.cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten())
 
@@ -86,6 +91,6 @@ def _check_gradients(parameters: dict[str, torch.nn.Parameter], step: int, who: 
         waits = step == 0 and (".lora_A." in name or name.endswith(".lora_embedding_B"))
         if gradient is None or (not waits and not bool(gradient.any())):
             raise TrainingError(
-                f"{who}: parameter {name} got {'no' if gradient is None else 'an all-zero'} gradient in step {step}, expected "
-                "one; a layer on the way passes none: load the base with fedcore.clients.load_base"
+                f"{who}: parameter {name} got {'no' if gradient is None else 'an all-zero'} gradient in step {step}, "
+                "expected one; a layer on the way passes none: load the base with fedcore.clients.load_base"
             )

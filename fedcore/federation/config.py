@@ -1,4 +1,4 @@
-"""The configuration of a federation: every key typed and described, unknown keys refused. `config_file` reads and writes it."""
+"""The configuration of a federation: every key typed and described, unknown keys refused; see also `config_file`."""
 
 from __future__ import annotations
 
@@ -21,30 +21,40 @@ class Section(BaseModel):
 class Run(Section):
     """[run]: what is repeated and where it goes."""
 
-    seed: int = Field(0, ge=0, description="seeds partitions, adapters, batches and the built-in base; same seed, same run")
-    rounds: PositiveInt = Field(3, description="federated rounds in each arm")
-    output: str | None = Field(None, description="run folder; must not exist yet; --output overrides it")
-    adapter_from: Name | None = Field(None, description="the arm whose last adapter becomes adapter/; the first arm if absent")
+    seed: int = Field(
+        default=0, ge=0, description="seeds partitions, adapters, batches and the built-in base; same seed, same run"
+    )
+    rounds: PositiveInt = Field(default=3, description="federated rounds in each arm")
+    output: str | None = Field(default=None, description="run folder; must not exist yet; --output overrides it")
+    adapter_from: Name | None = Field(
+        default=None, description="the arm whose last adapter becomes adapter/; the first arm if absent"
+    )
 
 
 class Pretrain(Section):
     """[model.pretrain]: make a small base model from texts of this run (DiLoCo over silos), cached for the next run."""
 
-    label: str | None = Field(None, description="texts with this label make the base and go to no client; all texts if absent")
+    label: str | None = Field(
+        default=None, description="texts with this label make the base and go to no client; all texts if absent"
+    )
 
-    vocabulary: int = Field(1024, ge=300, description="byte-level BPE tokens")
-    hidden: int = Field(128, ge=64, multiple_of=64, description="model width; NF4 wants a multiple of 64")
-    layers: PositiveInt = Field(2, description="decoder layers")
-    heads: PositiveInt = Field(4, description="attention heads; divides hidden")
-    intermediate: int = Field(320, ge=64, multiple_of=64, description="width of the feed-forward layer; a multiple of 64")
-    silos: PositiveInt = Field(4, description="silos of the pre-training; labels are dealt to them, or texts where there is one label")
-    rounds: PositiveInt = Field(10, description="outer steps")
-    local_steps: PositiveInt = Field(20, description="inner AdamW steps of each silo per round")
-    batch_size: PositiveInt = Field(16, description="sequences per step")
-    sequence_length: int = Field(64, ge=8, description="tokens per sequence")
-    learning_rate: PositiveFloat = Field(4e-3, description="inner peak learning rate")
-    outer_learning_rate: PositiveFloat = Field(0.7, description="outer Nesterov learning rate")
-    outer_momentum: float = Field(0.6, ge=0, lt=1, description="outer Nesterov momentum")
+    vocabulary: int = Field(default=1024, ge=300, description="byte-level BPE tokens")
+    hidden: int = Field(default=128, ge=64, multiple_of=64, description="model width; NF4 wants a multiple of 64")
+    layers: PositiveInt = Field(default=2, description="decoder layers")
+    heads: PositiveInt = Field(default=4, description="attention heads; divides hidden")
+    intermediate: int = Field(
+        default=320, ge=64, multiple_of=64, description="width of the feed-forward layer; a multiple of 64"
+    )
+    silos: PositiveInt = Field(
+        default=4, description="silos of the pre-training; labels are dealt to them, or texts where there is one label"
+    )
+    rounds: PositiveInt = Field(default=10, description="outer steps")
+    local_steps: PositiveInt = Field(default=20, description="inner AdamW steps of each silo per round")
+    batch_size: PositiveInt = Field(default=16, description="sequences per step")
+    sequence_length: int = Field(default=64, ge=8, description="tokens per sequence")
+    learning_rate: PositiveFloat = Field(default=4e-3, description="inner peak learning rate")
+    outer_learning_rate: PositiveFloat = Field(default=0.7, description="outer Nesterov learning rate")
+    outer_momentum: float = Field(default=0.6, ge=0, lt=1, description="outer Nesterov momentum")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Pretrain:
@@ -56,37 +66,43 @@ class Pretrain(Section):
 class Model(Section):
     """[model]: the frozen base, either `source` or [model.pretrain]."""
 
-    source: str | None = Field(None, description="a local path or a hub name of a causal language model")
-    pretrain: Pretrain | None = Field(None, description="make a small base instead of loading one")
-    quantization: Literal["nf4", "none"] = Field("nf4", description="how the frozen base is held")
-    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
+    source: str | None = Field(default=None, description="a local path or a hub name of a causal language model")
+    pretrain: Pretrain | None = Field(default=None, description="make a small base instead of loading one")
+    quantization: Literal["nf4", "none"] = Field(default="nf4", description="how the frozen base is held")
+    device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
 
     @model_validator(mode="after")
     def _one_source(self) -> Model:
         if (self.source is None) == (self.pretrain is None):
-            raise ValueError("needs exactly one of source = \"...\" (path or hub name) and [model.pretrain]")
+            raise ValueError('needs exactly one of source = "..." (path or hub name) and [model.pretrain]')
         return self
 
 
 class Data(Section):
     """[data]: the texts. Held-out texts are seen by nobody: neither by the clients nor by [model.pretrain]."""
 
-    source: str = Field("python-documentation", description="a .jsonl path, a `datasets` name, or 'python-documentation'")
-    text: str = Field("text", description="the column that holds the text (.jsonl and `datasets`)")
-    split: str = Field("train", description="the split to read (`datasets`)")
-    held_out: float = Field(0.05, gt=0, lt=1, description="fraction of the texts kept for evaluation")
-    held_out_limit: PositiveInt = Field(256, description="at most this many held-out texts are scored")
-    questions: int = Field(100, ge=0, description="ranking questions, made from held-out texts; chance is 1 in 4")
+    source: str = Field(
+        default="python-documentation", description="a .jsonl path, a `datasets` name, or 'python-documentation'"
+    )
+    text: str = Field(default="text", description="the column that holds the text (.jsonl and `datasets`)")
+    split: str = Field(default="train", description="the split to read (`datasets`)")
+    held_out: float = Field(default=0.05, gt=0, lt=1, description="fraction of the texts kept for evaluation")
+    held_out_limit: PositiveInt = Field(default=256, description="at most this many held-out texts are scored")
+    questions: int = Field(
+        default=100, ge=0, description="ranking questions, made from held-out texts; chance is 1 in 4"
+    )
 
 
 class Partition(Section):
     """[partition]: which client holds which texts."""
 
-    kind: Literal["iid", "dirichlet", "column"] = Field("iid", description="how texts are dealt to clients")
-    clients: PositiveInt | None = Field(None, description="number of clients (8 if absent); with 'column' one per value")
-    alpha: PositiveFloat = Field(0.5, description="Dirichlet concentration: small is more skewed ('dirichlet')")
-    column: str | None = Field(None, description="the column with the label ('dirichlet', 'column')")
-    min_examples: PositiveInt = Field(16, description="fewest texts a client may hold")
+    kind: Literal["iid", "dirichlet", "column"] = Field(default="iid", description="how texts are dealt to clients")
+    clients: PositiveInt | None = Field(
+        default=None, description="number of clients (8 if absent); with 'column' one per value"
+    )
+    alpha: PositiveFloat = Field(default=0.5, description="Dirichlet concentration: small is more skewed ('dirichlet')")
+    column: str | None = Field(default=None, description="the column with the label ('dirichlet', 'column')")
+    min_examples: PositiveInt = Field(default=16, description="fewest texts a client may hold")
 
     @model_validator(mode="after")
     def _column_counts(self) -> Partition:
@@ -98,48 +114,56 @@ class Partition(Section):
 class Adapter(Section):
     """[adapter]: the LoRA adapter that is federated."""
 
-    rank: PositiveInt = Field(8, description="LoRA rank")
-    alpha: PositiveFloat = Field(16.0, description="scale is alpha / rank, or alpha / sqrt(rank) with rslora")
-    target_modules: str | tuple[str, ...] = Field("all-linear", description="'all-linear' or a list of module names")
-    rslora: bool = Field(False, description="rank-stabilised scale")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
+    rank: PositiveInt = Field(default=8, description="LoRA rank")
+    alpha: PositiveFloat = Field(default=16.0, description="scale is alpha / rank, or alpha / sqrt(rank) with rslora")
+    target_modules: str | tuple[str, ...] = Field(
+        default="all-linear", description="'all-linear' or a list of module names"
+    )
+    rslora: bool = Field(default=False, description="rank-stabilised scale")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the adapter's input")
 
 
 class Training(Section):
     """[training]: what one client does in one round."""
 
-    steps: PositiveInt = Field(12, description="optimiser steps per client and round")
-    batch_size: PositiveInt = Field(16, description="sequences per step")
-    sequence_length: int = Field(64, ge=2, description="tokens per sequence, in training and evaluation")
-    learning_rate: PositiveFloat = Field(4e-3, description="AdamW learning rate")
+    steps: PositiveInt = Field(default=12, description="optimiser steps per client and round")
+    batch_size: PositiveInt = Field(default=16, description="sequences per step")
+    sequence_length: int = Field(default=64, ge=2, description="tokens per sequence, in training and evaluation")
+    learning_rate: PositiveFloat = Field(default=4e-3, description="AdamW learning rate")
 
 
 class Aggregation(Section):
     """[aggregation]: how the server makes one update of many."""
 
-    rule: str = Field("mean", description="a rule of fedcore.rules in snake case")
+    rule: str = Field(default="mean", description="a rule of fedcore.rules in snake case")
     parameters: dict[str, Any] = Field(default_factory=dict, description="the rule's own parameters, such as { f = 2 }")
-    space: Literal["delta", "parameters"] = Field("delta", description="where distances and means are taken")
-    weights: Literal["counts", "equal"] = Field("counts", description="weigh clients by their examples, or alike")
-    on_nonfinite: Literal["raise", "exclude"] = Field("raise", description="what a NaN or Inf from a client leads to")
+    space: Literal["delta", "parameters"] = Field(default="delta", description="where distances and means are taken")
+    weights: Literal["counts", "equal"] = Field(
+        default="counts", description="weigh clients by their examples, or alike"
+    )
+    on_nonfinite: Literal["raise", "exclude"] = Field(
+        default="raise", description="what a NaN or Inf from a client leads to"
+    )
 
 
 class Attack(Section):
     """arms.attack: the last `clients` clients send poisoned updates."""
 
-    kind: Literal["sign_flip"] = Field("sign_flip", description="the change, reversed and scaled")
-    clients: PositiveInt = Field(1, description="how many poison; always the last ones")
-    scale: PositiveFloat = Field(1.0, description="factor on the reversed change")
+    kind: Literal["sign_flip"] = Field(default="sign_flip", description="the change, reversed and scaled")
+    clients: PositiveInt = Field(default=1, description="how many poison; always the last ones")
+    scale: PositiveFloat = Field(default=1.0, description="factor on the reversed change")
 
 
 class Arm(Section):
     """[[arms]]: the same federation once more, with these overrides of [aggregation]."""
 
     name: Name = Field(description="names the arm in the table and its folder")
-    rule: str | None = Field(None, description="overrides aggregation.rule")
-    parameters: dict[str, Any] | None = Field(None, description="overrides aggregation.parameters")
-    space: Literal["delta", "parameters"] | None = Field(None, description="overrides aggregation.space")
-    attack: Attack | None = Field(None, description="poison some clients, as in { kind = \"sign_flip\", clients = 2 }")
+    rule: str | None = Field(default=None, description="overrides aggregation.rule")
+    parameters: dict[str, Any] | None = Field(default=None, description="overrides aggregation.parameters")
+    space: Literal["delta", "parameters"] | None = Field(default=None, description="overrides aggregation.space")
+    attack: Attack | None = Field(
+        default=None, description='poison some clients, as in { kind = "sign_flip", clients = 2 }'
+    )
 
 
 class Config(Section):

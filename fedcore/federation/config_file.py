@@ -30,7 +30,7 @@ else:
 def load_config(path: str | Path) -> Config:
     """Read, check and complete a configuration file.
 
-    Raises MissingError if there is no such file, ConfigError with one line per fault: file, key, what was got, what to do.
+    Raises MissingError if there is no such file, ConfigError with one line per fault: file, key, got, what to do.
     """
     path = Path(path)
     try:
@@ -90,7 +90,9 @@ def _check_rules(config: Config, name: str) -> None:
 def _fault(entry: Any) -> str:
     """One pydantic error as one line: key, what was got, what to do."""
     location = entry["loc"]
-    key = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in location if part not in ("str", "tuple[str, ...]")))
+    key = re.sub(
+        r"\.(\d+)", r"[\1]", ".".join(str(part) for part in location if part not in ("str", "tuple[str, ...]"))
+    )
     if entry["type"] == "extra_forbidden":
         known = list(_section_at(location[:-1]).model_fields)
         close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
@@ -120,7 +122,7 @@ def _sections_in(annotation: Any) -> type[Section] | None:
 
 
 def to_toml(config: Config) -> str:
-    """The exact configuration as TOML, defaults filled in; keys that are absent stay absent. Loads back as an equal one."""
+    """The exact configuration as TOML, defaults filled in; absent keys stay absent. Loads back as an equal one."""
     return "\n".join(_tables(config.model_dump(exclude_none=True))).strip() + "\n"
 
 
@@ -140,7 +142,10 @@ def _tables(data: dict[str, Any], prefix: str = "") -> list[str]:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        pairs = ", ".join(f"{key if key.isidentifier() and key.isascii() else json.dumps(key)} = {_value(inner)}" for key, inner in value.items())
+        pairs = ", ".join(
+            f"{key if key.isidentifier() and key.isascii() else json.dumps(key)} = {_value(inner)}"
+            for key, inner in value.items()
+        )
         return "{ " + pairs + " }" if pairs else "{}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(inner) for inner in value) + "]"

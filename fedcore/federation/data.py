@@ -1,4 +1,4 @@
-"""The texts of a federation: a JSONL file, a `datasets` name, or Python's own documentation; split into clients and held-out."""
+"""The texts of a federation: a JSONL file, a `datasets` name, or Python's own documentation; dealt to clients."""
 
 from __future__ import annotations
 
@@ -48,16 +48,20 @@ def load_texts(config: Config) -> Texts:
     from fedcore.clients.corpus import split
 
     seed, settings = config.run.seed, config.data
-    public, documents = _public(_documents(config), config.model.pretrain and config.model.pretrain.label)
+    public, documents = _public(_documents(config), config.model.pretrain.label if config.model.pretrain else None)
     training, held_out = split(documents, settings.held_out, seed)
     held_out = [held_out[i] for i in np.random.default_rng([seed, 0x68656C64]).permutation(len(held_out))]
     shares = partition([d.label for d in training], config.partition, seed)
     clients = []
     for share in shares:
         own = [training[i] for i in share.indices]
-        clients.append(Client(share.client_id, tuple(d.text for d in own), dict(sorted(Counter(d.label for d in own).items()))))
+        clients.append(
+            Client(share.client_id, tuple(d.text for d in own), dict(sorted(Counter(d.label for d in own).items())))
+        )
     limited = held_out[: settings.held_out_limit]
-    return Texts(tuple(clients), tuple(public or training), tuple(d.text for d in limited), tuple(_questions(config, held_out)))
+    return Texts(
+        tuple(clients), tuple(public or training), tuple(d.text for d in limited), tuple(_questions(config, held_out))
+    )
 
 
 def _public(documents: list[Document], label: str | None) -> tuple[list[Document], list[Document]]:
@@ -66,7 +70,9 @@ def _public(documents: list[Document], label: str | None) -> tuple[list[Document
     rest = [document for document in documents if label is None or document.label != label]
     if (label is not None and not public) or not rest:
         known = ", ".join(sorted({document.label for document in documents}))
-        raise ConfigError(f"model.pretrain.label: got {label!r}, expected one of several labels of the texts; they have {known}")
+        raise ConfigError(
+            f"model.pretrain.label: got {label!r}, expected one of several labels of the texts; they have {known}"
+        )
     return public, rest
 
 
@@ -77,7 +83,9 @@ def _documents(config: Config) -> list[Document]:
         return _python_documentation()
     column = config.partition.column
     if config.partition.kind != "iid" and column is None:
-        raise ConfigError(f"partition.column: missing; kind = {config.partition.kind!r} needs the column with the labels")
+        raise ConfigError(
+            f"partition.column: missing; kind = {config.partition.kind!r} needs the column with the labels"
+        )
     if source.endswith((".jsonl", ".json")):
         documents = list(_labelled(_jsonl(Path(source)), source, config.data.text, column))
     else:
@@ -88,14 +96,16 @@ def _documents(config: Config) -> list[Document]:
 
 
 def _python_documentation() -> list[Document]:
-    """Python's documentation, the language reference under a label of its own: prose that docstrings do not resemble."""
+    """Python's documentation, the language reference under a label of its own: prose, unlike docstrings."""
     from pydoc_data.topics import topics
 
     from fedcore.clients.corpus import python_documentation
 
     lines = {line.strip() for topic in topics.values() for line in topic.splitlines()}
     return [
-        dataclasses.replace(document, label="reference") if document.text.partition("\n")[0].strip() in lines else document
+        dataclasses.replace(document, label="reference")
+        if document.text.partition("\n")[0].strip() in lines
+        else document
         for document in python_documentation()
     ]
 
@@ -103,14 +113,18 @@ def _python_documentation() -> list[Document]:
 def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """(place, row) of each non-empty line."""
     if not path.is_file():
-        raise MissingError(f"{path}: no such file; data.source is a .jsonl path, a `datasets` name or 'python-documentation'")
+        raise MissingError(
+            f"{path}: no such file; data.source is a .jsonl path, a `datasets` name or 'python-documentation'"
+        )
     with path.open(encoding="utf-8") as lines:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict):
-                        raise FormatError(f"{path}:{number}: got {type(row).__name__}, expected one JSON object per line")
+                        raise FormatError(
+                            f"{path}:{number}: got {type(row).__name__}, expected one JSON object per line"
+                        )
                     yield f"{path}:{number}", row
         except json.JSONDecodeError as error:
             raise FormatError(f"{path}:{number}: not JSON: {error.msg}; one JSON object per line is expected") from None

@@ -21,7 +21,7 @@ from fedcore.updates import Update
 
 
 class RunFolder:
-    """One run's folder. `create` and `resume` hold it for one process until the `with` block ends; `read` only looks at it."""
+    """One run's folder. `create` and `resume` hold it for one process until `with` ends; `read` only looks at it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -32,7 +32,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Config, facts: dict[str, Any]) -> RunFolder:
-        """Make the folder with its configuration and facts, beside and then renamed. Raises ExistsError, StorageError."""
+        """Make the folder with its configuration and facts, whole or not at all. Raises ExistsError, StorageError."""
         refuse_existing(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -64,7 +64,7 @@ class RunFolder:
     def resume(cls, path: Path, config: Config, facts: dict[str, Any]) -> RunFolder:
         """Open an interrupted run to go on with it.
 
-        Raises ConfigError if the configuration differs from the run's own, LayoutError if the base model or the texts do,
+        Raises ConfigError if the configuration differs from the run's own, LayoutError if the base or the texts do,
         StorageError if another process holds it.
         """
         folder = cls.read(path)
@@ -73,7 +73,8 @@ class RunFolder:
         for key, what in (("base", "the base model"), ("texts", "the texts"), ("adapter", "the first adapter")):
             if before[key] != facts[key]:
                 raise LayoutError(
-                    f"{path}: {what} changed since this run began ({before[key]} then, {facts[key]} now); start a new run"
+                    f"{path}: {what} changed since this run began ({before[key][:16]} then, {facts[key][:16]} now); "
+                    "start a new run"
                 )
         folder._hold()
         for left in sorted(path.rglob(".*.part")):

@@ -1,7 +1,7 @@
 """Durability: what the server has acknowledged survives a crash at any instruction.
 
-A file counts once it has its final name: it is written beside, synced, renamed, and its folder synced. A line counts once
-it ends in a newline and is synced; the torn line that a crash can leave at the end is dropped when the log is opened.
+A file counts once it has its final name: it is written beside, synced, renamed, and its folder synced. A line counts
+once it ends in a newline and is synced; the torn line that a crash can leave is dropped when the log is opened.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Receipt:
 
 
 class Journal:
-    """Received updates: updates/<arm>/round-<number>/<client>.<sha256>.safetensors, each name holding its content's hash."""
+    """Received updates: updates/<arm>/round-<number>/<client>.<sha256>.safetensors, each named by its hash."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -54,7 +54,9 @@ class Journal:
             client_id, digest, _ = path.name.rsplit(".", 2)
             found = hashlib.sha256(path.read_bytes()).hexdigest()
             if found != digest:
-                raise FormatError(f"{path}: its SHA-256 is {found[:16]}..., not the one in its name; delete it and resume")
+                raise FormatError(
+                    f"{path}: its SHA-256 is {found[:16]}..., not the one in its name; delete it and resume"
+                )
             receipts[client_id] = Receipt(client_id, digest, path.stat().st_size, path)
         return receipts
 
@@ -65,8 +67,8 @@ class Journal:
 class LineLog:
     """A file of JSON lines that only grows, one synced line at a time.
 
-    `entries` are its lines. Opening drops a torn last line (`dropped` says whether there was one) and raises FormatError,
-    with file and line, for a damaged one before it.
+    `entries` are its lines. Opening drops a torn last line (`dropped` says whether there was one) and raises
+    FormatError, with file and line, for a damaged one before it.
     """
 
     def __init__(self, path: Path):
@@ -135,7 +137,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 def refused(path: Path, error: OSError) -> StorageError:
     """The one line for a write that the system refused."""
     reason = error.strerror or str(error)
-    return StorageError(f"{path}: cannot write: {reason}; nothing half-written was left; free space or choose another folder")
+    return StorageError(
+        f"{path}: cannot write: {reason}; nothing half-written was left; free space or choose another folder"
+    )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -92,21 +92,23 @@ class QLoRALearner:
 
 
 def built_in_base(config: Config, texts: Texts, progress: Progress) -> Path:
-    """The small base of [model.pretrain], made now or taken from the cache: same settings, texts and seed, same base."""
+    """The small base of [model.pretrain], made now or taken from the cache, which settings, texts and seed decide."""
     from fedcore.clients.pretraining import make_base
     from fedcore.clients.settings import PretrainingSettings
 
     assert config.model.pretrain is not None
     fields = config.model.pretrain.model_dump(exclude={"label"})
     silos = silos_of(texts, fields.pop("silos"))
-    key = text_digest([repr(sorted(fields.items())), config.run.seed, *(t for name in silos for t in (name, *silos[name]))])
+    key = text_digest(
+        [repr(sorted(fields.items())), config.run.seed, *(t for name in silos for t in (name, *silos[name]))]
+    )
     directory = cache_folder() / f"base-{key[:16]}"
     directory.parent.mkdir(parents=True, exist_ok=True)
     return make_base(directory, silos, PretrainingSettings(**fields), config.run.seed, progress)
 
 
 def silos_of(texts: Texts, count: int) -> dict[str, list[str]]:
-    """Public texts by silo: labels in sorted order are dealt to at most `count` silos; texts are, where there is one label."""
+    """Public texts in at most `count` silos: labels are dealt in sorted order, or texts where there is one label."""
     labels = sorted({document.label for document in texts.public})
     silos: dict[str, list[str]] = {}
     for position, document in enumerate(texts.public):

@@ -1,4 +1,4 @@
-"""Who holds which texts: IID, Dirichlet label skew, or by a column. Deterministic under the seed; no client is empty."""
+"""Who holds which texts: IID, Dirichlet label skew, or by a column. The seed decides; no client is empty."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def dirichlet(
 
     Clients differ in labels (Hsu et al., 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated
     Visual Classification") and in amounts, since the draw is made per label over the clients (Yurochkin et al., 2019,
-    "Bayesian Nonparametric Federated Learning of Neural Networks", section 4). A draw that leaves a client with fewer than
-    `min_examples` is drawn again. Raises ConfigError after 1000 such draws.
+    "Bayesian Nonparametric Federated Learning of Neural Networks", section 4). A draw that leaves a client with fewer
+    than `min_examples` is drawn again. Raises ConfigError after 1000 such draws.
     """
     array = np.asarray(labels, dtype=object)
     groups = [np.flatnonzero(array == label) for label in sorted(set(labels))]
@@ -72,7 +72,9 @@ def dirichlet(
         parts: list[list[np.ndarray]] = [[] for _ in range(clients)]
         for group in groups:
             cuts = np.cumsum(generator.dirichlet(np.full(clients, alpha)))[:-1] * len(group)
-            for part, piece in zip(parts, np.split(generator.permutation(group), np.rint(cuts).astype(int)), strict=True):
+            for part, piece in zip(
+                parts, np.split(generator.permutation(group), np.rint(cuts).astype(int)), strict=True
+            ):
                 part.append(piece)
         joined = [np.concatenate(part) for part in parts]
         if min(len(part) for part in joined) >= min_examples:

@@ -133,7 +133,9 @@ def client_seed(config: Config, number: int, client: Client) -> int:
     return int.from_bytes(hashlib.sha256(f"{config.run.seed}/{number}/{client.id}".encode()).digest()[:4], "little")
 
 
-def combine(federation: Federation, arm: Arm, receipts: dict[str, Receipt], broadcast: Update) -> tuple[Any, dict[str, float]]:
+def combine(
+    federation: Federation, arm: Arm, receipts: dict[str, Receipt], broadcast: Update
+) -> tuple[Any, dict[str, float]]:
     """Decode the received bytes and run the arm's rule on them: (Aggregate, norm of each client's change)."""
     settings = federation.config.aggregation_of(arm)
     cohort = Cohort([Update.from_bytes(r.open(), source=str(r.path)) for r in receipts.values()])

@@ -22,7 +22,7 @@ def rule_classes() -> dict[str, type]:
 
 
 def make_rule(name: str, parameters: dict[str, Any]) -> Any:
-    """The rule `name` with its parameters. Raises RuleError naming the rule or the parameter that is not known or missing."""
+    """The rule `name` with its parameters. Raises RuleError naming the rule or parameter that is unknown or missing."""
     classes = rule_classes()
     if name not in classes:
         raise RuleError(f"rule: got {name!r}, {_suggest(name, list(classes))}")

@@ -25,8 +25,8 @@ def no_progress(phase: str, done: int, total: int, **metrics: Any) -> None:
 def simulate(config: Config, output: Path, *, resume: bool = False, progress: Progress = no_progress) -> RunFolder:
     """Run a configuration into the folder `output`; the same configuration gives the same adapters.
 
-    resume: go on with an interrupted run in `output`. Raises ExistsError before any work if `output` exists and `resume` is
-    False; MissingError, ConfigError or LayoutError if it cannot be resumed.
+    resume: go on with an interrupted run in `output`. Raises ExistsError before any work if `output` exists and not
+    `resume`; MissingError, ConfigError or LayoutError if it cannot be resumed.
     """
     if resume:
         RunFolder.read(output)
@@ -56,7 +56,7 @@ def run_arms(
 
 
 def run_arm(federation: Federation, arm: Arm) -> Update:
-    """All rounds of one arm from the initial adapter; those that are finished already are read back. The last adapter."""
+    """All rounds of one arm from the initial adapter, finished ones read back. Returns the last adapter."""
     folder, adapter = federation.folder, federation.learner.initial()
     for number in range(1, federation.config.run.rounds + 1):
         entry = folder.ledger.find(arm=arm.name, round=number)
@@ -76,7 +76,9 @@ def run_facts(config: Config, texts: Texts, learner: Learner) -> dict[str, Any]:
         "base_name": learner.base,
         "base_source": learner.source,
         "adapter": learner.initial().digest(),
-        "texts": text_digest([*(t for client in texts.clients for t in client.texts), *texts.held_out, *texts.questions]),
+        "texts": text_digest(
+            [*(t for client in texts.clients for t in client.texts), *texts.held_out, *texts.questions]
+        ),
         "clients": [{"id": c.id, "examples": len(c.texts), "labels": c.labels} for c in texts.clients],
         "held_out": len(texts.held_out),
         "questions": len(texts.questions),
@@ -97,7 +99,7 @@ def evaluate_base(federation: Federation) -> None:
 
 
 def train_alone(federation: Federation) -> None:
-    """The table's second row: each client alone, from the initial adapter, with the steps it has in all rounds together.
+    """The table's second row: each client alone, from the initial adapter, with all the steps that it has in an arm.
 
     One line a client in metrics.jsonl; the table shows the mean over clients.
     """
@@ -108,10 +110,14 @@ def train_alone(federation: Federation) -> None:
             clock = Clock()
             with clock.phase("training"):
                 steps = config.training.steps * config.run.rounds
-                adapter = federation.learner.train(federation.learner.initial(), client, steps, client_seed(config, 0, client))
+                adapter = federation.learner.train(
+                    federation.learner.initial(), client, steps, client_seed(config, 0, client)
+                )
             with clock.phase("evaluation"):
                 metrics = federation.learner.evaluate(adapter)
-            federation.folder.metrics.append({"client": client.id} | _alone(LOCAL_ONLY, config.run.rounds, metrics, clock))
+            federation.folder.metrics.append(
+                {"client": client.id} | _alone(LOCAL_ONLY, config.run.rounds, metrics, clock)
+            )
             federation.progress(LOCAL_ONLY, done + 1, len(clients), loss=metrics.loss)
 
 
@@ -125,5 +131,3 @@ def _alone(name: str, number: int, metrics: Any, clock: Clock) -> dict[str, Any]
         "bytes_down": 0,
         "seconds": clock.seconds,
     }
-
-

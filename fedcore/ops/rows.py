@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,9 +118,11 @@ def tensors_of(rows: Rows) -> list[Any]:
 
     assert rows.table is not None
     columns = [rows.table.columns(i, 0, rows.d) for i in range(rows.n)]
-    if rows.dtype == "bfloat16":
-        return [torch.from_numpy(c.view(np.int16)).view(torch.bfloat16) for c in columns]
-    return [torch.from_numpy(c) for c in columns]
+    with warnings.catch_warnings():  # torch warns of rows in read-only memory; the kernels only read
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        if rows.dtype == "bfloat16":
+            return [torch.from_numpy(c.view(np.int16)).view(torch.bfloat16) for c in columns]
+        return [torch.from_numpy(c) for c in columns]
 
 
 def thread_count(threads: int | None) -> int:

@@ -17,16 +17,21 @@ from fedcore.report.table import as_html, rows
 STYLE = """
 :root { color-scheme: light; --ink: #1c1c1c; --soft: #5a5a5a; --line: #dedede; --accent: #0072b2; }
 * { box-sizing: border-box; }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: #fff; margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: #fff;
+  margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.75rem 0 .5rem; }
 p { max-width: 46rem; } .soft, caption, figcaption { color: var(--soft); font-size: .875rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: .9rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: .9rem; }
 caption { caption-side: bottom; text-align: left; padding-top: .6rem; }
-th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; vertical-align: top; }
-th:first-child, td.text, th.text { text-align: left; } thead th { border-bottom: 2px solid var(--ink); font-weight: 600; }
+th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
+  vertical-align: top; }
+th:first-child, td.text, th.text { text-align: left; }
+thead th { border-bottom: 2px solid var(--ink); font-weight: 600; }
 tbody th { font-weight: 600; } figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: block; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 1rem; } .pair figure { flex: 1 1 26rem; }
-pre, code { font: .82rem/1.5 ui-monospace, monospace; } pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; border-radius: 4px; }
+pre, code { font: .82rem/1.5 ui-monospace, monospace; }
+pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; border-radius: 4px; }
 summary { cursor: pointer; color: var(--accent); } .bad { color: #b00020; }
 @media print { body { max-width: none; } details { display: block; } }
 """
@@ -49,7 +54,10 @@ def page(folder: RunFolder) -> str:
     title = f"Federated run: {folder.path.resolve().name}"
     sections = [
         f"<header><h1>{escape(title)}</h1>{_summary(metrics, ledger, facts)}</header>",
-        _section("Results", f'<div class="scroll">{as_html(rows(metrics))}</div>' if metrics else "<p>No round has finished yet.</p>"),
+        _section(
+            "Results",
+            f'<div class="scroll">{as_html(rows(metrics))}</div>' if metrics else "<p>No round has finished yet.</p>",
+        ),
         *_plots(metrics, ledger, facts),
         _section("Ledger", _ledger(ledger)),
         _section("Configuration", f"<pre>{escape(config)}</pre>"),
@@ -58,7 +66,9 @@ def page(folder: RunFolder) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n<main>\n"
+        + "\n".join(sections)
+        + "\n</main>\n</body></html>\n"
     )
 
 
@@ -67,8 +77,8 @@ def _summary(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]]
     counts = [client["examples"] for client in facts["clients"]]
     arms = plots.arm_names(metrics)
     ran = (
-        f"{len(counts)} clients holding {min(counts)} to {max(counts)} texts, {len(ledger)} rounds in {len(arms)} arms, "
-        f"on the base model {facts['base_name']} (SHA-256 {facts['base'][:12]}…). Begun {facts['started']}."
+        f"{len(counts)} clients with {min(counts)} to {max(counts)} texts, {len(ledger)} rounds in {len(arms)} arms, "
+        f"on the base {facts['base_name']} (SHA-256 {facts['base'][:12]}…). Begun {facts['started']}."
     )
     shown = {row.name: row for row in rows(metrics)} if metrics else {}
     outcome = ", ".join(f"{row.name} {row.loss:.3f}" for row in shown.values() if row.loss is not None)
@@ -85,14 +95,16 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], 
             pair += _figure(plots.curves(metrics, "accuracy", "Ranking accuracy", "fraction right"))
         sections.append(_section("Round by round", f'<div class="pair">{pair}</div>'))
     if ledger:
-        said = "What each client counted for in each round. A cross is a coefficient of zero: the rule left that client out."
+        said = "What each client counted for in each round. A cross is a coefficient of zero: the rule left it out."
         change = "Distance of each client's parameters from the round's starting point. Hollow: left out by the rule."
         sections.append(
             _section("Who counted", _figure(plots.coefficients(ledger), said) + _figure(plots.norms(ledger), change))
         )
     sections.append(_section("Clients", _figure(plots.data_by_client(facts["clients"]))))
     if plots.arm_names(metrics):
-        note = "Training is the sum over clients, who ran one after the other. Aggregation includes decoding the received bytes."
+        note = (
+            "Training is the sum over clients, one after the other. Aggregation includes decoding the received bytes."
+        )
         sections.append(
             _section("Time and traffic", _figure(plots.time_by_phase(metrics), note) + _figure(plots.traffic(metrics)))
         )
@@ -117,21 +129,26 @@ def _ledger(ledger: Sequence[dict[str, Any]]) -> str:
     for entry in ledger:
         excluded = ", ".join(f"{client}: {reason}" for client, reason in entry["excluded"].items()) or "–"
         parameters = ", ".join(f"{name} = {value}" for name, value in entry["parameters"].items())
+        rule = entry["rule"] + (f" ({parameters})" if parameters else "") + f", {entry['space']}"
         whole = escape(json.dumps(entry, indent=1))
         lines.append(
             f'<tr><th scope="row">{escape(entry["arm"])}</th><td>{entry["round"]}</td>'
-            f'<td class="text">{escape(entry["rule"])}{escape(f" ({parameters})") if parameters else ""}, {escape(entry["space"])}</td>'
+            f'<td class="text">{escape(rule)}</td>'
             f'<td class="text">{escape(excluded)}</td><td class="text"><code>{escape(entry["output"][:16])}</code></td>'
-            f'<td class="text"><details><summary>inputs and coefficients</summary><pre>{whole}</pre></details></td></tr>'
+            f'<td class="text"><details><summary>inputs and coefficients</summary><pre>{whole}</pre></details></td>'
+            "</tr>"
         )
     head = '<th scope="col">arm</th><th scope="col">round</th>' + "".join(
         f'<th scope="col" class="text">{name}</th>' for name in ("rule", "excluded", "output SHA-256", "entry")
     )
-    caption = "<caption>What an auditor needs to make each round's output again from the received bytes in updates/.</caption>"
-    return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    caption = "<caption>What an auditor needs to make each round's output again from the bytes in updates/.</caption>"
+    table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _machine(facts: dict[str, Any]) -> str:
     pairs = [*facts["machine"].items(), *((k, v) for k, v in facts["versions"].items() if v)]
-    body = "".join(f'<tr><th scope="row">{escape(str(k))}</th><td class="text">{escape(str(v))}</td></tr>' for k, v in pairs)
+    body = "".join(
+        f'<tr><th scope="row">{escape(str(k))}</th><td class="text">{escape(str(v))}</td></tr>' for k, v in pairs
+    )
     return f"<table><caption>Where this run was made.</caption><tbody>{body}</tbody></table>"

@@ -1,4 +1,4 @@
-"""The plots of a run as SVG text. Each function takes lines of metrics.jsonl or ledger.jsonl and returns (svg, alternative text)."""
+"""The plots of a run: each takes lines of metrics.jsonl or ledger.jsonl and returns (SVG text, alternative text)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Plot = tuple[str, str]
 ARMS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 PHASES = {"training": "#56B4E9", "journal": "#E69F00", "aggregation": "#D55E00", "evaluation": "#BBBBBB"}
 GREY, POISONED = "#666666", "#B00020"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fedcore",
     "font.family": "sans-serif",
@@ -68,7 +68,9 @@ def curves(metrics: Lines, field: str, title: str, label: str) -> Plot:
     markers = "osD^vP*"
     said, ends = [], []
     for index, arm in enumerate(arms):
-        points = sorted((line["round"], line[field]) for line in metrics if line["arm"] == arm and line[field] is not None)
+        points = sorted(
+            (line["round"], line[field]) for line in metrics if line["arm"] == arm and line[field] is not None
+        )
         if not points:
             continue
         x, y = zip(*points, strict=True)
@@ -185,7 +187,9 @@ def data_by_client(clients: Lines) -> Plot:
     for index, label in enumerate([*shown, *(["other labels"] if rest else [])]):
         members = rest if label == "other labels" and rest else [label]
         counts = np.array([sum(client["labels"].get(m, 0) for m in members) for client in clients])
-        axes.barh(names, counts, left=left, height=0.7, label=label or "texts", color=ARMS[index % len(ARMS)], alpha=0.85)
+        axes.barh(
+            names, counts, left=left, height=0.7, label=label or "texts", color=ARMS[index % len(ARMS)], alpha=0.85
+        )
         left += counts
     axes.invert_yaxis()
     axes.set(title="What each client holds", xlabel="texts")
@@ -230,7 +234,7 @@ def _legend(axes: Any) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element, without the XML prologue and the date, so that the same run gives the same text."""
+    """The figure as an <svg> element, without XML prologue and date, so that the same run gives the same text."""
     written = io.StringIO()
     figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     text = written.getvalue()

@@ -1,4 +1,4 @@
-"""The table of a run: the base, local-only training, then each arm. One source for the terminal, JSON and the HTML page."""
+"""The table of a run: the base, local-only training, each arm. One source for the terminal, JSON and the page."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 
 CAPTION = (
     "Scores on held-out texts after the last round; bytes and seconds are sums over all rounds and clients. "
-    "Local-only is the mean over clients that each train alone with the same number of steps; its perplexity is exp of the mean loss."
+    "Local-only is the mean over clients that each train alone with the same number of steps; its perplexity is exp of "
+    "the mean loss. Ranking accuracy is of questions with four answers: guessing gives 25 %."
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. loss in nats per token, None where it is not finite; accuracy of likelihood ranking; bytes and seconds over the whole run."""
+    """One line of the table.
+
+    loss in nats per token, None where it is not finite; accuracy of likelihood ranking; bytes, seconds of the whole run
+    """
 
     name: str
     loss: float | None
@@ -36,7 +40,11 @@ class Row:
 _COLUMNS = (
     ("", "name", str),
     ("held-out loss", "loss", lambda value: "not finite" if value is None else f"{value:.3f}"),
-    ("perplexity", "perplexity", lambda value: "∞" if value is None else f"{value:.1f}" if value < 1e5 else f"{value:.1e}"),
+    (
+        "perplexity",
+        "perplexity",
+        lambda value: "∞" if value is None else f"{value:.1f}" if value < 1e5 else f"{value:.1e}",
+    ),
     ("ranking accuracy", "accuracy", lambda value: "–" if value is None else f"{100 * value:.1f} %"),
     ("bytes up", "bytes_up", lambda value: size(value) if value else "–"),
     ("bytes down", "bytes_down", lambda value: size(value) if value else "–"),
@@ -103,7 +111,9 @@ def as_html(table: Sequence[Row]) -> str:
     body = []
     for row in table:
         cells = [html.escape(write(getattr(row, field))) for _, field, write in _COLUMNS]
-        body.append(f'<tr><th scope="row">{cells[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in cells[1:]) + "</tr>")
+        body.append(
+            f'<tr><th scope="row">{cells[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in cells[1:]) + "</tr>"
+        )
     return f"<table><caption>{CAPTION}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 

@@ -1,0 +1,144 @@
+"""make_base: DiLoCo as published, the same bits under one seed, whole directories or none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
+
+from fedcore import ops
+from fedcore.clients import load_base, make_base, pretraining
+from fedcore.clients.seeding import seeded
+from fedcore.errors import ConfigError, ExistsError, ShapeError, StorageError
+
+
+@pytest.fixture
+def silos(texts):
+    return {"a": texts[::2], "b": texts[1::2]}
+
+
+def weights_of(directory):
+    return (
+        parameters_to_vector(load_base(directory, quantization="none", device="cpu").model.parameters())
+        .detach()
+        .numpy()
+    )
+
+
+def test_the_same_seed_gives_the_same_files_and_torch_keeps_its_state(tiny_directory, silos, tiny_settings, tmp_path):
+    before = torch.random.get_rng_state()
+    again = make_base(tmp_path / "again", silos, tiny_settings, seed=0)
+    for name in ("model.safetensors", "tokenizer.json", "config.json", "fedcore.json"):
+        assert (again / name).read_bytes() == (tiny_directory / name).read_bytes(), name
+    other = make_base(tmp_path / "other", silos, tiny_settings, seed=1)
+    assert (other / "model.safetensors").read_bytes() != (again / "model.safetensors").read_bytes()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_base_that_is_there_is_returned_and_one_from_other_input_replaced(silos, tiny_settings, tmp_path):
+    settings, told = replace(tiny_settings, rounds=1), []
+
+    def make(silos, settings, seed):
+        told.clear()
+        make_base(tmp_path / "base", silos, settings, seed, progress=lambda *args, **_: told.append(args))
+        return len(told)
+
+    assert make(silos, settings, 0) == 1
+    assert make(silos, settings, 0) == 0
+    assert make(silos, replace(settings, learning_rate=1e-3), 0) == 1
+    assert make(silos | {"b": silos["b"][1:]}, settings, 0) == 1
+    assert make(silos, settings, 1) == 1
+    key = json.loads((tmp_path / "base" / "fedcore.json").read_text())
+    (tmp_path / "base" / "fedcore.json").write_text(json.dumps(key | {"versions": {"torch": "1.0"}}))
+    assert make(silos, settings, 1) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_directory_of_someone_else_is_refused(silos, tiny_settings, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ExistsError, match="was not made by fedcore"):
+        make_base(tmp_path, silos, tiny_settings, seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_failed_write_leaves_nothing_and_the_old_base_whole(silos, tiny_settings, tmp_path, monkeypatch):
+    settings = replace(tiny_settings, rounds=1, local_steps=1)
+    make_base(tmp_path / "base", silos, settings, seed=0)
+    before = (tmp_path / "base" / "model.safetensors").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        make_base(tmp_path / "base", silos, settings, seed=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+    assert (tmp_path / "base" / "model.safetensors").read_bytes() == before
+
+
+def test_the_outer_step_is_nesterov_on_the_mean_change_by_the_engines_weighted_sum(
+    silos, tiny_settings, tmp_path, monkeypatch
+):
+    means = []
+
+    def recorded(rows, weights, divisor=None, **kwargs):
+        result = real(rows, weights, divisor, **kwargs)
+        expected = np.mean([np.asarray(row, np.float64) for row in rows], axis=0)
+        assert np.allclose(result, expected, rtol=1e-6, atol=1e-12)
+        assert len(rows) == 2
+        means.append(np.array(result))
+        return result
+
+    real = ops.weighted_sum
+    monkeypatch.setattr(pretraining.ops, "weighted_sum", recorded)
+    settings = replace(tiny_settings, rounds=3, local_steps=2)
+    directory = make_base(tmp_path / "base", silos, settings, seed=0)
+    tokenizer = load_base(directory, quantization="none", device="cpu").tokenizer
+    with seeded(0):
+        theta = parameters_to_vector(pretraining._model(tokenizer, settings).parameters()).detach().double().numpy()
+    velocity = np.zeros_like(theta)
+    for mean in means:  # Sutskever et al., 2013, as torch.optim.SGD writes it
+        velocity = settings.outer_momentum * velocity + mean
+        theta = theta - settings.outer_learning_rate * (mean + settings.outer_momentum * velocity)
+    assert len(means) == 3
+    assert np.allclose(weights_of(directory), theta, atol=1e-6)
+
+
+def test_it_learns_and_says_how_far_it_is(silos, tiny_settings, tmp_path):
+    told = []
+    settings = replace(tiny_settings, rounds=5, local_steps=10, learning_rate=1e-2)
+    make_base(
+        tmp_path / "b",
+        silos,
+        settings,
+        0,
+        progress=lambda phase, done, total, **m: told.append((phase, done, total, m)),
+    )
+    assert [entry[:3] for entry in told] == [("pretraining", i, 5) for i in range(1, 6)]
+    assert told[0][3]["tokens"] == 2 * 10 * 4 * 32
+    assert told[-1][3]["loss"] < told[0][3]["loss"] - 0.5
+
+
+def test_the_tokenizer_gives_every_text_back(tiny_directory):
+    tokenizer = load_base(tiny_directory, device="cpu").tokenizer
+    for text in ("def f(x):\n    return x\n", "naïve – ½ 漢字 🐍", "  two  spaces\t\n"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.eos_token_id is not None
+
+
+def test_settings_and_silos_that_cannot_work_are_refused(silos, tiny_settings, tmp_path):
+    for settings, message in (
+        (replace(tiny_settings, vocabulary=100), "vocabulary is 100, expected at least 257"),
+        (replace(tiny_settings, heads=3), "hidden 64 over 3 heads"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_base(tmp_path / "b", silos, settings, seed=0)
+    with pytest.raises(ShapeError, match="silo empty has no text"):
+        make_base(tmp_path / "b", silos | {"empty": []}, tiny_settings, seed=0)
+    with pytest.raises(ShapeError, match="got no silo"):
+        make_base(tmp_path / "b", {}, tiny_settings, seed=0)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,136 @@
+"""train: it learns, repeats under its seed, and says so where a gradient is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fedcore.clients import AdapterSettings, TrainingSettings, attach, evaluate, load, read, train
+from fedcore.clients.packing import boundary, pack
+from fedcore.errors import ShapeError, TrainingError
+from fedcore.updates import Update
+
+STEPS = TrainingSettings(steps=4, batch_size=4, sequence_length=32)
+
+
+def trained(base, initial, texts, settings=STEPS, seed=0):
+    load(base, initial)
+    result = train(base, texts, settings, seed)
+    return result, read(base, client_id="", num_examples=1)
+
+
+def test_training_lowers_the_loss_on_its_own_texts(adapted, texts):
+    base, _ = adapted
+    before = evaluate(base, texts, []).loss
+    result = train(base, texts, replace(STEPS, steps=30), seed=0)
+    assert evaluate(base, texts, []).loss < before - 0.1
+    assert result.tokens == 30 * 4 * 32
+    assert result.parameters == 28
+
+
+def test_every_parameter_of_the_adapter_moves(adapted, texts):
+    base, initial = adapted
+    _, update = trained(base, initial, texts)
+    still = [name for name in update.tensors if np.array_equal(update.tensors[name], initial.tensors[name])]
+    assert still == []
+
+
+def test_the_same_seed_gives_the_same_bits(base, texts):
+    initial = attach(base, AdapterSettings(rank=4, dropout=0.1), seed=0)
+    torch.manual_seed(1)
+    result, update = trained(base, initial, texts, seed=5)
+    evaluate(base, texts, [])
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state()
+    again, repeated = trained(base, initial, texts, seed=5)
+    assert result == again
+    assert update.digest() == repeated.digest()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert trained(base, initial, texts, seed=6)[1].digest() != update.digest()
+
+
+def test_training_follows_an_evaluation_and_leaves_eval_mode(adapted, texts):
+    base, initial = adapted
+    evaluate(base, texts, [])
+    _, update = trained(base, initial, texts)
+    assert not base.model.training
+    assert all(parameter.grad is None for parameter in base.model.parameters())
+    assert update.digest() != initial.digest()
+    base.check_unchanged()
+
+
+def test_a_client_with_less_than_a_block_trains_on_repeats(adapted):
+    base, _ = adapted
+    assert train(base, ["One short line."], STEPS, seed=0).tokens == 4 * 4 * 32
+
+
+@pytest.mark.parametrize("nothing", [[], ["", ""]])
+def test_a_client_without_text_is_named(adapted, nothing):
+    base, _ = adapted
+    with pytest.raises(ShapeError, match=f"client c7: got {len(nothing)} texts with nothing in them"):
+        train(base, nothing, STEPS, seed=0, client_id="c7")
+
+
+def test_a_loss_that_is_not_finite_names_client_and_step(adapted, texts):
+    base, initial = adapted
+    broken = {name: np.full(t.shape, np.nan, np.float32) for name, t in initial.tensors.items()}
+    load(base, Update.from_tensors(broken, scaling=initial.scaling))
+    with pytest.raises(TrainingError, match="client c1: the loss of step 0 is nan"):
+        train(base, texts, STEPS, seed=0, client_id="c1")
+    assert not base.model.training
+
+
+def test_a_layer_that_passes_no_gradient_is_found(adapted, texts):
+    base, _ = adapted
+    layer = base.model.base_model.model.model.layers[0].self_attn.o_proj
+    hook = layer.register_forward_hook(lambda *args: args[2].detach())
+    with pytest.raises(
+        TrainingError, match=r"client c2: parameter .*layers\.0\.self_attn\..* got no gradient in step 0"
+    ):
+        train(base, texts, STEPS, seed=0, client_id="c2")
+    hook.remove()
+    train(base, texts, STEPS, seed=0)
+
+
+def test_a_gradient_that_arrives_as_zeros_is_found(adapted, texts):
+    # with B = 0 a frozen layer without gradient hands exact zeros down through its adapter
+    base, _ = adapted
+    frozen = base.model.base_model.model.model.layers[0].mlp.down_proj.base_layer
+    frozen.register_forward_hook(lambda *args: args[2].detach())
+    with pytest.raises(
+        TrainingError, match=r"layers\.0\.mlp\.(gate|up)_proj\.lora_B\.weight got an all-zero gradient in step 0"
+    ):
+        train(base, texts, STEPS, seed=0)
+
+
+def test_progress_tells_every_step(adapted, texts):
+    base, _ = adapted
+    told = []
+    result = train(
+        base,
+        texts,
+        STEPS,
+        seed=0,
+        progress=lambda phase, done, total, **m: told.append((phase, done, total, m["loss"])),
+    )
+    assert [entry[:3] for entry in told] == [("training", i, 4) for i in range(1, 5)]
+    assert np.mean([entry[3] for entry in told]) == pytest.approx(result.loss)
+
+
+def test_blocks_hold_each_text_once_before_any_comes_again(base, texts):
+    tokenizer, end = base.tokenizer, boundary(base.tokenizer)
+    size = 1 + sum(len(ids) + 1 for ids in tokenizer(texts)["input_ids"])
+    blocks = pack(tokenizer, texts, size, 1, torch.Generator().manual_seed(0)).flatten()
+    assert int((blocks == end).sum()) == len(texts) + 1
+    ids = sorted(i for ids in tokenizer(texts)["input_ids"] for i in ids)
+    assert sorted(i for i in blocks.tolist() if i != end) == ids
+
+
+def test_blocks_keep_the_order_within_a_text(base):
+    ids = base.tokenizer("Return every line.")["input_ids"]
+    end = boundary(base.tokenizer)
+    blocks = pack(base.tokenizer, ["Return every line."], 1, 2 * len(ids) + 3, torch.Generator().manual_seed(0))
+    assert blocks.tolist() == [[end, *ids, end, *ids, end]]

@@ -1,0 +1,82 @@
+"""`fedcore doctor`: what works, what does not and what to do, in words and as one object."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fedcore import backends, ops
+from fedcore.cli import main
+from fedcore.cli.doctor import examine
+from fedcore.federation import machine
+
+
+def test_it_tells_all_and_exits_zero_where_the_engine_works(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for heading in (
+        "engine",
+        "machine",
+        "backend reference",
+        "backend c",
+        "backend triton",
+        "GPU",
+        "versions",
+        "cache",
+    ):
+        assert heading in shown
+
+
+def test_json_holds_the_same(capsys):
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["engine_works"] is True
+    assert found["backends"]["reference"] == "works"
+    assert found["versions"]["numpy"]
+    if found["backends"]["c"] == "works":
+        assert found["kernels"]["isa"] in found["kernels"]["available"]
+        assert found["kernels"]["threads"] >= 1
+
+
+@pytest.mark.filterwarnings("ignore:fedcore runs on its NumPy reference")
+def test_what_is_missing_comes_with_what_to_do(capsys, monkeypatch, tmp_path):
+    reasons = {"c": "no module; install a C compiler and reinstall fedcore"}
+    monkeypatch.setattr(backends, "unavailable", reasons.get)
+    known = machine.versions() | {"torch": None, "peft": None}
+    monkeypatch.setattr(machine, "versions", lambda: known)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FEDCORE_CACHE", str(tmp_path / "file" / "cache"))
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    todo = "\n".join(found["to_do"])
+    assert "install a C compiler and reinstall fedcore" in todo
+    assert "torch (training and GPU kernels), peft (adapters); pip install 'fedcore[train]'" in todo
+    assert "set FEDCORE_CACHE to a folder that can" in todo
+    assert found["kernels"] is None
+
+
+@pytest.mark.parametrize("broken", ["raises", "wrong"])
+def test_it_exits_one_where_the_engine_does_not_work(capsys, monkeypatch, broken):
+    def weighted_sum(*_arguments, **_options):
+        if broken == "raises":
+            raise OSError("no such library")
+        import numpy as np
+
+        return np.zeros(2)
+
+    monkeypatch.setattr(ops, "weighted_sum", weighted_sum)
+    assert main(["doctor", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["engine_works"] is False
+    assert ("no such library" if broken == "raises" else "expected [2.5, 5.0]") in found["to_do"][0]
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEDCORE_CACHE", str(tmp_path / "own"))
+    assert machine.cache_folder() == tmp_path / "own"
+    assert examine()["cache"]["folder"] == str(tmp_path / "own")
+    monkeypatch.delenv("FEDCORE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert machine.cache_folder() == tmp_path / "xdg" / "fedcore"

@@ -1,0 +1,135 @@
+"""Texts: read, split and dealt; bad rows named by file and line; what is held out is seen by nobody."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcore.errors import ConfigError, FormatError, MissingError
+from fedcore.federation.config_file import parse_config
+from fedcore.federation.data import continuations, load_texts
+from fedcore.federation.learner import silos_of
+
+WORDS = [f"word{i}" for i in range(200)]
+
+
+def jsonl(folder: Path, count: int = 200, **more: object) -> Path:
+    generator = np.random.default_rng(0)
+    rows = [
+        {"body": f"text {i}: " + " ".join(generator.choice(WORDS, 20)), "topic": "abc"[i % 3]} | more
+        for i in range(count)
+    ]
+    path = folder / "texts.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    return path
+
+
+def texts(path: Path, partition: str = 'kind = "iid"', data: str = "", model: str = 'source = "m"'):
+    table = "[model]" if "source" in model else "[model.pretrain]"
+    return load_texts(
+        parse_config(
+            f'{table}\n{model}\n[data]\nsource = "{path}"\ntext = "body"\n{data}\n[partition]\n{partition}\n', "c.toml"
+        )
+    )
+
+
+def test_every_text_is_with_one_client_or_held_out(tmp_path):
+    made = texts(jsonl(tmp_path), "clients = 4", "held_out = 0.1")
+    dealt = [text for client in made.clients for text in client.texts]
+    assert len(dealt) == 180
+    assert len(made.held_out) == 20
+    assert len({*dealt, *made.held_out}) == 200
+    assert sorted(document.text for document in made.public) == sorted(dealt)
+
+
+def test_the_same_seed_gives_the_same_texts_and_questions(tmp_path):
+    path = jsonl(tmp_path)
+    assert texts(path, "clients = 4") == texts(path, "clients = 4")
+
+
+def test_labels_come_from_the_column(tmp_path):
+    made = texts(jsonl(tmp_path), 'kind = "column"\ncolumn = "topic"')
+    assert [list(client.labels) for client in made.clients] == [["a"], ["b"], ["c"]]
+
+
+def test_held_out_texts_are_limited(tmp_path):
+    assert len(texts(jsonl(tmp_path), "clients = 2", "held_out = 0.5\nheld_out_limit = 7").held_out) == 7
+
+
+def test_the_label_of_the_base_goes_to_no_client(tmp_path):
+    made = texts(jsonl(tmp_path), 'kind = "dirichlet"\nclients = 3\ncolumn = "topic"', model='label = "a"\nsilos = 2')
+    assert {document.label for document in made.public} == {"a"}
+    assert all(set(client.labels) == {"b", "c"} for client in made.clients)
+    public = {document.text for document in made.public}
+    assert not public & {*made.held_out, *(text for client in made.clients for text in client.texts)}
+    silos = silos_of(made, 2)
+    assert sorted(map(len, silos.values())) == [33, 34]
+    with pytest.raises(ConfigError, match=r"model\.pretrain\.label: got 'z', .* they have a, b, c"):
+        texts(tmp_path / "texts.jsonl", 'kind = "dirichlet"\ncolumn = "topic"', model='label = "z"')
+
+
+def test_pythons_documentation_gives_the_base_prose_and_the_clients_docstrings():
+    config = parse_config('[model.pretrain]\nlabel = "reference"\n[partition]\nkind = "dirichlet"\n', "c.toml")
+    made = load_texts(config)
+    assert len(made.public) > 100
+    labels = {label for client in made.clients for label in client.labels}
+    assert labels == {"interface", "language", "network", "testing"}
+    assert len(made.questions) == 100
+    held_out = "\n".join(made.held_out)
+    everything = "\n".join(text for client in made.clients for text in client.texts)
+    for question in made.questions[:20]:
+        head = question.prompt.strip() + "\n"
+        assert head not in everything or head in held_out
+
+
+def test_questions_are_continuations_of_held_out_texts(tmp_path):
+    made = texts(jsonl(tmp_path), "clients = 2", "held_out = 0.2\nquestions = 15")
+    assert len(made.questions) == 15
+    held_out = [" ".join(text.split()) for text in made.held_out]
+    for question in made.questions:
+        assert len(set(question.answers)) == 4
+        assert any(question.prompt + question.answers[question.correct] in text for text in held_out)
+    assert len({question.correct for question in made.questions}) > 1
+
+
+def test_too_few_or_too_short_texts_give_no_questions():
+    assert continuations(["a b c d e f g h"] * 9, 5, 0) == []
+    assert continuations(["short"] * 9, 5, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"body": ', r"texts\.jsonl:3: not JSON"),
+        ('["body"]', r"texts\.jsonl:3: got list, expected one JSON object per line"),
+        ('{"txt": "x", "topic": "a"}', r"texts\.jsonl:3: no column 'body' \(data\.text\); it has txt, topic"),
+        ('{"body": "x"}', r"texts\.jsonl:3: no column 'topic' \(partition\.column\)"),
+        ('{"body": 3, "topic": "a"}', r"texts\.jsonl:3: column 'body' holds int, expected text"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, said):
+    path = jsonl(tmp_path)
+    rows = path.read_text().splitlines()
+    rows[2] = line
+    path.write_text("\n".join(rows))
+    with pytest.raises(FormatError, match=said):
+        texts(path, 'kind = "dirichlet"\ncolumn = "topic"')
+
+
+def test_missing_empty_and_undecodable_files(tmp_path):
+    with pytest.raises(MissingError, match=r"nowhere\.jsonl: no such file"):
+        texts(tmp_path / "nowhere.jsonl")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(FormatError, match="got 0 texts, expected at least 2"):
+        texts(tmp_path / "empty.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"body": "\xe9"}\n')
+    with pytest.raises(FormatError, match="not UTF-8 text"):
+        texts(tmp_path / "latin.jsonl")
+
+
+def test_a_partition_by_label_needs_a_column(tmp_path):
+    with pytest.raises(ConfigError, match=r"partition\.column: missing; kind = 'dirichlet' needs the column"):
+        texts(jsonl(tmp_path), 'kind = "dirichlet"')
