@@ -89,8 +89,7 @@ static void pack_blocks(const job *j, space *s, int64_t start, int64_t length, i
             float *panel = s->panel + (b * j->panels + p) * FC_GRAM_PANEL * FC_GRAM_BLOCK;
             double *scale = s->scale + b * j->padded + p * FC_GRAM_PANEL;
             uint32_t peak[FC_GRAM_PANEL];
-            j->kernels->gram_pack[x->dtype](rows, count, middle, columns, panel);
-            j->kernels->gram_peak(panel, columns, peak);
+            j->kernels->gram_pack[x->dtype](rows, count, middle, columns, panel, peak);
             for (int r = 0; r < FC_GRAM_PANEL; r++) {
                 scale[r] = 1.0;
                 if (peak[r] && (peak[r] < small || peak[r] > large)) {
@@ -126,13 +125,14 @@ static void multiply_block(const job *j, const space *s, int64_t block, int64_t 
     const double *scale = s->scale + block * j->padded;
     for (int64_t i = 0; i < j->x->rows; i += FC_GRAM_ROWS) {
         const float *a = panel + i / FC_GRAM_PANEL * panel_stride + i % FC_GRAM_PANEL;
+        const int rows = j->x->rows - i <= FC_GRAM_ROWS / 2 ? FC_GRAM_ROWS / 2 : FC_GRAM_ROWS;
         const int64_t panels = i / FC_GRAM_PANEL + 1; /* those that hold columns up to the diagonal */
         for (int64_t p = 0; p < panels;) {
             const int64_t left = panels - p;
             /* a remainder of one panel alone would leave too few sums in flight */
             const int wide = (int)(left == 4 ? 2 : fc_min(FC_GRAM_WIDE, left));
             const char *const ahead[2] = {next_ahead(j, s, next), next_ahead(j, s, next)};
-            j->kernels->gram_tile(a, panel + p * panel_stride, panel_stride, wide, length,
+            j->kernels->gram_tile(a, rows, panel + p * panel_stride, panel_stride, wide, length,
                                   s->sum + i * j->padded + p * FC_GRAM_PANEL, j->padded, rescaled ? scale + i : NULL,
                                   rescaled ? scale + p * FC_GRAM_PANEL : NULL, ahead);
             p += wide;

@@ -3,9 +3,9 @@
 
 #include "impl.h"
 
-void fc_gram_pack_f32_ref(const void *const *, int, const float *, int64_t, float *);
-void fc_gram_pack_f16_ref(const void *const *, int, const float *, int64_t, float *);
-void fc_gram_pack_bf16_ref(const void *const *, int, const float *, int64_t, float *);
+void fc_gram_pack_f32_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
+void fc_gram_pack_f16_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
+void fc_gram_pack_bf16_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -35,47 +35,47 @@ INLINE void transpose(__m256 *x) {
     }
 }
 
-INLINE int64_t pack(const void *const *rows, int count, const float *center, int64_t length, float *panel, fc_dtype type) {
+INLINE int64_t pack(const void *const *rows, int count, const float *center, int64_t length, float *panel,
+                    uint32_t *peak, fc_dtype type) {
     const int size = fc_itemsize(type);
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i most[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
     int64_t k = 0;
     for (; k + 8 <= length; k += 8) {
         const __m256 c = center ? _mm256_loadu_ps(center + k) : _mm256_setzero_ps();
-        for (int h = 0; h < FC_GRAM_PANEL; h += 8) {
+        for (int h = 0; h < 2; h++) {
             __m256 x[8];
             for (int r = 0; r < 8; r++)
-                x[r] = h + r < count ? _mm256_sub_ps(load8((const char *)rows[h + r] + size * k, type), c)
-                                     : _mm256_setzero_ps();
+                x[r] = 8 * h + r < count ? _mm256_sub_ps(load8((const char *)rows[8 * h + r] + size * k, type), c)
+                                         : _mm256_setzero_ps();
             transpose(x);
-            for (int i = 0; i < 8; i++) _mm256_store_ps(panel + (k + i) * FC_GRAM_PANEL + h, x[i]);
+            for (int i = 0; i < 8; i++) {
+                _mm256_store_ps(panel + (k + i) * FC_GRAM_PANEL + 8 * h, x[i]);
+                most[h] = _mm256_max_epu32(most[h], _mm256_and_si256(_mm256_castps_si256(x[i]), magnitude));
+            }
         }
     }
+    _mm256_storeu_si256((__m256i *)peak, most[0]);
+    _mm256_storeu_si256((__m256i *)(peak + 8), most[1]);
     return k;
 }
 
 #define PACK(name, type, size)                                                                                     \
     void fc_gram_pack_##name##_avx2(const void *const *rows, int count, const float *center, int64_t length,       \
-                                    float *panel) {                                                                \
-        int64_t k = count == 16 ? pack(rows, 16, center, length, panel, type)                                      \
-                                : pack(rows, count, center, length, panel, type);                                  \
+                                    float *panel, uint32_t *peak) {                                                \
         const void *rest[FC_GRAM_PANEL];                                                                           \
+        uint32_t rest_peak[FC_GRAM_PANEL];                                                                         \
+        const int64_t k = count == 16 ? pack(rows, 16, center, length, panel, peak, type)                          \
+                                      : pack(rows, count, center, length, panel, peak, type);                      \
+        if (k == length) return;                                                                                   \
         for (int r = 0; r < count; r++) rest[r] = (const char *)rows[r] + size * k;                                \
-        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL); \
+        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL,  \
+                                  rest_peak);                                                                      \
+        for (int r = 0; r < FC_GRAM_PANEL; r++) peak[r] = rest_peak[r] > peak[r] ? rest_peak[r] : peak[r];         \
     }
 PACK(f32, FC_F32, 4)
 PACK(f16, FC_F16, 2)
 PACK(bf16, FC_BF16, 2)
-
-void fc_gram_peak_avx2(const float *panel, int64_t length, uint32_t *peak) {
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    __m256i a = _mm256_setzero_si256(), b = a;
-    for (int64_t k = 0; k < length; k++) {
-        const __m256i *at = (const __m256i *)(panel + k * FC_GRAM_PANEL);
-        a = _mm256_max_epu32(a, _mm256_and_si256(_mm256_load_si256(at), magnitude));
-        b = _mm256_max_epu32(b, _mm256_and_si256(_mm256_load_si256(at + 1), magnitude));
-    }
-    _mm256_storeu_si256((__m256i *)peak, a);
-    _mm256_storeu_si256((__m256i *)(peak + 8), b);
-}
 
 enum { ROWS = 4 };
 
@@ -84,11 +84,11 @@ INLINE void add_scaled(double *at, __m256d value, const double *row_scale, const
     _mm256_storeu_pd(at, _mm256_add_pd(_mm256_loadu_pd(at), value));
 }
 
-void fc_gram_tile_avx2(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
-                       int64_t stride, const double *row_scale, const double *column_scale,
+void fc_gram_tile_avx2(const float *a, int rows, const float *b, int64_t panel_stride, int wide, int64_t length,
+                       double *sum, int64_t stride, const double *row_scale, const double *column_scale,
                        const char *const ahead[2]) {
     for (int p = 0; p < wide; p++)
-        for (int top = 0; top < FC_GRAM_ROWS; top += ROWS) {
+        for (int top = 0; top < rows; top += ROWS) {
             __m256 dot[ROWS][2];
             for (int r = 0; r < ROWS; r++) dot[r][0] = dot[r][1] = _mm256_setzero_ps();
             const float *column = b + p * panel_stride;

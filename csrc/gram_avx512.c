@@ -3,9 +3,9 @@
 
 #include "impl.h"
 
-void fc_gram_pack_f32_ref(const void *const *, int, const float *, int64_t, float *);
-void fc_gram_pack_f16_ref(const void *const *, int, const float *, int64_t, float *);
-void fc_gram_pack_bf16_ref(const void *const *, int, const float *, int64_t, float *);
+void fc_gram_pack_f32_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
+void fc_gram_pack_f16_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
+void fc_gram_pack_bf16_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -42,8 +42,11 @@ INLINE void transpose(__m512 *x) {
     for (int i = 0; i < 16; i++) x[i] = t[i];
 }
 
-INLINE int64_t pack(const void *const *rows, int count, const float *center, int64_t length, float *panel, fc_dtype type) {
+INLINE int64_t pack(const void *const *rows, int count, const float *center, int64_t length, float *panel,
+                    uint32_t *peak, fc_dtype type) {
     const int size = fc_itemsize(type);
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_setzero_si512();
     int64_t k = 0;
     for (; k + 16 <= length; k += 16) {
         const __m512 c = center ? _mm512_loadu_ps(center + k) : _mm512_setzero_ps();
@@ -51,51 +54,47 @@ INLINE int64_t pack(const void *const *rows, int count, const float *center, int
         for (int r = 0; r < 16; r++)
             x[r] = r < count ? _mm512_sub_ps(load16((const char *)rows[r] + size * k, type), c) : _mm512_setzero_ps();
         transpose(x);
-        for (int i = 0; i < 16; i++) _mm512_store_ps(panel + (k + i) * FC_GRAM_PANEL, x[i]);
+        for (int i = 0; i < 16; i++) {
+            _mm512_store_ps(panel + (k + i) * FC_GRAM_PANEL, x[i]);
+            most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(x[i]), magnitude));
+        }
     }
+    _mm512_storeu_si512(peak, most);
     return k;
 }
 
 #define PACK(name, type, size)                                                                                         \
     void fc_gram_pack_##name##_avx512(const void *const *rows, int count, const float *center, int64_t length,         \
-                                      float *panel) {                                                                  \
-        int64_t k = count == 16 ? pack(rows, 16, center, length, panel, type)                                          \
-                                : pack(rows, count, center, length, panel, type);                                      \
+                                      float *panel, uint32_t *peak) {                                                  \
         const void *rest[FC_GRAM_PANEL];                                                                               \
+        uint32_t rest_peak[FC_GRAM_PANEL];                                                                             \
+        const int64_t k = count == 16 ? pack(rows, 16, center, length, panel, peak, type)                              \
+                                      : pack(rows, count, center, length, panel, peak, type);                          \
+        if (k == length) return;                                                                                       \
         for (int r = 0; r < count; r++) rest[r] = (const char *)rows[r] + size * k;                                    \
-        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL);     \
+        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL,      \
+                                  rest_peak);                                                                          \
+        for (int r = 0; r < FC_GRAM_PANEL; r++) peak[r] = rest_peak[r] > peak[r] ? rest_peak[r] : peak[r];             \
     }
 PACK(f32, FC_F32, 4)
 PACK(f16, FC_F16, 2)
 PACK(bf16, FC_BF16, 2)
 
-void fc_gram_peak_avx512(const float *panel, int64_t length, uint32_t *peak) {
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    __m512i a = _mm512_setzero_si512(), b = a;
-    int64_t k = 0;
-    for (; k + 2 <= length; k += 2) {
-        a = _mm512_max_epu32(a, _mm512_and_si512(_mm512_load_si512(panel + k * FC_GRAM_PANEL), magnitude));
-        b = _mm512_max_epu32(b, _mm512_and_si512(_mm512_load_si512(panel + (k + 1) * FC_GRAM_PANEL), magnitude));
-    }
-    if (k < length) a = _mm512_max_epu32(a, _mm512_and_si512(_mm512_load_si512(panel + k * FC_GRAM_PANEL), magnitude));
-    _mm512_storeu_si512(peak, _mm512_max_epu32(a, b));
-}
-
-INLINE void tile(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
+INLINE void tile(const float *a, int rows, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
                  int64_t stride, const double *row_scale, const double *column_scale, const char *const ahead[2]) {
     __m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE];
-    for (int r = 0; r < FC_GRAM_ROWS; r++)
+    for (int r = 0; r < rows; r++)
         for (int p = 0; p < wide; p++) dot[r][p] = _mm512_setzero_ps();
     for (int64_t k = 0; k < length; k++) {
         __m512 column[FC_GRAM_WIDE];
         if (k % 2 == 0) _mm_prefetch(ahead[k / 2 % 2] + k / 4 * 64, _MM_HINT_T1);
         for (int p = 0; p < wide; p++) column[p] = _mm512_load_ps(b + p * panel_stride + k * FC_GRAM_PANEL);
-        for (int r = 0; r < FC_GRAM_ROWS; r++) {
+        for (int r = 0; r < rows; r++) {
             const __m512 row = _mm512_set1_ps(a[k * FC_GRAM_PANEL + r]);
             for (int p = 0; p < wide; p++) dot[r][p] = _mm512_fmadd_ps(row, column[p], dot[r][p]);
         }
     }
-    for (int r = 0; r < FC_GRAM_ROWS; r++)
+    for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2 * wide; h++) {
             const __m512d value = _mm512_cvtps_pd(
                 h % 2 ? _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(dot[r][h / 2]), 1))
@@ -108,12 +107,19 @@ INLINE void tile(const float *a, const float *b, int64_t panel_stride, int wide,
         }
 }
 
-void fc_gram_tile_avx512(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
-                         int64_t stride, const double *row_scale, const double *column_scale,
+#define WIDE(rows)                                                                                                 \
+    if (wide == 3) tile(a, rows, b, panel_stride, 3, length, sum, stride, row_scale, column_scale, ahead);         \
+    else if (wide == 2) tile(a, rows, b, panel_stride, 2, length, sum, stride, row_scale, column_scale, ahead);    \
+    else tile(a, rows, b, panel_stride, 1, length, sum, stride, row_scale, column_scale, ahead)
+
+void fc_gram_tile_avx512(const float *a, int rows, const float *b, int64_t panel_stride, int wide, int64_t length,
+                         double *sum, int64_t stride, const double *row_scale, const double *column_scale,
                          const char *const ahead[2]) {
-    if (wide == 3) tile(a, b, panel_stride, 3, length, sum, stride, row_scale, column_scale, ahead);
-    else if (wide == 2) tile(a, b, panel_stride, 2, length, sum, stride, row_scale, column_scale, ahead);
-    else tile(a, b, panel_stride, 1, length, sum, stride, row_scale, column_scale, ahead);
+    if (rows == FC_GRAM_ROWS) {
+        WIDE(FC_GRAM_ROWS);
+    } else {
+        WIDE(FC_GRAM_ROWS / 2);
+    }
 }
 
 #define TO_F32(name, type, load)                                                       \

@@ -6,12 +6,12 @@
 
 enum { ROWS = 4, VECTORS = FC_GRAM_PANEL / 4 };
 
-void fc_gram_tile_neon(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
-                       int64_t stride, const double *row_scale, const double *column_scale,
+void fc_gram_tile_neon(const float *a, int rows, const float *b, int64_t panel_stride, int wide, int64_t length,
+                       double *sum, int64_t stride, const double *row_scale, const double *column_scale,
                        const char *const ahead[2]) {
     (void)ahead; /* left to the hardware */
     for (int p = 0; p < wide; p++)
-        for (int top = 0; top < FC_GRAM_ROWS; top += ROWS) {
+        for (int top = 0; top < rows; top += ROWS) {
             float32x4_t dot[ROWS][VECTORS];
             for (int r = 0; r < ROWS; r++)
                 for (int v = 0; v < VECTORS; v++) dot[r][v] = vdupq_n_f32(0.0f);

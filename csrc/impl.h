@@ -28,15 +28,15 @@ typedef void fc_accumulate_fn(const void *const *rows, const double *w, int coun
 typedef int fc_finish_fn(const double *acc, int64_t length, double divisor, void *out, int stream);
 /* Squared norm of one block (length <= FC_NORM_BLOCK) of a row, less `center` (fp32, NULL for zero). */
 typedef double fc_block_norm_fn(const void *row, const float *center, int64_t length);
-/* panel[k][r] = fp32(row r, column k) - center[k] for `count` <= FC_GRAM_PANEL rows; other rows of the panel are 0. */
-typedef void fc_gram_pack_fn(const void *const *rows, int count, const float *center, int64_t length, float *panel);
-/* Largest magnitude bits in each row of a panel. */
-typedef void fc_gram_peak_fn(const float *panel, int64_t length, uint32_t *peak);
-/* sum[r][c] += scale products of FC_GRAM_ROWS rows (panel a) with `wide` panels b (panel_stride apart), fp32 inside,
+/* panel[k][r] = fp32(row r, column k) - center[k] for `count` <= FC_GRAM_PANEL rows; other rows of the panel are 0.
+ * peak[r]: the largest magnitude of row r, as bits, so that Inf and NaN are above every number. */
+typedef void fc_gram_pack_fn(const void *const *rows, int count, const float *center, int64_t length, float *panel,
+                             uint32_t *peak);
+/* sum[r][c] += scale products of `rows` rows (FC_GRAM_ROWS, or half of it where the cohort ends) of panel a with `wide` panels b (panel_stride apart), fp32 inside,
  * added to the fp64 matrix `sum` (row stride `stride`), times row_scale[r] * column_scale[c] (NULL: all scales are 1).
  * ahead: two stretches of FC_GRAM_AHEAD bytes that will be packed next; asking for them here hides memory behind products. */
-typedef void fc_gram_tile_fn(const float *a, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
-                             int64_t stride, const double *row_scale, const double *column_scale,
+typedef void fc_gram_tile_fn(const float *a, int rows, const float *b, int64_t panel_stride, int wide, int64_t length,
+                             double *sum, int64_t stride, const double *row_scale, const double *column_scale,
                              const char *const ahead[2]);
 typedef void fc_to_f32_fn(const void *row, int64_t length, float *out);
 typedef uint64_t fc_read_fn(const void *const *rows, int count, int64_t bytes);
@@ -46,7 +46,6 @@ typedef struct {
     fc_finish_fn *finish[3][4]; /* by row dtype, whose layout acc has, and output dtype */
     fc_block_norm_fn *block_norm[3];
     fc_gram_pack_fn *gram_pack[3];
-    fc_gram_peak_fn *gram_peak;
     fc_gram_tile_fn *gram_tile;
     fc_to_f32_fn *to_f32[3];
     fc_read_fn *read;

@@ -14,7 +14,6 @@ DECLARE_FINISH(to, ref)
 DECLARE_NORM(ref)
 DECLARE_PACK(ref)
 DECLARE_TO_F32(ref)
-fc_gram_peak_fn fc_gram_peak_ref;
 fc_gram_tile_fn fc_gram_tile_ref;
 fc_read_fn fc_read_ref;
 
@@ -26,7 +25,6 @@ const fc_kernels fc_kernels_ref = {
     .finish = {FOUR(fc_weighted_sum_to, ref), FOUR(fc_weighted_sum_to, ref), FOUR(fc_weighted_sum_to, ref)},
     .block_norm = THREE(fc_squared_norms, ref),
     .gram_pack = THREE(fc_gram_pack, ref),
-    .gram_peak = fc_gram_peak_ref,
     .gram_tile = fc_gram_tile_ref,
     .to_f32 = THREE(fc_to_f32, ref),
     .read = fc_read_ref,
@@ -39,7 +37,6 @@ DECLARE_FINISH(split_to, avx2)
 DECLARE_NORM(avx2)
 DECLARE_PACK(avx2)
 DECLARE_TO_F32(avx2)
-fc_gram_peak_fn fc_gram_peak_avx2;
 fc_gram_tile_fn fc_gram_tile_avx2;
 
 const fc_kernels fc_kernels_avx2 = {
@@ -47,7 +44,6 @@ const fc_kernels fc_kernels_avx2 = {
     .finish = {FOUR(fc_weighted_sum_to, avx2), FOUR(fc_weighted_sum_to, avx2), FOUR(fc_weighted_sum_split_to, avx2)},
     .block_norm = THREE(fc_squared_norms, avx2),
     .gram_pack = THREE(fc_gram_pack, avx2),
-    .gram_peak = fc_gram_peak_avx2,
     .gram_tile = fc_gram_tile_avx2,
     .to_f32 = THREE(fc_to_f32, avx2),
     .read = fc_read_ref,
@@ -59,7 +55,6 @@ DECLARE_FINISH(split_to, avx512)
 DECLARE_NORM(avx512)
 DECLARE_PACK(avx512)
 DECLARE_TO_F32(avx512)
-fc_gram_peak_fn fc_gram_peak_avx512;
 fc_gram_tile_fn fc_gram_tile_avx512;
 fc_read_fn fc_read_avx512;
 
@@ -68,7 +63,6 @@ const fc_kernels fc_kernels_avx512 = {
     .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_split_to, avx512)},
     .block_norm = THREE(fc_squared_norms, avx512),
     .gram_pack = THREE(fc_gram_pack, avx512),
-    .gram_peak = fc_gram_peak_avx512,
     .gram_tile = fc_gram_tile_avx512,
     .to_f32 = THREE(fc_to_f32, avx512),
     .read = fc_read_avx512,
@@ -87,7 +81,6 @@ const fc_kernels fc_kernels_neon = {
     .finish = {FINISH_NEON, FINISH_NEON, FINISH_NEON},
     .block_norm = THREE(fc_squared_norms, neon),
     .gram_pack = THREE(fc_gram_pack, ref),
-    .gram_peak = fc_gram_peak_ref,
     .gram_tile = fc_gram_tile_neon,
     .to_f32 = THREE(fc_to_f32, ref),
     .read = fc_read_ref,

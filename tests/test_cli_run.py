@@ -68,7 +68,7 @@ def test_a_run_shows_its_table_and_leaves_its_folder(config, tmp_path, capsys, m
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["run", str(config), "-o", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
-    for name in ("base", "local-only", "mean", "krum", "held-out loss", "ranking accuracy"):
+    for name in ("base", "local-only", "mean", "krum", "loss", "accuracy"):
         assert name in shown
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {

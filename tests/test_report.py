@@ -53,6 +53,17 @@ def test_rows_take_the_last_round_and_add_up_bytes_and_seconds():
     assert ruined.loss is None
 
 
+def test_the_table_fits_a_terminal_of_80_columns():
+    from rich.console import Console
+
+    with open("/dev/null", "w") as nowhere:
+        console = Console(width=80, record=True, file=nowhere)
+        console.print(
+            table.as_rich([table.Row("poisoned-krum", 5.123, 161.3, 0.26, 5 * 10**6, 10**9, 123.4, 0.098, 99.9)], "t")
+        )
+    assert "…" not in console.export_text()
+
+
 def test_terminal_json_and_page_show_the_same_rows():
     from rich.console import Console
 

@@ -78,6 +78,7 @@ def aggregate(
                 "rule": rule,
                 "space": space,
                 "coefficients": result.coefficients,
+                "divisor": result.report["divisor"],
                 "excluded": result.excluded,
                 "digest": result.update.digest(),
                 "seconds": seconds,
@@ -114,10 +115,15 @@ def _show(clients: Any, result: Any, output: Path, seconds: float) -> None:
 
     from fedcore.report.table import seconds as duration
 
-    table = Table("adapter", "coefficient", "", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("adapter", "share", "coefficient", "", box=SIMPLE_HEAD, pad_edge=False)
     for client in clients:
         value = result.coefficients.get(client, 0.0)
-        table.add_row(client, f"{value:.6g}", result.excluded.get(client, "" if value else "not selected"))
+        table.add_row(
+            client,
+            f"{value / result.report['divisor']:.4f}",
+            f"{value:.6g}",
+            result.excluded.get(client, "" if value else "not selected"),
+        )
     console = Console()
     console.print(table)
     console.print(f"{output}  {duration(seconds)}  SHA-256 {result.update.digest()}", highlight=False, soft_wrap=True)

@@ -78,7 +78,9 @@ class Metrics:
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """A small Llama and its federated pre-training. Tokens: rounds · silos · local_steps · batch_size · sequence_length.
+    """A small Llama and its federated pre-training.
+
+    Its budget in tokens: rounds · silos · local_steps · batch_size · sequence_length.
 
     vocabulary            byte-level BPE tokens, at least 257 (the bytes and the end of a text)
     hidden, intermediate  widths; multiples of 64, as NF4 on a CPU wants

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,7 +79,9 @@ def _documents(config: Config) -> list[Document]:
     """Every text with its label. The label comes from partition.column; Python's documentation brings its own."""
     source = config.data.source
     if source == "python-documentation":
-        return _python_documentation()
+        from fedcore.clients.corpus import python_documentation
+
+        return python_documentation()
     column = config.partition.column
     if config.partition.kind != "iid" and column is None:
         raise ConfigError(
@@ -93,21 +94,6 @@ def _documents(config: Config) -> list[Document]:
     if len(documents) < 2:
         raise FormatError(f"{source}: got {len(documents)} texts, expected at least 2; check data.text and the file")
     return documents
-
-
-def _python_documentation() -> list[Document]:
-    """Python's documentation, the language reference under a label of its own: prose, unlike docstrings."""
-    from pydoc_data.topics import topics
-
-    from fedcore.clients.corpus import python_documentation
-
-    lines = {line.strip() for topic in topics.values() for line in topic.splitlines()}
-    return [
-        dataclasses.replace(document, label="reference")
-        if document.text.partition("\n")[0].strip() in lines
-        else document
-        for document in python_documentation()
-    ]
 
 
 def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:

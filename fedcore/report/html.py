@@ -95,7 +95,7 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], 
             pair += _figure(plots.curves(metrics, "accuracy", "Ranking accuracy", "fraction right"))
         sections.append(_section("Round by round", f'<div class="pair">{pair}</div>'))
     if ledger:
-        said = "What each client counted for in each round. A cross is a coefficient of zero: the rule left it out."
+        said = "The share that each client counted for. A cross is a share of zero: the rule left that client out."
         change = "Distance of each client's parameters from the round's starting point. Hollow: left out by the rule."
         sections.append(
             _section("Who counted", _figure(plots.coefficients(ledger), said) + _figure(plots.norms(ledger), change))

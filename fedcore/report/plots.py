@@ -92,15 +92,17 @@ def curves(metrics: Lines, field: str, title: str, label: str) -> Plot:
 
 @styled
 def coefficients(ledger: Lines) -> Plot:
-    """What each client counted for: clients down, rounds across, one panel an arm; a cross is a coefficient of zero."""
+    """The share that each client counted for: clients down, rounds across, one panel an arm; a cross is a coefficient of zero."""
     arms, clients = arm_names(ledger), client_names(ledger)
     figure, grid = _figure(1.6 + 2.9 * len(arms), 1.1 + 0.27 * len(clients), 1, len(arms))
-    top = max((abs(v) for line in ledger for v in line["coefficients"].values()), default=1.0) or 1.0
+    shares = [{c: v / line["divisor"] for c, v in line["coefficients"].items()} for line in ledger]
+    top = max((abs(v) for share in shares for v in share.values()), default=1.0) or 1.0
     said = []
     for axes, arm in zip(np.atleast_1d(grid), arms, strict=True):
-        lines = sorted((line for line in ledger if line["arm"] == arm), key=lambda line: line["round"])
-        values = np.array([[line["coefficients"].get(c, 0.0) for line in lines] for c in clients], float)
-        axes.imshow(values, cmap="Blues", vmin=0, vmax=top * 1.25, aspect="auto")
+        lines = [line for line in ledger if line["arm"] == arm]
+        own = [share for share, line in zip(shares, ledger, strict=True) if line["arm"] == arm]
+        values = np.array([[share.get(c, 0.0) for share in own] for c in clients], float)
+        axes.imshow(values, cmap="Blues", vmin=0, vmax=1.25 * top, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             text, ink = (f"{value:.2f}", "white" if value > 0.7 * top else "#222222") if value else ("×", "#AA4444")
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
@@ -111,7 +113,7 @@ def coefficients(ledger: Lines) -> Plot:
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-    return _svg(figure), "Coefficient of each client by round. " + "; ".join(said) + "."
+    return _svg(figure), "Share of each client by round. " + "; ".join(said) + "."
 
 
 @styled

@@ -97,9 +97,13 @@ def as_rich(table: Sequence[Row], title: str) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    shown = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    shown = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=0)
+    # on a terminal of 80 columns the headings take two lines
+    split = {"perplexity": "perplex-\nity", "training": "train-\ning", "aggregation": "aggre-\ngation"}
+    split |= {"evaluation": "evalu-\nation", "held-out loss": "loss"}
     for heading, field, _ in _COLUMNS:
-        shown.add_column(heading, justify="left" if field == "name" else "right", no_wrap=field == "name")
+        short = split.get(heading, heading.replace(" ", "\n"))
+        shown.add_column(short, justify="left" if field == "name" else "right", no_wrap=field != "name")
     for row in table:
         shown.add_row(*(write(getattr(row, field)) for _, field, write in _COLUMNS))
     return shown

@@ -84,11 +84,15 @@ def test_a_prompt_longer_than_the_model_takes_loses_its_start(base):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_the_model_is_kept_and_no_gradient_is_made(base, texts, training):
+def test_the_mode_of_the_model_is_kept_and_no_graph_is_built(base, texts, training):
     base.model.train(training)
+    modes = []
+    base.model.model.register_forward_hook(
+        lambda *_: modes.append((base.model.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+    )
     evaluate(base, texts, [])
     assert base.model.training is training
-    assert all(parameter.grad is None for parameter in base.model.parameters())
+    assert set(modes) == {(False, False, False)}
 
 
 def test_no_text_is_refused(base):
