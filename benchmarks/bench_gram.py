@@ -26,13 +26,17 @@ def speed(n: int, d: int, threads: int) -> dict[str, object]:
     times = alternate(works)
     peer = times["torch X @ X.T, ready matrix"]["median"]
     return {
-        name: {**t, "times torch": peer / t["median"], "GFLOP/s, counting both halves": 2 * n * n * d / t["median"] / 1e9}
+        name: {
+            **t,
+            "times torch": peer / t["median"],
+            "GFLOP/s, counting both halves": 2 * n * n * d / t["median"] / 1e9,
+        }
         for name, t in times.items()
     }
 
 
 def errors(d: int = 1_000_000, n: int = 10) -> dict[str, object]:
-    """Honest rows that differ by 1e-4 of their size and one row at +50: the worst relative error of an honest distance."""
+    """Honest rows that differ by 1e-4 of their size, one row at +50: the worst relative error of honest pairs."""
     import torch
 
     generator = np.random.default_rng(0)
@@ -52,7 +56,9 @@ def errors(d: int = 1_000_000, n: int = 10) -> dict[str, object]:
     size = ours.diagonal()[:, None] + ours.diagonal()
     found = ours.diagonal()[:, None] + ours.diagonal() - 2 * ours
     plain = (torch.from_numpy(matrix) @ torch.from_numpy(matrix).T).numpy()
-    norms = np.square(np.linalg.norm(matrix, axis=1))  # the way Flower's Krum forms its distances: norms and products in fp32
+    norms = np.square(
+        np.linalg.norm(matrix, axis=1)
+    )  # the way Flower's Krum forms its distances: norms and products in fp32
     flower = norms[:, None] + norms[None, :] - 2 * (matrix @ matrix.T)
     flower_gram = (norms[:, None] + norms[None, :] - flower) / 2
     np.fill_diagonal(flower_gram, norms)
@@ -60,7 +66,9 @@ def errors(d: int = 1_000_000, n: int = 10) -> dict[str, object]:
         "fedcore, honest centre": worst(ours),
         "torch fp32 X @ X.T": worst(plain.astype(float)),
         "norms and products in fp32, as in Flower's Krum": worst(flower_gram.astype(float)),
-        "fedcore, largest error over the documented bound": float(np.max(np.abs(found - exact)[size > 0] / (fc.ops.GRAM_EPSILON * size[size > 0]))),
+        "fedcore, largest error over the documented bound": float(
+            np.max(np.abs(found - exact)[size > 0] / (fc.ops.GRAM_EPSILON * size[size > 0]))
+        ),
     }
 
 

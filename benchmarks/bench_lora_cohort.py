@@ -1,4 +1,4 @@
-"""A cohort of LoRA adapters of a 7B model's shape, from safetensors files in the page cache: mean in parameter space."""
+"""LoRA adapters of a 7B model's shape, from safetensors files in the page cache: their mean in parameter space."""
 
 from __future__ import annotations
 

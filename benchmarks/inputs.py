@@ -9,7 +9,7 @@ import numpy as np
 
 import fedcore as fc
 
-#: the linear layers of a Llama-2-7B block, (d_in, d_out), 32 blocks: with r = 16 both factors hold 39,976,960 parameters
+#: the linear layers of a Llama-2-7B block, (d_in, d_out); 32 blocks at r = 16 have 39,976,960 LoRA parameters
 LINEAR = {
     "self_attn.q_proj": (4096, 4096),
     "self_attn.k_proj": (4096, 4096),
@@ -45,7 +45,9 @@ def lora_cohort(folder: Path, clients: int, layers: int = 32, rank: int = 16) ->
             for name, shape in shapes.items()
         }
         scaling = {name.removesuffix(".lora_A.weight"): 2.0 for name in shapes if "lora_A" in name}
-        update = fc.Update.from_tensors(tensors, num_examples=100 + client, client_id=f"client-{client:02d}", scaling=scaling)
+        update = fc.Update.from_tensors(
+            tensors, num_examples=100 + client, client_id=f"client-{client:02d}", scaling=scaling
+        )
         found.append(folder / f"client-{client:02d}")
         update.to_peft(found[-1])
         json.loads((found[-1] / "adapter_config.json").read_text())

@@ -1,4 +1,4 @@
-"""How a figure is taken: alternating runs, medians, ratios inside one run, and a result file that says where it comes from."""
+"""How a figure is taken: alternating runs, medians, ratios inside one run, a result file that says where it is from."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def flower_messages(rows: list[np.ndarray], counts: list[int]) -> list:
-    """Flower RecordDicts as they arrive: an ArrayRecord whose Array holds .npy bytes, and a MetricRecord with the count."""
+    """Flower RecordDicts as they arrive: an ArrayRecord whose Array holds .npy bytes, a MetricRecord with the count."""
     from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
     return [
@@ -30,7 +30,9 @@ def fedcore_from_flower_bytes(messages: list, out: np.ndarray, threads: int) -> 
 
     def row(message) -> np.ndarray:
         data = next(iter(message.array_records.values()))["w"].data
-        length = int.from_bytes(data[8:10], "little")  # .npy format version 1: magic (6), version (2), header length (2)
+        length = int.from_bytes(
+            data[8:10], "little"
+        )  # .npy format version 1: magic (6), version (2), header length (2)
         return np.frombuffer(data, np.float32, offset=10 + length)
 
     def work() -> object:

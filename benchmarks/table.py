@@ -23,24 +23,54 @@ def weighted_sum_rows() -> list[Row]:
             continue
         if shape.startswith("peers"):
             seconds = {name: times["median"] for name, times in entry.items()}
-            flower = seconds["Flower aggregate_arrayrecords, from message bytes"] / seconds["fedcore, from message bytes"]
+            flower = (
+                seconds["Flower aggregate_arrayrecords, from message bytes"] / seconds["fedcore, from message bytes"]
+            )
             nvflare = seconds["NVFlare WeightedAggregationHelper"] / seconds["fedcore, from arrays"]
-            rows.append(("weighted mean, 10 × 40M fp32, from Flower's message bytes", f"{flower:.1f}× Flower", "10×", "weighted_sum"))
-            rows.append(("weighted mean, 10 × 40M fp32, one buffer a client", f"{nvflare:.1f}× NVFlare's helper", "2.5×", "weighted_sum"))
+            rows.append(
+                (
+                    "weighted mean, 10 × 40M fp32, from Flower's message bytes",
+                    f"{flower:.1f}× Flower",
+                    "10×",
+                    "weighted_sum",
+                )
+            )
+            rows.append(
+                (
+                    "weighted mean, 10 × 40M fp32, one buffer a client",
+                    f"{nvflare:.1f}× NVFlare's helper",
+                    "2.5×",
+                    "weighted_sum",
+                )
+            )
             continue
         goal = "0.75" if "bfloat16" in shape else "0.80"
         ours = entry["fedcore"]
-        rows.append((f"weighted_sum, {shape}", f"{ours['of roof']:.2f} of the roof ({ours['GB/s']:.1f} GB/s)", goal, "weighted_sum"))
+        rows.append(
+            (
+                f"weighted_sum, {shape}",
+                f"{ours['of roof']:.2f} of the roof ({ours['GB/s']:.1f} GB/s)",
+                goal,
+                "weighted_sum",
+            )
+        )
         if "numpy.matmul, ready matrix" in entry:
             ratio = entry["numpy.matmul, ready matrix"]["median"] / ours["median"]
-            rows.append((f"the same, against np.matmul on a ready matrix, {shape}", f"{ratio:.2f}×", "1.0×", "weighted_sum"))
+            rows.append(
+                (f"the same, against np.matmul on a ready matrix, {shape}", f"{ratio:.2f}×", "1.0×", "weighted_sum")
+            )
     return rows
 
 
 def squared_norms_rows() -> list[Row]:
     results = load("squared_norms")["results"]
     return [
-        (f"squared_norms, {shape}", f"{e['fedcore']['of roof']:.2f} of the roof ({e['fedcore']['GB/s']:.1f} GB/s)", "–", "squared_norms")
+        (
+            f"squared_norms, {shape}",
+            f"{e['fedcore']['of roof']:.2f} of the roof ({e['fedcore']['GB/s']:.1f} GB/s)",
+            "–",
+            "squared_norms",
+        )
         for shape, e in results.items()
         if isinstance(e, dict)
     ]
@@ -49,7 +79,12 @@ def squared_norms_rows() -> list[Row]:
 def gram_rows() -> list[Row]:
     results = load("gram")["results"]
     rows = [
-        (f"gram, {shape.removeprefix('speed, ')}", f"{e['fedcore']['times torch']:.2f}× torch X @ X.T", "2.0×" if "100 x" in shape else "–", "gram")
+        (
+            f"gram, {shape.removeprefix('speed, ')}",
+            f"{e['fedcore']['times torch']:.2f}× torch X @ X.T",
+            "2.0×" if "100 x" in shape else "–",
+            "gram",
+        )
         for shape, e in results.items()
         if shape.startswith("speed")
     ]
@@ -64,7 +99,8 @@ def gram_rows() -> list[Row]:
 def lora_rows() -> list[Row]:
     results = load("lora_cohort")["results"]
     mean = results["mean, bf16 rows"]["fedcore"]
-    name = f"mean of {results['clients']} LoRA adapters, {results['tensors']} tensors, {results['parameters'] / 1e6:.0f}M parameters, bf16, from files"
+    size = f"{results['tensors']} tensors, {results['parameters'] / 1e6:.0f}M parameters"
+    name = f"mean of {results['clients']} LoRA adapters, {size}, bf16, from files"
     table = results["microseconds of Python per tensor and client, pointer table"]
     return [
         (name, f"{mean['of roof']:.2f} of the roof ({mean['GB/s']:.1f} GB/s)", "0.70", "lora_cohort"),
@@ -95,8 +131,9 @@ def table() -> str:
     lines += [
         "",
         f"Taken on {record['date']}: {machine['cpu']} (family-model-stepping {machine['family_model_stepping']}), "
-        f"{machine['cores']} cores, {machine['isa']}, {machine['system']}; {versions}. Medians of 11 alternations with the roof, "
-        "a plain multi-stream read of the same rows by the same threads in the same run. The command is in each file; `make bench` takes them all again.",
+        f"{machine['cores']} cores, {machine['isa']}, {machine['system']}; {versions}. Medians of 11 alternations with "
+        "the roof, a plain multi-stream read of the same rows by the same threads in the same run. The command is in "
+        "each file; `make bench` takes them all again.",
         END,
     ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Which implementation of an op runs: the (op, backend) table and the order in which a choice is made.
 
-An explicit argument beats the `use_backend` context manager, which beats FEDCORE_BACKEND, which beats where the data lies.
-A backend that was asked for by any of the first three never falls back: it works or BackendError is raised.
+An explicit argument beats the `use_backend` context manager, which beats FEDCORE_BACKEND, which beats where the data
+lies. A backend that was asked for by any of the first three never falls back: it works or BackendError is raised.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _chosen: ContextVar[str | None] = ContextVar("fedcore_backend", default=None)
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every op inside the `with` block on one backend: 'reference', 'c' or 'triton'. Raises BackendError if unknown."""
+    """Run every op inside the `with` block on one backend: 'reference', 'c' or 'triton'. BackendError if unknown."""
     token = _chosen.set(_known(name, "use_backend"))
     try:
         yield

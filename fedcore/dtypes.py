@@ -6,6 +6,8 @@ it is without another package; `ml_dtypes.bfloat16` arrays are accepted where th
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,7 +33,9 @@ def bf16(bits: npt.ArrayLike) -> np.ndarray:
     """
     bits = np.asarray(bits)
     if bits.dtype != np.uint16:
-        raise DTypeError(f"bf16: got an array of {bits.dtype}, expected uint16 bit patterns; use array.view(numpy.uint16)")
+        raise DTypeError(
+            f"bf16: got an array of {bits.dtype}, expected uint16 bit patterns; use array.view(numpy.uint16)"
+        )
     return bits.view(BF16)
 
 
@@ -48,10 +52,8 @@ def name_of(dtype: object) -> str:
     if isinstance(dtype, np.dtype) and dtype == BF16:
         return "bfloat16"
     text = str(dtype).removeprefix("torch.")
-    try:
+    with contextlib.suppress(TypeError):  # not a dtype at all: refused below
         text = text if text in STORAGE else np.dtype(dtype).name  # type: ignore[call-overload]
-    except TypeError:
-        pass
     if text not in STORAGE:
         raise DTypeError(f"dtype: got {dtype}, expected one of {', '.join(STORAGE)}; convert the array first")
     return text
@@ -69,7 +71,8 @@ def round_from_float64(values: np.ndarray, dtype: str) -> np.ndarray:
     """fp64 values rounded once, to nearest even, to the named dtype; overflow gives Inf, as in IEEE 754.
 
     bf16 goes through fp32 rounded to odd, which leaves the second rounding equal to one direct rounding
-    (Boldo and Melquiond, 2008, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd").
+    (Boldo and Melquiond, 2008, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to
+    odd").
     """
     with np.errstate(over="ignore", under="ignore"):
         if dtype != "bfloat16":

@@ -11,7 +11,6 @@ BLOCKS = (255, 256, 257, 4095, 4096, 4097, 8193)  # gram's block, the norm's blo
 TILES = (16383, 16384, 16385, 16384 * 2 + 37)  # weighted_sum's tile
 
 
-
 def make_rows(n: int, d: int, dtype: str, seed: int = 0, spread: float = 3.0) -> list[np.ndarray]:
     """n rows whose elements span many magnitudes, so that a wrong order of additions shows."""
     rng = np.random.default_rng(seed)

@@ -49,7 +49,10 @@ OUTSIDE = {
 
 
 def files() -> list[tuple[str, Path]]:
-    found = [(path.relative_to(ROOT / "fedcore").parts[0].removesuffix(".py"), path) for path in (ROOT / "fedcore").rglob("*.py")]
+    found = [
+        (path.relative_to(ROOT / "fedcore").parts[0].removesuffix(".py"), path)
+        for path in (ROOT / "fedcore").rglob("*.py")
+    ]
     return found + [("kernels", path) for path in (ROOT / "kernels" / "triton").glob("*.py")]
 
 
@@ -67,7 +70,9 @@ def imports(path: Path, layer: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(("layer", "path"), files(), ids=lambda v: str(v.relative_to(ROOT)) if isinstance(v, Path) else v)
+@pytest.mark.parametrize(
+    ("layer", "path"), files(), ids=lambda v: str(v.relative_to(ROOT)) if isinstance(v, Path) else v
+)
 def test_imports_point_downward(layer, path):
     if layer == "__init__":
         return  # the package itself re-exports, and imports what is above the ops only on first use
@@ -75,7 +80,17 @@ def test_imports_point_downward(layer, path):
     for name in imports(path, layer):
         parts = name.split(".")
         if parts[0] == "fedcore" and len(parts) > 1:
-            public = {"Update", "Cohort", "Layout", "aggregate", "Aggregate", "__version__", "bf16", "use_backend", "FedcoreError"}
+            public = {
+                "Update",
+                "Cohort",
+                "Layout",
+                "aggregate",
+                "Aggregate",
+                "__version__",
+                "bf16",
+                "use_backend",
+                "FedcoreError",
+            }
             assert parts[1] in ALLOWED[layer] | {layer} | public, f"{path} imports {name}"
         elif parts[0] in OUTSIDE:
             assert layer in OUTSIDE[parts[0]], f"{path} imports {name}"
@@ -94,7 +109,10 @@ def test_import_is_quick_and_light():
         "heavy = {'torch', 'transformers', 'peft', 'triton', 'pydantic', 'typer', 'matplotlib'} & set(sys.modules);"
         "print(took, *heavy)"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() for _ in range(5)]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(5)
+    ]
     assert all(len(run) == 1 for run in runs), f"import fedcore loads {runs[0][1:]}"
     assert min(float(run[0]) for run in runs) < 0.3
 

@@ -56,20 +56,37 @@ def built(tmp_path_factory) -> dict[str, Path]:
 def installed(wheel: Path, folder: Path) -> str:
     """Install into a folder of its own and run the smoke test from elsewhere; returns where it ran and on what."""
     run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), str(wheel)])
-    return run([sys.executable, "-W", "ignore", "-c", SMOKE], cwd=folder.parent, env={**os.environ, "PYTHONPATH": str(folder)})
+    return run(
+        [sys.executable, "-W", "ignore", "-c", SMOKE], cwd=folder.parent, env={**os.environ, "PYTHONPATH": str(folder)}
+    )
 
 
 def test_sdist_and_wheel_hold_what_they_should(built):
     with tarfile.open(built["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"csrc/fedcore.h", "csrc/impl.h", "csrc/build.py", "csrc/gram_neon.c", "kernels/triton/gram.py", "LICENSE"} <= names
+    assert {
+        "csrc/fedcore.h",
+        "csrc/impl.h",
+        "csrc/build.py",
+        "csrc/gram_neon.c",
+        "kernels/triton/gram.py",
+        "LICENSE",
+    } <= names
     with zipfile.ZipFile(built["wheel"]) as archive:
         names = set(archive.namelist())
     assert re.search(r"cp310-abi3-", built["wheel"].name)
-    assert {"fedcore/native/_fedcore.abi3.so", "fedcore/kernels/gram.py", "fedcore/py.typed", "fedcore/cli/demo.toml"} <= names
+    assert {
+        "fedcore/native/_fedcore.abi3.so",
+        "fedcore/kernels/gram.py",
+        "fedcore/py.typed",
+        "fedcore/cli/demo.toml",
+    } <= names
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fedcore").rglob("*.py")}
     assert modules <= names, "a package is missing from pyproject.toml"
-    assert {name.split("/")[0] for name in names} == {"fedcore", *(n for n in {x.split("/")[0] for x in names} if n.endswith(".dist-info"))}
+    assert {name.split("/")[0] for name in names} == {
+        "fedcore",
+        *(n for n in {x.split("/")[0] for x in names} if n.endswith(".dist-info")),
+    }
 
 
 def test_wheel_uses_the_stable_abi_only(built):
@@ -87,7 +104,10 @@ def test_without_a_compiler_the_package_works_on_its_reference(built, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(built["source"], source)
     env = {**os.environ, "CC": "false", "CXX": "false", "LDSHARED": "false"}
-    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(source)], env=env)
+    run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(source)],
+        env=env,
+    )
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert installed(wheel, tmp_path / "site").split()[1] == "reference"
 
@@ -107,9 +127,13 @@ def interpreter(minor: int) -> str | None:
     """A Python 3.`minor` that runs: on the path, or one that pyenv has."""
     candidates = [shutil.which(f"python3.{minor}")]
     if shutil.which("pyenv"):
-        versions = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=False).stdout.split()
+        versions = subprocess.run(
+            ["pyenv", "versions", "--bare"], capture_output=True, text=True, check=False
+        ).stdout.split()
         for version in (v for v in versions if v.startswith(f"3.{minor}.")):
-            prefix = subprocess.run(["pyenv", "prefix", version], capture_output=True, text=True, check=False).stdout.strip()
+            prefix = subprocess.run(
+                ["pyenv", "prefix", version], capture_output=True, text=True, check=False
+            ).stdout.strip()
             candidates.append(f"{prefix}/bin/python")
     for candidate in candidates:
         if candidate and subprocess.run([candidate, "--version"], capture_output=True, check=False).returncode == 0:
@@ -119,7 +143,7 @@ def interpreter(minor: int) -> str | None:
 
 @pytest.mark.parametrize("minor", [10, 11, 12, 13])
 def test_the_engine_installs_on_each_python(built, tmp_path, minor):
-    """One abi3 wheel and the small set of dependencies, in a fresh environment; `fedcore doctor` says the engine works."""
+    """One abi3 wheel and its few dependencies, in a fresh environment; `fedcore doctor` says the engine works."""
     python = interpreter(minor)
     if python is None:
         pytest.skip(f"no Python 3.{minor} on this machine")

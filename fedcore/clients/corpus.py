@@ -96,37 +96,44 @@ def split(
 
 
 def questions(documents: Sequence[Document], count: int, seed: int) -> list[Question]:
-    """`count` ranking questions: a function's name and signature; its own first sentence among 3 of other functions.
+    """`count` ranking questions: which ending completes the first sentence of a function's documentation?
 
-    Only functions of `documents` are asked about and quoted, so questions from held-out documents hold no training
-    text. The wrong answers are drawn from the eight other sentences nearest in length out of a random 32, so that
-    length tells little. Raises ShapeError where `documents` hold fewer than `count` functions with a sentence of their
-    own, or fewer than 4.
+    The prompt is the function's name and signature, a line break and the first third of its sentence (at least two words); the
+    answers are the rest of it and the rests of three sentences of other functions, cut in the same way. Without the first words
+    models of below a million parameters stay at chance, as only a far look back could tell the sentences apart.
+
+    Only functions of `documents` are asked about and quoted, so questions from held-out documents hold no training text. The
+    wrong answers are drawn from the eight nearest in length out of a random 32, so that length tells little.
+    Raises ShapeError where `documents` hold fewer than `count` such sentences, or fewer than 4.
     """
-    pairs: dict[str, str] = {}
+    cuts: dict[str, str] = {}
     for document in documents:
         pair = _signature_and_sentence(document.text)
-        if pair is not None:
-            pairs.setdefault(pair[1], pair[0])
-    sentences = sorted(pairs)
-    if count > len(sentences) or len(sentences) < 4:
+        if pair is not None and len(pair[1].split()) >= 5:
+            start, end = _cut(pair[1])
+            cuts.setdefault(end, f"{pair[0]}\n{start}")
+    ends = sorted(cuts)
+    if count > len(ends) or len(ends) < 4:
         raise ShapeError(
-            f"questions: got {len(sentences)} functions with a sentence of their own in {len(documents)} documents, "
+            f"questions: got {len(ends)} functions with a sentence of their own in {len(documents)} documents, "
             f"expected at least {max(count, 4)}; hold out more documents or ask for fewer questions"
         )
     draw = random.Random(seed)
     asked = []
-    for own in draw.sample(sentences, count):
-        others = [other for other in draw.sample(sentences, min(33, len(sentences))) if other != own]
+    for own in draw.sample(ends, count):
+        others = [other for other in draw.sample(ends, min(33, len(ends))) if other != own]
         near = sorted(others, key=lambda other: (abs(len(other) - len(own)), other))[:8]
-        answers = [own, *draw.sample(near, 3)] if len(near) >= 3 else [own, *_any_three(sentences, own, draw)]
+        answers = [own, *draw.sample(near, 3)]
         draw.shuffle(answers)
-        asked.append(Question(prompt=f"{pairs[own]}\n", answers=tuple(answers), correct=answers.index(own)))
+        asked.append(Question(prompt=cuts[own], answers=tuple(answers), correct=answers.index(own)))
     return asked
 
 
-def _any_three(sentences: Sequence[str], own: str, draw: random.Random) -> list[str]:
-    return draw.sample([other for other in sentences if other != own], 3)
+def _cut(sentence: str) -> tuple[str, str]:
+    """(first third, at least two words; the rest with its leading blank)."""
+    words = sentence.split()
+    place = max(2, len(words) // 3)
+    return " ".join(words[:place]), " " + " ".join(words[place:])
 
 
 def _topics() -> Iterator[Document]:

@@ -32,8 +32,7 @@ def evaluate(
 
     The texts form one stream with the end-of-text token between; it is cut so that every token but the first is
     predicted exactly once, from at most sequence_length - 1 tokens before it. A question counts as right where its own
-    answer has the highest mean log-likelihood per token given the prompt (the mean, as the sum prefers short answers);
-    ties count as wrong. Sums are fp64 of fp32 terms. Leaves the model in the mode it was in. Raises ShapeError where
+    answer has the highest score (see `score`); ties count as wrong. Sums are fp64 of fp32 terms. Leaves the model in the mode it was in. Raises ShapeError where
     there is no text.
     """
     if not any(texts):
@@ -49,21 +48,37 @@ def evaluate(
 
 
 def score(base: Base, questions: Sequence[Question], *, batch_size: int = 16) -> list[list[float]]:
-    """Mean log-likelihood per token (nats) of each answer of each question given its prompt."""
-    limit = getattr(base.model.config, "max_position_embeddings", None) or 1 << 30
+    """How much each question's prompt raises each of its answers: mean log-likelihood per token (nats) given the prompt,
+    less that of the same answer as the start of a text.
+
+    The difference is the pointwise mutual information of prompt and answer per token (Holtzman et al., 2021, "Surface
+    Form Competition"): an answer that is likely anywhere gains nothing from it.
+    """
     sequences: list[tuple[list[int], int]] = []
     for question in questions:
-        prompt = encode_prompt(base.tokenizer, question.prompt)
         answers = base.tokenizer(list(question.answers), verbose=False, add_special_tokens=False)["input_ids"]
-        sequences += [((prompt + answer)[-limit:], min(len(answer), limit - 1)) for answer in answers]
-    flat = [0.0] * len(sequences)
-    order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i][0]), i))
+        for prompt in (question.prompt, ""):
+            start = encode_prompt(base.tokenizer, prompt)
+            sequences += [(start + answer, len(answer)) for answer in answers]
+    values = iter(_means(base, sequences, batch_size))
+    result = []
+    for question in questions:
+        given, alone = ([next(values) for _ in question.answers] for _ in range(2))
+        result.append([x - y for x, y in zip(given, alone, strict=True)])
+    return result
+
+
+def _means(base: Base, sequences: Sequence[tuple[list[int], int]], batch_size: int) -> list[float]:
+    """Mean log-likelihood of the last `scored` tokens of each (ids, scored); what the model cannot hold goes from the left."""
+    limit = getattr(base.model.config, "max_position_embeddings", None) or 1 << 30
+    sequences = [(ids[-limit:], min(scored, limit - 1)) for ids, scored in sequences]
+    means = [0.0] * len(sequences)
+    order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i][0]), i))  # little padding
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         for i, (total, count) in zip(chosen, _likelihoods(base, [sequences[i] for i in chosen]), strict=True):
-            flat[i] = total / max(count, 1)
-    values = iter(flat)
-    return [[next(values) for _ in question.answers] for question in questions]
+            means[i] = total / max(count, 1)
+    return means
 
 
 def _accuracy(base: Base, questions: Sequence[Question], batch_size: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import BackendError
-from fedcore.native._fedcore import ffi, lib  # type: ignore[import-not-found]
+from fedcore.native._fedcore import ffi, lib
 from fedcore.rowtable import RowTable
 
 ISAS = {"ref": 1, "avx2": 2, "avx512": 3, "neon": 4}

@@ -7,7 +7,7 @@ from fedcore.rowtable import RowTable
 
 
 def read(rows: RowTable, streams: int = 4, threads: int = 1) -> int:
-    """Read every byte, `streams` rows side by side a thread. Returns the OR of all 8-byte words, so nothing is dropped."""
+    """Read every byte, `streams` rows side by side a thread; returns the OR of all 8-byte words, so none is dropped."""
     digest = ffi.new("uint64_t *")
     checked(lib.fc_read(c_rows(rows), streams, digest, isa_code(), threads), "read")
     return int(digest[0])

@@ -11,5 +11,8 @@ from fedcore.rowtable import RowTable
 def squared_norms(rows: RowTable, center: RowTable | None = None, threads: int = 1) -> np.ndarray:
     """As fedcore.reference.squared_norms. The GIL is released while it runs."""
     out = np.empty(rows.n, np.float64)
-    checked(lib.fc_squared_norms(c_rows(rows), c_rows(center), address(out, "double *"), isa_code(), threads), "squared_norms")
+    checked(
+        lib.fc_squared_norms(c_rows(rows), c_rows(center), address(out, "double *"), isa_code(), threads),
+        "squared_norms",
+    )
     return out

@@ -20,7 +20,7 @@ def gram(rows: Any, center: Any = None, *, backend: str | None = None, threads: 
              of the cohort itself is the usual choice.
 
     Bound: |Ĝ_ij − G_ij| ≤ GRAM_EPSILON / 4 · (G_ii + G_jj) (derivation: fedcore/reference/gram.py). The same bits for
-    every thread count, and on every ISA that has a fused multiply-add. Memory: threads × n² × 8 bytes beside the result.
+    every thread count and ISA of the C kernels. Memory: threads × n² × 8 bytes beside the result.
     Raises ShapeError, DTypeError, and NonFiniteError with the row and column of a NaN or Inf.
     """
     data = as_rows(rows)

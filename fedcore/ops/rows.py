@@ -18,7 +18,7 @@ from fedcore.rowtable import RowTable
 
 @dataclass
 class Rows:
-    """Validated rows: a table (data in main memory) or a list of torch tensors on one GPU, and how to answer in kind."""
+    """Validated rows: a table (data in main memory) or torch tensors on one GPU, and how to answer in kind."""
 
     table: RowTable | None
     tensors: list[Any] | None
@@ -57,7 +57,9 @@ def as_rows(rows: Any) -> Rows:
         return Rows(rows, None, rows.n, rows.d, rows.dtype)
     if isinstance(rows, np.ndarray) or is_torch(rows):
         if rows.ndim != 2:
-            raise ShapeError(f"rows: got an array of shape {tuple(rows.shape)}, expected (n, d); give a matrix or a list of rows")
+            raise ShapeError(
+                f"rows: got an array of shape {tuple(rows.shape)}, expected (n, d); give a matrix or a list of rows"
+            )
         rows = list(rows)
     if not isinstance(rows, Sequence) or len(rows) == 0:
         raise ShapeError("rows: got none, expected an (n, d) array or a non-empty sequence of 1-D rows")
@@ -66,7 +68,9 @@ def as_rows(rows: Any) -> Rows:
         return _from_tensors(list(rows))
     for i, row in enumerate(rows):
         if not isinstance(row, np.ndarray):
-            raise DTypeError(f"row {i}: got {type(row).__name__}, expected a NumPy array or a torch tensor, all of one kind")
+            raise DTypeError(
+                f"row {i}: got {type(row).__name__}, expected a NumPy array or a torch tensor, all of one kind"
+            )
     table = RowTable.from_arrays(rows)
     native = rows[0].dtype if table.dtype == "bfloat16" else BF16
     return Rows(table, None, table.n, table.d, table.dtype, bfloat16=native)
@@ -84,7 +88,9 @@ def _from_tensors(tensors: list[Any]) -> Rows:
         if not row.is_contiguous():
             raise ShapeError(f"row {i}: its elements are not contiguous; pass row.contiguous()")
     if dtype not in ROW_DTYPES:
-        raise DTypeError(f"rows: got {tensors[0].dtype}, expected one of {', '.join(ROW_DTYPES)}; convert the rows first")
+        raise DTypeError(
+            f"rows: got {tensors[0].dtype}, expected one of {', '.join(ROW_DTYPES)}; convert the rows first"
+        )
     if device.type == "cpu":
         return Rows(RowTable.from_arrays([view_of_tensor(t) for t in tensors]), None, len(tensors), d, dtype, device)
     return Rows(None, [t.detach() for t in tensors], len(tensors), d, dtype, device)

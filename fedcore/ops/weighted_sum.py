@@ -9,7 +9,16 @@ import numpy as np
 from fedcore.backends import implementation
 from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
 from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
-from fedcore.ops.rows import Rows, as_rows, choose, is_torch, raise_first_nonfinite, tensors_of, thread_count, view_of_tensor
+from fedcore.ops.rows import (
+    Rows,
+    as_rows,
+    choose,
+    is_torch,
+    raise_first_nonfinite,
+    tensors_of,
+    thread_count,
+    view_of_tensor,
+)
 
 LARGEST_COUNT = 1 << 24
 
@@ -73,7 +82,9 @@ def checked_weights(weights: Any, n: int) -> np.ndarray:
         raise WeightError(f"weight {i}: got {given[i]}, expected a finite fp32 number")
     count = (np.abs(exact) > LARGEST_COUNT) & (exact == np.trunc(exact))
     for i in np.flatnonzero(count & ((given.dtype.kind in "iu") | (rounded != exact))):
-        raise WeightError(f"weight {i}: got {given[i]}, a count above 2**24 is not exact in fp32; divide the counts first")
+        raise WeightError(
+            f"weight {i}: got {given[i]}, a count above 2**24 is not exact in fp32; divide the counts first"
+        )
     return rounded
 
 

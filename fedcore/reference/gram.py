@@ -2,15 +2,15 @@
 
     G_ij = Σ_k (x_ik − c_k)(x_jk − c_k)
 
-The reference forms differences and products in fp64. Compiled backends work on blocks of BLOCK columns fixed by absolute
-column: a difference is rounded to fp32 once, each row of a block is scaled by a power of two when its largest magnitude
-is outside [2⁻⁴⁰, 2⁴⁰] (so that squares neither overflow nor vanish), products are accumulated in fp32 in column order with
-a fused multiply-add, and blocks are folded in fp64 in block order, chunk by chunk of CHUNK columns.
+The reference forms differences and products in fp64. Compiled backends work on blocks of BLOCK columns fixed by
+absolute column: a difference is rounded to fp32 once, each row of a block is scaled by a power of two when its largest
+magnitude is outside [2⁻⁴⁰, 2⁴⁰] (so that squares neither overflow nor vanish), products are accumulated in fp32 in
+column order with a fused multiply-add, and blocks are folded in fp64 in block order, chunk by chunk of CHUNK columns.
 
 Error bound, for any backend: |Ĝ_ij − G_ij| ≤ EPSILON / 4 · (G_ii + G_jj), so for D_ij = G_ii + G_jj − 2 G_ij
 |D̂_ij − D_ij| ≤ EPSILON · (G_ii + G_jj). With u = 2⁻²⁴: differences give 2u, BLOCK sequential fp32 additions give at
-most BLOCK · u (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1, with |x y| ≤ (x² + y²) / 2), fp64 folding
-less than u. The worst case is never met in practice: rounding errors of random sign give about 2⁻²⁴.
+most BLOCK · u (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1, with |x y| ≤ (x² + y²) / 2), folding
+in fp64 less than u. The worst case is never met in practice: rounding errors of random sign give about 2⁻²⁴.
 """
 
 from __future__ import annotations

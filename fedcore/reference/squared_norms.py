@@ -4,9 +4,9 @@
 
 Columns are cut into blocks of BLOCK by absolute column. Inside a block column k belongs to lane k mod LANES; each lane
 starts at 0.0 and adds its squares in column order, a product and then an addition, each rounded to fp64. The lanes are
-folded in halves (lane l takes lane l + 16, then l + 8, 4, 2, 1), and a row's blocks are added in order. Without a centre
-each square is exact. All of it is fixed by the columns alone, so every backend, ISA and thread count gives the same bits.
-Relative error without a centre: under (BLOCK / LANES + 5 + blocks) · 2⁻⁵³.
+folded in halves (lane l takes lane l + 16, then l + 8, 4, 2, 1), and a row's blocks are added in order. Without a
+centre each square is exact. All of it is fixed by the columns alone, so every backend, ISA and thread count gives the
+same bits. Relative error without a centre: under (BLOCK / LANES + 5 + blocks) · 2⁻⁵³.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def weighted_sum(rows: RowTable, weights: np.ndarray, divisor: float | None, out
         for start in range(0, rows.d, TILE):
             stop = min(start + TILE, rows.d)
             total = np.zeros(stop - start, np.float64)
-            for i in counted:
+            for i in counted.tolist():
                 total += np.float64(weights[i]) * to_float64(rows.columns(i, start, stop))
             if divisor is not None:
                 total /= divisor

@@ -10,8 +10,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLAGS = ["-std=gnu11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-Wall", "-Wextra", "-Werror", "-I", str(ROOT / "csrc")]
-X86 = {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
+FLAGS = [
+    "-std=gnu11",
+    "-O2",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-pthread",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-I",
+    str(ROOT / "csrc"),
+]
+X86 = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
+}
 
 
 def build(compiler: str, isas: dict[str, list[str]], extra: list[str], folder: Path) -> Path:
@@ -22,9 +36,13 @@ def build(compiler: str, isas: dict[str, list[str]], extra: list[str], folder: P
             continue
         objects.append(folder / f"{source.stem}.o")
         flags = [*FLAGS, *extra, *(isas[isa[1]] if isa else [])]
-        subprocess.run([compiler, *flags, "-c", str(source), "-o", str(objects[-1])], check=True, capture_output=True, text=True)
+        subprocess.run(
+            [compiler, *flags, "-c", str(source), "-o", str(objects[-1])], check=True, capture_output=True, text=True
+        )
     program = folder / "harness"
-    subprocess.run([compiler, *extra, *map(str, objects), "-o", str(program), "-lm", "-pthread"], check=True, capture_output=True)
+    subprocess.run(
+        [compiler, *extra, *map(str, objects), "-o", str(program), "-lm", "-pthread"], check=True, capture_output=True
+    )
     return program
 
 
@@ -50,7 +68,9 @@ def test_neon_under_an_emulator(tmp_path):
     """64-bit Arm: NEON and the portable kernels agree bit for bit."""
     compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
     if not compiler or not emulator:
-        pytest.skip("NEON is not checked here: aarch64-linux-gnu-gcc and qemu-aarch64 (qemu-user) are not both installed")
+        pytest.skip(
+            "NEON is not checked here: aarch64-linux-gnu-gcc and qemu-aarch64 (qemu-user) are not both installed"
+        )
     program = build(compiler, {"neon": []}, ["-static"], tmp_path)
     output = run([emulator, str(program)])
     assert re.search(r"best ISA 4: \d{3,} comparisons, 0 differ", output), output

@@ -1,4 +1,4 @@
-"""Embedding: the GIL is released, forks and threads are safe, nothing is left running, a caller's OpenMP is not disturbed."""
+"""Embedding: the GIL is released, forks and threads are safe, nothing is left running beside a caller's OpenMP."""
 
 from __future__ import annotations
 
@@ -76,7 +76,11 @@ def test_calls_from_several_threads_at_once():
 
     def work() -> None:
         for _ in range(5):
-            got = fc.ops.weighted_sum(rows, weights, 45, threads=2), fc.ops.gram(rows, rows[0], threads=2), fc.ops.squared_norms(rows)
+            got = (
+                fc.ops.weighted_sum(rows, weights, 45, threads=2),
+                fc.ops.gram(rows, rows[0], threads=2),
+                fc.ops.squared_norms(rows),
+            )
             wrong.extend("differs" for a, b in zip(got, expected, strict=True) if not same_bits(a, b))
 
     workers = [threading.Thread(target=work) for _ in range(6)]

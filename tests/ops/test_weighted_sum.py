@@ -6,9 +6,9 @@ import fractions
 
 import numpy as np
 import pytest
-from inputs import BLOCKS, LANES, TILES, from_bits, make_rows, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inputs import BLOCKS, LANES, TILES, from_bits, make_rows, same_bits
 
 import fedcore as fc
 from fedcore.dtypes import bf16_bits, to_float64
@@ -42,7 +42,10 @@ def test_reference_is_the_exact_sum_in_row_order(dtype):
     rows, weights = make_rows(3, 40, dtype, spread=0.2), [0.5, -2.0, 3.0]
     total = fc.ops.weighted_sum(rows, weights, out_dtype="float64", backend="reference")
     for k in range(40):
-        exact = sum(fractions.Fraction(w) * fractions.Fraction(float(to_float64(r)[k])) for w, r in zip(weights, rows, strict=True))
+        exact = sum(
+            fractions.Fraction(w) * fractions.Fraction(float(to_float64(r)[k]))
+            for w, r in zip(weights, rows, strict=True)
+        )
         assert float(total[k]) == pytest.approx(float(exact), rel=1e-15)
 
 
