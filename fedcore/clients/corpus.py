@@ -98,12 +98,13 @@ def split(
 def questions(documents: Sequence[Document], count: int, seed: int) -> list[Question]:
     """`count` ranking questions: which ending completes the first sentence of a function's documentation?
 
-    The prompt is the function's name and signature, a line break and the first third of its sentence (at least two words); the
-    answers are the rest of it and the rests of three sentences of other functions, cut in the same way. Without the first words
-    models of below a million parameters stay at chance, as only a far look back could tell the sentences apart.
+    The prompt is the function's name and signature, a line break and the first third of its sentence (two words or
+    more); the answers are the rest of it and the rests of three sentences of other functions, cut in the same way.
+    Without those first words a model of half a million parameters stays at chance: it looks a few tokens back, not to
+    the name.
 
-    Only functions of `documents` are asked about and quoted, so questions from held-out documents hold no training text. The
-    wrong answers are drawn from the eight nearest in length out of a random 32, so that length tells little.
+    Only functions of `documents` are asked about and quoted, so questions from held-out documents hold no training
+    text. The wrong answers are drawn from the eight nearest in length out of a random 32, so that length tells little.
     Raises ShapeError where `documents` hold fewer than `count` such sentences, or fewer than 4.
     """
     cuts: dict[str, str] = {}

@@ -32,8 +32,8 @@ def evaluate(
 
     The texts form one stream with the end-of-text token between; it is cut so that every token but the first is
     predicted exactly once, from at most sequence_length - 1 tokens before it. A question counts as right where its own
-    answer has the highest score (see `score`); ties count as wrong. Sums are fp64 of fp32 terms. Leaves the model in the mode it was in. Raises ShapeError where
-    there is no text.
+    answer has the highest score (see `score`); ties count as wrong. Sums are fp64 of fp32 terms. Leaves the model in
+    the mode it was in. Raises ShapeError where there is no text.
     """
     if not any(texts):
         raise ShapeError(f"evaluation: got {len(texts)} texts with nothing in them, expected held-out text")
@@ -48,11 +48,11 @@ def evaluate(
 
 
 def score(base: Base, questions: Sequence[Question], *, batch_size: int = 16) -> list[list[float]]:
-    """How much each question's prompt raises each of its answers: mean log-likelihood per token (nats) given the prompt,
-    less that of the same answer as the start of a text.
+    """How much a question's prompt raises each of its answers, in nats per token of the answer.
 
-    The difference is the pointwise mutual information of prompt and answer per token (Holtzman et al., 2021, "Surface
-    Form Competition"): an answer that is likely anywhere gains nothing from it.
+    That is the mean log-likelihood of its tokens given the prompt, less the same at the start of a text: the pointwise
+    mutual information of prompt and answer (Holtzman et al., 2021, "Surface Form Competition"). An answer that is
+    likely anywhere gains nothing from that, and the mean keeps length out of it.
     """
     sequences: list[tuple[list[int], int]] = []
     for question in questions:
@@ -69,7 +69,7 @@ def score(base: Base, questions: Sequence[Question], *, batch_size: int = 16) ->
 
 
 def _means(base: Base, sequences: Sequence[tuple[list[int], int]], batch_size: int) -> list[float]:
-    """Mean log-likelihood of the last `scored` tokens of each (ids, scored); what the model cannot hold goes from the left."""
+    """Mean log-likelihood of the last `scored` tokens of each (ids, scored); what is too long loses its start."""
     limit = getattr(base.model.config, "max_position_embeddings", None) or 1 << 30
     sequences = [(ids[-limit:], min(scored, limit - 1)) for ids, scored in sequences]
     means = [0.0] * len(sequences)

@@ -92,7 +92,7 @@ def curves(metrics: Lines, field: str, title: str, label: str) -> Plot:
 
 @styled
 def coefficients(ledger: Lines) -> Plot:
-    """The share that each client counted for: clients down, rounds across, one panel an arm; a cross is a coefficient of zero."""
+    """The share that each client counted for: clients down, rounds across, a panel an arm; a cross is a share of 0."""
     arms, clients = arm_names(ledger), client_names(ledger)
     figure, grid = _figure(1.6 + 2.9 * len(arms), 1.1 + 0.27 * len(clients), 1, len(arms))
     shares = [{c: v / line["divisor"] for c, v in line["coefficients"].items()} for line in ledger]

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -123,3 +125,16 @@ def test_on_a_gpu_it_trains_in_bf16_and_the_digest_holds(tiny_directory, texts):
     train(base, texts, replace(STEPS, steps=10), seed=0)
     assert evaluate(base, texts, []).loss < before
     base.check_unchanged()
+
+
+def test_nothing_is_said_on_the_way(tiny_directory, tmp_path):
+    code = (
+        "from fedcore.clients import *\n"
+        f"base = load_base({str(tiny_directory)!r}, device='cpu')\n"
+        "attach(base, AdapterSettings(rank=2), seed=0)\n"
+        "train(base, ['Some text.'] * 9, TrainingSettings(steps=2, batch_size=2, sequence_length=16), seed=0)\n"
+        "evaluate(base, ['Some text. ' * 900], [])\n"
+        "base.check_unchanged()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

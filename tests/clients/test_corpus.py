@@ -66,17 +66,19 @@ def test_the_caller_may_change_its_list(documents):
     assert python_documentation() == documents
 
 
+def full_sentence(question):
+    """The sentence that a question was cut from."""
+    return question.prompt.partition("\n")[2] + question.answers[question.correct]
+
+
 def test_a_split_keeps_all_documents_and_no_sentence_on_both_sides(documents):
     train, held = split(documents, 0.1, seed=1)
     assert sorted(map(repr, train + held)) == sorted(map(repr, documents))
     assert 0.05 < len(held) / len(documents) < 0.15
-    asked = questions(held, 100, seed=0)
-    prompts = {question.prompt for question in asked}
-    own = {question.answers[question.correct].lower() for question in asked}
+    own = [full_sentence(question).lower() for question in questions(held, 100, seed=0)]
     for document in train:
-        sentence = " ".join(document.text.partition("\n")[2].split())
-        assert document.text.partition("\n")[0] + "\n" not in prompts or not any(sentence.startswith(s) for s in own)
-        assert sentence.lower() not in own
+        text = " ".join(document.text.partition("\n")[2].split()).lower()
+        assert not any(text.startswith(sentence) for sentence in own), document
     assert split(documents, 0.1, seed=1) == (train, held)
     assert split(documents, 0.1, seed=2)[1] != held
 
@@ -90,17 +92,18 @@ def test_copies_of_one_docstring_stay_together():
         assert len(train) + len(held) == 40
 
 
-def test_questions_ask_for_a_functions_own_sentence_among_others(documents):
+def test_questions_ask_for_the_end_of_a_functions_own_sentence_among_others(documents):
     _, held = split(documents)
     asked = questions(held, 150, seed=3)
-    texts = {document.text for document in held}
+    texts = [(document.text.partition("\n")[0], " ".join(document.text.split())) for document in held]
     for question in asked:
-        own = question.answers[question.correct]
         assert len(set(question.answers)) == 4
-        assert any(t.startswith(question.prompt) and own in " ".join(t.split()) for t in texts), question
-        assert not any(
-            t.startswith(question.prompt) and other in t for t in texts for other in question.answers if other != own
-        )
+        head, start = question.prompt.split("\n")
+        fitting = [
+            i for i in range(4) if any(h == head and f"{start}{question.answers[i]}" in text for h, text in texts)
+        ]
+        assert fitting == [question.correct]
+        assert len(start.split()) >= 2
     assert set(Counter(question.correct for question in asked)) == {0, 1, 2, 3}
     assert asked == questions(held, 150, seed=3) != questions(held, 150, seed=4)
 

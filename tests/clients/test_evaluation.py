@@ -52,19 +52,23 @@ def test_padding_and_batches_change_nothing(base, texts):
     together = evaluate(base, texts, questions, batch_size=16)
     assert together.loss == pytest.approx(alone.loss, rel=1e-6)
     one, many = score(base, questions, batch_size=1), score(base, questions, batch_size=16)
-    assert [pytest.approx(values, rel=1e-4) for values in one] == many
+    assert [pytest.approx(values, abs=1e-5) for values in one] == many
     assert together == evaluate(base, texts, questions, batch_size=16)
 
 
-def test_a_score_is_the_mean_log_likelihood_of_the_answer_alone(base):
+def mean_log_likelihood(base, prompt, answer):
+    start = [boundary(base.tokenizer), *base.tokenizer(prompt)["input_ids"]]
+    ids = base.tokenizer(answer)["input_ids"]
+    with torch.no_grad():
+        likelihoods = base.model(input_ids=torch.tensor([start + ids])).logits[0].log_softmax(-1)
+    return sum(float(likelihoods[len(start) - 1 + i, token]) for i, token in enumerate(ids)) / len(ids)
+
+
+def test_a_score_is_what_the_prompt_adds_to_the_mean_log_likelihood_of_the_answer(base):
     question = Question("Return the", (" file.", " socket or a queue"), 0)
     for answer, value in zip(question.answers, score(base, [question])[0], strict=True):
-        prompt = [boundary(base.tokenizer), *base.tokenizer(question.prompt)["input_ids"]]
-        ids = base.tokenizer(answer)["input_ids"]
-        with torch.no_grad():
-            likelihoods = base.model(input_ids=torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
-        expected = sum(float(likelihoods[len(prompt) - 1 + i, token]) for i, token in enumerate(ids)) / len(ids)
-        assert value == pytest.approx(expected, rel=1e-5)
+        expected = mean_log_likelihood(base, question.prompt, answer) - mean_log_likelihood(base, "", answer)
+        assert value == pytest.approx(expected, abs=1e-5)
 
 
 def test_accuracy_counts_the_likeliest_answer_and_no_ties(base, texts):
