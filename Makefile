@@ -15,12 +15,13 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror csrc/*.c csrc/*.h tests/native/*.c
 	$(BIN)/mypy
 
 # The peers pin old versions of shared packages, so they get an environment of their own.
 bench: $(READY)
 	test -x .venv-bench/bin/fedcore || { $(PYTHON) -m venv .venv-bench && \
-	  .venv-bench/bin/pip install -q --disable-pip-version-check torch==2.13.0 pytest hypothesis -e ".[bench]"; }
+	  .venv-bench/bin/pip install -q --disable-pip-version-check torch==2.13.0 pytest pytest-timeout hypothesis -e ".[bench]"; }
 	.venv-bench/bin/python benchmarks/run.py
 
 wheel: $(READY)
@@ -35,4 +36,4 @@ $(READY): pyproject.toml constraints.txt $(wildcard csrc/*)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench fedcore/native/*.so build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -45,10 +45,8 @@ def alternate(works: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> d
 def require_green(op: str) -> None:
     """Stop unless the op's own tests pass: a wrong kernel has no speed."""
     test = ROOT / "tests" / "ops" / f"test_{op}.py"
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "--rootdir", str(ROOT), str(test)], cwd=ROOT / "tests",
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--rootdir", str(ROOT), str(test)]
+    result = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"{op}: its tests fail, so it is not timed\n{result.stdout[-2000:]}{result.stderr[-1000:]}")
 

@@ -26,7 +26,6 @@ FLAGS = [
     "-fno-math-errno",
     "-Wall",
     "-Wextra",
-    "-Wno-unknown-pragmas",
 ]
 ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],

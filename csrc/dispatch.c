@@ -1,6 +1,7 @@
-/* Which kernels run here, and every thread of the library. Threads are plain pthreads that live for one call: nothing is
- * pooled, so nothing spins beside the caller's own runtime, nothing is left behind for a forked child to wait on, and
- * calls from several threads share nothing. Starting one costs some 20 us, against milliseconds of work. */
+/* Which kernels run here, and every thread of the library. Threads are plain pthreads that live for one call: nothing
+ * is pooled, so nothing spins beside the caller's own runtime, nothing is left behind for a forked child to wait on,
+ * and calls from several threads share nothing. Starting one costs some 20 us, against milliseconds of work. */
+#define _POSIX_C_SOURCE 200809L /* posix_memalign */
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -39,7 +40,7 @@ fc_isa fc_isa_best(void) {
     return FC_ISA_REF;
 }
 
-const fc_kernels *fc_kernels_for(fc_isa isa) {
+const fc_kernels* fc_kernels_for(fc_isa isa) {
     if (isa == FC_ISA_AUTO) isa = fc_isa_best();
     if (!fc_isa_available(isa)) return NULL;
     switch (isa) {
@@ -57,49 +58,45 @@ const fc_kernels *fc_kernels_for(fc_isa isa) {
     }
 }
 
-/* A caller may have set flush-to-zero or another rounding; results must not depend on it. */
 #if defined(__x86_64__)
-typedef unsigned float_mode;
-static float_mode enter_ieee(void) {
-    float_mode mode = _mm_getcsr();
+fc_mode fc_enter_ieee(void) {
+    fc_mode mode = _mm_getcsr();
     _mm_setcsr(0x1f80); /* round to nearest, subnormals kept, exceptions masked */
     return mode;
 }
-static void leave_ieee(float_mode mode) { _mm_setcsr(mode); }
+void fc_leave_ieee(fc_mode mode) { _mm_setcsr(mode); }
 #elif defined(__aarch64__)
-typedef uint64_t float_mode;
-static float_mode enter_ieee(void) {
-    float_mode mode;
+fc_mode fc_enter_ieee(void) {
+    fc_mode mode;
     __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
     __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
     return mode;
 }
-static void leave_ieee(float_mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
+void fc_leave_ieee(fc_mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
 #else
-typedef int float_mode;
-static float_mode enter_ieee(void) { return 0; }
-static void leave_ieee(float_mode mode) { (void)mode; }
+fc_mode fc_enter_ieee(void) { return 0; }
+void fc_leave_ieee(fc_mode mode) { (void)mode; }
 #endif
 
 typedef struct {
-    fc_worker_fn *fn;
-    void *context;
+    fc_worker_fn* fn;
+    void* context;
     int worker;
     pthread_t thread;
 } worker_start;
 
-static void *run_worker(void *argument) {
-    worker_start *start = argument;
-    float_mode mode = enter_ieee();
+static void* run_worker(void* argument) {
+    worker_start* start = argument;
+    const fc_mode mode = fc_enter_ieee();
     start->fn(start->context, start->worker);
-    leave_ieee(mode);
+    fc_leave_ieee(mode);
     return NULL;
 }
 
-void fc_parallel(int threads, fc_worker_fn *fn, void *context) {
+void fc_parallel(int threads, fc_worker_fn* fn, void* context) {
     worker_start own = {fn, context, 0, 0};
     int started = 0;
-    worker_start *others = threads > 1 ? calloc((size_t)threads - 1, sizeof *others) : NULL;
+    worker_start* others = threads > 1 ? calloc((size_t)threads - 1, sizeof *others) : NULL;
     for (; others && started < threads - 1; started++) {
         others[started] = (worker_start){fn, context, started + 1, 0};
         if (pthread_create(&others[started].thread, NULL, run_worker, &others[started])) break;
@@ -109,7 +106,7 @@ void fc_parallel(int threads, fc_worker_fn *fn, void *context) {
     free(others);
 }
 
-int64_t fc_next(int64_t *counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+int64_t fc_next(int64_t* counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
 
 struct fc_turn {
     pthread_mutex_t mutex;
@@ -117,40 +114,40 @@ struct fc_turn {
     int64_t next;
 };
 
-fc_turn *fc_turn_new(void) {
-    fc_turn *turn = calloc(1, sizeof *turn);
+fc_turn* fc_turn_new(void) {
+    fc_turn* turn = calloc(1, sizeof *turn);
     if (!turn) return NULL;
     pthread_mutex_init(&turn->mutex, NULL);
     pthread_cond_init(&turn->moved, NULL);
     return turn;
 }
 
-void fc_turn_wait(fc_turn *turn, int64_t item) {
+void fc_turn_wait(fc_turn* turn, int64_t item) {
     pthread_mutex_lock(&turn->mutex);
     while (turn->next != item) pthread_cond_wait(&turn->moved, &turn->mutex);
     pthread_mutex_unlock(&turn->mutex);
 }
 
-void fc_turn_done(fc_turn *turn) {
+void fc_turn_done(fc_turn* turn) {
     pthread_mutex_lock(&turn->mutex);
     turn->next++;
     pthread_cond_broadcast(&turn->moved);
     pthread_mutex_unlock(&turn->mutex);
 }
 
-void fc_turn_free(fc_turn *turn) {
+void fc_turn_free(fc_turn* turn) {
     if (!turn) return;
     pthread_mutex_destroy(&turn->mutex);
     pthread_cond_destroy(&turn->moved);
     free(turn);
 }
 
-void *fc_alloc(size_t bytes) {
-    void *memory = NULL;
+void* fc_alloc(size_t bytes) {
+    void* memory = NULL;
     return posix_memalign(&memory, FC_ALIGN, bytes ? bytes : FC_ALIGN) ? NULL : memory;
 }
 
-const void *fc_gather(const fc_rows *x, int64_t i, int64_t start, int64_t length, void *scratch) {
+const void* fc_gather(const fc_rows* x, int64_t i, int64_t start, int64_t length, void* scratch) {
     const int size = fc_itemsize(x->dtype);
     int64_t low = 0, high = x->segments - 1; /* the last piece that begins at or before start */
     while (low < high) {
@@ -158,12 +155,12 @@ const void *fc_gather(const fc_rows *x, int64_t i, int64_t start, int64_t length
         if (x->starts[middle] <= start) low = middle;
         else high = middle - 1;
     }
-    const char *piece = (const char *)x->pointers[low * x->rows + i] + (start - x->starts[low]) * size;
+    const char* piece = (const char*)x->pointers[low * x->rows + i] + (start - x->starts[low]) * size;
     if (x->starts[low + 1] - start >= length) return piece;
-    char *to = scratch;
+    char* to = scratch;
     for (int64_t k = low, at = start; length > 0; k++) {
         const int64_t taken = fc_min(x->starts[k + 1] - at, length);
-        const char *from = (const char *)x->pointers[k * x->rows + i] + (at - x->starts[k]) * size;
+        const char* from = (const char*)x->pointers[k * x->rows + i] + (at - x->starts[k]) * size;
         memcpy(to, from, (size_t)(taken * size));
         to += taken * size;
         at += taken;

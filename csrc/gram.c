@@ -1,6 +1,6 @@
 /* gram over a cohort. A chunk of columns is one item of work: block by block, rows are packed into panels, products are
- * accumulated in fp32 inside the block and added to the chunk's fp64 sums; chunks are folded into the result in order, so
- * the bits depend on neither threads nor luck. Only tiles on and below the diagonal are formed. */
+ * accumulated in fp32 inside the block and added to the chunk's fp64 sums; chunks are folded into the result in order,
+ * so the bits depend on neither threads nor luck. Only tiles on and below the diagonal are formed. */
 #include <stdlib.h>
 
 #include "impl.h"
@@ -9,25 +9,24 @@ enum { PANEL_BYTES = 512 << 10, MOST_PACKED = 8 };
 
 typedef struct {
     const fc_rows *x, *center;
-    const fc_kernels *kernels;
-    double *out;
+    const fc_kernels* kernels;
+    double* out;
     int64_t panels, padded, chunks, next;
     int threads;
     int64_t packed; /* blocks packed at a time: as long a read of each row as the second-level cache has room for */
-    fc_turn *turn;
-    int failed;
+    fc_turn* turn;
 } job;
 
 typedef struct {
-    double *sum;      /* (padded, padded) of the current chunk */
-    float *panel;     /* panels of `packed` blocks: [block][panel][column][row] */
-    float *center;    /* the block's center as fp32 */
-    double *scale;    /* (padded): 2^e that each row of the block was divided by */
-    char *gathered;   /* FC_GRAM_PANEL blocks of rows that cross pieces */
-    char *center_raw; /* the center where it crosses pieces */
+    double* sum;      /* (padded, padded) of the current chunk */
+    float* panel;     /* panels of `packed` blocks: [block][panel][column][row] */
+    float* center;    /* the block's center as fp32 */
+    double* scale;    /* (padded): 2^e that each row of the block was divided by */
+    char* gathered;   /* FC_GRAM_PANEL blocks of rows that cross pieces */
+    char* center_raw; /* the center where it crosses pieces */
 } space;
 
-static void release(space *s) {
+static void release(space* s) {
     free(s->sum);
     free(s->panel);
     free(s->center);
@@ -36,7 +35,7 @@ static void release(space *s) {
     free(s->center_raw);
 }
 
-static int reserve(space *s, int64_t padded, int64_t packed) {
+static int reserve(space* s, int64_t padded, int64_t packed) {
     s->sum = fc_alloc((size_t)(padded * padded) * sizeof *s->sum);
     s->panel = fc_alloc((size_t)(packed * padded * FC_GRAM_BLOCK) * sizeof *s->panel);
     s->center = fc_alloc((size_t)packed * FC_GRAM_BLOCK * sizeof *s->center);
@@ -46,48 +45,51 @@ static int reserve(space *s, int64_t padded, int64_t packed) {
     return s->sum && s->panel && s->center && s->scale && s->gathered && s->center_raw;
 }
 
+static double load(const void* row, int64_t k, fc_dtype dtype) {
+    return dtype == FC_F32 ? fc_load_f32(row, k) : dtype == FC_F16 ? fc_load_f16(row, k) : fc_load_bf16(row, k);
+}
+
 /* One row of a panel whose fp32 differences are too large or too small to square: its magnitude is brought to about 1.
  * Where fp32 overflowed, the differences are formed again in fp64; a row that is itself not finite is left as it is. */
-static double rescale(float *panel, const void *row, const float *center, int64_t length, fc_dtype dtype) {
+static double rescale(float* panel, const void* row, const float* center, int64_t length, fc_dtype dtype) {
     double peak = 0.0;
     for (int64_t k = 0; k < length; k++) {
-        const double value = dtype == FC_F32 ? fc_load_f32(row, k) : dtype == FC_F16 ? fc_load_f16(row, k) : fc_load_bf16(row, k);
-        const double difference = fabs(value - (center ? (double)center[k] : 0.0));
+        const double difference = fabs(load(row, k, dtype) - (center ? (double)center[k] : 0.0));
         if (!isfinite(difference)) return 1.0;
         peak = difference > peak ? difference : peak;
     }
     int exponent;
     frexp(peak, &exponent);
     for (int64_t k = 0; k < length; k++) {
-        const double value = dtype == FC_F32 ? fc_load_f32(row, k) : dtype == FC_F16 ? fc_load_f16(row, k) : fc_load_bf16(row, k);
-        panel[k * FC_GRAM_PANEL] = (float)ldexp(value - (center ? (double)center[k] : 0.0), -exponent);
+        panel[k * FC_GRAM_PANEL] = (float)ldexp(load(row, k, dtype) - (center ? (double)center[k] : 0.0), -exponent);
     }
     return ldexp(1.0, exponent);
 }
 
-/* Pack `length` <= packed blocks of columns of all rows. Sets rescaled[b] where block b holds a row that was rescaled. */
-static void pack_blocks(const job *j, space *s, int64_t start, int64_t length, int *rescaled) {
-    const fc_rows *x = j->x;
+/* Pack `length` <= packed blocks of columns of all rows. Sets rescaled[b] where block b holds a row that was rescaled.
+ */
+static void pack_blocks(const job* j, space* s, int64_t start, int64_t length, int* rescaled) {
+    const fc_rows* x = j->x;
     const uint32_t small = fc_bits(0x1p-40f), large = fc_bits(0x1p40f);
     const int size = fc_itemsize(x->dtype);
-    const float *center = NULL;
+    const float* center = NULL;
     memset(rescaled, 0, (size_t)j->packed * sizeof *rescaled);
     if (j->center) {
-        const void *raw = fc_gather(j->center, 0, start, length, s->center_raw);
+        const void* raw = fc_gather(j->center, 0, start, length, s->center_raw);
         j->kernels->to_f32[j->center->dtype](raw, length, s->center);
         center = s->center;
     }
     for (int64_t p = 0; p < j->panels; p++) {
-        const void *rows[FC_GRAM_PANEL];
+        const void* rows[FC_GRAM_PANEL];
         const int count = (int)fc_min(FC_GRAM_PANEL, x->rows - p * FC_GRAM_PANEL);
         for (int r = 0; r < count; r++)
             rows[r] = fc_gather(x, p * FC_GRAM_PANEL + r, start, length,
                                 s->gathered + r * j->packed * FC_GRAM_BLOCK * (int)sizeof(float));
         for (int64_t b = 0, done = 0; done < length; b++, done += FC_GRAM_BLOCK) {
             const int64_t columns = fc_min(FC_GRAM_BLOCK, length - done);
-            const float *middle = center ? center + done : NULL;
-            float *panel = s->panel + (b * j->panels + p) * FC_GRAM_PANEL * FC_GRAM_BLOCK;
-            double *scale = s->scale + b * j->padded + p * FC_GRAM_PANEL;
+            const float* middle = center ? center + done : NULL;
+            float* panel = s->panel + (b * j->panels + p) * FC_GRAM_PANEL * FC_GRAM_BLOCK;
+            double* scale = s->scale + b * j->padded + p * FC_GRAM_PANEL;
             uint32_t peak[FC_GRAM_PANEL];
             j->kernels->gram_pack[x->dtype](rows, count, middle, columns, panel, peak);
             for (int r = 0; r < FC_GRAM_PANEL; r++) {
@@ -97,7 +99,7 @@ static void pack_blocks(const job *j, space *s, int64_t start, int64_t length, i
                     rescaled[b] = 1;
                 }
             }
-            for (int r = 0; r < count; r++) rows[r] = (const char *)rows[r] + columns * size;
+            for (int r = 0; r < count; r++) rows[r] = (const char*)rows[r] + columns * size;
         }
     }
 }
@@ -107,10 +109,11 @@ typedef struct {
     int64_t start, bytes, row, offset;
 } lookahead;
 
-static const char *next_ahead(const job *j, const space *s, lookahead *next) {
-    if (next->row >= j->x->rows || !next->bytes) return (const char *)s->panel; /* nothing left: a line that is near anyway */
-    const char *row = fc_gather(j->x, next->row, next->start, 1, s->gathered);
-    const char *stretch = row + next->offset;
+static const char* next_ahead(const job* j, const space* s, lookahead* next) {
+    if (next->row >= j->x->rows || !next->bytes)
+        return (const char*)s->panel; /* nothing left: a line that is near anyway */
+    const char* row = fc_gather(j->x, next->row, next->start, 1, s->gathered);
+    const char* stretch = row + next->offset;
     next->offset += FC_GRAM_AHEAD;
     if (next->offset >= next->bytes) {
         next->offset = 0;
@@ -119,19 +122,19 @@ static const char *next_ahead(const job *j, const space *s, lookahead *next) {
     return stretch;
 }
 
-static void multiply_block(const job *j, const space *s, int64_t block, int64_t length, int rescaled, lookahead *next) {
+static void multiply_block(const job* j, const space* s, int64_t block, int64_t length, int rescaled, lookahead* next) {
     const int64_t panel_stride = FC_GRAM_PANEL * FC_GRAM_BLOCK;
-    const float *panel = s->panel + block * j->panels * panel_stride;
-    const double *scale = s->scale + block * j->padded;
+    const float* panel = s->panel + block * j->panels * panel_stride;
+    const double* scale = s->scale + block * j->padded;
     for (int64_t i = 0; i < j->x->rows; i += FC_GRAM_ROWS) {
-        const float *a = panel + i / FC_GRAM_PANEL * panel_stride + i % FC_GRAM_PANEL;
+        const float* a = panel + i / FC_GRAM_PANEL * panel_stride + i % FC_GRAM_PANEL;
         const int rows = j->x->rows - i <= FC_GRAM_ROWS / 2 ? FC_GRAM_ROWS / 2 : FC_GRAM_ROWS;
         const int64_t panels = i / FC_GRAM_PANEL + 1; /* those that hold columns up to the diagonal */
         for (int64_t p = 0; p < panels;) {
             const int64_t left = panels - p;
             /* a remainder of one panel alone would leave too few sums in flight */
             const int wide = (int)(left == 4 ? 2 : fc_min(FC_GRAM_WIDE, left));
-            const char *const ahead[2] = {next_ahead(j, s, next), next_ahead(j, s, next)};
+            const char* const ahead[2] = {next_ahead(j, s, next), next_ahead(j, s, next)};
             j->kernels->gram_tile(a, rows, panel + p * panel_stride, panel_stride, wide, length,
                                   s->sum + i * j->padded + p * FC_GRAM_PANEL, j->padded, rescaled ? scale + i : NULL,
                                   rescaled ? scale + p * FC_GRAM_PANEL : NULL, ahead);
@@ -140,20 +143,20 @@ static void multiply_block(const job *j, const space *s, int64_t block, int64_t 
     }
 }
 
-static void work(void *context, int worker) {
-    job *j = context;
+static void work(void* context, int worker) {
+    job* j = context;
     space s = {0};
     (void)worker;
     int rescaled[MOST_PACKED];
     const int ready = reserve(&s, j->padded, j->packed);
-    if (!ready) __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
     const int64_t columns = fc_columns(j->x), n = j->x->rows;
     for (int64_t chunk; ready && (chunk = fc_next(&j->next)) < j->chunks;) {
         const int64_t end = fc_min((chunk + 1) * FC_GRAM_CHUNK, columns);
         memset(s.sum, 0, (size_t)(j->padded * j->padded) * sizeof *s.sum);
         for (int64_t start = chunk * FC_GRAM_CHUNK; start < end; start += j->packed * FC_GRAM_BLOCK) {
             const int64_t length = fc_min(j->packed * FC_GRAM_BLOCK, end - start);
-            /* where this thread goes on: inside the chunk, or, by the likeliest order, in the chunk after the others' */
+            /* where this thread goes on: inside the chunk, or, by the likeliest order, in the chunk after the others'
+             */
             const int64_t after = start + length < end ? start + length : end + (j->threads - 1) * FC_GRAM_CHUNK;
             const int64_t coming = fc_min(j->packed * FC_GRAM_BLOCK, columns - after);
             lookahead next = {after, coming > 0 ? coming * fc_itemsize(j->x->dtype) : 0, 0, 0};
@@ -169,16 +172,20 @@ static void work(void *context, int worker) {
     release(&s);
 }
 
-int fc_gram(const fc_rows *x, const fc_rows *center, double *out, fc_isa isa, int threads) {
-    const fc_kernels *kernels = fc_kernels_for(isa);
+int fc_gram(const fc_rows* x, const fc_rows* center, double* out, fc_isa isa, int threads) {
+    const fc_kernels* kernels = fc_kernels_for(isa);
     if (!kernels) return FC_NO_ISA;
     const int64_t n = x->rows, panels = fc_ceil(n, FC_GRAM_PANEL), chunks = fc_ceil(fc_columns(x), FC_GRAM_CHUNK);
     memset(out, 0, (size_t)(n * n) * sizeof *out);
     const int64_t block_bytes = panels * FC_GRAM_PANEL * FC_GRAM_BLOCK * (int64_t)sizeof(float);
     const int64_t room = PANEL_BYTES / block_bytes, packed = room < 1 ? 1 : fc_min(room, MOST_PACKED);
-    job j = {x, center, kernels, out, panels, panels * FC_GRAM_PANEL, chunks, 0, (int)fc_min(threads, chunks), packed, fc_turn_new(), 0};
+    job j = {
+        x,      center,       kernels, out, panels, panels * FC_GRAM_PANEL, chunks, 0, (int)fc_min(threads, chunks),
+        packed, fc_turn_new()};
     if (!j.turn) return FC_NO_MEMORY;
+    const fc_mode mode = fc_enter_ieee();
     fc_parallel(j.threads, work, &j);
+    fc_leave_ieee(mode);
     /* a worker without memory takes no chunk; the others do them all, unless there is none */
     const int finished = j.next >= chunks || !chunks;
     fc_turn_free(j.turn);

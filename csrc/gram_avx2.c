@@ -3,21 +3,21 @@
 
 #include "impl.h"
 
-void fc_gram_pack_f32_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
-void fc_gram_pack_f16_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
-void fc_gram_pack_bf16_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
+void fc_gram_pack_f32_ref(const void* const*, int, const float*, int64_t, float*, uint32_t*);
+void fc_gram_pack_f16_ref(const void* const*, int, const float*, int64_t, float*, uint32_t*);
+void fc_gram_pack_bf16_ref(const void* const*, int, const float*, int64_t, float*, uint32_t*);
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE __m256 load8(const char *row, fc_dtype type) {
-    if (type == FC_F32) return _mm256_loadu_ps((const float *)row);
-    const __m128i half = _mm_loadu_si128((const __m128i *)row);
+INLINE __m256 load8(const char* row, fc_dtype type) {
+    if (type == FC_F32) return _mm256_loadu_ps((const float*)row);
+    const __m128i half = _mm_loadu_si128((const __m128i*)row);
     if (type == FC_F16) return _mm256_cvtph_ps(half);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
 }
 
 /* x[r] lane k becomes x[k] lane r. */
-INLINE void transpose(__m256 *x) {
+INLINE void transpose(__m256* x) {
     __m256 t[8], u[8];
     for (int i = 0; i < 4; i++) {
         t[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
@@ -35,8 +35,8 @@ INLINE void transpose(__m256 *x) {
     }
 }
 
-INLINE int64_t pack(const void *const *rows, int count, const float *center, int64_t length, float *panel,
-                    uint32_t *peak, fc_dtype type) {
+INLINE int64_t pack(const void* const* rows, int count, const float* center, int64_t length, float* panel,
+                    uint32_t* peak, fc_dtype type) {
     const int size = fc_itemsize(type);
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256i most[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -46,7 +46,7 @@ INLINE int64_t pack(const void *const *rows, int count, const float *center, int
         for (int h = 0; h < 2; h++) {
             __m256 x[8];
             for (int r = 0; r < 8; r++)
-                x[r] = 8 * h + r < count ? _mm256_sub_ps(load8((const char *)rows[8 * h + r] + size * k, type), c)
+                x[r] = 8 * h + r < count ? _mm256_sub_ps(load8((const char*)rows[8 * h + r] + size * k, type), c)
                                          : _mm256_setzero_ps();
             transpose(x);
             for (int i = 0; i < 8; i++) {
@@ -55,23 +55,23 @@ INLINE int64_t pack(const void *const *rows, int count, const float *center, int
             }
         }
     }
-    _mm256_storeu_si256((__m256i *)peak, most[0]);
-    _mm256_storeu_si256((__m256i *)(peak + 8), most[1]);
+    _mm256_storeu_si256((__m256i*)peak, most[0]);
+    _mm256_storeu_si256((__m256i*)(peak + 8), most[1]);
     return k;
 }
 
-#define PACK(name, type, size)                                                                                     \
-    void fc_gram_pack_##name##_avx2(const void *const *rows, int count, const float *center, int64_t length,       \
-                                    float *panel, uint32_t *peak) {                                                \
-        const void *rest[FC_GRAM_PANEL];                                                                           \
-        uint32_t rest_peak[FC_GRAM_PANEL];                                                                         \
-        const int64_t k = count == 16 ? pack(rows, 16, center, length, panel, peak, type)                          \
-                                      : pack(rows, count, center, length, panel, peak, type);                      \
-        if (k == length) return;                                                                                   \
-        for (int r = 0; r < count; r++) rest[r] = (const char *)rows[r] + size * k;                                \
-        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL,  \
-                                  rest_peak);                                                                      \
-        for (int r = 0; r < FC_GRAM_PANEL; r++) peak[r] = rest_peak[r] > peak[r] ? rest_peak[r] : peak[r];         \
+#define PACK(name, type, size)                                                                                    \
+    void fc_gram_pack_##name##_avx2(const void* const* rows, int count, const float* center, int64_t length,      \
+                                    float* panel, uint32_t* peak) {                                               \
+        const void* rest[FC_GRAM_PANEL];                                                                          \
+        uint32_t rest_peak[FC_GRAM_PANEL];                                                                        \
+        const int64_t k = count == 16 ? pack(rows, 16, center, length, panel, peak, type)                         \
+                                      : pack(rows, count, center, length, panel, peak, type);                     \
+        if (k == length) return;                                                                                  \
+        for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + size * k;                                \
+        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL, \
+                                  rest_peak);                                                                     \
+        for (int r = 0; r < FC_GRAM_PANEL; r++) peak[r] = rest_peak[r] > peak[r] ? rest_peak[r] : peak[r];        \
     }
 PACK(f32, FC_F32, 4)
 PACK(f16, FC_F16, 2)
@@ -79,19 +79,20 @@ PACK(bf16, FC_BF16, 2)
 
 enum { ROWS = 4 };
 
-INLINE void add_scaled(double *at, __m256d value, const double *row_scale, const double *column_scale) {
-    if (row_scale) value = _mm256_mul_pd(value, _mm256_mul_pd(_mm256_set1_pd(*row_scale), _mm256_loadu_pd(column_scale)));
+INLINE void add_scaled(double* at, __m256d value, const double* row_scale, const double* column_scale) {
+    if (row_scale)
+        value = _mm256_mul_pd(value, _mm256_mul_pd(_mm256_set1_pd(*row_scale), _mm256_loadu_pd(column_scale)));
     _mm256_storeu_pd(at, _mm256_add_pd(_mm256_loadu_pd(at), value));
 }
 
-void fc_gram_tile_avx2(const float *a, int rows, const float *b, int64_t panel_stride, int wide, int64_t length,
-                       double *sum, int64_t stride, const double *row_scale, const double *column_scale,
-                       const char *const ahead[2]) {
+void fc_gram_tile_avx2(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length,
+                       double* sum, int64_t stride, const double* row_scale, const double* column_scale,
+                       const char* const ahead[2]) {
     for (int p = 0; p < wide; p++)
         for (int top = 0; top < rows; top += ROWS) {
             __m256 dot[ROWS][2];
             for (int r = 0; r < ROWS; r++) dot[r][0] = dot[r][1] = _mm256_setzero_ps();
-            const float *column = b + p * panel_stride;
+            const float* column = b + p * panel_stride;
             for (int64_t k = 0; k < length; k++) {
                 if (p == 0 && k % 4 == 0) _mm_prefetch(ahead[top / ROWS] + k * 16, _MM_HINT_T1);
                 const __m256 first = _mm256_load_ps(column + k * FC_GRAM_PANEL);
@@ -104,20 +105,21 @@ void fc_gram_tile_avx2(const float *a, int rows, const float *b, int64_t panel_s
             }
             for (int r = 0; r < ROWS; r++)
                 for (int h = 0; h < 4; h++) {
-                    const __m128 half = h % 2 ? _mm256_extractf128_ps(dot[r][h / 2], 1) : _mm256_castps256_ps128(dot[r][h / 2]);
+                    const __m128 half =
+                        h % 2 ? _mm256_extractf128_ps(dot[r][h / 2], 1) : _mm256_castps256_ps128(dot[r][h / 2]);
                     const int64_t c = p * FC_GRAM_PANEL + 4 * h;
-                    add_scaled(sum + (top + r) * stride + c, _mm256_cvtps_pd(half), row_scale ? row_scale + top + r : NULL,
-                               column_scale ? column_scale + c : NULL);
+                    add_scaled(sum + (top + r) * stride + c, _mm256_cvtps_pd(half),
+                               row_scale ? row_scale + top + r : NULL, column_scale ? column_scale + c : NULL);
                 }
         }
 }
 
-#define TO_F32(name, type, load)                                                                \
-    void fc_to_f32_##name##_avx2(const void *row, int64_t length, float *out) {                 \
-        int64_t k = 0;                                                                          \
-        for (; k + 8 <= length; k += 8)                                                         \
-            _mm256_storeu_ps(out + k, load8((const char *)row + fc_itemsize(type) * k, type));  \
-        for (; k < length; k++) out[k] = load(row, k);                                          \
+#define TO_F32(name, type, load)                                                              \
+    void fc_to_f32_##name##_avx2(const void* row, int64_t length, float* out) {               \
+        int64_t k = 0;                                                                        \
+        for (; k + 8 <= length; k += 8)                                                       \
+            _mm256_storeu_ps(out + k, load8((const char*)row + fc_itemsize(type) * k, type)); \
+        for (; k < length; k++) out[k] = load(row, k);                                        \
     }
 TO_F32(f32, FC_F32, fc_load_f32)
 TO_F32(f16, FC_F16, fc_load_f16)

@@ -3,21 +3,21 @@
 
 #include "impl.h"
 
-void fc_gram_pack_f32_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
-void fc_gram_pack_f16_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
-void fc_gram_pack_bf16_ref(const void *const *, int, const float *, int64_t, float *, uint32_t *);
+void fc_gram_pack_f32_ref(const void* const*, int, const float*, int64_t, float*, uint32_t*);
+void fc_gram_pack_f16_ref(const void* const*, int, const float*, int64_t, float*, uint32_t*);
+void fc_gram_pack_bf16_ref(const void* const*, int, const float*, int64_t, float*, uint32_t*);
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE __m512 load16(const char *row, fc_dtype type) {
-    if (type == FC_F32) return _mm512_loadu_ps((const float *)row);
-    const __m256i half = _mm256_loadu_si256((const __m256i *)row);
+INLINE __m512 load16(const char* row, fc_dtype type) {
+    if (type == FC_F32) return _mm512_loadu_ps((const float*)row);
+    const __m256i half = _mm256_loadu_si256((const __m256i*)row);
     if (type == FC_F16) return _mm512_cvtph_ps(half);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
 /* x[r] lane k becomes x[k] lane r: pairs, fours, then 128-bit quarters. */
-INLINE void transpose(__m512 *x) {
+INLINE void transpose(__m512* x) {
     __m512 t[16];
     for (int i = 0; i < 8; i++) {
         t[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
@@ -32,8 +32,10 @@ INLINE void transpose(__m512 *x) {
         x[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
     }
     for (int j = 0; j < 4; j++) { /* x[4i + j] quarter q holds column 4q + j of rows 4i..4i+3 */
-        const __m512 a = _mm512_shuffle_f32x4(x[j], x[4 + j], 0x88), b = _mm512_shuffle_f32x4(x[8 + j], x[12 + j], 0x88);
-        const __m512 c = _mm512_shuffle_f32x4(x[j], x[4 + j], 0xdd), d = _mm512_shuffle_f32x4(x[8 + j], x[12 + j], 0xdd);
+        const __m512 a = _mm512_shuffle_f32x4(x[j], x[4 + j], 0x88),
+                     b = _mm512_shuffle_f32x4(x[8 + j], x[12 + j], 0x88);
+        const __m512 c = _mm512_shuffle_f32x4(x[j], x[4 + j], 0xdd),
+                     d = _mm512_shuffle_f32x4(x[8 + j], x[12 + j], 0xdd);
         t[j] = _mm512_shuffle_f32x4(a, b, 0x88);
         t[8 + j] = _mm512_shuffle_f32x4(a, b, 0xdd);
         t[4 + j] = _mm512_shuffle_f32x4(c, d, 0x88);
@@ -42,8 +44,8 @@ INLINE void transpose(__m512 *x) {
     for (int i = 0; i < 16; i++) x[i] = t[i];
 }
 
-INLINE int64_t pack(const void *const *rows, int count, const float *center, int64_t length, float *panel,
-                    uint32_t *peak, fc_dtype type) {
+INLINE int64_t pack(const void* const* rows, int count, const float* center, int64_t length, float* panel,
+                    uint32_t* peak, fc_dtype type) {
     const int size = fc_itemsize(type);
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     __m512i most = _mm512_setzero_si512();
@@ -52,7 +54,7 @@ INLINE int64_t pack(const void *const *rows, int count, const float *center, int
         const __m512 c = center ? _mm512_loadu_ps(center + k) : _mm512_setzero_ps();
         __m512 x[16];
         for (int r = 0; r < 16; r++)
-            x[r] = r < count ? _mm512_sub_ps(load16((const char *)rows[r] + size * k, type), c) : _mm512_setzero_ps();
+            x[r] = r < count ? _mm512_sub_ps(load16((const char*)rows[r] + size * k, type), c) : _mm512_setzero_ps();
         transpose(x);
         for (int i = 0; i < 16; i++) {
             _mm512_store_ps(panel + (k + i) * FC_GRAM_PANEL, x[i]);
@@ -63,25 +65,25 @@ INLINE int64_t pack(const void *const *rows, int count, const float *center, int
     return k;
 }
 
-#define PACK(name, type, size)                                                                                         \
-    void fc_gram_pack_##name##_avx512(const void *const *rows, int count, const float *center, int64_t length,         \
-                                      float *panel, uint32_t *peak) {                                                  \
-        const void *rest[FC_GRAM_PANEL];                                                                               \
-        uint32_t rest_peak[FC_GRAM_PANEL];                                                                             \
-        const int64_t k = count == 16 ? pack(rows, 16, center, length, panel, peak, type)                              \
-                                      : pack(rows, count, center, length, panel, peak, type);                          \
-        if (k == length) return;                                                                                       \
-        for (int r = 0; r < count; r++) rest[r] = (const char *)rows[r] + size * k;                                    \
-        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL,      \
-                                  rest_peak);                                                                          \
-        for (int r = 0; r < FC_GRAM_PANEL; r++) peak[r] = rest_peak[r] > peak[r] ? rest_peak[r] : peak[r];             \
+#define PACK(name, type, size)                                                                                    \
+    void fc_gram_pack_##name##_avx512(const void* const* rows, int count, const float* center, int64_t length,    \
+                                      float* panel, uint32_t* peak) {                                             \
+        const void* rest[FC_GRAM_PANEL];                                                                          \
+        uint32_t rest_peak[FC_GRAM_PANEL];                                                                        \
+        const int64_t k = count == 16 ? pack(rows, 16, center, length, panel, peak, type)                         \
+                                      : pack(rows, count, center, length, panel, peak, type);                     \
+        if (k == length) return;                                                                                  \
+        for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + size * k;                                \
+        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL, \
+                                  rest_peak);                                                                     \
+        for (int r = 0; r < FC_GRAM_PANEL; r++) peak[r] = rest_peak[r] > peak[r] ? rest_peak[r] : peak[r];        \
     }
 PACK(f32, FC_F32, 4)
 PACK(f16, FC_F16, 2)
 PACK(bf16, FC_BF16, 2)
 
-INLINE void tile(const float *a, int rows, const float *b, int64_t panel_stride, int wide, int64_t length, double *sum,
-                 int64_t stride, const double *row_scale, const double *column_scale, const char *const ahead[2]) {
+INLINE void tile(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length, double* sum,
+                 int64_t stride, const double* row_scale, const double* column_scale, const char* const ahead[2]) {
     __m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE];
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < wide; p++) dot[r][p] = _mm512_setzero_ps();
@@ -96,25 +98,26 @@ INLINE void tile(const float *a, int rows, const float *b, int64_t panel_stride,
     }
     for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2 * wide; h++) {
-            const __m512d value = _mm512_cvtps_pd(
-                h % 2 ? _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(dot[r][h / 2]), 1))
-                      : _mm512_castps512_ps256(dot[r][h / 2]));
-            double *at = sum + r * stride + 8 * h;
-            const __m512d scaled =
-                row_scale ? _mm512_mul_pd(value, _mm512_mul_pd(_mm512_set1_pd(row_scale[r]), _mm512_loadu_pd(column_scale + 8 * h)))
-                          : value;
+            const __m512d value =
+                _mm512_cvtps_pd(h % 2 ? _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(dot[r][h / 2]), 1))
+                                      : _mm512_castps512_ps256(dot[r][h / 2]));
+            double* at = sum + r * stride + 8 * h;
+            const __m512d scaled = row_scale
+                                       ? _mm512_mul_pd(value, _mm512_mul_pd(_mm512_set1_pd(row_scale[r]),
+                                                                            _mm512_loadu_pd(column_scale + 8 * h)))
+                                       : value;
             _mm512_storeu_pd(at, _mm512_add_pd(_mm512_loadu_pd(at), scaled));
         }
 }
 
-#define WIDE(rows)                                                                                                 \
-    if (wide == 3) tile(a, rows, b, panel_stride, 3, length, sum, stride, row_scale, column_scale, ahead);         \
-    else if (wide == 2) tile(a, rows, b, panel_stride, 2, length, sum, stride, row_scale, column_scale, ahead);    \
+#define WIDE(rows)                                                                                              \
+    if (wide == 3) tile(a, rows, b, panel_stride, 3, length, sum, stride, row_scale, column_scale, ahead);      \
+    else if (wide == 2) tile(a, rows, b, panel_stride, 2, length, sum, stride, row_scale, column_scale, ahead); \
     else tile(a, rows, b, panel_stride, 1, length, sum, stride, row_scale, column_scale, ahead)
 
-void fc_gram_tile_avx512(const float *a, int rows, const float *b, int64_t panel_stride, int wide, int64_t length,
-                         double *sum, int64_t stride, const double *row_scale, const double *column_scale,
-                         const char *const ahead[2]) {
+void fc_gram_tile_avx512(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length,
+                         double* sum, int64_t stride, const double* row_scale, const double* column_scale,
+                         const char* const ahead[2]) {
     if (rows == FC_GRAM_ROWS) {
         WIDE(FC_GRAM_ROWS);
     } else {
@@ -122,12 +125,12 @@ void fc_gram_tile_avx512(const float *a, int rows, const float *b, int64_t panel
     }
 }
 
-#define TO_F32(name, type, load)                                                       \
-    void fc_to_f32_##name##_avx512(const void *row, int64_t length, float *out) {      \
-        int64_t k = 0;                                                                 \
-        for (; k + 16 <= length; k += 16)                                              \
-            _mm512_storeu_ps(out + k, load16((const char *)row + fc_itemsize(type) * k, type)); \
-        for (; k < length; k++) out[k] = load(row, k);                                 \
+#define TO_F32(name, type, load)                                                               \
+    void fc_to_f32_##name##_avx512(const void* row, int64_t length, float* out) {              \
+        int64_t k = 0;                                                                         \
+        for (; k + 16 <= length; k += 16)                                                      \
+            _mm512_storeu_ps(out + k, load16((const char*)row + fc_itemsize(type) * k, type)); \
+        for (; k < length; k++) out[k] = load(row, k);                                         \
     }
 TO_F32(f32, FC_F32, fc_load_f32)
 TO_F32(f16, FC_F16, fc_load_f16)

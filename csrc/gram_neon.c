@@ -1,21 +1,21 @@
-/* gram with NEON (64-bit Arm): products of 4 rows with one panel in 16 registers. Packing is the portable one: it is a small
- * part of the work and compilers vectorise it. */
+/* gram with NEON (64-bit Arm): products of 4 rows with one panel in 16 registers. Packing is the portable one: it is a
+ * small part of the work and compilers vectorise it. */
 #include <arm_neon.h>
 
 #include "impl.h"
 
 enum { ROWS = 4, VECTORS = FC_GRAM_PANEL / 4 };
 
-void fc_gram_tile_neon(const float *a, int rows, const float *b, int64_t panel_stride, int wide, int64_t length,
-                       double *sum, int64_t stride, const double *row_scale, const double *column_scale,
-                       const char *const ahead[2]) {
+void fc_gram_tile_neon(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length,
+                       double* sum, int64_t stride, const double* row_scale, const double* column_scale,
+                       const char* const ahead[2]) {
     (void)ahead; /* left to the hardware */
     for (int p = 0; p < wide; p++)
         for (int top = 0; top < rows; top += ROWS) {
             float32x4_t dot[ROWS][VECTORS];
             for (int r = 0; r < ROWS; r++)
                 for (int v = 0; v < VECTORS; v++) dot[r][v] = vdupq_n_f32(0.0f);
-            const float *column = b + p * panel_stride;
+            const float* column = b + p * panel_stride;
             for (int64_t k = 0; k < length; k++) {
                 const float32x4_t row = vld1q_f32(a + k * FC_GRAM_PANEL + top);
                 for (int v = 0; v < VECTORS; v++) {

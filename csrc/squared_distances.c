@@ -6,21 +6,20 @@
 enum { TILE = 1024, TOGETHER = 4 }; /* columns brought to fp32 at a time; pairs whose sums are in flight together */
 
 typedef struct {
-    const fc_rows *x;
-    const fc_kernels *kernels;
-    const int64_t *pairs;
+    const fc_rows* x;
+    const fc_kernels* kernels;
+    const int64_t* pairs;
     int64_t count;
-    double *out;
+    double* out;
     int64_t next;
-    int failed;
 } job;
 
-static const float *columns(const job *j, int64_t row, int64_t start, int64_t length, float *to, void *scratch) {
+static const float* columns(const job* j, int64_t row, int64_t start, int64_t length, float* to, void* scratch) {
     j->kernels->to_f32[j->x->dtype](fc_gather(j->x, row, start, length, scratch), length, to);
     return to;
 }
 
-static void distances(const job *j, int64_t first, float *buffer) {
+static void distances(const job* j, int64_t first, float* buffer) {
     const int64_t d = fc_columns(j->x);
     double sum[TOGETHER] = {0};
     const float *a[TOGETHER], *b[TOGETHER];
@@ -41,21 +40,20 @@ static void distances(const job *j, int64_t first, float *buffer) {
     for (int p = 0; p < TOGETHER && first + p < j->count; p++) j->out[first + p] = sum[p];
 }
 
-static void work(void *context, int worker) {
-    job *j = context;
-    float *buffer = fc_alloc((2 * TOGETHER + 1) * TILE * sizeof *buffer);
+static void work(void* context, int worker) {
+    job* j = context;
+    float* buffer = fc_alloc((2 * TOGETHER + 1) * TILE * sizeof *buffer);
     (void)worker;
-    if (buffer)
-        for (int64_t group; (group = fc_next(&j->next)) * TOGETHER < j->count;) distances(j, group * TOGETHER, buffer);
-    else
-        __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
+    /* a worker without memory takes nothing: the others do it all */
+    for (int64_t group; buffer && (group = fc_next(&j->next)) * TOGETHER < j->count;)
+        distances(j, group * TOGETHER, buffer);
     free(buffer);
 }
 
-int fc_squared_distances(const fc_rows *x, const int64_t *pairs, int64_t count, double *out, fc_isa isa, int threads) {
-    const fc_kernels *kernels = fc_kernels_for(isa);
+int fc_squared_distances(const fc_rows* x, const int64_t* pairs, int64_t count, double* out, fc_isa isa, int threads) {
+    const fc_kernels* kernels = fc_kernels_for(isa);
     if (!kernels) return FC_NO_ISA;
-    job j = {x, kernels, pairs, count, out, 0, 0};
+    job j = {x, kernels, pairs, count, out, 0};
     fc_parallel((int)fc_min(threads, fc_ceil(count, TOGETHER)), work, &j);
-    return j.failed ? FC_NO_MEMORY : FC_OK;
+    return j.next * TOGETHER < count ? FC_NO_MEMORY : FC_OK;
 }

@@ -5,12 +5,12 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE void widen8(const char *row, fc_dtype type, __m256d *x) {
+INLINE void widen8(const char* row, fc_dtype type, __m256d* x) {
     __m256 wide;
     if (type == FC_F32) {
-        wide = _mm256_loadu_ps((const float *)row);
+        wide = _mm256_loadu_ps((const float*)row);
     } else {
-        const __m128i half = _mm_loadu_si128((const __m128i *)row);
+        const __m128i half = _mm_loadu_si128((const __m128i*)row);
         wide = type == FC_F16 ? _mm256_cvtph_ps(half)
                               : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
     }
@@ -18,15 +18,15 @@ INLINE void widen8(const char *row, fc_dtype type, __m256d *x) {
     x[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(wide, 1));
 }
 
-INLINE double block_norm(const char *row, const float *center, int64_t length, fc_dtype type) {
+INLINE double block_norm(const char* row, const float* center, int64_t length, fc_dtype type) {
     const int size = fc_itemsize(type);
     __m256d lanes[8], x[2], c[2];
     for (int v = 0; v < 8; v++) lanes[v] = _mm256_setzero_pd();
     char padded[FC_NORM_LANES * 4] = {0};
     float padded_center[FC_NORM_LANES] = {0};
     for (int64_t k = 0; k < length; k += FC_NORM_LANES) {
-        const char *at = row + size * k;
-        const float *center_at = center ? center + k : NULL;
+        const char* at = row + size * k;
+        const float* center_at = center ? center + k : NULL;
         if (length - k < FC_NORM_LANES) { /* zeros at the end add +0 to their lanes and change nothing */
             memcpy(padded, at, (size_t)(size * (length - k)));
             at = padded;
@@ -38,7 +38,7 @@ INLINE double block_norm(const char *row, const float *center, int64_t length, f
         for (int v = 0; v < 8; v += 2) {
             widen8(at + size * 4 * v, type, x);
             if (center) {
-                widen8((const char *)(center_at + 4 * v), FC_F32, c);
+                widen8((const char*)(center_at + 4 * v), FC_F32, c);
                 x[0] = _mm256_sub_pd(x[0], c[0]);
                 x[1] = _mm256_sub_pd(x[1], c[1]);
             }
@@ -54,7 +54,7 @@ INLINE double block_norm(const char *row, const float *center, int64_t length, f
 }
 
 #define BLOCK_NORM(name, type)                                                                       \
-    double fc_squared_norms_##name##_avx2(const void *row, const float *center, int64_t length) {    \
+    double fc_squared_norms_##name##_avx2(const void* row, const float* center, int64_t length) {    \
         return center ? block_norm(row, center, length, type) : block_norm(row, NULL, length, type); \
     }
 BLOCK_NORM(f32, FC_F32)

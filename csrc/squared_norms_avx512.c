@@ -11,12 +11,12 @@ INLINE __m512d high(__m512 x) {
 }
 
 /* 32 columns of a row as four vectors in column order (bf16: evens, then odds). */
-INLINE void widen(const char *row, fc_dtype type, __m512d *x) {
+INLINE void widen(const char* row, fc_dtype type, __m512d* x) {
     if (type == FC_F32) {
-        for (int v = 0; v < 4; v++) x[v] = _mm512_cvtps_pd(_mm256_loadu_ps((const float *)(row + 32 * v)));
+        for (int v = 0; v < 4; v++) x[v] = _mm512_cvtps_pd(_mm256_loadu_ps((const float*)(row + 32 * v)));
     } else if (type == FC_F16) {
         for (int v = 0; v < 2; v++) {
-            const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(row + 32 * v)));
+            const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(row + 32 * v)));
             x[2 * v] = low(wide);
             x[2 * v + 1] = high(wide);
         }
@@ -31,7 +31,7 @@ INLINE void widen(const char *row, fc_dtype type, __m512d *x) {
     }
 }
 
-INLINE void widen_center(const float *center, fc_dtype type, __m512d *c) {
+INLINE void widen_center(const float* center, fc_dtype type, __m512d* c) {
     if (type != FC_BF16) {
         for (int v = 0; v < 4; v++) c[v] = _mm512_cvtps_pd(_mm256_loadu_ps(center + 8 * v));
         return;
@@ -46,14 +46,14 @@ INLINE void widen_center(const float *center, fc_dtype type, __m512d *c) {
     c[3] = high(odd);
 }
 
-INLINE double block_norm(const char *row, const float *center, int64_t length, fc_dtype type) {
+INLINE double block_norm(const char* row, const float* center, int64_t length, fc_dtype type) {
     const int size = fc_itemsize(type);
     __m512d lanes[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd()}, x[4], c[4];
     char padded[FC_NORM_LANES * 4] = {0};
     float padded_center[FC_NORM_LANES] = {0};
     for (int64_t k = 0; k < length; k += FC_NORM_LANES) {
-        const char *at = row + size * k;
-        const float *center_at = center ? center + k : NULL;
+        const char* at = row + size * k;
+        const float* center_at = center ? center + k : NULL;
         if (length - k < FC_NORM_LANES) { /* zeros at the end add +0 to their lanes and change nothing */
             memcpy(padded, at, (size_t)(size * (length - k)));
             at = padded;
@@ -85,8 +85,8 @@ INLINE double block_norm(const char *row, const float *center, int64_t length, f
     return folded[0];
 }
 
-#define BLOCK_NORM(name, type)                                                                    \
-    double fc_squared_norms_##name##_avx512(const void *row, const float *center, int64_t length) { \
+#define BLOCK_NORM(name, type)                                                                       \
+    double fc_squared_norms_##name##_avx512(const void* row, const float* center, int64_t length) {  \
         return center ? block_norm(row, center, length, type) : block_norm(row, NULL, length, type); \
     }
 BLOCK_NORM(f32, FC_F32)

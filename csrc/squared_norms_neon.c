@@ -5,21 +5,21 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE float32x4_t load4(const char *row, fc_dtype type) {
-    if (type == FC_F32) return vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)row));
-    const uint16x4_t half = vreinterpret_u16_u8(vld1_u8((const uint8_t *)row));
+INLINE float32x4_t load4(const char* row, fc_dtype type) {
+    if (type == FC_F32) return vreinterpretq_f32_u8(vld1q_u8((const uint8_t*)row));
+    const uint16x4_t half = vreinterpret_u16_u8(vld1_u8((const uint8_t*)row));
     return type == FC_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(half)) : vreinterpretq_f32_u32(vshll_n_u16(half, 16));
 }
 
-INLINE double block_norm(const char *row, const float *center, int64_t length, fc_dtype type) {
+INLINE double block_norm(const char* row, const float* center, int64_t length, fc_dtype type) {
     const int size = fc_itemsize(type);
     float64x2_t lanes[16];
     for (int v = 0; v < 16; v++) lanes[v] = vdupq_n_f64(0.0);
     char padded[FC_NORM_LANES * 4] = {0};
     float padded_center[FC_NORM_LANES] = {0};
     for (int64_t k = 0; k < length; k += FC_NORM_LANES) {
-        const char *at = row + size * k;
-        const float *center_at = center ? center + k : NULL;
+        const char* at = row + size * k;
+        const float* center_at = center ? center + k : NULL;
         if (length - k < FC_NORM_LANES) { /* zeros at the end add +0 to their lanes and change nothing */
             memcpy(padded, at, (size_t)(size * (length - k)));
             at = padded;
@@ -45,7 +45,7 @@ INLINE double block_norm(const char *row, const float *center, int64_t length, f
 }
 
 #define BLOCK_NORM(name, type)                                                                       \
-    double fc_squared_norms_##name##_neon(const void *row, const float *center, int64_t length) {    \
+    double fc_squared_norms_##name##_neon(const void* row, const float* center, int64_t length) {    \
         return center ? block_norm(row, center, length, type) : block_norm(row, NULL, length, type); \
     }
 BLOCK_NORM(f32, FC_F32)

@@ -1,11 +1,14 @@
-/* One table of kernels per ISA. An ISA gets an implementation of its own where it pays; the rest is the portable one. */
+/* One table of kernels per ISA. An ISA gets an implementation of its own where it pays; the rest is the portable one.
+ */
 #include "impl.h"
 
-#define DECLARE_ACCUMULATE(isa) fc_accumulate_fn fc_weighted_sum_f32_##isa, fc_weighted_sum_f16_##isa, fc_weighted_sum_bf16_##isa;
-#define DECLARE_FINISH(prefix, isa)                                                                          \
-    fc_finish_fn fc_weighted_sum_##prefix##_f32_##isa, fc_weighted_sum_##prefix##_f16_##isa,                 \
+#define DECLARE_ACCUMULATE(isa) \
+    fc_accumulate_fn fc_weighted_sum_f32_##isa, fc_weighted_sum_f16_##isa, fc_weighted_sum_bf16_##isa;
+#define DECLARE_FINISH(prefix, isa)                                                          \
+    fc_finish_fn fc_weighted_sum_##prefix##_f32_##isa, fc_weighted_sum_##prefix##_f16_##isa, \
         fc_weighted_sum_##prefix##_bf16_##isa, fc_weighted_sum_##prefix##_f64_##isa;
-#define DECLARE_NORM(isa) fc_block_norm_fn fc_squared_norms_f32_##isa, fc_squared_norms_f16_##isa, fc_squared_norms_bf16_##isa;
+#define DECLARE_NORM(isa) \
+    fc_block_norm_fn fc_squared_norms_f32_##isa, fc_squared_norms_f16_##isa, fc_squared_norms_bf16_##isa;
 #define DECLARE_PACK(isa) fc_gram_pack_fn fc_gram_pack_f32_##isa, fc_gram_pack_f16_##isa, fc_gram_pack_bf16_##isa;
 #define DECLARE_TO_F32(isa) fc_to_f32_fn fc_to_f32_f32_##isa, fc_to_f32_f16_##isa, fc_to_f32_bf16_##isa;
 
@@ -60,7 +63,8 @@ fc_read_fn fc_read_avx512;
 
 const fc_kernels fc_kernels_avx512 = {
     .accumulate = THREE(fc_weighted_sum, avx512),
-    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_split_to, avx512)},
+    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),
+               FOUR(fc_weighted_sum_split_to, avx512)},
     .block_norm = THREE(fc_squared_norms, avx512),
     .gram_pack = THREE(fc_gram_pack, avx512),
     .gram_tile = fc_gram_tile_avx512,

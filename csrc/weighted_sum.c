@@ -6,21 +6,21 @@
 enum { STREAM_FROM = 4 << 20 }; /* bytes of output from which writes bypass the cache */
 
 typedef struct {
-    const fc_rows *x;
-    const fc_kernels *kernels;
-    const int64_t *counted; /* rows of weight other than 0, in order */
-    const double *w;        /* their weights */
+    const fc_rows* x;
+    const fc_kernels* kernels;
+    const int64_t* counted; /* rows of weight other than 0, in order */
+    const double* w;        /* their weights */
     int64_t count;
-    const int64_t *tiles; /* tiles before each segment */
+    const int64_t* tiles; /* tiles before each segment */
     double divisor;
-    char *out;
+    char* out;
     fc_dtype out_dtype;
     int64_t next;
-    int bad, failed;
+    int bad;
 } job;
 
-static void sum_tile(const job *j, int64_t tile, double *acc, int *bad) {
-    const fc_rows *x = j->x;
+static void sum_tile(const job* j, int64_t tile, double* acc, int* bad) {
+    const fc_rows* x = j->x;
     int64_t low = 0, high = x->segments - 1;
     while (low < high) {
         const int64_t middle = (low + high + 1) / 2;
@@ -32,39 +32,38 @@ static void sum_tile(const job *j, int64_t tile, double *acc, int *bad) {
     const int in = fc_itemsize(x->dtype), out = fc_itemsize(j->out_dtype);
     if (!j->count) memset(acc, 0, (size_t)length * sizeof *acc);
     for (int64_t first = 0; first < j->count; first += FC_WS_GROUP) {
-        const void *rows[FC_WS_GROUP];
+        const void* rows[FC_WS_GROUP];
         const int rows_now = (int)fc_min(FC_WS_GROUP, j->count - first);
         for (int r = 0; r < rows_now; r++)
-            rows[r] = (const char *)x->pointers[low * x->rows + j->counted[first + r]] + offset * in;
+            rows[r] = (const char*)x->pointers[low * x->rows + j->counted[first + r]] + offset * in;
         j->kernels->accumulate[x->dtype](rows, j->w + first, rows_now, length, acc, first == 0);
     }
     const int stream = fc_columns(x) * out >= STREAM_FROM;
     *bad |= j->kernels->finish[x->dtype][j->out_dtype](acc, length, j->divisor, j->out + start * out, stream);
 }
 
-static void work(void *context, int worker) {
-    job *j = context;
+static void work(void* context, int worker) {
+    job* j = context;
     int bad = 0;
-    double *acc = fc_alloc(FC_WS_TILE * sizeof *acc);
+    double* acc = fc_alloc(FC_WS_TILE * sizeof *acc);
     (void)worker;
-    if (acc)
-        for (int64_t tile; (tile = fc_next(&j->next)) < j->tiles[j->x->segments];) sum_tile(j, tile, acc, &bad);
-    else
-        __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
+    /* a worker without memory takes no tile: the others do them all */
+    for (int64_t tile; acc && (tile = fc_next(&j->next)) < j->tiles[j->x->segments];) sum_tile(j, tile, acc, &bad);
     if (bad) __atomic_store_n(&j->bad, 1, __ATOMIC_RELAXED);
     free(acc);
 }
 
-int fc_weighted_sum(const fc_rows *x, const float *weights, double divisor, void *out, fc_dtype out_dtype, fc_isa isa,
+int fc_weighted_sum(const fc_rows* x, const float* weights, double divisor, void* out, fc_dtype out_dtype, fc_isa isa,
                     int threads) {
-    const fc_kernels *kernels = fc_kernels_for(isa);
+    const fc_kernels* kernels = fc_kernels_for(isa);
     if (!kernels) return FC_NO_ISA;
-    int64_t *counted = malloc((size_t)(x->rows + 1) * sizeof *counted);
-    int64_t *tiles = malloc((size_t)(x->segments + 1) * sizeof *tiles);
-    double *w = malloc((size_t)(x->rows + 1) * sizeof *w);
+    const fc_mode mode = fc_enter_ieee();
+    int64_t* counted = malloc((size_t)(x->rows + 1) * sizeof *counted);
+    int64_t* tiles = malloc((size_t)(x->segments + 1) * sizeof *tiles);
+    double* w = malloc((size_t)(x->rows + 1) * sizeof *w);
     int status = FC_NO_MEMORY;
     if (counted && tiles && w) {
-        job j = {x, kernels, counted, w, 0, tiles, divisor, out, out_dtype, 0, 0, 0};
+        job j = {x, kernels, counted, w, 0, tiles, divisor, out, out_dtype, 0, 0};
         for (int64_t i = 0; i < x->rows; i++)
             if (weights[i] != 0.0f) {
                 counted[j.count] = i;
@@ -74,10 +73,11 @@ int fc_weighted_sum(const fc_rows *x, const float *weights, double divisor, void
         for (int64_t k = 0; k < x->segments; k++)
             tiles[k + 1] = tiles[k] + fc_ceil(x->starts[k + 1] - x->starts[k], FC_WS_TILE);
         fc_parallel((int)fc_min(threads, tiles[x->segments]), work, &j);
-        status = j.failed ? FC_NO_MEMORY : j.bad ? FC_NOT_FINITE : FC_OK;
+        status = j.next < tiles[x->segments] ? FC_NO_MEMORY : j.bad ? FC_NOT_FINITE : FC_OK;
     }
     free(counted);
     free(tiles);
     free(w);
+    fc_leave_ieee(mode);
     return status;
 }

@@ -1,16 +1,16 @@
-/* weighted_sum with AVX2, FMA and F16C. bf16 as in the AVX-512 file: evens and odds of 32-bit words; the sums stay in that
- * order inside whole groups of 16 columns: [even 0..3][even 4..7][odd 0..3][odd 4..7]. */
+/* weighted_sum with AVX2, FMA and F16C. bf16 as in the AVX-512 file: evens and odds of 32-bit words; the sums stay in
+ * that order inside whole groups of 16 columns: [even 0..3][even 4..7][odd 0..3][odd 4..7]. */
 #include <immintrin.h>
 
 #include "impl.h"
 
-void fc_weighted_sum_f32_ref(const void *const *, const double *, int, int64_t, double *, int);
-void fc_weighted_sum_f16_ref(const void *const *, const double *, int, int64_t, double *, int);
-void fc_weighted_sum_bf16_ref(const void *const *, const double *, int, int64_t, double *, int);
-int fc_weighted_sum_to_f32_ref(const double *, int64_t, double, void *, int);
-int fc_weighted_sum_to_f64_ref(const double *, int64_t, double, void *, int);
-int fc_weighted_sum_to_f16_ref(const double *, int64_t, double, void *, int);
-int fc_weighted_sum_to_bf16_ref(const double *, int64_t, double, void *, int);
+void fc_weighted_sum_f32_ref(const void* const*, const double*, int, int64_t, double*, int);
+void fc_weighted_sum_f16_ref(const void* const*, const double*, int, int64_t, double*, int);
+void fc_weighted_sum_bf16_ref(const void* const*, const double*, int, int64_t, double*, int);
+int fc_weighted_sum_to_f32_ref(const double*, int64_t, double, void*, int);
+int fc_weighted_sum_to_f64_ref(const double*, int64_t, double, void*, int);
+int fc_weighted_sum_to_f16_ref(const double*, int64_t, double, void*, int);
+int fc_weighted_sum_to_bf16_ref(const double*, int64_t, double, void*, int);
 
 #define INLINE static inline __attribute__((always_inline))
 enum { AHEAD = 1024 }; /* bytes */
@@ -19,17 +19,17 @@ INLINE __m256d low(__m256 x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x))
 INLINE __m256d high(__m256 x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
 
 /* 16 columns of a row as four vectors: in column order, or for bf16 as even 0..3, even 4..7, odd 0..3, odd 4..7. */
-INLINE void widen(const char *row, fc_dtype type, __m256d *x) {
+INLINE void widen(const char* row, fc_dtype type, __m256d* x) {
     if (type == FC_F32) {
-        for (int v = 0; v < 4; v++) x[v] = _mm256_cvtps_pd(_mm_loadu_ps((const float *)(row + 16 * v)));
+        for (int v = 0; v < 4; v++) x[v] = _mm256_cvtps_pd(_mm_loadu_ps((const float*)(row + 16 * v)));
     } else if (type == FC_F16) {
         for (int v = 0; v < 2; v++) {
-            const __m256 wide = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(row + 16 * v)));
+            const __m256 wide = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(row + 16 * v)));
             x[2 * v] = low(wide);
             x[2 * v + 1] = high(wide);
         }
     } else {
-        const __m256i pair = _mm256_loadu_si256((const __m256i *)row);
+        const __m256i pair = _mm256_loadu_si256((const __m256i*)row);
         const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
         const __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32((int)0xffff0000)));
         x[0] = low(even);
@@ -39,7 +39,7 @@ INLINE void widen(const char *row, fc_dtype type, __m256d *x) {
     }
 }
 
-INLINE int64_t step(const void *const *rows, const double *w, int count, int64_t length, double *acc, int first,
+INLINE int64_t step(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first,
                     fc_dtype type) {
     const int size = fc_itemsize(type);
     int64_t k = 0;
@@ -47,7 +47,7 @@ INLINE int64_t step(const void *const *rows, const double *w, int count, int64_t
         __m256d sum[4], x[4];
         for (int v = 0; v < 4; v++) sum[v] = first ? _mm256_setzero_pd() : _mm256_load_pd(acc + k + 4 * v);
         for (int r = 0; r < count; r++) {
-            const char *at = (const char *)rows[r] + size * k;
+            const char* at = (const char*)rows[r] + size * k;
             const __m256d weight = _mm256_set1_pd(w[r]);
             _mm_prefetch(at + AHEAD, _MM_HINT_T0);
             widen(at, type, x);
@@ -58,47 +58,75 @@ INLINE int64_t step(const void *const *rows, const double *w, int count, int64_t
     return k;
 }
 
-#define ACCUMULATE(name, type)                                                                                \
-    void fc_weighted_sum_##name##_avx2(const void *const *rows, const double *w, int count, int64_t length,   \
-                                       double *acc, int first) {                                              \
-        int64_t k = 0;                                                                                        \
-        switch (count * 2 + !!first) {                                                                        \
-            case 2: k = step(rows, w, 1, length, acc, 0, type); break;                                        \
-            case 3: k = step(rows, w, 1, length, acc, 1, type); break;                                        \
-            case 4: k = step(rows, w, 2, length, acc, 0, type); break;                                        \
-            case 5: k = step(rows, w, 2, length, acc, 1, type); break;                                        \
-            case 6: k = step(rows, w, 3, length, acc, 0, type); break;                                        \
-            case 7: k = step(rows, w, 3, length, acc, 1, type); break;                                        \
-            case 8: k = step(rows, w, 4, length, acc, 0, type); break;                                        \
-            case 9: k = step(rows, w, 4, length, acc, 1, type); break;                                        \
-            case 10: k = step(rows, w, 5, length, acc, 0, type); break;                                       \
-            case 11: k = step(rows, w, 5, length, acc, 1, type); break;                                       \
-        }                                                                                                     \
-        const void *rest[FC_WS_GROUP];                                                                        \
-        for (int r = 0; r < count; r++) rest[r] = (const char *)rows[r] + fc_itemsize(type) * k;              \
-        fc_weighted_sum_##name##_ref(rest, w, count, length - k, acc + k, first);                             \
+#define ACCUMULATE(name, type)                                                                              \
+    void fc_weighted_sum_##name##_avx2(const void* const* rows, const double* w, int count, int64_t length, \
+                                       double* acc, int first) {                                            \
+        int64_t k = 0;                                                                                      \
+        switch (count * 2 + !!first) {                                                                      \
+            case 2:                                                                                         \
+                k = step(rows, w, 1, length, acc, 0, type);                                                 \
+                break;                                                                                      \
+            case 3:                                                                                         \
+                k = step(rows, w, 1, length, acc, 1, type);                                                 \
+                break;                                                                                      \
+            case 4:                                                                                         \
+                k = step(rows, w, 2, length, acc, 0, type);                                                 \
+                break;                                                                                      \
+            case 5:                                                                                         \
+                k = step(rows, w, 2, length, acc, 1, type);                                                 \
+                break;                                                                                      \
+            case 6:                                                                                         \
+                k = step(rows, w, 3, length, acc, 0, type);                                                 \
+                break;                                                                                      \
+            case 7:                                                                                         \
+                k = step(rows, w, 3, length, acc, 1, type);                                                 \
+                break;                                                                                      \
+            case 8:                                                                                         \
+                k = step(rows, w, 4, length, acc, 0, type);                                                 \
+                break;                                                                                      \
+            case 9:                                                                                         \
+                k = step(rows, w, 4, length, acc, 1, type);                                                 \
+                break;                                                                                      \
+            case 10:                                                                                        \
+                k = step(rows, w, 5, length, acc, 0, type);                                                 \
+                break;                                                                                      \
+            case 11:                                                                                        \
+                k = step(rows, w, 5, length, acc, 1, type);                                                 \
+                break;                                                                                      \
+        }                                                                                                   \
+        const void* rest[FC_WS_GROUP];                                                                      \
+        for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + fc_itemsize(type) * k;             \
+        fc_weighted_sum_##name##_ref(rest, w, count, length - k, acc + k, first);                           \
     }
 ACCUMULATE(f32, FC_F32)
 ACCUMULATE(f16, FC_F16)
 ACCUMULATE(bf16, FC_BF16)
 
-/* Four fp64 to fp32 rounded to odd (see the AVX-512 file); the caller has set rounding toward zero. */
+/* Four fp64 to fp32 rounded to odd (see the AVX-512 file), from the nearest fp32: where that is even and not exact, the
+ * odd neighbour on the other side of x is one step of the magnitude's integer away. The rounding mode is not touched,
+ * since compilers do not order arithmetic against it. */
 INLINE __m128i to_odd(__m256d x) {
-    const __m128 cut = _mm256_cvtpd_ps(x);
-    const __m256d inexact = _mm256_cmp_pd(_mm256_cvtps_pd(cut), x, _CMP_NEQ_OQ);
+    const __m256d magnitude = _mm256_castsi256_pd(_mm256_set1_epi64x(0x7fffffffffffffffll));
+    const __m128 near = _mm256_cvtpd_ps(x);
+    const __m256d back = _mm256_and_pd(_mm256_cvtps_pd(near), magnitude), size = _mm256_and_pd(x, magnitude);
     const __m256i pick = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
-    const __m128i mask = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(_mm256_castpd_si256(inexact), pick));
-    return _mm_or_si128(_mm_castps_si128(cut), _mm_and_si128(mask, _mm_set1_epi32(1)));
+    const __m256i above = _mm256_castpd_si256(_mm256_cmp_pd(back, size, _CMP_GT_OQ)); /* all ones: -1 */
+    const __m256i below = _mm256_castpd_si256(_mm256_cmp_pd(back, size, _CMP_LT_OQ));
+    const __m128i down = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(above, pick));
+    const __m128i up = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(below, pick));
+    const __m128i bits = _mm_castps_si128(near), one = _mm_set1_epi32(1);
+    const __m128i even = _mm_cmpeq_epi32(_mm_and_si128(bits, one), _mm_setzero_si128());
+    return _mm_add_epi32(bits, _mm_and_si128(even, _mm_sub_epi32(down, up)));
 }
 
-INLINE void put(char *out, __m256i value, int stream) {
+INLINE void put(char* out, __m256i value, int stream) {
     if (stream && ((uintptr_t)out & 31) == 0) {
-        _mm256_stream_si256((__m256i *)out, value);
+        _mm256_stream_si256((__m256i*)out, value);
     } else if (stream && ((uintptr_t)out & 15) == 0) {
-        _mm_stream_si128((__m128i *)out, _mm256_castsi256_si128(value));
-        _mm_stream_si128((__m128i *)(out + 16), _mm256_extracti128_si256(value, 1));
+        _mm_stream_si128((__m128i*)out, _mm256_castsi256_si128(value));
+        _mm_stream_si128((__m128i*)(out + 16), _mm256_extracti128_si256(value, 1));
     } else {
-        _mm256_storeu_si256((__m256i *)out, value);
+        _mm256_storeu_si256((__m256i*)out, value);
     }
 }
 
@@ -108,7 +136,7 @@ INLINE int any_equal32(__m256i value, uint32_t mask) {
 }
 
 /* 16 columns of quotients, in order (split = 0) or as evens and odds (split = 1). */
-INLINE int emit(__m256d *q, int split, fc_dtype type, char *out, int stream) {
+INLINE int emit(__m256d* q, int split, fc_dtype type, char* out, int stream) {
     if (split) { /* e0e1e2e3 e4.. o0o1o2o3 o4..: unpack within halves, then put the halves in order */
         for (int v = 0; v < 2; v++) {
             const __m256d lower = _mm256_unpacklo_pd(q[v], q[2 + v]), upper = _mm256_unpackhi_pd(q[v], q[2 + v]);
@@ -164,10 +192,10 @@ INLINE __m256d divide_by(__m256d x, __m256d by, __m256d inverse) {
     return _mm256_fmadd_pd(_mm256_fnmadd_pd(q, by, x), inverse, q);
 }
 
-INLINE int finish(const double *acc, int64_t length, double divisor, char *out, int stream, int split, fc_dtype type) {
+INLINE int finish(const double* acc, int64_t length, double divisor, char* out, int stream, int split, fc_dtype type) {
     const __m256d by = _mm256_set1_pd(divisor), inverse = _mm256_set1_pd(1.0 / divisor);
-    const int divide = !isnan(divisor), size = fc_itemsize(type), plain = fabs(divisor) < 0x1p300 && fabs(divisor) > 0x1p-300;
-    const unsigned mode = _mm_getcsr();
+    const int divide = !isnan(divisor), size = fc_itemsize(type),
+              plain = fabs(divisor) < 0x1p300 && fabs(divisor) > 0x1p-300;
     int bad = 0;
     int64_t k = 0;
     for (; k + 16 <= length; k += 16) {
@@ -176,10 +204,7 @@ INLINE int finish(const double *acc, int64_t length, double divisor, char *out, 
             q[v] = _mm256_load_pd(acc + k + 4 * v);
             if (divide) q[v] = plain ? divide_by(q[v], by, inverse) : _mm256_div_pd(q[v], by);
         }
-        /* the division rounds to nearest, the cut to odd toward zero */
-        if (type == FC_F16 || type == FC_BF16) _mm_setcsr(mode | 0x6000);
         bad |= emit(q, split, type, out + size * k, stream);
-        if (type == FC_F16 || type == FC_BF16) _mm_setcsr(mode);
     }
     if (stream) _mm_sfence();
     out += size * k;
@@ -189,9 +214,10 @@ INLINE int finish(const double *acc, int64_t length, double divisor, char *out, 
     return bad | fc_weighted_sum_to_bf16_ref(acc + k, length - k, divisor, out, 0);
 }
 
-#define FINISH(name, type, suffix, split)                                                                           \
-    int fc_weighted_sum_##suffix##name##_avx2(const double *acc, int64_t length, double divisor, void *out, int stream) { \
-        return finish(acc, length, divisor, out, stream, split, type);                                              \
+#define FINISH(name, type, suffix, split)                                                                   \
+    int fc_weighted_sum_##suffix##name##_avx2(const double* acc, int64_t length, double divisor, void* out, \
+                                              int stream) {                                                 \
+        return finish(acc, length, divisor, out, stream, split, type);                                      \
     }
 FINISH(f32, FC_F32, to_, 0)
 FINISH(f64, FC_F64, to_, 0)

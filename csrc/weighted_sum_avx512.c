@@ -1,17 +1,17 @@
-/* weighted_sum with AVX-512 F and BW. bf16 columns are taken as even and odd lanes of 32-bit words, by a shift and a mask,
- * since a widening move costs more than both; their sums stay in that order inside whole groups of 32 columns:
+/* weighted_sum with AVX-512 F and BW. bf16 columns are taken as even and odd lanes of 32-bit words, by a shift and a
+ * mask, since a widening move costs more than both; their sums stay in that order inside whole groups of 32 columns:
  * [even 0..7][even 8..15][odd 0..7][odd 8..15]. */
 #include <immintrin.h>
 
 #include "impl.h"
 
-void fc_weighted_sum_f32_ref(const void *const *, const double *, int, int64_t, double *, int);
-void fc_weighted_sum_f16_ref(const void *const *, const double *, int, int64_t, double *, int);
-void fc_weighted_sum_bf16_ref(const void *const *, const double *, int, int64_t, double *, int);
-int fc_weighted_sum_to_f32_ref(const double *, int64_t, double, void *, int);
-int fc_weighted_sum_to_f64_ref(const double *, int64_t, double, void *, int);
-int fc_weighted_sum_to_f16_ref(const double *, int64_t, double, void *, int);
-int fc_weighted_sum_to_bf16_ref(const double *, int64_t, double, void *, int);
+void fc_weighted_sum_f32_ref(const void* const*, const double*, int, int64_t, double*, int);
+void fc_weighted_sum_f16_ref(const void* const*, const double*, int, int64_t, double*, int);
+void fc_weighted_sum_bf16_ref(const void* const*, const double*, int, int64_t, double*, int);
+int fc_weighted_sum_to_f32_ref(const double*, int64_t, double, void*, int);
+int fc_weighted_sum_to_f64_ref(const double*, int64_t, double, void*, int);
+int fc_weighted_sum_to_f16_ref(const double*, int64_t, double, void*, int);
+int fc_weighted_sum_to_bf16_ref(const double*, int64_t, double, void*, int);
 
 #define INLINE static inline __attribute__((always_inline))
 enum { AHEAD = 1024 }; /* bytes: how far ahead of the load a line is asked for */
@@ -22,16 +22,16 @@ INLINE __m512d high(__m512 x) {
 }
 
 /* 32 columns a step; `count` and `first` are constants at each call, so every loop over rows unrolls. */
-INLINE int64_t step_f32(const void *const *rows, const double *w, int count, int64_t length, double *acc, int first) {
+INLINE int64_t step_f32(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
         for (int v = 0; v < 4; v++) sum[v] = first ? _mm512_setzero_pd() : _mm512_load_pd(acc + k + 8 * v);
         for (int r = 0; r < count; r++) {
-            const float *x = (const float *)((const char *)rows[r] + 4 * k);
+            const float* x = (const float*)((const char*)rows[r] + 4 * k);
             const __m512d weight = _mm512_set1_pd(w[r]);
-            _mm_prefetch((const char *)x + AHEAD, _MM_HINT_T0);
-            _mm_prefetch((const char *)x + AHEAD + 64, _MM_HINT_T0);
+            _mm_prefetch((const char*)x + AHEAD, _MM_HINT_T0);
+            _mm_prefetch((const char*)x + AHEAD + 64, _MM_HINT_T0);
             for (int v = 0; v < 4; v++)
                 sum[v] = _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_loadu_ps(x + 8 * v)), weight, sum[v]);
         }
@@ -40,17 +40,17 @@ INLINE int64_t step_f32(const void *const *rows, const double *w, int count, int
     return k;
 }
 
-INLINE int64_t step_f16(const void *const *rows, const double *w, int count, int64_t length, double *acc, int first) {
+INLINE int64_t step_f16(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
         for (int v = 0; v < 4; v++) sum[v] = first ? _mm512_setzero_pd() : _mm512_load_pd(acc + k + 8 * v);
         for (int r = 0; r < count; r++) {
-            const char *x = (const char *)rows[r] + 2 * k;
+            const char* x = (const char*)rows[r] + 2 * k;
             const __m512d weight = _mm512_set1_pd(w[r]);
             _mm_prefetch(x + AHEAD, _MM_HINT_T0);
             for (int v = 0; v < 2; v++) {
-                const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x + 32 * v)));
+                const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(x + 32 * v)));
                 sum[2 * v] = _mm512_fmadd_pd(low(wide), weight, sum[2 * v]);
                 sum[2 * v + 1] = _mm512_fmadd_pd(high(wide), weight, sum[2 * v + 1]);
             }
@@ -60,14 +60,14 @@ INLINE int64_t step_f16(const void *const *rows, const double *w, int count, int
     return k;
 }
 
-INLINE int64_t step_bf16(const void *const *rows, const double *w, int count, int64_t length, double *acc, int first) {
+INLINE int64_t step_bf16(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
     const __m512i odd_mask = _mm512_set1_epi32((int)0xffff0000);
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
         for (int v = 0; v < 4; v++) sum[v] = first ? _mm512_setzero_pd() : _mm512_load_pd(acc + k + 8 * v);
         for (int r = 0; r < count; r++) {
-            const char *x = (const char *)rows[r] + 2 * k;
+            const char* x = (const char*)rows[r] + 2 * k;
             const __m512d weight = _mm512_set1_pd(w[r]);
             _mm_prefetch(x + AHEAD, _MM_HINT_T0);
             const __m512i pair = _mm512_loadu_si512(x);
@@ -83,31 +83,52 @@ INLINE int64_t step_bf16(const void *const *rows, const double *w, int count, in
     return k;
 }
 
-#define ACCUMULATE(name, size)                                                                                       \
-    void fc_weighted_sum_##name##_avx512(const void *const *rows, const double *w, int count, int64_t length,        \
-                                         double *acc, int first) {                                                   \
-        int64_t k = 0;                                                                                               \
-        switch (count * 2 + !!first) {                                                                               \
-            case 2: k = step_##name(rows, w, 1, length, acc, 0); break;                                              \
-            case 3: k = step_##name(rows, w, 1, length, acc, 1); break;                                              \
-            case 4: k = step_##name(rows, w, 2, length, acc, 0); break;                                              \
-            case 5: k = step_##name(rows, w, 2, length, acc, 1); break;                                              \
-            case 6: k = step_##name(rows, w, 3, length, acc, 0); break;                                              \
-            case 7: k = step_##name(rows, w, 3, length, acc, 1); break;                                              \
-            case 8: k = step_##name(rows, w, 4, length, acc, 0); break;                                              \
-            case 9: k = step_##name(rows, w, 4, length, acc, 1); break;                                              \
-            case 10: k = step_##name(rows, w, 5, length, acc, 0); break;                                             \
-            case 11: k = step_##name(rows, w, 5, length, acc, 1); break;                                             \
-        }                                                                                                            \
-        const void *rest[FC_WS_GROUP];                                                                               \
-        for (int r = 0; r < count; r++) rest[r] = (const char *)rows[r] + size * k;                                  \
-        fc_weighted_sum_##name##_ref(rest, w, count, length - k, acc + k, first);                                    \
+#define ACCUMULATE(name, size)                                                                                \
+    void fc_weighted_sum_##name##_avx512(const void* const* rows, const double* w, int count, int64_t length, \
+                                         double* acc, int first) {                                            \
+        int64_t k = 0;                                                                                        \
+        switch (count * 2 + !!first) {                                                                        \
+            case 2:                                                                                           \
+                k = step_##name(rows, w, 1, length, acc, 0);                                                  \
+                break;                                                                                        \
+            case 3:                                                                                           \
+                k = step_##name(rows, w, 1, length, acc, 1);                                                  \
+                break;                                                                                        \
+            case 4:                                                                                           \
+                k = step_##name(rows, w, 2, length, acc, 0);                                                  \
+                break;                                                                                        \
+            case 5:                                                                                           \
+                k = step_##name(rows, w, 2, length, acc, 1);                                                  \
+                break;                                                                                        \
+            case 6:                                                                                           \
+                k = step_##name(rows, w, 3, length, acc, 0);                                                  \
+                break;                                                                                        \
+            case 7:                                                                                           \
+                k = step_##name(rows, w, 3, length, acc, 1);                                                  \
+                break;                                                                                        \
+            case 8:                                                                                           \
+                k = step_##name(rows, w, 4, length, acc, 0);                                                  \
+                break;                                                                                        \
+            case 9:                                                                                           \
+                k = step_##name(rows, w, 4, length, acc, 1);                                                  \
+                break;                                                                                        \
+            case 10:                                                                                          \
+                k = step_##name(rows, w, 5, length, acc, 0);                                                  \
+                break;                                                                                        \
+            case 11:                                                                                          \
+                k = step_##name(rows, w, 5, length, acc, 1);                                                  \
+                break;                                                                                        \
+        }                                                                                                     \
+        const void* rest[FC_WS_GROUP];                                                                        \
+        for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + size * k;                            \
+        fc_weighted_sum_##name##_ref(rest, w, count, length - k, acc + k, first);                             \
     }
 ACCUMULATE(f32, 4)
 ACCUMULATE(f16, 2)
 ACCUMULATE(bf16, 2)
 
-/* fp64 to fp32 rounded to odd: what is cut off stays visible in the last bit, so a second rounding to 16 bits is right. */
+/* fp64 to fp32 rounded to odd: what is cut off stays visible in the last bit, so a second rounding to 16 bits is right.
+ */
 INLINE __m512i to_odd(__m512d x) {
     const __m256 cut = _mm512_cvt_roundpd_ps(x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
     const __mmask8 inexact = _mm512_cmp_pd_mask(_mm512_cvtps_pd(cut), x, _CMP_NEQ_OQ);
@@ -118,21 +139,21 @@ INLINE __m512i join(__m512i lower, __m512i upper) {
     return _mm512_inserti64x4(lower, _mm512_castsi512_si256(upper), 1);
 }
 
-INLINE void put(char *out, __m512i value, int stream) {
+INLINE void put(char* out, __m512i value, int stream) {
     if (stream && ((uintptr_t)out & 63) == 0) {
-        _mm512_stream_si512((void *)out, value);
+        _mm512_stream_si512((void*)out, value);
     } else if (stream && ((uintptr_t)out & 15) == 0) {
-        _mm_stream_si128((__m128i *)out, _mm512_extracti32x4_epi32(value, 0));
-        _mm_stream_si128((__m128i *)(out + 16), _mm512_extracti32x4_epi32(value, 1));
-        _mm_stream_si128((__m128i *)(out + 32), _mm512_extracti32x4_epi32(value, 2));
-        _mm_stream_si128((__m128i *)(out + 48), _mm512_extracti32x4_epi32(value, 3));
+        _mm_stream_si128((__m128i*)out, _mm512_extracti32x4_epi32(value, 0));
+        _mm_stream_si128((__m128i*)(out + 16), _mm512_extracti32x4_epi32(value, 1));
+        _mm_stream_si128((__m128i*)(out + 32), _mm512_extracti32x4_epi32(value, 2));
+        _mm_stream_si128((__m128i*)(out + 48), _mm512_extracti32x4_epi32(value, 3));
     } else {
-        _mm512_storeu_si512((void *)out, value);
+        _mm512_storeu_si512((void*)out, value);
     }
 }
 
 /* One group of 32 columns as four vectors of fp64 in column order (split = 0) or as evens and odds (split = 1). */
-INLINE __mmask8 emit(const __m512d *q, int split, fc_dtype type, char *out, int stream) {
+INLINE __mmask8 emit(const __m512d* q, int split, fc_dtype type, char* out, int stream) {
     const __m512i even_first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i even_second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     const __m512i exponent = _mm512_set1_epi32(0x7f800000);
@@ -144,7 +165,8 @@ INLINE __mmask8 emit(const __m512d *q, int split, fc_dtype type, char *out, int 
         for (int v = 0; v < 4; v++) {
             const __m512i bits = _mm512_castpd_si512(q[v]);
             bad |= _mm512_cmpeq_epi64_mask(_mm512_and_si512(bits, wide), wide);
-            const __m512d ordered = !split ? q[v] : _mm512_permutex2var_pd(q[v / 2], v % 2 ? pair_high : pair_low, q[2 + v / 2]);
+            const __m512d ordered =
+                !split ? q[v] : _mm512_permutex2var_pd(q[v / 2], v % 2 ? pair_high : pair_low, q[2 + v / 2]);
             put(out + 64 * v, _mm512_castpd_si512(ordered), stream);
         }
         return bad;
@@ -195,18 +217,20 @@ INLINE __mmask8 emit(const __m512d *q, int split, fc_dtype type, char *out, int 
     return bad != 0;
 }
 
-/* x / by, correctly rounded, without the divider: with inverse = RN(1 / by), one step makes the quotient faithful and the
- * next makes it the nearest (Markstein 1990, "Computation of elementary functions on the IBM RISC System/6000", theorem 7.2).
- * Sums of fp32 products lie between 2^-298 and 2^300, so with by in the same range no remainder is subnormal. */
+/* x / by, correctly rounded, without the divider: with inverse = RN(1 / by), one step makes the quotient faithful and
+ * the next makes it the nearest (Markstein 1990, "Computation of elementary functions on the IBM RISC System/6000",
+ * theorem 7.2). Sums of fp32 products lie between 2^-298 and 2^300, so with by in the same range no remainder is
+ * subnormal. */
 INLINE __m512d divide_by(__m512d x, __m512d by, __m512d inverse) {
     __m512d q = _mm512_mul_pd(x, inverse);
     q = _mm512_fmadd_pd(_mm512_fnmadd_pd(q, by, x), inverse, q);
     return _mm512_fmadd_pd(_mm512_fnmadd_pd(q, by, x), inverse, q);
 }
 
-INLINE int finish(const double *acc, int64_t length, double divisor, char *out, int stream, int split, fc_dtype type) {
+INLINE int finish(const double* acc, int64_t length, double divisor, char* out, int stream, int split, fc_dtype type) {
     const __m512d by = _mm512_set1_pd(divisor), inverse = _mm512_set1_pd(1.0 / divisor);
-    const int divide = !isnan(divisor), size = fc_itemsize(type), plain = fabs(divisor) < 0x1p300 && fabs(divisor) > 0x1p-300;
+    const int divide = !isnan(divisor), size = fc_itemsize(type),
+              plain = fabs(divisor) < 0x1p300 && fabs(divisor) > 0x1p-300;
     int bad = 0;
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
@@ -225,9 +249,10 @@ INLINE int finish(const double *acc, int64_t length, double divisor, char *out, 
     return bad | fc_weighted_sum_to_bf16_ref(acc + k, length - k, divisor, out, 0);
 }
 
-#define FINISH(name, type, suffix, split)                                                                      \
-    int fc_weighted_sum_##suffix##name##_avx512(const double *acc, int64_t length, double divisor, void *out, int stream) { \
-        return finish(acc, length, divisor, out, stream, split, type);                                         \
+#define FINISH(name, type, suffix, split)                                                                     \
+    int fc_weighted_sum_##suffix##name##_avx512(const double* acc, int64_t length, double divisor, void* out, \
+                                                int stream) {                                                 \
+        return finish(acc, length, divisor, out, stream, split, type);                                        \
     }
 FINISH(f32, FC_F32, to_, 0)
 FINISH(f64, FC_F64, to_, 0)

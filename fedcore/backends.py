@@ -6,6 +6,7 @@ lies. A backend that was asked for by any of the first three never falls back: i
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import warnings
@@ -52,6 +53,7 @@ def requested(explicit: str | None) -> str | None:
     return None
 
 
+@functools.cache
 def unavailable(backend: str) -> str | None:
     """Why a backend cannot be used here, in words, or None if it can."""
     try:

@@ -47,10 +47,14 @@ def bf16_bits(array: np.ndarray) -> np.ndarray:
 def name_of(dtype: object) -> str:
     """The fedcore name ('float32', 'float16', 'bfloat16', 'float64') of a NumPy or torch dtype or of a name.
 
-    Raises DTypeError for any other.
+    Raises DTypeError for any other, and for a byte order that is not this machine's.
     """
     if isinstance(dtype, np.dtype) and dtype == BF16:
         return "bfloat16"
+    if isinstance(dtype, np.dtype) and not dtype.isnative:
+        raise DTypeError(
+            f"dtype: got {dtype.str}, expected this machine's byte order; use array.astype(dtype.newbyteorder('='))"
+        )
     text = str(dtype).removeprefix("torch.")
     with contextlib.suppress(TypeError):  # not a dtype at all: refused below
         text = text if text in STORAGE else np.dtype(dtype).name  # type: ignore[call-overload]

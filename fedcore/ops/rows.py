@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import warnings
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from fedcore.backends import default, requested
 from fedcore.dtypes import BF16, ROW_DTYPES, name_of, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, ShapeError
 from fedcore.rowtable import RowTable
+
+MOST_THREADS = 1024
 
 
 @dataclass
@@ -135,11 +138,11 @@ def thread_count(threads: int | None) -> int:
     """threads= if given, else FEDCORE_NUM_THREADS, else the cores this process may run on."""
     value: Any = threads if threads is not None else os.environ.get("FEDCORE_NUM_THREADS") or available_cores()
     try:
-        count = int(value)
+        count = operator.index(value) if not isinstance(value, str) else int(value)
     except (TypeError, ValueError):
         count = 0
-    if count < 1:
-        raise ShapeError(f"threads: got {value!r}, expected a whole number of at least 1")
+    if not 1 <= count <= MOST_THREADS or isinstance(value, bool):
+        raise ShapeError(f"threads: got {value!r}, expected a whole number from 1 to {MOST_THREADS}")
     return count
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.backends import implementation
-from fedcore.errors import ShapeError
+from fedcore.errors import DTypeError, ShapeError
 from fedcore.ops.rows import as_rows, choose, raise_first_nonfinite, thread_count
 
 
@@ -21,7 +21,10 @@ def squared_distances(rows: Any, pairs: Any, *, backend: str | None = None, thre
     Raises ShapeError (a row number out of range), DTypeError, and NonFiniteError with row and column.
     """
     data = as_rows(rows)
-    index = np.ascontiguousarray(pairs, np.int64)
+    given = np.asarray(pairs)
+    if given.size and given.dtype.kind not in "iu":
+        raise DTypeError(f"pairs: got {given.dtype}, expected integer row numbers")
+    index = np.ascontiguousarray(given, np.int64)
     if index.ndim != 2 or index.shape[1] != 2:
         raise ShapeError(f"pairs: got shape {index.shape}, expected (m, 2) row numbers")
     if index.size and (index.min() < 0 or index.max() >= data.n):

@@ -36,7 +36,7 @@ def weighted_sum(
     """Σ_i w_i x_i per column, divided by `divisor` if one is given: (d,) in `out_dtype`, rounded once.
 
     rows      (n, d) array or tensor, a sequence of n 1-D arrays, or a RowTable; fp32, fp16 or bf16. Never stacked.
-    weights   n numbers, rounded to fp32 once; a row with weight 0 is not read
+    weights   n numbers, rounded to fp32 once, each 0 or at least 2**-126 in size; a row with weight 0 is not read
     divisor   one fp64 number, such as the sum of the weights for a mean
     out       (d,) array to write into, of any output dtype (then `out_dtype` is not used); must not overlap the rows
     out_dtype 'float32', 'float64', 'float16' or 'bfloat16'
@@ -52,11 +52,14 @@ def weighted_sum(
     data = as_rows(rows)
     w = checked_weights(weights, data.n)
     if divisor is not None:
-        divisor = float(divisor)
+        try:
+            divisor = float(divisor)
+        except (TypeError, ValueError):
+            raise WeightError(f"divisor: got {divisor!r}, expected a number") from None
         if not np.isfinite(divisor) or divisor == 0.0:
             raise WeightError(f"divisor: got {divisor}, expected a finite number other than 0")
     name = choose(data, backend)
-    dtype = name_of(out.dtype if out is not None else out_dtype)
+    dtype = name_of(getattr(out, "dtype", out_dtype))
     if dtype not in OUT_DTYPES:
         raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
     result, target = _output(data, out, dtype, as_tensor=name == "triton")
@@ -72,14 +75,16 @@ def checked_weights(weights: Any, n: int) -> np.ndarray:
     given = np.asarray(weights.detach().cpu() if is_torch(weights) else weights)
     if given.shape != (n,):
         raise ShapeError(f"weights: got shape {given.shape}, expected ({n},), one for each row")
-    try:
-        exact = given.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise DTypeError(f"weights: got {given.dtype}, expected real numbers") from error
+    if given.dtype.kind not in "buif":
+        raise DTypeError(f"weights: got {given.dtype}, expected real numbers")
+    exact = given.astype(np.float64)
     with np.errstate(over="ignore", under="ignore"):
         rounded = exact.astype(np.float32)
     for i in np.flatnonzero(~np.isfinite(rounded)):
         raise WeightError(f"weight {i}: got {given[i]}, expected a finite fp32 number")
+    # a weight that vanishes would drop its row unseen, and a subnormal one is at the mercy of the caller's flush mode
+    for i in np.flatnonzero((exact != 0) & (np.abs(rounded) < np.finfo(np.float32).tiny)):
+        raise WeightError(f"weight {i}: got {given[i]}, below the normal fp32 numbers; use 0 or scale the weights up")
     count = (np.abs(exact) > LARGEST_COUNT) & (exact == np.trunc(exact))
     for i in np.flatnonzero(count & ((given.dtype.kind in "iu") | (rounded != exact))):
         raise WeightError(
@@ -91,6 +96,8 @@ def checked_weights(weights: Any, n: int) -> np.ndarray:
 def _output(data: Rows, out: Any, dtype: str, as_tensor: bool) -> tuple[Any, Any]:
     """(what the caller gets, what the backend writes): two views of the same memory."""
     if out is not None:
+        if not is_torch(out) and not isinstance(out, np.ndarray):
+            raise DTypeError(f"out: got {type(out).__name__}, expected a NumPy array or a torch tensor")
         if tuple(out.shape) != (data.d,):
             raise ShapeError(f"out: got shape {tuple(out.shape)}, expected ({data.d},)")
         contiguous = out.is_contiguous() if is_torch(out) else out.flags.c_contiguous and out.flags.writeable

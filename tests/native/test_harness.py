@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -10,22 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLAGS = [
-    "-std=gnu11",
-    "-O2",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-pthread",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-I",
-    str(ROOT / "csrc"),
-]
-X86 = {
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
-}
+_spec = importlib.util.spec_from_file_location("fedcore_build", ROOT / "csrc" / "build.py")
+assert _spec is not None
+assert _spec.loader is not None
+_build = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_build)
+#: the flags that the package is built with, and warnings are errors
+FLAGS = [*_build.FLAGS, "-Werror", "-pthread", "-I", str(ROOT / "csrc")]
+X86 = {isa: _build.ISA_FLAGS[isa] for isa in ("avx2", "avx512")}
 
 
 def build(compiler: str, isas: dict[str, list[str]], extra: list[str], folder: Path) -> Path:

@@ -17,6 +17,9 @@ import fedcore as fc
 
 pytest.importorskip("fedcore.native", reason="the C kernels are not built")
 
+from fedcore.native.read import read
+from fedcore.ops.rows import as_rows
+
 
 def big_rows(n: int = 12, d: int = 2_000_000) -> list[np.ndarray]:
     return list(np.random.default_rng(0).standard_normal((n, d), dtype=np.float32))
@@ -49,24 +52,36 @@ def test_a_forked_worker_does_not_hang():
                 child.kill()
 
 
-def test_the_gil_is_released():
+@pytest.mark.parametrize("op", ["weighted_sum", "squared_norms", "gram", "squared_distances", "read"])
+def test_the_gil_is_released(op):
     """A Python thread goes on counting while a kernel runs in another."""
     rows, done, turns = big_rows(), threading.Event(), 0
-    fc.ops.gram(rows, threads=1)
+    table = as_rows(rows).table
+    work = {
+        "weighted_sum": lambda: fc.ops.weighted_sum(table, np.ones(12), threads=1),
+        "squared_norms": lambda: fc.ops.squared_norms(table, threads=1),
+        "gram": lambda: fc.ops.gram(table, threads=1),
+        "squared_distances": lambda: fc.ops.squared_distances(table, [[0, 1]], threads=1),
+        "read": lambda: read(table, 4, 1),
+    }[op]
+    work()
 
-    def kernel() -> None:
+    def kernels() -> None:
         try:
-            fc.ops.gram(rows, threads=1)
+            for _ in range(10):
+                work()
         finally:
             done.set()
 
-    worker = threading.Thread(target=kernel)
+    worker = threading.Thread(target=kernels)
+    started = time.perf_counter()
     worker.start()
     while not done.is_set():
         turns += 1
-        time.sleep(0.0005)
+        time.sleep(0.0002)
     worker.join()
-    assert turns > 5
+    # with the GIL held, this thread would get a turn between calls only, about 10 of them
+    assert turns > 25, f"{turns} turns in {time.perf_counter() - started:.3f} s"
 
 
 def test_calls_from_several_threads_at_once():
@@ -112,7 +127,12 @@ def test_no_oversubscription_beside_torch():
     torch.set_num_threads(cores)
     try:
         (matrix @ matrix).sum()
-        worker = threading.Thread(target=fc.ops.gram, args=(rows,), kwargs={"threads": cores})
+
+        def kernels() -> None:
+            for _ in range(8):
+                fc.ops.gram(rows, threads=cores)
+
+        worker = threading.Thread(target=kernels)
         worker.start()
         time.sleep(0.02)  # OpenMP's threads spin for a moment after their last region
         counts = []

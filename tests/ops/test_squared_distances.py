@@ -8,7 +8,7 @@ from inputs import make_rows, same_bits
 
 import fedcore as fc
 from fedcore.dtypes import to_float64
-from fedcore.errors import BackendError, NonFiniteError, ShapeError
+from fedcore.errors import BackendError, DTypeError, NonFiniteError, ShapeError
 
 
 @pytest.mark.parametrize("d", [0, 1, 1023, 1024, 1025, 5000])
@@ -38,6 +38,8 @@ def test_bad_arguments_are_named(compiled):
         fc.ops.squared_distances(rows, [[0, 3]], **compiled)
     with pytest.raises(ShapeError, match=r"expected \(m, 2\)"):
         fc.ops.squared_distances(rows, [0, 1], **compiled)
+    with pytest.raises(DTypeError, match="pairs: got float64, expected integer row numbers"):
+        fc.ops.squared_distances(rows, [[0.5, 1.9]], **compiled)
     rows[2][4] = np.nan
     with pytest.raises(NonFiniteError, match="row 2 holds nan at column 4"):
         fc.ops.squared_distances(rows, [[0, 1], [0, 2]], **compiled)

@@ -71,7 +71,7 @@ def test_one_rounding_to_16_bits(compiled, out_dtype, mantissa):
 
 @pytest.mark.parametrize("out_dtype", ["float16", "bfloat16", "float32"])
 @settings(max_examples=40, deadline=None)
-@given(values=st.lists(st.floats(-60000, 60000, width=32), min_size=1, max_size=80), w=st.floats(-1, 1, width=32))
+@given(values=st.lists(st.floats(-60000, 60000, width=32), min_size=1, max_size=80), w=st.floats(-1, 1, width=32, allow_subnormal=False))
 def test_rounding_property(out_dtype, values, w):
     rows = [np.array(values, np.float32), np.array(values[::-1], np.float32) * np.float32(2**-18)]
     for isa in _isas():
@@ -212,6 +212,8 @@ def test_ml_dtypes_in_ml_dtypes_out():
         ([1, 1e39, 1], "weight 1: got 1e"),
         ([1, 2**24 + 2, 1], "weight 1: got 16777218, a count above"),
         ([1.0, 2.0**24 + 1, 1], "weight 1: .* a count above"),
+        ([1, 1e-60, 1], "weight 1: got 1e-60, below the normal fp32 numbers"),
+        ([1, 1, 1e-40], "weight 2: got 1e-40, below the normal fp32 numbers"),
     ],
 )
 def test_weights_that_cannot_be_used(weights, message):
@@ -243,3 +245,28 @@ def test_bad_arguments_are_named():
         fc.ops.weighted_sum(rows, [1, 1, 1], threads=0)
     with pytest.raises(DTypeError, match="expected one of"):
         fc.ops.weighted_sum(rows, [1, 1, 1], out_dtype="int8")
+
+
+def test_arguments_of_another_kind_are_named():
+    rows = make_rows(3, 10, "float32")
+    with pytest.raises(WeightError, match="divisor: got 'x', expected a number"):
+        fc.ops.weighted_sum(rows, [1, 1, 1], "x")
+    with pytest.raises(DTypeError, match="out: got list"):
+        fc.ops.weighted_sum(rows, [1, 1, 1], out=[0.0] * 10)
+    with pytest.raises(DTypeError, match="weights: got complex128, expected real numbers"):
+        fc.ops.weighted_sum(rows, [1j, 1, 1])
+    for threads in (2.7, True, 2**40, -1, "two"):
+        with pytest.raises(ShapeError, match="threads: got"):
+            fc.ops.weighted_sum(rows, [1, 1, 1], threads=threads)
+
+
+def test_another_byte_order_is_refused():
+    """A big-endian row has the same dtype name, and would be read as garbage."""
+    rows = make_rows(2, 10, "float32")
+    swapped = [row.astype(">f4") for row in rows]
+    with pytest.raises(DTypeError, match="got >f4, expected this machine's byte order"):
+        fc.ops.weighted_sum(swapped, [1, 1])
+    with pytest.raises(DTypeError, match="byte order"):
+        fc.ops.weighted_sum(rows, [1, 1], out=np.empty(10, ">f4"))
+    with pytest.raises(DTypeError, match="byte order"):
+        fc.ops.gram(rows, swapped[0])
