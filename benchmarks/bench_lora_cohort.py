@@ -28,9 +28,8 @@ def main() -> None:
         start = time.perf_counter()
         updates = [fc.Update.from_peft(path) for path in paths]
         opened = time.perf_counter() - start
-        start = time.perf_counter()
         ((names, table),) = fc.Cohort(updates).tables()
-        built = time.perf_counter() - start
+        built = alternate({"tables": lambda: fc.Cohort(updates).tables()})["tables"]["median"]
         weights, out = np.array([u.num_examples for u in updates]), np.zeros(table.d, np.float32)
         works = {f"roof, {s} streams": (lambda s=s: read(table, s, options.threads)) for s in (2, 4, 8)}
         works["fedcore"] = lambda: fc.ops.weighted_sum(table, weights, weights.sum(), out=out, threads=options.threads)

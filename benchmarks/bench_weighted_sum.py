@@ -21,7 +21,7 @@ def against_roof(n: int, d: int, dtype: str, threads: int, matrix: bool) -> dict
     table, out, weights = as_rows(data).table, np.zeros(d, np.float32), np.full(n, 1 / n, np.float32)
     works = {f"roof, {s} streams": (lambda s=s: read(table, s, threads)) for s in (2, 4, 8)}
     works["fedcore"] = lambda: fc.ops.weighted_sum(table, weights, out=out, threads=threads)
-    works["fedcore, divided"] = lambda: fc.ops.weighted_sum(table, weights, 1.0, out=out, threads=threads)
+    works["fedcore, divided"] = lambda: fc.ops.weighted_sum(table, weights, 1.7, out=out, threads=threads)
     if matrix:
         import torch
 

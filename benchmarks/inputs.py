@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,11 @@ LINEAR = {
 
 
 def rows(n: int, d: int, dtype: str = "float32") -> list[np.ndarray]:
-    """n rows of standard normal numbers, each its own buffer; bf16 by truncation."""
+    """n rows of standard normal numbers, each its own buffer: "float32", or "bfloat16" by truncation."""
     made = [np.random.default_rng(i).standard_normal(d, dtype=np.float32) for i in range(n)]
     if dtype == "float32":
         return made
+    assert dtype == "bfloat16", dtype
     return [fc.bf16((row.view(np.uint32) >> 16).astype(np.uint16)) for row in made]
 
 
@@ -50,5 +50,4 @@ def lora_cohort(folder: Path, clients: int, layers: int = 32, rank: int = 16) ->
         )
         found.append(folder / f"client-{client:02d}")
         update.to_peft(found[-1])
-        json.loads((found[-1] / "adapter_config.json").read_text())
     return found

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("weighted_sum", "squared_norms", "gram", "lora_cohort")
+NAMES = ("weighted_sum", "squared_norms", "gram", "squared_distances", "lora_cohort", "demo")
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:
