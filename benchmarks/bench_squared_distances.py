@@ -1,4 +1,4 @@
-"""squared_distances against NumPy's fp64 difference, pair by pair: the cost of one redone pair of certified selection."""
+"""squared_distances against NumPy's fp64 difference, pair by pair: what one redone pair of a selection costs."""
 
 from __future__ import annotations
 

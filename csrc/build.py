@@ -26,6 +26,7 @@ FLAGS = [
     "-fno-math-errno",
     "-Wall",
     "-Wextra",
+    "-Werror=implicit-function-declaration",
 ]
 ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],

@@ -82,20 +82,32 @@ PACK(f32, FC_F32, 4)
 PACK(f16, FC_F16, 2)
 PACK(bf16, FC_BF16, 2)
 
+/* One column: `rows` broadcasts times `wide` vectors. */
+INLINE void step(__m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE], const float* a, int rows, const float* b, int64_t panel_stride,
+                 int wide) {
+    __m512 column[FC_GRAM_WIDE];
+    for (int p = 0; p < wide; p++) column[p] = _mm512_load_ps(b + p * panel_stride);
+    for (int r = 0; r < rows; r++) {
+        const __m512 row = _mm512_set1_ps(a[r]);
+        for (int p = 0; p < wide; p++) dot[r][p] = _mm512_fmadd_ps(row, column[p], dot[r][p]);
+    }
+}
+
 INLINE void tile(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length, double* sum,
                  int64_t stride, const double* row_scale, const double* column_scale, const char* const ahead[2]) {
     __m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE];
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < wide; p++) dot[r][p] = _mm512_setzero_ps();
-    for (int64_t k = 0; k < length; k++) {
-        __m512 column[FC_GRAM_WIDE];
-        if (k % 2 == 0) _mm_prefetch(ahead[k / 2 % 2] + k / 4 * 64, _MM_HINT_T1);
-        for (int p = 0; p < wide; p++) column[p] = _mm512_load_ps(b + p * panel_stride + k * FC_GRAM_PANEL);
-        for (int r = 0; r < rows; r++) {
-            const __m512 row = _mm512_set1_ps(a[k * FC_GRAM_PANEL + r]);
-            for (int p = 0; p < wide; p++) dot[r][p] = _mm512_fmadd_ps(row, column[p], dot[r][p]);
-        }
+    int64_t k = 0;
+    for (; k + 4 <= length; k += 4) {
+        _mm_prefetch(ahead[0] + k * 16, _MM_HINT_T1);
+        step(dot, a + k * FC_GRAM_PANEL, rows, b + k * FC_GRAM_PANEL, panel_stride, wide);
+        step(dot, a + (k + 1) * FC_GRAM_PANEL, rows, b + (k + 1) * FC_GRAM_PANEL, panel_stride, wide);
+        _mm_prefetch(ahead[1] + k * 16, _MM_HINT_T1);
+        step(dot, a + (k + 2) * FC_GRAM_PANEL, rows, b + (k + 2) * FC_GRAM_PANEL, panel_stride, wide);
+        step(dot, a + (k + 3) * FC_GRAM_PANEL, rows, b + (k + 3) * FC_GRAM_PANEL, panel_stride, wide);
     }
+    for (; k < length; k++) step(dot, a + k * FC_GRAM_PANEL, rows, b + k * FC_GRAM_PANEL, panel_stride, wide);
     for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2 * wide; h++) {
             const __m512d value =

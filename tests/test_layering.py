@@ -45,6 +45,9 @@ OUTSIDE = {
     "bitsandbytes": {"clients"},
     "typer": {"cli"},
     "matplotlib": {"report"},
+    "rich": {"cli", "report"},
+    "pydantic": {"federation"},
+    "datasets": {"federation"},
 }
 
 

@@ -1,0 +1,34 @@
+"""The README's Python examples run as they stand, and its configuration is a valid one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", TEXT, re.S))
+def test_examples_run(tmp_path, code):
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout
+
+
+def test_the_configuration_is_valid(tmp_path):
+    from fedcore.federation.config_file import load_config
+
+    (code,) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)
+    (tmp_path / "federation.toml").write_text(code)
+    config = load_config(tmp_path / "federation.toml")
+    assert config.aggregation.rule == "krum"
+
+
+def test_the_measured_table_was_generated():
+    """Its rows come from benchmarks/results, by benchmarks/table.py."""
+    assert "<!-- measured" in TEXT
+    assert TEXT.count(".json |") > 10
