@@ -15,15 +15,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fedcore.backends import requested
 from fedcore.errors import LayoutError, NonFiniteError, RuleError, ShapeError
 from fedcore.lora.delta import Combined, report_of
 from fedcore.lora.executor import DeltaExecutor
+from fedcore.ops.rows import thread_count
 from fedcore.rules.geometry import Geometry, Statistics
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Coefficients, Rule, check_weights
 from fedcore.updates import Cohort, Layout, Update
 
 Space = Literal["delta", "parameters"]
+
+ROW_LAW = "row-order fp64 sum, rounded once"
+FACTOR_LAW = "stacked factors, truncated by QR and SVD"
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Aggregate:
 
     update         the result; client_id "global", num_examples the sum over the clients that count
     coefficients   client_id -> its coefficient as used (an fp32 value); the result divides by report["divisor"]
-    excluded       client_id -> why it was left out before the rule ran (NaN or Inf)
+    excluded       client_id -> why it was left out before the rule ran (NaN or Inf, or factors that cancel)
     report         JSON-able: rule, space, n, divisor, seconds by step, what the rule decided and why, truncation by
                    module
     """
@@ -76,19 +81,29 @@ def aggregate(
     reference      the global update that the clients moved from: norms and clips are of the change. None is zero.
     weights        client_id -> weight, or one number for each update in the order given; None takes their num_examples.
                    Rules that ignore weights (Krum) ignore these too.
-    on_nonfinite   a client that sent NaN or Inf: "raise" names it; "exclude" leaves it out, says so, and keeps the
-                   rule's f
+    on_nonfinite   a client that sent NaN or Inf, or in "delta" space factors whose terms cancel, so that fp64 cannot
+                   tell their product: "raise" names it; "exclude" leaves it out,
+                   says so, and keeps the rule's f
+    backend        of passes over rows: 'reference', 'c', 'triton' or None for where they lie. Factors in "delta" space
+                   are NumPy's and LAPACK's on every backend. Pairs that a selection forms again have no GPU kernel:
+                   under 'triton' they run on the C kernels, or else on NumPy; report["redone_on"] says where.
+    threads        of the C kernels. BLAS and LAPACK, which do the work on factors, use NumPy's own threads
+                   (OMP_NUM_THREADS and the like), whatever this says.
 
     In "parameters" space the result has the same bits on every backend, given the coefficients. In "delta" space
     factors come from QR and SVD, equal within fp64 rounding; a client that alone counts is returned bit for bit.
 
-    Raises LayoutError, NonFiniteError, RuleError, WeightError, ShapeError, RangeError; each names the client, tensor or
-    module.
+    Stages before the last one of a composed rule are under report["before"], in their order.
+
+    Raises LayoutError, NonFiniteError, RuleError, WeightError, ShapeError, RangeError, BackendError; each names
+    the client, tensor or module.
     """
     if space not in ("delta", "parameters"):
         raise RuleError(f"space: got {space!r}, expected 'delta' or 'parameters'")
     if on_nonfinite not in ("raise", "exclude"):
         raise RuleError(f"on_nonfinite: got {on_nonfinite!r}, expected 'raise' or 'exclude'")
+    requested(backend)
+    thread_count(threads)
     given = updates if isinstance(updates, Sequence) else list(updates)
     cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), _weights_by_id(weights, given)
     excluded: dict[str, str] = {}
@@ -100,7 +115,8 @@ def aggregate(
                 raise
             excluded[cohort[error.row].client_id] = str(error)
             if len(cohort) == 1:
-                raise NonFiniteError(f"every client sent NaN or Inf, the last one: {error}") from None
+                message = f"every client sent NaN or Inf or factors that cancel, the last one: {error}"
+                raise NonFiniteError(message) from None
             cohort = Cohort(update for i, update in enumerate(cohort) if i != error.row)
 
 
@@ -159,7 +175,9 @@ def _aggregate(
             combined, arrays, rows = None, executor.weighted_sum(values, divisor), executor
         tensors = {} if rows is None else _split(rows, arrays, cohort[0].layout)
         update = _result(cohort, values, tensors, combined)
-    report = _report(cohort, rule, space, decided, values, divisor, clock) | {"excluded": dict(excluded)}
+    law = ROW_LAW if combined is None or not combined.modules else FACTOR_LAW
+    report = _report(cohort, rule, space, decided, values, divisor, clock)
+    report |= {"law": law, "excluded": dict(excluded)}
     if combined is not None:
         report["modules"] = report_of(combined.modules)
     coefficients = {client: float(value) for client, value in zip(cohort.client_ids, values, strict=False)}
@@ -174,7 +192,9 @@ def _check_rule(rule: Rule, cohort: Cohort, excluded: dict[str, str]) -> None:
     except RuleError as error:
         if not excluded:
             raise
-        raise RuleError(f"{error} (after excluding {', '.join(map(repr, sorted(excluded)))} for NaN or Inf)") from None
+        raise RuleError(
+            f"{error} (after excluding {', '.join(map(repr, sorted(excluded)))} for what they sent)"
+        ) from None
 
 
 def _check_base(cohort: Cohort, reference: Update | None) -> None:
@@ -238,18 +258,16 @@ def _report(
     clock: _Clock,
 ) -> dict[str, Any]:
     ids = cohort.client_ids
-    details = dict(decided.details)
-    if "selected" in details:
-        details["selected"] = [ids[row] for row in details["selected"]]
-    for key in ("scores", "norms"):
-        if key in details:
-            details[key] = dict(zip(ids, details[key], strict=True))
+    details = decided.details | _by_client(ids, decided.per_client)
+    if decided.selected is not None:
+        details["selected"] = [ids[row] for row in decided.selected]
+    if decided.before:
+        details["before"] = [
+            {"rule": stage.rule} | stage.details | _by_client(ids, stage.per_client) for stage in decided.before
+        ]
     return {
         "rule": repr(rule),
         "space": space,
-        "law": "row-order fp64 sum, rounded once"
-        if space == "parameters"
-        else "stacked factors, truncated by QR and SVD",
         "n": len(cohort),
         "divisor": divisor,
         "reference_coefficients": [float(value) for value in values[len(cohort) :]],
@@ -257,3 +275,7 @@ def _report(
         "seconds": clock.seconds,
         **details,
     }
+
+
+def _by_client(ids: Sequence[str], per_client: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    return {name: dict(zip(ids, values.tolist(), strict=True)) for name, values in per_client.items()}

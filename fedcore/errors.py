@@ -21,7 +21,10 @@ class WeightError(FedcoreError, ValueError):
 
 
 class NonFiniteError(FedcoreError, ValueError):
-    """NaN or Inf in the input; `row`, `column` say where (0-based), `name` what the caller calls the row."""
+    """NaN or Inf in the input, or LoRA factors that cancel so far that their product is not defined in fp64.
+
+    `row` and `column` say where (0-based; -1: not known).
+    """
 
     def __init__(self, message: str, row: int = -1, column: int = -1):
         super().__init__(message)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore.errors import LayoutError, NonFiniteError, RuleError, ShapeError, WeightError
-from fedcore.rules import Krum, Mean, MultiKrum, NormClipping
+from fedcore.errors import BackendError, LayoutError, NonFiniteError, RuleError, ShapeError, WeightError
+from fedcore.rules import Coefficients, Krum, Mean, MultiKrum, NormClipping, Rule
 from tests.oracles import rules as oracle
 
 SPACES = ["delta", "parameters"]
@@ -217,6 +217,70 @@ def test_a_reference_of_another_dtype_counts_only_where_it_is_added_up():
         fc.aggregate(CLIENTS, NormClipping(1.0), "parameters", reference=reference)
     assert fc.aggregate(CLIENTS, Krum(1), "parameters", reference=reference).report["n"] == 6
     assert fc.aggregate(CLIENTS, NormClipping(1.0), "delta", reference=reference).report["clipped"] == 6
+
+
+def test_every_stage_of_a_composition_reports_its_own():
+    rule = NormClipping(2.0).then(NormClipping(0.5)).then(Krum(1))
+    for space in SPACES:
+        report = fc.aggregate(CLIENTS, rule, space).report
+        first, second = report["before"]
+        assert (first["rule"], second["rule"]) == (repr(NormClipping(2.0)), repr(NormClipping(0.5)))
+        assert set(first["norms"]) == set(second["norms"]) == {f"c{i}" for i in range(6)}
+        assert min(first["norms"].values()) > 2
+        assert list(second["norms"].values()) == pytest.approx([2.0] * 6, rel=1e-6)
+        assert "norms" not in report
+        assert set(report["scores"]) == set(first["norms"])
+
+
+@dataclasses.dataclass(frozen=True)
+class First(Rule):
+    """A rule of somebody else, with details of its own."""
+
+    def coefficients(self, geometry, weights):
+        n = geometry.clients
+        return Coefficients(np.eye(n)[0], details={"note": 1}, per_client={"ages": np.arange(n)}, selected=[0])
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_new_rule_reports_details_of_each_client_by_name(space):
+    report = fc.aggregate(CLIENTS, First(), space).report
+    assert (report["note"], report["selected"]) == (1, ["c0"])
+    assert report["ages"] == {f"c{i}": i for i in range(6)}
+    json.dumps(report)
+
+
+def test_the_law_is_that_of_what_was_added_up():
+    full = [fc.Update.from_tensors({"w": np.ones((2, 2), np.float32)}, client_id=f"c{i}") for i in range(3)]
+    laws = [fc.aggregate(full, Mean(), space).report["law"] for space in SPACES]
+    laws.append(fc.aggregate(CLIENTS, Mean(), "parameters").report["law"])
+    assert set(laws) == {"row-order fp64 sum, rounded once"}
+    assert "QR and SVD" in fc.aggregate(CLIENTS, Mean(), "delta").report["law"]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_backend_or_thread_count_that_is_none_is_refused_even_where_no_op_runs(space):
+    factors = [
+        fc.Update.from_tensors({k: t for k, t in u.tensors.items() if "lora" in k}, client_id=u.client_id,
+                               scaling=u.scaling) for u in CLIENTS
+    ]  # fmt: skip
+    for threads in (0, -1, "two"):
+        with pytest.raises(ShapeError, match="threads: got"):
+            fc.aggregate(factors, Mean(), space, threads=threads)
+    with pytest.raises(BackendError, match="backend 'nope'"):
+        fc.aggregate(factors, Mean(), space, backend="nope")
+
+
+@pytest.mark.parametrize(("space", "where"), [("parameters", "reference"), ("delta", "lapack + reference")])
+def test_the_report_says_where_pairs_were_formed_again(space, where):
+    tensors = dict(CLIENTS[0].tensors) | {"head.weight": np.zeros((3, 4), np.float16)}
+    equal = [
+        changed(fc.Update.from_tensors(tensors, client_id=f"c{i}", scaling=CLIENTS[0].scaling), "head.weight", 1.0, i)
+        for i in range(5)
+    ]
+    report = fc.aggregate(equal, Krum(1), space, backend="reference").report
+    assert report["redone_pairs"] > 0
+    assert report["redone_on"] == where
+    assert fc.aggregate(CLIENTS, Krum(1), space).report["redone_on"] is None
 
 
 def test_updates_without_factors_are_the_same_in_both_spaces():

@@ -146,6 +146,57 @@ def test_a_reference_that_does_not_fit_is_refused():
     assert Krum(1)(rows, reference=reference.astype(np.float16)).tobytes() == Krum(1)(rows).tobytes()
 
 
+def test_a_table_as_reference_is_taken_as_its_row():
+    rows, reference = some_rows(d=60)
+    expected = NormClipping(1.0)(rows, reference=reference).tobytes()
+    offsets, lengths = np.repeat(np.array([[0], [4 * 25]]), 7, axis=1), np.array([25, 35])
+    segmented = RowTable(list(rows), offsets, lengths, "float32")
+    flat = RowTable.from_arrays([reference])
+    for table in (flat, RowTable([reference], offsets[:, :1], lengths, "float32")):
+        for given_rows in (rows, list(rows), segmented, RowTable.from_arrays(list(rows))):
+            assert NormClipping(1.0)(given_rows, reference=table).tobytes() == expected
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    found = NormClipping(1.0)(torch.from_numpy(rows), reference=flat)
+    assert found.numpy().tobytes() == expected
+
+
+@pytest.mark.parametrize("as_table", [True, False])
+def test_a_table_that_is_no_reference_is_refused(as_table):
+    rows, reference = some_rows()
+    given_rows = RowTable.from_arrays(list(rows)) if as_table else rows
+    for table, text in (
+        ([reference, reference], "reference: got 2 rows, expected one"),
+        ([reference[1:]], "reference: got 59 columns, expected 60"),
+        ([reference.astype(np.float16)], "reference: got float16, expected float32"),
+    ):
+        with pytest.raises(LayoutError, match=text):
+            NormClipping(1.0)(given_rows, reference=RowTable.from_arrays(table))
+
+
+@pytest.mark.parametrize("max_norm", [5e-7, 1e-3, 0.1, 3e38 * 2**-126, 1e-300])
+@pytest.mark.parametrize("following", [None, Mean()])
+def test_the_bound_holds_where_the_factor_has_few_bits_in_fp32(max_norm, following):
+    rule = NormClipping(max_norm) if following is None else NormClipping(max_norm).then(following)
+    for values in ([3e38] * 4, [3.3e38, 1.7e37, 2.1e38, 0.0]):
+        found = rule(np.array([values], np.float32))
+        assert np.linalg.norm(found.astype(np.float64)) <= max_norm * (1 + 2.0**-22)
+
+
+def test_a_chain_of_clips_holds_beside_a_reference_that_hides_the_change():
+    """The second clip sees the first one's rows, whose change is 1e-8 of the reference: a Gram loses it."""
+    rng = np.random.default_rng(0)
+    reference = (1e6 * rng.standard_normal(60)).astype(np.float32)
+    rows = reference + rng.standard_normal((5, 60)).astype(np.float32)
+    executor = RowExecutor.from_rows(rows, reference=reference, with_reference=True, backend=None, threads=1)
+    geometry = Geometry(Statistics(executor))
+    clipped = geometry.mixed(NormClipping(0.02).mixing(geometry, None).matrix)
+    square, bound = clipped.squared_distances_to_reference()
+    assert (np.abs(np.sqrt(square) - 0.02) <= np.sqrt(square + bound) - np.sqrt(square) + 1e-9).all()
+    factors = np.diag(NormClipping(0.01).mixing(clipped, None).matrix)
+    assert (factors * 0.02 <= 0.01 * (1 + 1e-6)).all()
+    np.testing.assert_allclose(factors, 0.5, rtol=1e-3)
+
+
 @pytest.mark.parametrize("max_norm", [0, -1, np.inf, np.nan, "1", True])
 def test_the_bound_must_be_a_positive_number(max_norm):
     with pytest.raises(RuleError, match="expected a finite number above 0"):

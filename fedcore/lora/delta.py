@@ -5,29 +5,30 @@
 so distances, norms and coefficients do not change with the gauge (B M, M⁻¹ A), and Δ is never formed. The reference
 adapter is one more row, so distances and clips are of Δ_i − Δ_ref. All in fp64.
 
-Error of the Gram, with u = 2⁻⁵³ and P_i = s_i Σ_a ‖b_a‖‖a_a‖ over the rank-one terms of a module (P_i ≥ ‖Δ_i‖, and
-larger when terms cancel): each block is off by at most γ P_i P_j with γ = (d_in + d_out + r² + 8) u (Higham 2002,
-Accuracy and Stability of Numerical Algorithms, §3.5), so |D̂_ij − D_ij| ≤ Σ γ (P_i + P_j)² ≤ Σ 2 γ (P_i² + P_j²) over
-modules. A redo takes thin QRs of the stacked difference, ‖Σ v_k Δ_k‖ = ‖R_B R_Aᵀ‖, whose error grows with P and not
-with its square: at most (d_in + d_out + R) u Σ |v_k| P_k, far above Householder's √(d R) u in practice. Rows equal
-within that are a tie.
+With u = 2⁻⁵³, all errors grow with P_i = s_i Σ_a ‖b_a‖‖a_a‖ over the rank-one terms of a module. A client could make
+that as large as it likes; fedcore/lora/measure.py sees to it that P_i ≤ 32 ‖Δ_i‖, so an error bound is wide only where
+the update itself is large. Each block of the Gram is off by at most γ P_i P_j with γ = (d_in + d_out + r² + 8) u
+(Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.5), so |D̂_ij − D_ij| ≤ Σ γ (P_i + P_j)² ≤
+Σ 2 γ (P_i² + P_j²) over modules. A redo takes thin QRs of the stacked difference, ‖Σ v_k Δ_k‖ = ‖R_B R_Aᵀ‖, whose error
+grows with P and not with its square: at most (d_in + d_out + R²) u Σ |v_k| P_k, far above Householder's √(d R) u in
+practice. Rows equal within that are a tie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from fedcore.dtypes import name_of, round_from_float64, to_float64
 from fedcore.errors import RangeError
-from fedcore.lora.stacks import Stack, check_pairs, read_stack
+from fedcore.lora.measure import RATIO, Measure, measure, product_norm, product_size, rebuild, rounding_of
+from fedcore.lora.stacks import Stack, check_pairs, read_factors, read_stack
 from fedcore.lora.truncation import truncate
+from fedcore.rules.geometry import UNIT
 from fedcore.updates import Update
-
-#: the unit roundoff of fp64
-UNIT = 2.0**-53
 
 
 class ModuleReport(NamedTuple):
@@ -61,11 +62,21 @@ class FactorPasses:
         self.updates, self.names, self.clients = list(updates), list(names), clients
         self.modules = tuple(updates[0].modules)
 
+    @cached_property
+    def sizes(self) -> Measure:
+        """What every row's factors measure: made once, before anything else is made of them. Raises NonFiniteError."""
+        return measure(self.updates, self.modules, self.names, self.clients)
+
+    def _factors(self, update: Update, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
+        """(b, a) of one row, rebuilt where those that were sent hide their product."""
+        b, a = read_factors(update, module, row, who)
+        return rebuild(b, a) if self.sizes.rebuilt[self.modules.index(module), row] else (b, a)
+
     def _stacks(self, rows: np.ndarray | None = None) -> Iterator[tuple[str, Stack]]:
         """Each module's stack, over all rows or some of them."""
         index = range(len(self.updates)) if rows is None else [int(row) for row in rows]
         for module in self.modules:
-            yield module, read_stack(self.updates, module, index, self.names)
+            yield module, read_stack(self.updates, module, index, self.names, self._factors)
 
     def gram(self) -> tuple[np.ndarray, np.ndarray]:
         """(matrix (rows, rows), error (rows,)): inner products of the updates, and e with |D̂_ij − D_ij| ≤ e_i + e_j."""
@@ -80,16 +91,28 @@ class FactorPasses:
             error += 2 * gamma * np.square(size)
         return matrix, error
 
-    def squared_norms(self) -> np.ndarray:
-        """(clients,) ‖Δ_i − Δ_ref‖², or ‖Δ_i‖² where the reference is zero."""
-        total = np.zeros(self.clients)
-        coefficients = np.eye(self.clients, len(self.updates))
-        coefficients[:, self.clients :] = -1.0
-        for _, stack in self._stacks():
-            for i, row in enumerate(coefficients):
-                b, a = stack.combine(row)
-                total[i] += ((b.T @ b) * (a @ a.T)).sum()
-        return np.maximum(total, 0.0)
+    def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
+        """‖Δ_i − Δ_ref‖², or ‖Δ_i‖² where the reference is zero: values (clients,) and bounds of their errors.
+
+        The bounds hold for the exact products of the factors that were sent, rebuilt or not.
+        """
+        total, error = np.zeros(self.clients), np.zeros(self.clients)
+        for m, module in enumerate(self.modules):
+            reference = None
+            if len(self.updates) > self.clients:
+                reference = self._factors(self.updates[-1], module, self.clients, self.names[-1])
+            for i in range(self.clients):
+                slack = float(self.sizes.rounding[m, i])
+                if reference is None:
+                    norm = float(np.sqrt(self.sizes.square[m, i]))
+                    # a Gram's norm is off by RATIO times what a product by QR is
+                    slack *= 1 if self.sizes.rebuilt[m, i] else RATIO
+                else:
+                    norm, bound = _change(self._factors(self.updates[i], module, i, self.names[i]), reference)
+                    slack += bound + float(self.sizes.rounding[m, self.clients])
+                total[i] += norm**2
+                error[i] += 2 * norm * slack + slack**2
+        return total, error
 
     def distances(self, differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """‖Σ_k v_k Δ_k‖² for each row v of `differences` (m, rows): values (m,) and bounds of their errors (m,)."""
@@ -100,10 +123,7 @@ class FactorPasses:
         for _, stack in self._stacks(used):
             for p, v in enumerate(differences[:, used]):
                 b, a = stack.combine(v)
-                r_b, r_a = np.linalg.qr(b).R, np.linalg.qr(a.T).R
-                norm = float(np.linalg.norm(r_b @ r_a.T))
-                terms = float(np.linalg.norm(b, axis=0) @ np.linalg.norm(a, axis=1))
-                slack = (b.shape[0] + a.shape[1] + a.shape[0]) * UNIT * terms
+                norm, slack = product_norm(b, a)
                 total[p] += norm**2
                 error[p] += 2 * norm * slack + slack**2
         return total, error
@@ -115,26 +135,45 @@ class FactorPasses:
         Otherwise factors are rounded once to the clients' dtype and the scale is the first client's.
         """
         counted = np.flatnonzero(coefficients)
-        if not counted.size:
-            counted = np.array([0])
-        clients = [int(i) for i in counted if i < self.clients] or [0]
-        alone = len(counted) == 1 and counted[0] < self.clients and float(coefficients[counted[0]]) == divisor
-        result = Combined({}, {}, {})
-        for module, stack in self._stacks(counted):
+        clients = [int(i) for i in counted if i < self.clients]
+        index = [int(i) for i in counted] or [0]
+        alone = len(counted) == 1 and len(clients) == 1 and float(coefficients[counted[0]]) == divisor
+        sizes, result = self.sizes, Combined({}, {}, {})
+        for m, module in enumerate(self.modules):
             pair = self.updates[clients[0] if alone else 0].modules[module]
             if alone:
-                norm = float(np.sqrt(max(((stack.b.T @ stack.b) * (stack.a @ stack.a.T)).sum(), 0.0)))
+                norm = float(np.sqrt(sizes.square[m, clients[0]]))
                 result.tensors.update({name: self.updates[clients[0]].tensors[name] for name in (pair.a, pair.b)})
                 result.modules[module] = ModuleReport(pair.rank, norm, 0.0)
             else:
-                rank = max(self.updates[i].modules[module].rank for i in clients)
-                share = coefficients[counted].astype(np.float64) / divisor
-                truncated = truncate(*stack.combine(share), rank, pair.scale)
+                # clips to almost nothing can leave the reference alone, or no row at all: the zero update
+                ranks = [self.updates[i].modules[module].rank for i in clients or range(self.clients)]
+                stack = read_stack(self.updates, module, index, self.names, self._factors)
+                share = coefficients[index].astype(np.float64) / divisor
+                b, a = stack.combine(share) if counted.size else (0 * stack.b, stack.a)
+                truncated = truncate(b, a, max(ranks), pair.scale)
                 for name, values in ((pair.a, truncated.a), (pair.b, truncated.b)):
                     result.tensors[name] = _rounded(values, name_of(self.updates[0].tensors[name].dtype), name)
-                result.modules[module] = ModuleReport(rank, truncated.norm, truncated.residual)
+                result.modules[module] = ModuleReport(max(ranks), truncated.norm, truncated.residual)
             result.scaling[module] = pair.scale
         return result
+
+
+def _change(client: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+    """(‖b a − b° a°‖, bound of its error) of a client's factors (b, a) and the reference's (b°, a°).
+
+    At one rank it is tried as [b − b°, b°] · [a; a − a°], whose terms are as small as the change where a client moved
+    a little; where those terms cancel too, and at other ranks, QR of the stacked factors decides.
+    """
+    (b, a), (b_ref, a_ref) = client, reference
+    if len(a) == len(a_ref):
+        step_b, step_a = b - b_ref, a - a_ref
+        b_2, a_2 = np.hstack((step_b, b_ref)), np.vstack((a, step_a))
+        square, terms = product_size(b_2, a_2)
+        if terms <= RATIO * np.sqrt(max(square, 0.0)):
+            # what is left out: b − b° and a − a° are rounded, by u ‖b‖‖a‖ and the like, which `rounding` holds
+            return float(np.sqrt(square)), rounding_of(b_2, a_2) * RATIO * terms
+    return product_norm(np.hstack((b, -b_ref)), np.vstack((a, a_ref)))
 
 
 def _rounded(values: np.ndarray, dtype: str, name: str) -> np.ndarray:

@@ -43,13 +43,19 @@ class DeltaExecutor:
             dense = RowExecutor.from_cohort(cohort, reference, names, tensors, **passes)
         return cls(factors if factors.modules else None, dense, names, int(with_reference))
 
-    def squared_norms(self) -> np.ndarray:
-        """(clients,) fp64 squared distances to the reference."""
-        total = np.zeros(self.clients)
+    def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
+        """(clients,) fp64 squared distances to the reference, and bounds of their errors."""
+        total, error = np.zeros(self.clients), np.zeros(self.clients)
         for part in (self.factors, self.dense):
             if part is not None:
-                total += part.squared_norms()
-        return total
+                value, bound = part.squared_norms()
+                total, error = total + value, error + bound
+        return total, error
+
+    def redone_on(self, mixed: bool) -> str:
+        """What forms distances again: QR of LAPACK for factors, and what dense tensors are redone on."""
+        parts = [] if self.factors is None else ["lapack"]
+        return " + ".join(parts + ([] if self.dense is None else [self.dense.redone_on(mixed)]))
 
     def gram(self) -> Gram:
         """The Gram of all rows: that of the factors, not centred, plus that of the dense tensors."""

@@ -7,7 +7,7 @@ d_in and d_out, so this is the one place where rows are stacked. Ranks and scale
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,9 @@ import numpy as np
 from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError
 from fedcore.rules.rows import not_finite
-from fedcore.updates import LoraPair, Update
+from fedcore.updates import Update
+
+Factors = Callable[[Update, str, int, str], tuple[np.ndarray, np.ndarray]]
 
 
 class Stack(NamedTuple):
@@ -79,29 +81,33 @@ def _check_same_names(first: Update, update: Update, first_name: str, name: str)
             raise LayoutError(f"{name}: {kind} {extra!r} is extra, {first_name} has none; send the same adapter")
 
 
-def read_stack(updates: Sequence[Update], module: str, rows: Sequence[int], names: Sequence[str]) -> Stack:
+def read_stack(
+    updates: Sequence[Update], module: str, rows: Sequence[int], names: Sequence[str], factors: Factors
+) -> Stack:
     """The stack of one module over some rows of checked updates; `owner` counts in the order of `rows`.
 
-    Raises NonFiniteError with the row, naming the client and the tensor, for a NaN or Inf in a factor.
+    `factors(update, module, row, name)` gives (b, a) of one row, as `read_factors` does.
     """
-    pairs = [updates[row].modules[module] for row in rows]
-    factors = [_factors(updates[row], pair, row, names[row]) for row, pair in zip(rows, pairs, strict=True)]
-    ranks = [pair.rank for pair in pairs]
+    found = [factors(updates[row], module, row, names[row]) for row in rows]
+    ranks = [len(a) for _, a in found]
     return Stack(
-        a=np.concatenate([a for a, _ in factors]),
-        b=np.concatenate([b * pair.scale for (_, b), pair in zip(factors, pairs, strict=True)], axis=1),
+        a=np.concatenate([a for _, a in found]),
+        b=np.concatenate([b for b, _ in found], axis=1),
         starts=np.concatenate(([0], np.cumsum(ranks)[:-1])).astype(np.int64),
         owner=np.repeat(np.arange(len(ranks)), ranks),
     )
 
 
-def _factors(update: Update, pair: LoraPair, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
-    """(a, b) of one row in fp64."""
-    found = []
+def read_factors(update: Update, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
+    """(b, a) of one row in fp64 as they were sent, (d_out, r) with the scale in it and (r, d_in).
+
+    Raises NonFiniteError with the row, naming the client and the tensor, for a NaN or Inf.
+    """
+    pair, found = update.modules[module], []
     for name in (pair.a, pair.b):
         values = to_float64(update.tensors[name])
         if not np.isfinite(values).all():
             element = int(np.flatnonzero(~np.isfinite(values))[0])
             raise not_finite(who, name, element, row)
         found.append(values)
-    return found[0], found[1]
+    return found[1] * pair.scale, found[0]

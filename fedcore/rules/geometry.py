@@ -23,6 +23,8 @@ from fedcore.errors import RuleError, ShapeError
 
 #: the unit roundoff of fp64
 UNIT = 2.0**-53
+#: the relative error of a mixture's squared distance to the reference above which it is formed from the data
+GRAM_DOUBT = 2.0**-30
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Executor(Protocol):
     def references(self) -> int:
         """Rows that clients are seen relative to, after them."""
 
-    def squared_norms(self) -> np.ndarray:
-        """(clients,) fp64: squared distance of each client to the first reference."""
+    def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distance of each client to the first reference: values (clients,) fp64 and bounds of their errors."""
 
     def gram(self) -> Gram:
         """The Gram matrix of the extended cohort."""
@@ -67,6 +69,9 @@ class Executor(Protocol):
 
         A pair is of rows, or of mixtures of rows where `mix` (mixtures, clients + references) is given.
         """
+
+    def redone_on(self, mixed: bool) -> str:
+        """What `exact` runs on, in words for a report; `mixed` says whether pairs are of mixtures."""
 
     def weighted_sum(self, coefficients: np.ndarray, divisor: float) -> Any:
         """Σ c_k x_k / divisor over the extended cohort, c in fp32; rows with coefficient 0 are not read."""
@@ -85,8 +90,8 @@ class Statistics:
         return self.executor.gram()
 
     @cached_property
-    def squared_norms(self) -> np.ndarray:
-        """(clients,) squared distances to the first reference."""
+    def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distances to the first reference: values (clients,) and bounds of their errors (clients,)."""
         return self.executor.squared_norms()
 
     def gather(self, needs: frozenset[str]) -> None:
@@ -136,15 +141,24 @@ class Geometry:
             self._statistics, extended if mix is None else np.array([combine(row, mix) for row in extended])
         )
 
-    def squared_distances_to_reference(self) -> np.ndarray:
-        """(clients,) fp64 squared distances to the first reference: a pass for norms, or for mixtures from the Gram."""
+    def squared_distances_to_reference(self) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distances to the first reference: values (clients,) fp64 and bounds of their errors (clients,).
+
+        Of rows it is a pass for norms. Of mixtures it follows from the Gram; those that cancel in it are redone.
+        """
         if not self.references:
             raise RuleError("norms: got no reference row, expected one; give the row that the clients moved from")
         if self._mix is None:
             return self._statistics.squared_norms
-        gram = self._inner_products()
-        square, r = gram.diagonal(), self.clients
-        return np.maximum(square[:r] + square[r] - 2 * gram[:r, r], 0.0)
+        gram, r = self._inner_products(), self.clients
+        square = gram.diagonal()
+        value = np.maximum(square[:r] + square[r] - 2 * gram[:r, r], 0.0)
+        error, slack = self._mixed_error(r)[:r], self._mixed_slack(r)[:r]
+        doubtful = np.flatnonzero(error > GRAM_DOUBT * value)
+        if doubtful.size:
+            value[doubtful], error[doubtful] = self.redo(np.column_stack((doubtful, np.full(len(doubtful), r))))
+            error[doubtful] += 2 * np.sqrt(value[doubtful]) * slack[doubtful] + np.square(slack[doubtful])
+        return value, error
 
     def intervals(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds (clients, clients) of squared distances, for true ones and for redone ones."""
@@ -156,7 +170,8 @@ class Geometry:
             error = gram.error[:n, None] + gram.error[None, :n] + 4 * UNIT * (square[:, None] + square[None, :])
             slack: np.ndarray | float = 0.0
         else:
-            error, slack = self._mixed_error(), self._mixed_slack()
+            error = np.array([self._mixed_error(a)[:n] for a in range(n)])
+            slack = np.array([self._mixed_slack(a)[:n] for a in range(n)])
         upper = np.maximum(distance + error, 0.0)
         # a redo rounds relatively, a mixture's columns absolutely: |D° − D| ≤ 2 √D slack + slack² + rounding · D
         error = error + 2 * np.sqrt(upper) * slack + np.square(slack) + gram.rounding * upper
@@ -171,6 +186,11 @@ class Geometry:
         return self._statistics.executor.exact(pairs, self._mix)
 
     @property
+    def redone_on(self) -> str:
+        """What pairs are redone on, in words for a report."""
+        return self._statistics.executor.redone_on(self._mix is not None)
+
+    @property
     def redone(self) -> int:
         """How many pairs have been redone for this cohort."""
         return self._statistics.redone
@@ -179,20 +199,17 @@ class Geometry:
         matrix = self._statistics.gram.matrix
         return matrix if self._mix is None else self._mix @ matrix @ self._mix.T
 
-    def _mixed_error(self) -> np.ndarray:
-        """½ Σ |v_k||v_l| (e_k + e_l) = ‖v‖₁ Σ |v_k| e_k for each pair, and what the products with the matrix round."""
+    def _mixed_error(self, a: int) -> np.ndarray:
+        """½ Σ |v_k||v_l| (e_k + e_l) = ‖v‖₁ Σ |v_k| e_k of row a against each, and the rounding of the products."""
         assert self._mix is not None
-        gram, mix = self._statistics.gram, self._mix[: self.clients]
-        error = np.empty((self.clients, self.clients))
-        for a, row in enumerate(mix):
-            v = np.abs(row - mix)
-            error[a] = v.sum(1) * (v @ gram.error)
+        gram, mix = self._statistics.gram, self._mix
+        v = np.abs(mix[a] - mix)
         size = np.abs(mix) @ np.sqrt(gram.matrix.diagonal())
-        return error + (2 * mix.shape[1] + 8) * UNIT * np.square(size[:, None] + size[None, :])
+        return v.sum(1) * (v @ gram.error) + (2 * mix.shape[1] + 8) * UNIT * np.square(size[a] + size)
 
-    def _mixed_slack(self) -> np.ndarray:
+    def _mixed_slack(self, a: int) -> np.ndarray:
         """How far Σ v_k x_k of a redo can be off, as a norm: its rounding, and what v misses of summing to 0."""
         assert self._mix is not None
-        gram, mix = self._statistics.gram, np.abs(self._mix[: self.clients])
+        gram, mix = self._statistics.gram, np.abs(self._mix)
         size = mix @ (np.sqrt(gram.matrix.diagonal()) + gram.offset)
-        return (4 * mix.shape[1] + 8) * UNIT * (size[:, None] + size[None, :])
+        return (4 * mix.shape[1] + 8) * UNIT * (size[a] + size)

@@ -54,8 +54,8 @@ def _selected(geometry: Geometry, f: int, neighbors: str, count: int) -> Coeffic
         for row in range(n)
         if values[row] == 0
     }
-    details = {"selected": selection.rows, "scores": selection.scores.tolist(), "redone_pairs": selection.redone}
-    return Coefficients(values, reasons, details)
+    details = {"redone_pairs": selection.redone, "redone_on": geometry.redone_on if selection.redone else None}
+    return Coefficients(values, reasons, details, {"scores": selection.scores}, selection.rows)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Krum(Rule):
     neighbors="paper": the n − f − 2 closest others, summed; needs 2f + 2 < n. neighbors="byzfl": the n − f − 1 closest
     others, their mean; needs 2f < n. f is how many clients may be Byzantine; f = 0 asks for the most central row.
     Weights are ignored: what a client says about itself does not move a robust rule. Exact ties go to the lowest row.
-    The selection is certified: it is that of distances formed directly in fp64, whatever the backend.
+    The selection is certified: it is that of distances formed directly in fp64, whatever the backend. Pairs in doubt
+    are formed again by the C kernels or NumPy, also under backend="triton"; `redone_on` in the report says where.
 
     Breakdown point: f of n, at most (n − 3)/2 under the paper's bound. Cost: the Gram matrix, n²d/2 multiply-adds, one
     pass. Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with Adversaries: Byzantine Tolerant

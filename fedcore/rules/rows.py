@@ -12,7 +12,7 @@ from fedcore import ops
 from fedcore.backends import default, requested
 from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError, NonFiniteError
-from fedcore.ops.rows import Rows, as_rows, raise_first_nonfinite, view_of_tensor
+from fedcore.ops.rows import Rows, as_rows, raise_first_nonfinite, tensors_of, view_of_tensor
 from fedcore.rowtable import RowTable
 from fedcore.rules.geometry import UNIT, Gram
 from fedcore.rules.pivot import choose_pivot
@@ -63,12 +63,12 @@ class RowExecutor:
         names = tuple(f"row {i}" for i in range(data.n))
         if not with_reference:
             return cls([Part(rows, data, ())], names, 0, backend=backend, threads=threads)
+        row = None if reference is None else _checked_reference(reference, data)
         extended: Any
         if isinstance(rows, RowTable):
-            extended = rows.extend(zero_row(rows) if reference is None else _row_like(rows, reference, data))
+            extended = rows.extend(zero_row(rows) if row is None else _row_like(rows, row))
         else:
-            row = _zero_like(rows[0]) if reference is None else _checked_reference(reference, data)
-            extended = [*rows, row]
+            extended = [*rows, _zero_like(rows[0]) if row is None else _flat(row, data)]
         part = Part(extended, as_rows(extended), ())
         return cls([part], names, 1, zero_reference=reference is None, backend=backend, threads=threads)
 
@@ -104,15 +104,15 @@ class RowExecutor:
         zero = with_reference and reference is None
         return cls(parts, names, int(with_reference), zero_reference=zero, backend=backend, threads=threads)
 
-    def squared_norms(self) -> np.ndarray:
-        """(clients,) fp64 squared distances to the first reference, which is the centre of the pass."""
+    def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
+        """(clients,) squared distances to the first reference, the centre of the pass, summed in fp64; no bounds: 0."""
         total = np.zeros(self.clients)
         n = self.clients
         for part in self.parts:
             clients = _take(part.data, range(n))
             center = None if self.zero_reference else _center(part.data, n)
             total += self._pass(part, ops.squared_norms, clients, center)
-        return total
+        return total, np.zeros(self.clients)
 
     def gram(self) -> Gram:
         """The Gram of all rows, each part centred at its own pivot, added in fp64 in order of the parts."""
@@ -126,12 +126,12 @@ class RowExecutor:
         return Gram(matrix, ops.GRAM_EPSILON * matrix.diagonal(), float(np.sqrt(offset)), (columns + 4) * UNIT)
 
     def exact(self, pairs: np.ndarray, mix: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Squared distances in fp64, columns in order, and bounds of 0: these values are the oracle."""
+        """Squared distances in fp64, and bounds of 0: these values are the oracle.
+
+        Order: within a part (one dtype) columns in order, and the sums of the parts in order of the parts.
+        """
         total = np.zeros(len(pairs))
-        backend = requested(self.backend)
-        if backend in (None, "triton"):
-            # there is no GPU kernel for the redo: its rows come to main memory
-            backend = default(on_gpu=False)
+        backend = self.redone_on(False)
         for part in self.parts:
             if mix is None:
                 used, index = np.unique(pairs, return_inverse=True)
@@ -140,6 +140,13 @@ class RowExecutor:
             else:
                 total += _mixed_distances(part.data, mix[pairs[:, 0]] - mix[pairs[:, 1]])
         return total, np.zeros(len(pairs))
+
+    def redone_on(self, mixed: bool) -> str:
+        """The backend of `exact`: there is no GPU kernel for a redo, so rows come to main memory; mixtures on NumPy."""
+        if mixed:
+            return "reference"
+        backend = requested(self.backend)
+        return default(on_gpu=False) if backend in (None, "triton") else backend
 
     def weighted_sum(self, coefficients: np.ndarray, divisor: float, out_dtype: str | None = None) -> list[Any]:
         """Σ c_k x_k / divisor of each part, rounded once to `out_dtype` or to the part's own dtype."""
@@ -204,14 +211,23 @@ def zero_row(table: RowTable) -> RowTable:
     )
 
 
-def _row_like(table: RowTable, reference: Any, data: Rows) -> RowTable:
-    """A reference as a table of one row with the segments of `table`."""
-    if isinstance(reference, RowTable):
+def _row_like(table: RowTable, reference: Any) -> RowTable:
+    """A checked reference as a table of one row with the segments of `table`."""
+    if isinstance(reference, RowTable) and np.array_equal(reference.lengths, table.lengths):
         return reference
-    found = as_rows([_checked_reference(reference, data)]).table
+    found = as_rows([_flat(reference, as_rows(table))]).table
     if found is None:
         raise LayoutError("reference: on a GPU, expected main memory like the rows; move it there")
     return RowTable([found.segment(0, 0)], table.starts[:-1, None] * table.itemsize, table.lengths, table.dtype)
+
+
+def _flat(reference: Any, data: Rows) -> Any:
+    """A checked reference as one array or tensor; a table's row is a view where one segment holds it, else a copy."""
+    if not isinstance(reference, RowTable):
+        return reference
+    if data.device is not None:
+        return tensors_of(as_rows(reference))[0].to(data.device)
+    return reference.columns(0, 0, reference.d)
 
 
 def _zero_like(row: Any) -> Any:
@@ -219,7 +235,9 @@ def _zero_like(row: Any) -> Any:
 
 
 def _checked_reference(reference: Any, data: Rows) -> Any:
-    found = as_rows([reference])
+    found = as_rows(reference if isinstance(reference, RowTable) else [reference])
+    if found.n != 1:
+        raise LayoutError(f"reference: got {found.n} rows, expected one")
     if found.d != data.d:
         raise LayoutError(f"reference: got {found.d} columns, expected {data.d} like the rows")
     if found.dtype != data.dtype:

@@ -8,7 +8,7 @@ a frozen dataclass that says what it `needs`, what it `check`s and how it finds 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,23 +19,45 @@ from fedcore.ops.weighted_sum import LARGEST_COUNT
 from fedcore.rules.geometry import Geometry, Statistics, combine
 from fedcore.rules.rows import RowExecutor
 
+#: the smallest fp32 number that keeps all 24 bits
+SMALLEST_NORMAL = 2.0**-126
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage of a composition found: `rule` as it prints, and its `details` and `per_client` values."""
+
+    rule: str
+    details: dict[str, Any]
+    per_client: dict[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Coefficients:
     """What a linear rule decided.
 
-    values    (clients + references,) fp64, relative: the result divides by their sum
-    reasons   row -> why that client does not count, in words
-    details   what the rule has to report, JSON-able
+    values       (clients + references,) fp64, relative: the result divides by their sum
+    reasons      row -> why that client does not count, in words
+    details      what the rule has to report of the cohort, JSON-able
+    per_client   what it has to report of each client: name -> (clients,) array
+    selected     the rows it selected, ascending, or None for a rule that does not select
+    before       what the stages before it found, in their order
     """
 
     values: np.ndarray
     reasons: dict[int, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    per_client: dict[str, np.ndarray] = field(default_factory=dict)
+    selected: list[int] | None = None
+    before: tuple[Stage, ...] = ()
 
     def rounded(self) -> tuple[np.ndarray, float]:
-        """The coefficients as used, rounded to fp32 once, and the divisor: the fp64 sum of those, in row order."""
-        values = self.values.astype(np.float32)
+        """The coefficients as used, rounded to fp32 once, and the divisor: the fp64 sum of those, in row order.
+
+        Below the normal range of fp32 they become 0: the few bits that are left there could make a clipped row 1.7
+        times too long, or twice.
+        """
+        values = np.where(np.abs(self.values) < SMALLEST_NORMAL, 0.0, self.values).astype(np.float32)
         return values, float(np.cumsum(values, dtype=np.float64)[-1])
 
 
@@ -43,14 +65,16 @@ class Coefficients:
 class Mixing:
     """What a pre-aggregation hands on: rows that are mixtures of the extended cohort.
 
-    matrix    (rows, clients + references) fp64; each row sums to 1
-    weights   (rows,) fp64, or None for a weight of 1 each
-    details   what the pre-aggregation has to report, JSON-able
+    matrix       (rows, clients + references) fp64; each row sums to 1
+    weights      (rows,) fp64, or None for a weight of 1 each
+    details      what the pre-aggregation has to report of the cohort, JSON-able
+    per_client   what it has to report of each row that it was given: name -> (clients,) array
     """
 
     matrix: np.ndarray
     weights: np.ndarray | None
     details: dict[str, Any] = field(default_factory=dict)
+    per_client: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Rule:
@@ -92,10 +116,14 @@ class Rule:
 
         rows        (n, d) array or tensor, n arrays or tensors of length d, or a RowTable; fp32, fp16 or bf16
         weights     (n,) positive numbers, or None for equal ones
-        reference   (d,) the row that the clients moved from, of the rows' dtype; None is the zero row
+        reference   (d,) the row that the clients moved from, of the rows' dtype, or a RowTable of one row; None is the
+                    zero row
+        backend     'reference', 'c', 'triton', or None for where the rows lie. Pairs that a selection forms again in
+                    fp64 have no GPU kernel: under 'triton' they run on the C kernels, or else on NumPy.
+        threads     of the C kernels; None for all cores
 
         Returns (d,) in fp32: NumPy for NumPy, torch on the same device for torch. Raises RuleError (too few rows),
-        WeightError, NonFiniteError, LayoutError (a reference of another dtype), ShapeError and DTypeError.
+        WeightError, NonFiniteError, LayoutError (a reference of another dtype or length), ShapeError and DTypeError.
         """
         executor = RowExecutor.from_rows(
             rows, reference=reference, with_reference=self.uses_reference, backend=backend, threads=threads
@@ -162,11 +190,12 @@ class Composed(Rule):
         inner = self.following.coefficients(geometry.mixed(mixing.matrix), mixing.weights)
         kept = len(mixing.matrix) == geometry.clients
         matrix = geometry.with_references(mixing.matrix)
-        return Coefficients(
-            values=combine(inner.values, matrix),
-            reasons=inner.reasons if kept else {},
-            details={**mixing.details, **(inner.details if kept else {"mixed_rows": inner.details})},
-        )
+        stage = Stage(repr(self.first), mixing.details, mixing.per_client)
+        if not kept:
+            rows = {name: values.tolist() for name, values in inner.per_client.items()}
+            details = {"mixed_rows": {**inner.details, **rows, "selected": inner.selected}}
+            return Coefficients(combine(inner.values, matrix), details=details, before=(stage,))
+        return replace(inner, values=combine(inner.values, matrix), before=(stage, *inner.before))
 
 
 def check_weights(weights: npt.ArrayLike | None, names: Sequence[str]) -> np.ndarray | None:

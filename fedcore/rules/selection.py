@@ -39,7 +39,8 @@ def select(geometry: Geometry, scoring: Scoring, count: int) -> Selection:
     scores = (low + high) / 2
     if open_rows.size:
         low, high, scores[open_rows] = _redo(geometry, scoring, lower, upper, open_rows)
-        inside = np.concatenate((inside, open_rows[_lowest(low, high, count - len(inside))]))
+        chosen = _lowest(scores[open_rows], low, high, count - len(inside))
+        inside = np.concatenate((inside, open_rows[chosen]))
     return Selection(sorted(int(row) for row in inside), scores, geometry.redone - before)
 
 
@@ -97,12 +98,17 @@ def _redo(
     return low, scores_of(_others(distance + bound)[rows], scoring) * (1 + slack), scores
 
 
-def _lowest(low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the `count` smallest: again and again the lowest row that no other is certainly below."""
-    remaining, chosen = list(range(len(low))), []
+def _lowest(scores: np.ndarray, low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the `count` smallest: again and again the lowest row that ties with the smallest score.
+
+    Two scores tie where they are as near as the sharper of the two intervals is wide, so that a row gains nothing by an
+    interval of its own that is wide; with exact scores that is equality. All else goes by the scores themselves.
+    """
+    half = np.maximum(high - scores, scores - low)
+    remaining, chosen = list(range(len(scores))), []
     for _ in range(count):
-        threshold = min(high[i] for i in remaining)
-        first = next(i for i in remaining if low[i] <= threshold)
+        best = min(remaining, key=lambda i: scores[i])
+        first = next(i for i in remaining if scores[i] - scores[best] <= 2 * min(half[i], half[best]))
         chosen.append(first)
         remaining.remove(first)
     return np.array(chosen, int)

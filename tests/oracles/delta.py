@@ -19,6 +19,11 @@ def row(update) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def rows(updates) -> np.ndarray:
+    """(n, columns) each update's row."""
+    return np.stack([row(update) for update in updates])
+
+
 def truncated(matrix: np.ndarray, rank: int) -> np.ndarray:
     """The closest matrix of that rank, by SVD."""
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)

@@ -1,0 +1,110 @@
+"""How large each client's update is, and which factors hide it: checked before any rule sees a distance.
+
+A client chooses the gauge of its factors (B M, M⁻¹ A) and may add terms that cancel, (M b)(M a) − (M b)(M a). Neither
+changes Δ, but what is computed from factors rounds in proportion to P = Σ_j ‖b_j‖‖a_j‖ over the rank-one terms, which
+can be any number of times ‖Δ‖. So no client's factors go further unless P ≤ RATIO · ‖Δ‖. Others are rebuilt: thin QR of
+B and of Aᵀ and the SVD of the r × r core, all in fp64, give factors whose terms are orthogonal, P = Σ σ ≤ √r ‖Δ‖, and
+from then on Δ_i is their product. Householder QR rounds column by column (Higham 2002, Accuracy and Stability of
+Numerical Algorithms, §19.3), so that step is off by at most (d_in + d_out + r²) u P.
+
+Where even that is above TOLERANCE · (‖Δ_i‖ + the median of ‖Δ_j‖ over the clients), the client's Δ is not defined in
+fp64 and the client is refused as one that sent NaN would be. A factor of zeros has P = 0 and passes, whatever the other
+one holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedcore.errors import NonFiniteError
+from fedcore.lora.stacks import read_factors
+from fedcore.rules.geometry import UNIT
+from fedcore.updates import Update
+
+#: the largest P / ‖Δ‖ of factors that are used as they were sent; at or below it, a Gram of factors is safe
+RATIO = 32.0
+#: the largest rounding of Δ_i, against ‖Δ_i‖ and the typical ‖Δ_j‖, that leaves it defined
+TOLERANCE = 2.0**-20
+
+
+class Measure(NamedTuple):
+    """Of each module and row (clients, then the reference if there is one).
+
+    square     (modules, rows) ‖Δ‖²
+    rounding   (modules, rows) how far, as a norm, Δ can be from the exact product of the factors that were sent
+    rebuilt    (modules, rows) whether the factors hide Δ and are rebuilt wherever they are read
+    """
+
+    square: np.ndarray
+    rounding: np.ndarray
+    rebuilt: np.ndarray
+
+
+def product_size(b: np.ndarray, a: np.ndarray) -> tuple[float, float]:
+    """(‖b a‖², P) from the Grams of b (d_out, R) and a (R, d_in); the first is off by (d_in + d_out + R²) u P²."""
+    gram_b, gram_a = b.T @ b, a @ a.T
+    terms = float(np.sqrt(gram_b.diagonal()) @ np.sqrt(gram_a.diagonal()))
+    return float((gram_b * gram_a).sum()), terms
+
+
+def product_norm(b: np.ndarray, a: np.ndarray) -> tuple[float, float]:
+    """(‖b a‖, bound of its error) by thin QR of both: the error grows with P and not with its square."""
+    r_b, r_a = np.linalg.qr(b).R, np.linalg.qr(a.T).R
+    norm = float(np.linalg.norm(r_b @ r_a.T))
+    terms = float(np.linalg.norm(b, axis=0) @ np.linalg.norm(a, axis=1))
+    return norm, rounding_of(b, a) * terms
+
+
+def rounding_of(b: np.ndarray, a: np.ndarray) -> float:
+    """(d_in + d_out + R²) u: more than a product by QR is off by, in units of P, and a Gram, in units of P²."""
+    return (b.shape[0] + a.shape[1] + a.shape[0] ** 2) * UNIT
+
+
+def rebuild(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of the same product with orthogonal terms, largest first, as many as min(r, d_in, d_out)."""
+    q_b, r_b = np.linalg.qr(b)
+    q_a, r_a = np.linalg.qr(a.T)
+    u, values, vt = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    root = np.sqrt(values)
+    return q_b @ (u * root), (root[:, None] * vt) @ q_a.T
+
+
+def measure(updates: Sequence[Update], modules: Sequence[str], names: Sequence[str], clients: int) -> Measure:
+    """Measure the factors of checked updates, the first `clients` of which are clients.
+
+    Raises NonFiniteError, with the row, for a client or reference that sent NaN or Inf, or whose factors cancel so that
+    their product is not defined in fp64; it names the client and the tensor or module.
+    """
+    shape = (len(modules), len(updates))
+    found = Measure(np.zeros(shape), np.zeros(shape), np.zeros(shape, bool))
+    for m, module in enumerate(modules):
+        for row, update in enumerate(updates):
+            b, a = read_factors(update, module, row, names[row])
+            square, terms = product_size(b, a)
+            found.rounding[m, row] = rounding_of(b, a) * terms
+            if not terms <= RATIO * np.sqrt(max(square, 0.0)):
+                found.rebuilt[m, row] = True
+                square = product_norm(b, a)[0] ** 2
+            found.square[m, row] = square
+    _refuse_cancelling(found, modules, names, clients)
+    return found
+
+
+def _refuse_cancelling(found: Measure, modules: Sequence[str], names: Sequence[str], clients: int) -> None:
+    norms, rounding = np.sqrt(found.square.sum(0)), np.linalg.norm(found.rounding, axis=0)
+    typical = float(np.median(norms[:clients]))
+    for row in np.flatnonzero(rounding > TOLERANCE * (norms + typical)):
+        i = int(row)
+        module = modules[int(found.rounding[:, i].argmax())]
+        raise NonFiniteError(
+            f"{names[i]}: module {module!r}: its factors cancel: their product rounds by {rounding[i]:.3g} beside a "
+            f"norm of {norms[i]:.3g}, so the update is not defined in fp64; {_remedy(i, clients)}",
+            i,
+        )
+
+
+def _remedy(row: int, clients: int) -> str:
+    return "exclude that client or have it trained again" if row < clients else "repair the reference"
