@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fedcore.cli import main
+from fedcore.cli.aggregate import aggregate
+from fedcore.federation.rule_names import rule_classes
 from fedcore.updates import Update
 
 MODULE = "base_model.model.layer"
@@ -156,7 +162,81 @@ def test_adapters_that_do_not_fit_together(five, tmp_path, capsys):
     assert "another" in refused(capsys, tmp_path, five[0], other, "-o", tmp_path / "out")
     ranks = adapter(tmp_path, "rank-3", rank=3)
     assert "rank" in refused(capsys, tmp_path, five[0], ranks, "-o", tmp_path / "out", "--space", "parameters")
-    assert "two updates" in refused(capsys, tmp_path, five[0], five[0], "-o", tmp_path / "out")
+
+
+def test_one_directory_given_twice_by_any_path(five, tmp_path, capsys):
+    assert f"{five[0]} is given twice" in refused(capsys, tmp_path, *five[:2], five[0], "-o", tmp_path / "out")
+    (tmp_path / "link").symlink_to(five[0])
+    for other in (tmp_path / "link", tmp_path / "a1" / ".." / "a0"):
+        line = refused(capsys, tmp_path, five[0], other, "-o", tmp_path / "out")
+        assert f"{five[0]} is given twice ({five[0]} and {other} are one directory)" in line
+
+
+def without_count(path: str, base: str = "the-base") -> str:
+    """As PEFT itself writes it: no metadata of ours."""
+    folder = Path(path)
+    update = Update.from_peft(folder)
+    save_file({name: np.array(tensor) for name, tensor in update.tensors.items()}, folder / "adapter_model.safetensors")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
+    return path
+
+
+def test_counted_and_uncounted_adapters_are_not_mixed_by_counts(five, tmp_path, capsys):
+    without_count(five[1])
+    line = refused(capsys, tmp_path, *five[:4], "-o", tmp_path / "out")
+    assert f"{five[1]} does not say on how many examples it was trained, {five[0]} says 1" in line
+    assert line.endswith("or --weights equal")
+    assert run(*five[:4], "-o", tmp_path / "equal", "--weights", "equal") == 0
+    assert shift_of(tmp_path / "equal") == pytest.approx(0.015, rel=1e-4)
+    assert run(*five, "-o", tmp_path / "krum", "--rule", "krum", "--f", 1) == 0
+    assert run(*[without_count(path) for path in five[:4]], "-o", tmp_path / "none") == 0
+
+
+def test_a_digest_and_a_peft_name_of_one_base_go_together(tmp_path, capsys):
+    ours, twin, theirs = (adapter(tmp_path, name, base="tiny") for name in ("ours", "twin", "theirs"))
+    for path, digest in ((ours, "a" * 64), (twin, "b" * 64)):
+        update = Update.from_peft(path)
+        again = Update.from_tensors(
+            update.tensors, scaling=update.scaling, base=digest, adapter_config=update.adapter_config
+        )
+        shutil.rmtree(path)
+        again.to_peft(path)
+    assert run(ours, without_count(theirs, "/models/tiny"), "-o", tmp_path / "o", "--weights", "equal") == 0
+    capsys.readouterr()
+    assert "b" * 64 in refused(capsys, tmp_path, ours, twin, "-o", tmp_path / "out")
+    without_count(theirs, "/models/large")
+    line = refused(capsys, tmp_path, ours, theirs, "-o", tmp_path / "out", "--weights", "equal")
+    assert "'/models/large', expected 'tiny'" in line
+
+
+def test_the_table_tells_what_truncation_lost(five, tmp_path, capsys):
+    other = np.random.default_rng(9)
+    Update.from_tensors(
+        {A: other.normal(size=(2, 8)).astype(np.float32), B: other.normal(size=(6, 2)).astype(np.float32)},
+        scaling={MODULE: 2.0},
+        base="the-base",
+    ).to_peft(tmp_path / "other")
+    assert run(five[0], tmp_path / "other", "-o", tmp_path / "out", "--json") == 0
+    lost = json.loads(capsys.readouterr().out)["report"]["modules"][MODULE]["residual"]
+    assert lost > 0.01
+    assert run(five[0], tmp_path / "other", "-o", tmp_path / "again") == 0
+    assert f"at most {lost:.2g} of a module's norm is lost ({MODULE})" in capsys.readouterr().out
+
+
+def test_a_reference_that_is_not_looked_at_or_holds_nan(five, tmp_path, capsys):
+    assert run(*five[:2], "-o", tmp_path / "out", "--reference", five[2]) == 0
+    assert "note: --reference changes nothing: Mean() does not look at it" in capsys.readouterr().err
+    poison(five[4])
+    options = ("--rule", "norm_clipping", "--max-norm", 1, "--reference", five[4])
+    line = refused(capsys, tmp_path, *five[:2], "-o", tmp_path / "clipped", *options)
+    assert f"--reference {five[4]}: tensor '{B}' holds NaN or Inf at element 11" in line
+
+
+def test_every_parameter_of_every_rule_has_an_option():
+    options = inspect.signature(aggregate).parameters.keys()
+    for rule in rule_classes().values():
+        assert {field.name for field in dataclasses.fields(rule) if field.init} <= options
 
 
 def test_mixed_ranks_are_fine_in_delta_space(five, tmp_path):
@@ -167,8 +247,9 @@ def test_mixed_ranks_are_fine_in_delta_space(five, tmp_path):
     ("options", "said"),
     [
         (["--rule", "krumm"], "did you mean 'krum'?"),
-        (["--rule", "krum"], "krum: parameter 'f' is missing"),
-        (["--rule", "mean", "--f", 1], "mean: parameter 'f' is not known; it takes none"),
+        (["--rule", "krum"], "krum: --f is missing"),
+        (["--rule", "mean", "--f", 1], "mean: --f is not known; it takes none"),
+        (["--rule", "krum", "--f", 1, "--m", 2], "krum: --m is not known; it takes --f, --neighbors"),
         (["--rule", "krum", "--f", 2], "the largest f for n=5 is 1"),
         (["--rule", "krum", "--f", -1], "f=-1"),
         (["--weights", "1,2"], "--weights: got 2 numbers for 5 directories"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -10,6 +11,9 @@ from fedcore import backends, ops
 from fedcore.cli import main
 from fedcore.cli.doctor import examine
 from fedcore.federation import machine
+
+# the package's attribute of this name is the command
+doctor_module = sys.modules["fedcore.cli.doctor"]
 
 
 def test_it_tells_all_and_exits_zero_where_the_engine_works(capsys, monkeypatch):
@@ -71,6 +75,48 @@ def test_it_exits_one_where_the_engine_does_not_work(capsys, monkeypatch, broken
     found = json.loads(capsys.readouterr().out)
     assert found["engine_works"] is False
     assert ("no such library" if broken == "raises" else "expected [2.5, 5.0]") in found["to_do"][0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("FEDCORE_ISA", "sparc", "got 'sparc', expected one of"),
+        ("FEDCORE_BACKEND", "foo", "got backend 'foo', expected one of"),
+        ("FEDCORE_NUM_THREADS", "many", "got 'many', expected a whole number"),
+    ],
+)
+def test_a_wrong_variable_is_a_finding_with_its_remedy(capsys, monkeypatch, variable, value, said):
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["doctor", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    todo = [line for line in found["to_do"] if said in line]
+    assert todo
+    assert all(line.endswith(f"; correct or unset {variable}") for line in todo)
+    assert found["machine"]["cores"] >= 1
+    assert main(["doctor"]) == 1
+    assert "does not work" in capsys.readouterr().out
+
+
+def test_triton_without_a_gpu_says_so(monkeypatch):
+    monkeypatch.setattr(backends, "unavailable", lambda _: None)
+    monkeypatch.setattr(doctor_module, "_gpus", list)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    found = examine()
+    assert found["backends"]["triton"].startswith("installed, but there is no GPU; TRITON_INTERPRET=1")
+    assert found["to_do"] == []
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert "interpreter" in examine()["backends"]["triton"]
+    monkeypatch.setattr(doctor_module, "_gpus", lambda: ["a GPU"])
+    assert examine()["backends"]["triton"] == "works"
+
+
+def test_brackets_survive_on_the_terminal(capsys, monkeypatch):
+    known = machine.versions() | {"peft": None}
+    monkeypatch.setattr(machine, "versions", lambda: known)
+    monkeypatch.setenv("COLUMNS", "400")
+    main(["doctor"])
+    assert "pip install 'fedcore[train]'" in capsys.readouterr().out
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):

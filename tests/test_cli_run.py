@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fedcore.cli import main
+from fedcore.errors import TrainingError
 from fedcore.federation import simulation
 from fedcore.updates import Update
 
@@ -106,7 +107,9 @@ def test_an_existing_folder_a_missing_file_and_a_wrong_option(config, tmp_path, 
     assert list((tmp_path / "out").iterdir()) == []
     assert "gone.toml: no such configuration file" in refused(capsys, "run", tmp_path / "gone.toml")
     assert "--outptu" in refused(capsys, "run", config, "--outptu", "x", code=2)
-    assert "no config.toml in it" in refused(capsys, "run", config, "-o", tmp_path / "none", "--resume")
+    assert "nothing to resume; leave out --resume" in refused(
+        capsys, "run", config, "-o", tmp_path / "none", "--resume"
+    )
     assert "no config.toml in it" in refused(capsys, "report", tmp_path)
     assert "--seed" in refused(capsys, "demo", "--seed", "-1", code=2)
 
@@ -114,7 +117,7 @@ def test_an_existing_folder_a_missing_file_and_a_wrong_option(config, tmp_path, 
 def test_a_folder_that_cannot_be_made_is_one_line(config, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     line = refused(capsys, "run", config, "-o", tmp_path / "file" / "out").splitlines()[-1]
-    assert "cannot write: Not a directory" in line
+    assert "cannot be written (Not a directory)" in line
     assert (tmp_path / "file").read_text() == ""
 
 
@@ -142,6 +145,83 @@ def test_ctrl_c_says_what_was_kept_and_the_command_goes_on(config, tmp_path, cap
     assert main(command.split()[1:]) == 0
     for name in ("ledger.jsonl", "adapter/adapter_model.safetensors"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_ctrl_c_before_the_first_round_leaves_a_folder_that_goes_on(config, tmp_path, capsys, monkeypatch):
+    class Early(fake.FakeLearner):
+        def train(self, *arguments):
+            if len(self.trained) == 2:
+                raise KeyboardInterrupt
+            return super().train(*arguments)
+
+    monkeypatch.setattr(simulation, "QLoRALearner", lambda *_: Early())
+    out = tmp_path / "out"
+    assert "keeps 0 finished rounds; go on with" in refused(capsys, "run", config, "-o", out, code=130)
+    assert not (out / "ledger.jsonl").exists()
+    assert "to go on with it use --resume" in refused(capsys, "run", config, "-o", out)
+    monkeypatch.setattr(simulation, "QLoRALearner", lambda *_: fake.FakeLearner())
+    # no --output: the configuration inside a run folder belongs to that run
+    assert main(["run", str(out / "config.toml"), "--resume"]) == 0
+    assert (out / "report.html").is_file()
+
+
+def test_a_failed_run_says_how_to_go_on(config, tmp_path, capsys, monkeypatch):
+    class Failing(fake.FakeLearner):
+        def train(self, *arguments):
+            if len(self.trained) == 12:
+                raise TrainingError("client c: the loss of step 3 is nan")
+            return super().train(*arguments)
+
+    monkeypatch.setattr(simulation, "QLoRALearner", lambda *_: Failing())
+    said = refused(capsys, "run", config, "-o", tmp_path / "out").splitlines()[-2:]
+    assert said[0] == "fedcore: error: client c: the loss of step 3 is nan"
+    assert said[1].startswith("fedcore: stopped; ")
+    assert said[1].endswith(f"--output {tmp_path / 'out'} --resume")
+
+
+def test_what_cannot_be_is_refused_before_texts_and_base(config, tmp_path, capsys, monkeypatch):
+    assert main(["run", str(config), "-o", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+
+    def too_late(*_):
+        raise AssertionError("read too early")
+
+    monkeypatch.setattr(simulation, "load_texts", too_late)
+    config.write_text(CONFIG.replace("seed = 1", "seed = 2"))
+    assert "run: differs from" in refused(capsys, "run", config, "-o", tmp_path / "out", "--resume")
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(capsys, "run", config, "-o", tmp_path / "file" / "out")
+
+
+def test_clients_by_column_are_counted_before_the_base(config, tmp_path, capsys, monkeypatch):
+    def too_late(*_):
+        raise AssertionError("the base was made")
+
+    monkeypatch.setattr(simulation, "QLoRALearner", too_late)
+    by_column = CONFIG.replace("clients = 5\n", 'kind = "column"\ncolumn = "kind"\n', 1)
+    config.write_text(by_column)
+    assert "f=1 with n=2" in refused(capsys, "run", config, "-o", tmp_path / "out")
+    config.write_text(
+        by_column.replace("clients = 1", "clients = 2").replace('rule = "krum"\nparameters = { f = 1 }', "")
+    )
+    assert "got 2 of 2 clients, expected at most 1" in refused(capsys, "run", config, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_keys_lists_the_whole_configuration(capsys):
+    assert main(["run", "--keys"]) == 0
+    said = capsys.readouterr().out
+    assert "run.rounds (integer, default 3)\n    federated rounds in each arm\n" in said
+    assert "arms[].attack.clients" in said
+
+
+def test_torch_is_told_not_to_spin(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert main(["run", "--keys"]) == 0
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert main(["run", "--keys"]) == 0
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 
 def test_report_is_written_again(config, tmp_path, capsys):

@@ -12,6 +12,7 @@ from fedcore.clients import settings as client_settings
 from fedcore.errors import ConfigError, MissingError
 from fedcore.federation import config as sections
 from fedcore.federation.config_file import load_config, parse_config, to_toml
+from fedcore.federation.keys import keys
 
 SMALLEST = '[model]\nsource = "some/model"\n'
 
@@ -63,7 +64,7 @@ def test_text_of_any_kind_survives_the_round_trip():
         (SMALLEST + "[partition]\nclients = 6\n[aggregation]\nrule = 'krum'\nparameters = { f = 2 }\n", "f=2 with n=6"),
         (
             SMALLEST + "[[arms]]\nname = 'a'\nattack = { clients = 9 }\n",
-            "arms[0].attack.clients: got 9, expected at most 8",
+            "arms[0].attack.clients: got 9 of 8 clients, expected at most 7",
         ),
         (SMALLEST + "[[arms]]\nname = 'base'\n", "the name 'base' is taken"),
         (SMALLEST + "[[arms]]\nname = 'a'\n[[arms]]\nname = 'a'\n", "expected a different name for each arm"),
@@ -73,6 +74,16 @@ def test_text_of_any_kind_survives_the_round_trip():
         (SMALLEST + "[partition]\nkind = 'column'\nclients = 3\n", "leave out clients"),
         ("[model]\nquantization = 'nf4'\n", "needs exactly one of source"),
         ("[model.pretrain]\nhidden = 128\nheads = 3\n", "hidden = 128 is not a multiple of heads = 3"),
+        (
+            SMALLEST + "[[arms]]\nname = 'a'\nattack = { clients = 8 }\n",
+            "arms[0].attack.clients: got 8 of 8 clients, expected at most 7",
+        ),
+        (
+            SMALLEST + "[data]\nsource = 'd.jsonl'\n[partition]\nkind = 'dirichlet'\n",
+            "partition.column: missing; kind = 'dirichlet' needs the column",
+        ),
+        ("[model.pretrain]\nhidden = 64\nheads = 64\n", "hidden = 64 over heads = 64 is odd"),
+        ("[model.pretrain]\nsilos = 65\n", "c.toml: model.pretrain.silos: got 65;"),
         ("[run]\nseed = 1\n", "c.toml: model: missing"),
         ("[run\n", "c.toml: not TOML"),
     ],
@@ -114,6 +125,28 @@ def test_a_missing_file_is_named(tmp_path: Path):
 )
 def test_sections_have_the_fields_that_clients_take(section, settings, besides):
     assert set(section.model_fields) - besides == {field.name for field in dataclasses.fields(settings)}
+    for field in dataclasses.fields(settings):
+        assert section.model_fields[field.name].default == field.default, f"two defaults of {field.name}"
+
+
+def test_python_documentation_brings_its_own_labels():
+    assert parse_config(SMALLEST + "[partition]\nkind = 'dirichlet'\n", "c.toml").partition.column is None
+
+
+def test_an_arm_overrides_the_space():
+    demo = parse_config(resources.files("fedcore.cli").joinpath("demo.toml").read_text(), "demo.toml")
+    assert [demo.aggregation_of(arm).space for arm in demo.arms] == ["parameters", "parameters", "delta"]
+
+
+def test_the_key_reference_names_every_field_with_a_description():
+    found = {key.name: key for key in keys()}
+    assert found["run.rounds"] == ("run.rounds", "integer", "3", "federated rounds in each arm")
+    assert found["model.quantization"].type == '"nf4" or "none"'
+    assert found["arms[].attack.scale"].default == "1.0"
+    assert found["adapter.target_modules"].type == "text or list of text"
+    assert found["arms[].name"].default == ""
+    assert len(found) > 50
+    assert all(key.description for key in found.values())
 
 
 def test_every_field_is_described():

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import FormatError, StorageError
-from fedcore.federation.journal import Journal, LineLog, write_atomically
+from fedcore.federation.journal import Journal, LineLog
+from fedcore.updates.atomic import new_directory, write_atomically
 
 
 def everything(folder: Path) -> list[str]:
@@ -55,7 +56,9 @@ def test_damage_after_receipt_is_found(tmp_path: Path):
 
 
 def test_a_full_disk_leaves_no_file(tmp_path: Path, full_disk):
-    with pytest.raises(StorageError, match="No space left on device; nothing half-written was left"):
+    with pytest.raises(
+        StorageError, match=r"cannot be written \(No space left on device\); nothing half-written was left"
+    ):
         Journal(tmp_path).receive("arm", 1, "a", b"bytes")
     assert everything(tmp_path) == []
 
@@ -65,7 +68,7 @@ def test_a_full_disk_leaves_a_log_as_it_was(tmp_path: Path, monkeypatch, request
     log.append({"round": 1})
     before = log.path.read_bytes()
     request.getfixturevalue("full_disk")
-    with pytest.raises(StorageError, match="log: cannot write: No space left on device"):
+    with pytest.raises(StorageError, match=r"log: cannot be written \(No space left on device\)"):
         log.append({"round": 2})
     assert log.path.read_bytes() == before
     assert log.entries == [{"round": 1}]
@@ -80,6 +83,31 @@ def test_an_old_file_survives_a_write_that_fails(tmp_path: Path, monkeypatch, re
     with pytest.raises(StorageError):
         write_atomically(tmp_path / "f", b"new")
     assert (tmp_path / "f").read_bytes() == b"old"
+
+
+def test_a_directory_gives_way_whole_or_stays(tmp_path: Path, monkeypatch):
+    def fill(text: str) -> None:
+        with new_directory(tmp_path / "d", replace=True) as beside:
+            (beside / "inner").mkdir()
+            (beside / "inner" / "file").write_text(text)
+
+    fill("old")
+    real = os.rename
+
+    def rename(source, target):
+        if Path(target).name == "d" and (Path(source) / "inner" / "file").read_text() == "new":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(StorageError, match="d: cannot be written"):
+        fill("new")
+    assert everything(tmp_path) == ["d/inner/file"]
+    assert (tmp_path / "d/inner/file").read_text() == "old"
+    monkeypatch.undo()
+    fill("new")
+    assert everything(tmp_path) == ["d/inner/file"]
+    assert (tmp_path / "d/inner/file").read_text() == "new"
 
 
 @pytest.mark.parametrize("cut", range(1, 24))

@@ -15,6 +15,7 @@ import fake_learner as fake
 import numpy as np
 import pytest
 
+from fedcore import ops
 from fedcore.errors import (
     ConfigError,
     ExistsError,
@@ -76,7 +77,16 @@ def test_what_a_run_leaves(whole):
             path = whole / "updates" / entry["arm"] / f"round-{entry['round']:03d}" / f"{client}.{digest}.safetensors"
             assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
         assert all(value == np.float32(value) for value in entry["coefficients"].values())
-        assert {"rule", "parameters", "space", "excluded", "redone_pairs", "law", "output", "divisor"} <= entry.keys()
+        assert {
+            "rule",
+            "parameters",
+            "space",
+            "excluded",
+            "not_counted",
+            "redone_pairs",
+            "law",
+            "output",
+        } <= entry.keys()
     lines = folder.metrics.entries
     assert [line["arm"] for line in lines] == ["base"] + ["local-only"] * 5 + ["mean"] * 3 + ["poisoned"] * 3 + [
         "krum"
@@ -93,12 +103,109 @@ def test_krum_leaves_the_poisoned_client_out_and_the_mean_does_not(whole):
     for entry in RunFolder.read(whole).ledger.entries:
         if entry["arm"] == "krum":
             assert entry["coefficients"]["client-4"] == 0
-            assert "not selected" in entry["excluded"]["client-4"]
+            assert "not selected" in entry["not_counted"]["client-4"]
+            assert entry["excluded"] == {}
         else:
             assert entry["coefficients"]["client-4"] != 0
         assert entry["poisoned"] == ([] if entry["arm"] == "mean" else ["client-4"])
     norms = RunFolder.read(whole).ledger.entries[-1]["change_norms"]
     assert norms["client-4"] > 2 * max(norms[f"client-{i}"] for i in range(4))
+
+
+REPLAYED = """
+[[arms]]
+name = "mean"
+[[arms]]
+name = "clipped"
+rule = "norm_clipping"
+parameters = { max_norm = 0.5 }
+[[arms]]
+name = "krum"
+rule = "multi_krum"
+parameters = { f = 1 }
+attack = { clients = 1, scale = 5.0 }
+"""
+
+
+def test_every_round_in_parameters_space_is_made_again_from_journal_and_ledger(tmp_path):
+    text = fake.CONFIG[: fake.CONFIG.index("[[arms]]")] + 'space = "parameters"\n' + REPLAYED
+    folder = simulate(tmp_path / "run", config=fake.config(text))
+    before = {arm: fake.FakeLearner().initial() for arm in ("mean", "clipped", "krum")}
+    for entry in folder.ledger.entries:
+        arm, number = entry["arm"], entry["round"]
+        assert before[arm].digest() == entry["reference"]
+        place = tmp_path / "run" / "updates" / arm / f"round-{number:03d}"
+        sent = [
+            Update.from_bytes((place / f"{client}.{entry['inputs'][client]}.safetensors").read_bytes())
+            for client in entry["coefficients"]
+        ]
+        rows = [*sent, before[arm]][: len(sent) + len(entry["reference_coefficients"])]
+        coefficients = [*entry["coefficients"].values(), *entry["reference_coefficients"]]
+        tensors = {
+            name: ops.weighted_sum(
+                [update.tensors[name].reshape(-1) for update in rows], coefficients, entry["divisor"]
+            ).reshape(tensor.shape)
+            for name, tensor in sent[0].tensors.items()
+        }
+        again = Update.from_tensors(tensors, scaling=sent[0].scaling)
+        assert again.digest() == entry["output"], (arm, number)
+        before[arm] = again
+    assert any(entry["reference_coefficients"] for entry in folder.ledger.entries)
+
+
+class Damaged:
+    def __init__(self, update: Update):
+        self.update = update
+
+    def to_bytes(self) -> bytes:
+        return self.update.to_bytes()[:-1]
+
+
+def again(update: Update, **changes) -> Update:
+    fields = {"client_id": update.client_id, "base": update.base, "scaling": update.scaling, "tensors": update.tensors}
+    return Update.from_tensors(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        (Damaged, "message of client 'client-2'"),
+        (lambda u: again(u, client_id="client-3"), "says it is from 'client-3'"),
+        (lambda u: again(u, base="0" * 64), "its base is '0000"),
+        (lambda u: again(u, scaling={fake.MODULE: 9.0}), "its scales differ"),
+        (lambda u: again(u, tensors={k: np.float16(v) for k, v in u.tensors.items()}), "float16"),
+    ],
+)
+def test_a_message_that_cannot_count_is_not_acknowledged(tmp_path, lie, said):
+    folder = tmp_path / "run"
+
+    class Lying(fake.FakeLearner):
+        def train(self, adapter, client, steps, seed):
+            update = super().train(adapter, client, steps, seed)
+            # alone, each client trains for all rounds at once and sends nothing
+            return lie(update) if client.id == "client-2" and len(self.trained) > 5 else update
+
+    with pytest.raises(FormatError, match=said):
+        simulate(folder, learner=Lying())
+    assert {path.name[:8] for path in (folder / "updates").rglob("*.*")} == {"client-0", "client-1"}
+    simulate(folder, resume=True)
+
+
+class Cancelling(fake.FakeLearner):
+    """One client's two terms are huge and cancel: finite, and fp64 cannot tell their sum."""
+
+    def train(self, adapter, client, steps, seed):
+        update = super().train(adapter, client, steps, seed)
+        if client.id != "client-2":
+            return update
+        huge = np.array(update.tensors[f"{fake.MODULE}.lora_B.weight"]) + np.float32([1e25, -1e25])
+        return again(update, tensors=dict(update.tensors) | {f"{fake.MODULE}.lora_B.weight": huge})
+
+
+def test_a_client_that_only_aggregation_finds_out_comes_with_what_to_do(tmp_path):
+    said = r"client-2.*; or start a new run with aggregation\.on_nonfinite = \"exclude\""
+    with pytest.raises(NonFiniteError, match=said):
+        simulate(tmp_path / "run", learner=Cancelling())
 
 
 def test_adapter_from_chooses_the_arm(tmp_path):
@@ -239,8 +346,10 @@ class Poison(fake.FakeLearner):
 
 
 def test_a_nan_names_the_client_or_leaves_it_out(tmp_path):
-    with pytest.raises(NonFiniteError, match="client-2"):
+    with pytest.raises(NonFiniteError, match=r"'client-2'.*lora_B.* at element 3; .*on_nonfinite = \"exclude\""):
         simulate(tmp_path / "raise", learner=Poison())
+    # refused before it was acknowledged: a resumed run does not find it
+    assert not list((tmp_path / "raise/updates").rglob("client-2.*"))
     text = fake.CONFIG.replace('rule = "mean"\n[[arms]]', 'rule = "mean"\non_nonfinite = "exclude"\n[[arms]]')
     simulate(tmp_path / "exclude", learner=Poison(), config=fake.config(text), texts=fake.texts(6))
     for entry in RunFolder.read(tmp_path / "exclude").ledger.entries:

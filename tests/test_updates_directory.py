@@ -54,6 +54,11 @@ def test_what_no_metadata_says(tmp_path, monkeypatch):
     path = written(tmp_path / "client-3", pair(Q), base_model_name_or_path="b")
     update = Update.from_peft(path)
     assert (update.client_id, update.num_examples, update.base) == ("client-3", 1, "b")
+    assert not update.counted
+    assert not Update.from_bytes(update.to_bytes()).counted
+    update.to_peft(tmp_path / "copy")
+    assert not Update.from_peft(tmp_path / "copy").counted
+    assert Update.from_peft(path, num_examples=1).counted
     update = Update.from_peft(str(path), num_examples=5, client_id="x")
     assert (update.client_id, update.num_examples) == ("x", 5)
     monkeypatch.chdir(path)
@@ -233,7 +238,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, moment):
         monkeypatch.setattr(peft_directory, "open", full, raising=False)
     else:
         monkeypatch.setattr(peft_directory.os, moment, full)
-    with pytest.raises(StorageError, match=r"out: cannot be written \(No space left on device\)") as caught:
+    with pytest.raises(
+        StorageError, match=r"out: cannot be written \(No space left on device\); nothing half-written"
+    ) as caught:
         update.to_peft(tmp_path / "out")
     assert isinstance(caught.value, OSError)
     assert os.listdir(tmp_path) == []

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from fedcore.cli.run import Json
 from fedcore.cli.terminal import only_results_on_stdout, print_json
-from fedcore.errors import ExistsError, WeightError
+from fedcore.errors import ExistsError, LayoutError, NonFiniteError, WeightError
+
+if TYPE_CHECKING:
+    from fedcore.updates import Cohort, Update
 
 
 def aggregate(
@@ -31,7 +35,12 @@ def aggregate(
     max_norm: Annotated[
         float | None, typer.Option(help="Norm above which a change is clipped.", show_default=False)
     ] = None,
-    weights: Annotated[str, typer.Option(help="'counts', or one number per directory: 1,2,3.")] = "counts",
+    neighbors: Annotated[
+        str | None, typer.Option(help="Krum's convention, 'paper' or 'byzfl'.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="'counts' (examples, where adapters carry them), 'equal', or one number each: 1,2,3.")
+    ] = "counts",
     space: Annotated[str, typer.Option(help="'delta' (on B·A) or 'parameters' (on A and B).")] = "delta",
     reference: Annotated[
         Path | None, typer.Option(help="The adapter that the clients started from.", show_default=False)
@@ -47,10 +56,11 @@ def aggregate(
     from fedcore.federation.rule_names import make_rule
     from fedcore.updates import Cohort, Update
 
+    _each_once(directories)
     if os.path.lexists(output):
         raise ExistsError(f"{output}: already exists; choose another --output or remove it")
-    given = {"f": f, "m": m, "max_norm": max_norm}
-    chosen = make_rule(rule, {name: value for name, value in given.items() if value is not None})
+    given = {"f": f, "m": m, "max_norm": max_norm, "neighbors": neighbors}
+    chosen = make_rule(rule, {name: value for name, value in given.items() if value is not None}, _option)
     _one_of("--space", space, ("delta", "parameters"))
     _one_of("--on-nonfinite", on_nonfinite, ("raise", "exclude"))
     if backend is not None:
@@ -59,11 +69,14 @@ def aggregate(
     start = time.perf_counter()
     with only_results_on_stdout():
         cohort = Cohort([Update.from_peft(path, client_id=str(path)) for path in directories])
+        if weights == "counts" and chosen.uses_weights:
+            _check_counted(cohort)
+        start_point = _reference(reference, chosen) if reference else None
         result = combine(
             cohort,
             chosen,
             space=cast(Literal["delta", "parameters"], space),
-            reference=Update.from_peft(reference) if reference else None,
+            reference=start_point,
             weights=[by_directory[client] for client in cohort.client_ids] if by_directory else None,
             on_nonfinite=cast(Literal["raise", "exclude"], on_nonfinite),
             backend=backend,
@@ -93,13 +106,54 @@ def _weights(text: str, directories: list[Path]) -> dict[str, float] | None:
     """Weight of each directory, or None to weigh by the example counts that the adapters carry."""
     if text == "counts":
         return None
+    if text == "equal":
+        return {str(path): 1.0 for path in directories}
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
-        raise WeightError(f"--weights: got {text!r}, expected 'counts' or numbers such as 1,2,3") from None
+        raise WeightError(f"--weights: got {text!r}, expected 'counts', 'equal' or numbers such as 1,2,3") from None
     if len(values) != len(directories):
         raise WeightError(f"--weights: got {len(values)} numbers for {len(directories)} directories; give one for each")
     return {str(path): value for path, value in zip(directories, values, strict=True)}
+
+
+def _option(parameter: str) -> str:
+    """How this command spells a rule's parameter."""
+    return f"--{parameter.replace('_', '-')}"
+
+
+def _each_once(directories: list[Path]) -> None:
+    """Raise LayoutError where two of the paths lead to one directory."""
+    found: dict[str, Path] = {}
+    for path in directories:
+        first = found.setdefault(os.path.realpath(path), path)
+        if first is not path:
+            also = "" if str(first) == str(path) else f" ({first} and {path} are one directory)"
+            raise LayoutError(f"{first} is given twice{also}; give each adapter once")
+
+
+def _check_counted(cohort: Cohort) -> None:
+    """Raise WeightError where some adapters say how many examples they saw and others do not: 1 is no count."""
+    silent = [update.client_id for update in cohort if not update.counted]
+    said = [update for update in cohort if update.counted]
+    if silent and said:
+        raise WeightError(
+            f"--weights counts: {silent[0]} does not say on how many examples it was trained, {said[0].client_id} says "
+            f"{said[0].num_examples}; pass --weights with a number for each, or --weights equal"
+        )
+
+
+def _reference(path: Path, rule: Any) -> Update:
+    """The adapter of --reference. Raises NonFiniteError naming it; tells on stderr if the rule does not look at it."""
+    from fedcore.federation.receipt import nonfinite_place
+    from fedcore.updates import Update
+
+    reference = Update.from_peft(path)
+    if place := nonfinite_place(reference):
+        raise NonFiniteError(f"--reference {path}: {place}; give the adapter that the clients started from")
+    if not rule.uses_reference:
+        print(f"fedcore: note: --reference changes nothing: {rule} does not look at it", file=sys.stderr)
+    return reference
 
 
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -126,4 +180,8 @@ def _show(clients: Any, result: Any, output: Path, seconds: float) -> None:
         )
     console = Console()
     console.print(table)
+    if modules := result.report.get("modules"):
+        worst = max(modules, key=lambda module: modules[module]["residual"])
+        said = f"truncation: at most {modules[worst]['residual']:.2g} of a module's norm is lost ({worst})"
+        console.print(said, highlight=False, soft_wrap=True)
     console.print(f"{output}  {duration(seconds)}  SHA-256 {result.update.digest()}", highlight=False, soft_wrap=True)

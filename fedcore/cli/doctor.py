@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fedcore.cli.terminal import only_results_on_stdout, print_json
+from fedcore.errors import FedcoreError
 
+#: the environment variables that choose how the engine runs
+_VARIABLES = ("FEDCORE_BACKEND", "FEDCORE_ISA", "FEDCORE_NUM_THREADS")
 #: what each optional package is for
 _OPTIONAL = {
     "torch": "training and GPU kernels",
@@ -44,22 +48,29 @@ def examine() -> dict[str, Any]:
     backends = {name: unavailable(name) for name in BACKENDS}
     engine = _engine()
     cache = cache_folder()
+    gpus, no_gpus = _probe(_gpus) if packages["torch"] else ([], None)
+    kernels, no_kernels = _probe(_kernels) if backends["c"] is None else (None, None)
     todo = [f"{name}: {reason}" for name, reason in backends.items() if reason]
+    todo += [f"{name}: {reason}" for name, reason in (("kernels", no_kernels), ("GPU", no_gpus)) if reason]
+    todo = [line for line in todo if line != f"kernels: {engine}"]
+    states = {name: reason or "works" for name, reason in backends.items()}
+    if backends["triton"] is None and not gpus:
+        states["triton"] = _without_gpu()
     missing = [name for name in _OPTIONAL if packages[name] is None]
     if missing:
         what = ", ".join(f"{name} ({_OPTIONAL[name]})" for name in missing)
         todo.append(f"not installed: {what}; pip install 'fedcore[train]'")
     if engine:
-        todo.insert(0, f"engine: {engine}; reinstall fedcore")
+        todo.insert(0, f"engine: {engine}")
     if not _writable(cache):
         todo.append(f"cache: {cache} cannot be written; set FEDCORE_CACHE to a folder that can")
     return {
         "engine_works": engine is None,
         "machine": machine(),
         "versions": packages,
-        "backends": {name: reason or "works" for name, reason in backends.items()},
-        "kernels": _kernels() if backends["c"] is None else None,
-        "gpus": _gpus() if packages["torch"] else [],
+        "backends": states,
+        "kernels": kernels,
+        "gpus": gpus or [],
         "cache": {"folder": str(cache), "free_gb": round(shutil.disk_usage(_existing(cache)).free / 1e9, 1)},
         "environment": {
             k: v for k, v in sorted(os.environ.items()) if k.startswith("FEDCORE_") or k == "OMP_NUM_THREADS"
@@ -69,17 +80,39 @@ def examine() -> dict[str, Any]:
 
 
 def _engine() -> str | None:
-    """Aggregate a small cohort for real. None if it comes out right, else what went wrong."""
-    try:
+    """Aggregate a small cohort for real. None if it comes out right, else what went wrong and what to do."""
+
+    def aggregate() -> list[float]:
         import numpy as np
 
         from fedcore import ops
 
-        got = ops.weighted_sum(np.array([[1, 2], [3, 6]], np.float32), [1, 3], divisor=4.0)
-        return None if np.array_equal(got, [2.5, 5.0]) else f"weighted_sum gave {got.tolist()}, expected [2.5, 5.0]"
+        return ops.weighted_sum(np.array([[1, 2], [3, 6]], np.float32), [1, 3], divisor=4.0).tolist()
+
+    got, problem = _probe(aggregate)
+    if problem or got == [2.5, 5.0]:
+        return problem
+    return f"weighted_sum gave {got}, expected [2.5, 5.0]; reinstall fedcore"
+
+
+def _probe(look: Callable[[], Any]) -> tuple[Any, str | None]:
+    """(what `look` found, None), or (None, what broke and what to do): one finding never hides the others."""
+    try:
+        return look(), None
+    except FedcoreError as error:
+        # it says what was expected; here the value can only have come from the environment
+        chosen = [name for name in _VARIABLES if os.environ.get(name)]
+        return None, f"{error}" + (f"; correct or unset {', '.join(chosen)}" if chosen else "")
     # whatever breaks is the finding that this command is for
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return None, f"{type(error).__name__}: {error}; reinstall fedcore"
+
+
+def _without_gpu() -> str:
+    """What Triton can do on a machine that has no GPU."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return "works under Triton's interpreter, for tests; there is no GPU"
+    return "installed, but there is no GPU; TRITON_INTERPRET=1 runs its kernels on data in main memory, for tests"
 
 
 def _kernels() -> dict[str, Any]:
@@ -116,6 +149,7 @@ def _show(found: dict[str, Any]) -> None:
     """The findings as lines, a heading to the left."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     here, kernels = found["machine"], found["kernels"]
     table = Table.grid(padding=(0, 2))
@@ -124,14 +158,15 @@ def _show(found: dict[str, Any]) -> None:
         "machine", f"{here['platform']}, {here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB"
     )
     for name, state in found["backends"].items():
-        table.add_row(f"backend {name}", "[green]works[/]" if state == "works" else f"[yellow]{state}[/]")
+        table.add_row(f"backend {name}", Text(state, "green" if state == "works" else "yellow"))
     if kernels:
         table.add_row("kernels", f"{kernels['isa']} of {', '.join(kernels['available'])}; {kernels['threads']} threads")
     table.add_row("GPU", "; ".join(found["gpus"]) or "none that torch sees")
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version))
     table.add_row("cache", f"{found['cache']['folder']} ({found['cache']['free_gb']} GB free)")
     if found["environment"]:
-        table.add_row("environment", ", ".join(f"{name}={value}" for name, value in found["environment"].items()))
+        table.add_row("environment", Text(", ".join(f"{name}={value}" for name, value in found["environment"].items())))
     for line in found["to_do"]:
-        table.add_row("[bold]to do[/]", line)
+        # as text, since "fedcore[train]" would be read as markup
+        table.add_row("[bold]to do[/]", Text(line))
     Console().print(table)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedcore.cli.terminal import Interrupted, LiveProgress, only_results_on_stdout, print_json
+from fedcore.cli.terminal import Failed, Interrupted, LiveProgress, only_results_on_stdout, print_json
+from fedcore.errors import ConfigError, ExistsError, FedcoreError, LayoutError, MissingError
 
 if TYPE_CHECKING:
     from fedcore.federation.config import Config
@@ -20,6 +21,17 @@ Output = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
+def _show_keys(asked: bool) -> None:
+    """The reference of the configuration file, made from what checks it."""
+    if not asked:
+        return
+    from fedcore.federation.keys import keys
+
+    for key in keys():
+        print(f"{key.name} ({key.type}{', default ' + key.default if key.default else ''})\n    {key.description}")
+    raise typer.Exit
+
+
 def run(
     config: Annotated[Path, typer.Argument(help="The TOML file of the federation.", show_default=False)],
     output: Output = None,
@@ -27,13 +39,16 @@ def run(
         bool, typer.Option("--resume", help="Go on with the interrupted run in the output folder.")
     ] = False,
     json: Json = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", callback=_show_keys, is_eager=True, help="List every key of CONFIG, and stop.")
+    ] = False,
 ) -> None:
     """Run a federation on your own model and data, as CONFIG says; leave a run folder."""
     from fedcore.federation.config_file import load_config
 
     settings = load_config(config)
     # a configuration inside a run folder belongs to that run
-    own = config.parent if resume and (config.parent / "ledger.jsonl").exists() else None
+    own = config.parent if resume and (config.parent / "run.json").exists() else None
     carry_out(settings, output or own or default_output(settings, config.stem), resume, json)
 
 
@@ -54,7 +69,14 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
             folder = simulate(config, output, resume=resume, progress=progress)
             report = write_report(folder)
     except KeyboardInterrupt:
-        raise Interrupted(_kept(output)) from None
+        raise Interrupted(f"interrupted{_kept(output)}") from None
+    except (ConfigError, ExistsError, LayoutError, MissingError):
+        # refused before any work: nothing to go on with that was not there before
+        raise
+    except FedcoreError as error:
+        if not (output / "run.json").is_file():
+            raise
+        raise Failed(error, f"stopped{_kept(output)}") from error
     seconds = time.perf_counter() - start
     table = rows(folder.metrics.entries)
     if json:
@@ -75,10 +97,10 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
 
 
 def _kept(output: Path) -> str:
-    """The one line after Ctrl+C."""
+    """The rest of the one line after Ctrl+C or an error."""
     from fedcore.federation.folder import RunFolder
 
     if not (output / "config.toml").is_file():
-        return "interrupted before the first round; nothing was kept but the cached base model, if it was done"
+        return " before the first round; nothing was kept but the cached base model, if it was done"
     command = shlex.join(["fedcore", "run", str(output / "config.toml"), "--output", str(output), "--resume"])
-    return f"interrupted; {output} keeps {RunFolder.read(output).kept()}; go on with: {command}"
+    return f"; {output} keeps {RunFolder.read(output).kept()}; go on with: {command}"

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
+class Failed(Exception):
+    """An error in mid-run, with what was kept and how to go on once its cause is gone."""
+
+    def __init__(self, error: Exception, hint: str):
+        super().__init__(str(error))
+        self.hint = hint
+
+
 class Interrupted(Exception):
     """Ctrl+C while a command ran; the message says what was kept and how to go on."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import re
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from fedcore.clients.settings import AdapterSettings
 from fedcore.dtypes import name_of, to_float64
 from fedcore.errors import ConfigError, LayoutError
 from fedcore.updates import Update
+from fedcore.updates.bases import is_digest, same_name
 
 __all__ = ["AdapterSettings", "attach", "load", "read", "trainable"]
 
@@ -111,10 +111,8 @@ def load(base: Base, update: Update) -> None:
 
 
 def _same_base(said: str, base: Base) -> bool:
-    """By digest where `said` is one; else by the last part of a name, as local paths differ from machine to machine."""
-    if re.fullmatch(r"[0-9a-f]{64}", said):
-        return said == base.digest
-    return PurePath(said).name == PurePath(base.name).name
+    """By digest where `said` is one, else by name."""
+    return said == base.digest if is_digest(said) else same_name(said, base.name)
 
 
 def _check_names(update: Update, parameters: dict[str, torch.nn.Parameter]) -> None:

@@ -11,9 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +26,8 @@ from fedcore.clients.quiet import quiet
 from fedcore.clients.seeding import seeded
 from fedcore.clients.settings import PretrainingSettings, Progress
 from fedcore.clients.training import next_token_loss
-from fedcore.errors import ConfigError, ExistsError, ShapeError, StorageError
+from fedcore.errors import ConfigError, ExistsError, ShapeError, TrainingError
+from fedcore.updates.atomic import new_directory
 
 __all__ = ["PretrainingSettings", "cache_key", "make_base"]
 
@@ -44,7 +42,7 @@ def make_base(
     silos: dict[str, list[str]],
     settings: PretrainingSettings,
     seed: int,
-    progress: Progress = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Make a base model from the texts of `silos` (name -> texts); returns the directory, which transformers loads.
 
@@ -53,7 +51,8 @@ def make_base(
     or not there. The same input gives the same weights on one machine with one number of torch threads (which
     fedcore.json notes). progress("pretraining", round, rounds, loss=mean inner loss, tokens=so far).
 
-    Raises ShapeError (no silo, or one without text), ConfigError (settings that do not fit), ExistsError, StorageError.
+    Raises ShapeError (no silo, or one without text), ConfigError (settings that do not fit), TrainingError (a loss that
+    is not finite), ExistsError, StorageError.
     """
     directory = Path(directory)
     _check(silos, settings)
@@ -151,7 +150,7 @@ def _diloco(
     silos: dict[str, list[str]],
     settings: PretrainingSettings,
     seed: int,
-    progress: Progress,
+    progress: Progress | None,
 ) -> None:
     """Train `model` in place, round by round; each silo keeps its inner optimiser's moments, only weights travel."""
     total = settings.rounds * settings.local_steps
@@ -173,6 +172,11 @@ def _diloco(
         for position in range(len(batches)):
             vector_to_parameters(weights.detach().clone(), model.parameters())
             loss, moments[position] = _inner(model, batches[position][done], moments[position], done, settings)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"pre-training: the loss of {sorted(silos)[position]} in round {done + 1} is {loss}, expected a "
+                    f"finite one; lower learning_rate ({settings.learning_rate:g}) or outer_learning_rate"
+                )
             changes.append((weights.detach() - parameters_to_vector(model.parameters()).detach()).numpy())
             losses.append(loss)
         mean = ops.weighted_sum(changes, np.ones(len(changes), np.float32), divisor=len(changes))
@@ -215,21 +219,7 @@ def _schedule(step: int, steps: int) -> float:
 
 def _write(directory: Path, model: Any, tokenizer: Any, key: dict[str, Any]) -> None:
     """Beside, then renamed: a reader sees the old directory, none, or the new one whole."""
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        try:
-            model.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
-            (beside / _KEY_FILE).write_text(json.dumps(key, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            beside.chmod(0o755)
-            if directory.exists():
-                shutil.rmtree(directory)
-            os.replace(beside, directory)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise StorageError(
-            f"{directory}: could not be written ({error.strerror or error}); free space or give another place"
-        ) from error
+    with new_directory(directory, replace=True) as beside:
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        (beside / _KEY_FILE).write_text(json.dumps(key, indent=2, sort_keys=True) + "\n", encoding="utf-8")

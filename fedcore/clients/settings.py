@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-#: progress(phase, done, total, **metrics), called as work goes on; None where nobody watches
-Progress = Callable[..., None] | None
+#: progress(phase, done, total, **metrics), called as work goes on
+Progress = Callable[..., None]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def train(
     seed: int,
     *,
     client_id: str = "",
-    progress: Progress = None,
+    progress: Progress | None = None,
 ) -> TrainingResult:
     """Train the attached adapter in place: AdamW (no weight decay), cosine from the learning rate to 0, fp32 loss.
 

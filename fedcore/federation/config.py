@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+#: the data.source that needs no file and brings its own labels
+BUILT_IN_TEXTS = "python-documentation"
+
 Name = typing.Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 PositiveInt = typing.Annotated[int, Field(ge=1)]
 PositiveFloat = typing.Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,12 +48,15 @@ class Pretrain(Section):
     intermediate: int = Field(
         default=320, ge=64, multiple_of=64, description="width of the feed-forward layer; a multiple of 64"
     )
-    silos: PositiveInt = Field(
-        default=4, description="silos of the pre-training; labels are dealt to them, or texts where there is one label"
+    silos: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="silos of the pre-training; labels are dealt to them, or texts where there is one label",
     )
-    rounds: PositiveInt = Field(default=10, description="outer steps")
-    local_steps: PositiveInt = Field(default=20, description="inner AdamW steps of each silo per round")
-    batch_size: PositiveInt = Field(default=16, description="sequences per step")
+    rounds: PositiveInt = Field(default=12, description="outer steps")
+    local_steps: PositiveInt = Field(default=80, description="inner AdamW steps of each silo per round")
+    batch_size: PositiveInt = Field(default=4, description="sequences per step")
     sequence_length: int = Field(default=64, ge=8, description="tokens per sequence")
     learning_rate: PositiveFloat = Field(default=4e-3, description="inner peak learning rate")
     outer_learning_rate: PositiveFloat = Field(default=0.7, description="outer Nesterov learning rate")
@@ -60,6 +66,10 @@ class Pretrain(Section):
     def _heads_divide(self) -> Pretrain:
         if self.hidden % self.heads:
             raise ValueError(f"hidden = {self.hidden} is not a multiple of heads = {self.heads}")
+        if self.hidden // self.heads % 2:
+            raise ValueError(
+                f"hidden = {self.hidden} over heads = {self.heads} is odd; position encoding needs it even"
+            )
         return self
 
 
@@ -82,7 +92,7 @@ class Data(Section):
     """[data]: the texts. Held-out texts are seen by nobody: neither by the clients nor by [model.pretrain]."""
 
     source: str = Field(
-        default="python-documentation", description="a .jsonl path, a `datasets` name, or 'python-documentation'"
+        default=BUILT_IN_TEXTS, description="a .jsonl path, a `datasets` name, or 'python-documentation'"
     )
     text: str = Field(default="text", description="the column that holds the text (.jsonl and `datasets`)")
     split: str = Field(default="train", description="the split to read (`datasets`)")
@@ -177,6 +187,14 @@ class Config(Section):
     training: Training = Training()
     aggregation: Aggregation = Aggregation()
     arms: list[Arm] = Field(default_factory=lambda: [Arm(name="federated")], min_length=1)
+
+    @model_validator(mode="after")
+    def _labels_come_from_somewhere(self) -> Config:
+        if self.partition.kind != "iid" and self.partition.column is None and self.data.source != BUILT_IN_TEXTS:
+            raise ValueError(
+                f"partition.column: missing; kind = {self.partition.kind!r} needs the column with the labels"
+            )
+        return self
 
     @model_validator(mode="after")
     def _arms_fit(self) -> Config:

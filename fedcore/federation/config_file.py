@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedcore.errors import ConfigError, MissingError, RuleError
-from fedcore.federation.config import Config, Section
+from fedcore.federation.config import BUILT_IN_TEXTS, Config, Section
 from fedcore.federation.rule_names import make_rule
 
 if sys.version_info >= (3, 11):
@@ -56,33 +56,42 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
         config = Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{name}: {_fault(entry)}" for entry in error.errors())) from None
-    _check_rules(config, name)
+    if config.partition.kind != "column":
+        check_clients(config, config.partition.clients or 8, name)
+    else:
+        # as many clients as the column has values; until the texts are read, only names and parameters can be wrong
+        check_clients(config, None, name)
     return config
 
 
 def _located(value: str, folder: Path, always: bool) -> str:
     """A path of the file, made absolute where it names something on disk (a hub name does not)."""
-    if value == "python-documentation":
+    if value == BUILT_IN_TEXTS:
         return value
     path = folder / value
     return str(path.resolve()) if always or path.exists() or value.endswith((".jsonl", ".json")) else value
 
 
-def _check_rules(config: Config, name: str) -> None:
-    """Build every arm's rule once, so that a wrong rule is an error of the file, before any work."""
-    clients = config.partition.clients or 8
+def check_clients(config: Config, clients: int | None, name: str) -> None:
+    """Build every arm's rule once, so that a wrong rule or attack is an error of the file `name`, before any work.
+
+    clients: how many there are; None where only the texts will tell. Raises ConfigError with one line per fault.
+    """
     faults = []
     for index, arm in enumerate(config.arms):
         settings = config.aggregation_of(arm)
         try:
             rule = make_rule(settings.rule, settings.parameters)
-            if config.partition.kind != "column":
+            if clients is not None:
                 rule.check(clients)
         except RuleError as error:
             key = f"arms[{index}]" if arm.rule is not None or arm.parameters is not None else "aggregation"
             faults.append(f"{name}: {key}: {error}")
-        if arm.attack and config.partition.kind != "column" and arm.attack.clients > clients:
-            faults.append(f"{name}: arms[{index}].attack.clients: got {arm.attack.clients}, expected at most {clients}")
+        if arm.attack and clients is not None and arm.attack.clients >= clients:
+            faults.append(
+                f"{name}: arms[{index}].attack.clients: got {arm.attack.clients} of {clients} clients, expected at "
+                f"most {clients - 1}; leave one that is honest"
+            )
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedcore.errors import ConfigError, DependencyError, FormatError, MissingError
-from fedcore.federation.config import Config
+from fedcore.federation.config import BUILT_IN_TEXTS, Config
 from fedcore.federation.partition import partition
 
 if TYPE_CHECKING:
@@ -68,25 +68,20 @@ def _public(documents: list[Document], label: str | None) -> tuple[list[Document
     public = [document for document in documents if document.label == label] if label is not None else []
     rest = [document for document in documents if label is None or document.label != label]
     if (label is not None and not public) or not rest:
-        known = ", ".join(sorted({document.label for document in documents}))
-        raise ConfigError(
-            f"model.pretrain.label: got {label!r}, expected one of several labels of the texts; they have {known}"
-        )
+        known = ", ".join(sorted({document.label for document in documents} - {""}))
+        have = f"they have {known}" if known else "they have none: name their column in partition.column"
+        raise ConfigError(f"model.pretrain.label: got {label!r}, expected one of several labels of the texts; {have}")
     return public, rest
 
 
 def _documents(config: Config) -> list[Document]:
     """Every text with its label. The label comes from partition.column; Python's documentation brings its own."""
     source = config.data.source
-    if source == "python-documentation":
+    if source == BUILT_IN_TEXTS:
         from fedcore.clients.corpus import python_documentation
 
         return python_documentation()
     column = config.partition.column
-    if config.partition.kind != "iid" and column is None:
-        raise ConfigError(
-            f"partition.column: missing; kind = {config.partition.kind!r} needs the column with the labels"
-        )
     if source.endswith((".jsonl", ".json")):
         documents = list(_labelled(_jsonl(Path(source)), source, config.data.text, column))
     else:
@@ -152,7 +147,7 @@ def _labelled(
 def _questions(config: Config, held_out: Sequence[Document]) -> list[Question]:
     """Ranking questions from held-out texts only. Fewer than asked for if the texts do not give as many."""
     count, seed = config.data.questions, config.run.seed
-    if config.data.source == "python-documentation":
+    if config.data.source == BUILT_IN_TEXTS:
         from fedcore.clients.corpus import questions
 
         return questions(held_out, count, seed) if count else []

@@ -16,8 +16,9 @@ from typing import Any
 from fedcore.errors import ConfigError, ExistsError, LayoutError, MissingError, StorageError
 from fedcore.federation.config import Config
 from fedcore.federation.config_file import load_config, to_toml
-from fedcore.federation.journal import Journal, LineLog, refused, write_atomically
+from fedcore.federation.journal import Journal, LineLog
 from fedcore.updates import Update
+from fedcore.updates.atomic import new_directory, refused, write_atomically
 
 
 class RunFolder:
@@ -34,20 +35,9 @@ class RunFolder:
     def create(cls, path: Path, config: Config, facts: dict[str, Any]) -> RunFolder:
         """Make the folder with its configuration and facts, whole or not at all. Raises ExistsError, StorageError."""
         refuse_existing(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            beside.mkdir(parents=True)
-            try:
-                write_atomically(beside / "config.toml", to_toml(_portable(config)).encode())
-                write_atomically(beside / "run.json", (json.dumps(facts, indent=1) + "\n").encode())
-                os.rename(beside, path)
-            except BaseException:
-                shutil.rmtree(beside, ignore_errors=True)
-                raise
-        except StorageError:
-            raise
-        except OSError as error:
-            raise refused(path, error) from error
+        with new_directory(path) as beside:
+            (beside / "config.toml").write_text(to_toml(_portable(config)), encoding="utf-8")
+            (beside / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         folder = cls(path)
         folder._hold()
         return folder
@@ -61,13 +51,20 @@ class RunFolder:
         return cls(path)
 
     @classmethod
+    def resumable(cls, path: Path) -> RunFolder:
+        """`read` for --resume. Raises MissingError, saying what to leave out, if there is no such folder at all."""
+        if not path.exists():
+            raise MissingError(f"{path}: no config.toml in it: there is nothing to resume; leave out --resume")
+        return cls.read(path)
+
+    @classmethod
     def resume(cls, path: Path, config: Config, facts: dict[str, Any]) -> RunFolder:
         """Open an interrupted run to go on with it.
 
         Raises ConfigError if the configuration differs from the run's own, LayoutError if the base or the texts do,
         StorageError if another process holds it.
         """
-        folder = cls.read(path)
+        folder = cls.resumable(path)
         same_config(folder, config)
         before = folder.facts
         for key, what in (("base", "the base model"), ("texts", "the texts"), ("adapter", "the first adapter")):
@@ -144,8 +141,20 @@ class RunFolder:
 def refuse_existing(path: Path) -> None:
     """Raise ExistsError if there is something at `path` already."""
     if os.path.lexists(path):
-        hint = "to go on with it use --resume, else " if (path / "ledger.jsonl").exists() else ""
+        hint = "to go on with it use --resume, else " if (path / "run.json").exists() else ""
         raise ExistsError(f"{path}: already exists; {hint}choose another --output or remove it")
+
+
+def check_writable(path: Path) -> None:
+    """Make and remove a folder at `path`, so that a place that takes none is found before any work.
+
+    Raises StorageError naming it. Missing parents are made, and stay.
+    """
+    try:
+        path.mkdir(parents=True)
+        path.rmdir()
+    except OSError as error:
+        raise refused(path, error) from error
 
 
 def same_config(folder: RunFolder, config: Config) -> None:

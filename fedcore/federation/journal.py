@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedcore.errors import FormatError, StorageError
+from fedcore.errors import FormatError
+from fedcore.updates.atomic import refused, sync, write_atomically
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class LineLog:
                     os.ftruncate(file.fileno(), self._size)
                     raise
             if new:
-                _sync_folder(self.path.parent)
+                sync(self.path.parent)
         except OSError as error:
             raise refused(self.path, error) from error
         self._size += len(line)
@@ -111,41 +112,3 @@ class LineLog:
     def find(self, **keys: Any) -> dict[str, Any] | None:
         """The first line that has all these values, or None."""
         return next((e for e in self.entries if all(e.get(k) == v for k, v in keys.items())), None)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises StorageError naming it; what was half-written is removed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _sync_folder(path.parent.parent)
-        try:
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise refused(path, error) from error
-
-
-def refused(path: Path, error: OSError) -> StorageError:
-    """The one line for a write that the system refused."""
-    reason = error.strerror or str(error)
-    return StorageError(
-        f"{path}: cannot write: {reason}; nothing half-written was left; free space or choose another folder"
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedcore.clients.settings import Progress
 from fedcore.federation.config import Config
 from fedcore.federation.data import Client, Texts
 from fedcore.federation.machine import cache_folder
@@ -17,8 +18,6 @@ from fedcore.updates import Update
 
 if TYPE_CHECKING:
     from fedcore.clients.settings import Metrics
-
-Progress = Callable[..., None]
 
 
 class Learner(Protocol):
@@ -70,7 +69,8 @@ class QLoRALearner:
 
         settings = TrainingSettings(**self._config.training.model_copy(update={"steps": steps}).model_dump())
         load(self._base, adapter)
-        train(self._base, client.texts, settings, seed)
+        train(self._base, client.texts, settings, seed, client_id=client.id)
+        self._base.check_unchanged()
         return read(self._base, client_id=client.id, num_examples=len(client.texts))
 
     def evaluate(self, adapter: Update | None) -> Metrics:
@@ -79,14 +79,8 @@ class QLoRALearner:
         from fedcore.clients.evaluation import evaluate
 
         load(self._base, adapter or self._initial)
-        training = self._config.training
-        metrics = evaluate(
-            self._base,
-            self._texts.held_out,
-            self._texts.questions,
-            batch_size=training.batch_size,
-            sequence_length=training.sequence_length,
-        )
+        length = self._config.training.sequence_length
+        metrics = evaluate(self._base, self._texts.held_out, self._texts.questions, sequence_length=length)
         self._base.check_unchanged()
         return metrics
 

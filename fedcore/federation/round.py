@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedcore import ops
-from fedcore.engine import aggregate
+from fedcore.clients.settings import Progress
+from fedcore.engine import Aggregate, aggregate
+from fedcore.errors import NonFiniteError
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.data import Client
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.journal import Receipt
-from fedcore.federation.learner import Learner, Progress
+from fedcore.federation.learner import Learner
+from fedcore.federation.receipt import check_message
 from fedcore.federation.rule_names import make_rule
 from fedcore.updates import Cohort, Update
 
@@ -71,12 +74,16 @@ def run_round(federation: Federation, arm: Arm, number: int, broadcast: Update) 
             with clock.phase("training"):
                 message = client_message(federation, arm, number, client, broadcast)
             with clock.phase("journal"):
+                check_message(message, client.id, broadcast, federation.config.aggregation_of(arm).on_nonfinite)
                 receipts[client.id] = folder.journal.receive(arm.name, number, client.id, message)
 
     entry = folder.ledger.find(arm=arm.name, round=number)
     if entry is None:
         with clock.phase("aggregation"):
-            result, norms = combine(federation, arm, receipts, broadcast)
+            result, cohort = combine(federation, arm, receipts, broadcast)
+        # for the report alone, so in no phase
+        counted = Cohort(update for update in cohort if update.client_id not in result.excluded)
+        norms = change_norms(counted, broadcast)
         with clock.phase("journal"):
             adapter = folder.save_global(arm.name, number, result.update)
             folder.ledger.append(ledger_entry(federation, arm, number, receipts, broadcast, result, norms, adapter))
@@ -135,20 +142,26 @@ def client_seed(config: Config, number: int, client: Client) -> int:
 
 def combine(
     federation: Federation, arm: Arm, receipts: dict[str, Receipt], broadcast: Update
-) -> tuple[Any, dict[str, float]]:
-    """Decode the received bytes and run the arm's rule on them: (Aggregate, norm of each client's change)."""
+) -> tuple[Aggregate, Cohort]:
+    """Decode the received bytes and run the arm's rule on them: (what came out, the decoded updates)."""
     settings = federation.config.aggregation_of(arm)
     cohort = Cohort([Update.from_bytes(r.open(), source=str(r.path)) for r in receipts.values()])
-    result = aggregate(
-        cohort,
-        make_rule(settings.rule, settings.parameters),
-        space=settings.space,
-        reference=broadcast,
-        weights=np.ones(len(cohort), np.float32) if settings.weights == "equal" else None,
-        on_nonfinite=settings.on_nonfinite,
-    )
-    counted = Cohort(update for update in cohort if update.client_id not in result.excluded)
-    return result, change_norms(counted, broadcast)
+    try:
+        result = aggregate(
+            cohort,
+            make_rule(settings.rule, settings.parameters),
+            space=settings.space,
+            reference=broadcast,
+            weights=np.ones(len(cohort), np.float32) if settings.weights == "equal" else None,
+            on_nonfinite=settings.on_nonfinite,
+        )
+    except NonFiniteError as error:
+        if settings.on_nonfinite == "exclude":
+            raise
+        # its bytes are in the journal, so that a resumed run meets it again
+        remedy = 'start a new run with aggregation.on_nonfinite = "exclude"'
+        raise NonFiniteError(f"{error}; or {remedy}", error.row, error.column) from error
+    return result, cohort
 
 
 def change_norms(cohort: Cohort, broadcast: Update) -> dict[str, float]:
@@ -166,11 +179,15 @@ def ledger_entry(
     number: int,
     receipts: dict[str, Receipt],
     broadcast: Update,
-    result: Any,
+    result: Aggregate,
     norms: dict[str, float],
     adapter: Update,
 ) -> dict[str, Any]:
-    """What an auditor needs to make this round's output again from the journal."""
+    """What an auditor needs to make this round's output again from the journal.
+
+    In parameters space it is, bit for bit, ops.weighted_sum over the clients of `coefficients` in that order and then
+    the reference, with these coefficients, `reference_coefficients` and `divisor`, in the tensors' dtype.
+    """
     settings = federation.config.aggregation_of(arm)
     # seconds differ from run to run; the ledger of a repeated run is the same in every byte
     known = ("rule", "space", "n", "seconds", "excluded")
@@ -187,9 +204,11 @@ def ledger_entry(
         "space": settings.space,
         "weights": settings.weights,
         "coefficients": result.coefficients,
+        "reference_coefficients": report.pop("reference_coefficients"),
         "divisor": report.pop("divisor"),
-        # left out for NaN or Inf, then by the rule
-        "excluded": result.excluded | report.pop("not_counted"),
+        # left out before the rule ran, for NaN or Inf or factors that cancel; given no coefficient by the rule
+        "excluded": result.excluded,
+        "not_counted": report.pop("not_counted"),
         "redone_pairs": report.pop("redone_pairs", 0),
         "poisoned": poisoned(federation.clients, arm),
         "change_norms": norms,

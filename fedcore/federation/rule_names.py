@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 from fedcore.errors import RuleError
@@ -21,20 +22,30 @@ def rule_classes() -> dict[str, type]:
     return {re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", c.__name__).lower(): c for c in found}
 
 
-def make_rule(name: str, parameters: dict[str, Any]) -> Any:
-    """The rule `name` with its parameters. Raises RuleError naming the rule or parameter that is unknown or missing."""
+def in_file(parameter: str) -> str:
+    """A parameter as a configuration file spells it."""
+    return f"parameter {parameter!r}"
+
+
+def make_rule(name: str, parameters: dict[str, Any], spelled: Callable[[str], str] = in_file) -> Any:
+    """The rule `name` with its parameters; `spelled` is how the caller's user writes a parameter.
+
+    Raises RuleError naming the rule or parameter that is unknown or missing.
+    """
     classes = rule_classes()
     if name not in classes:
         raise RuleError(f"rule: got {name!r}, {_suggest(name, list(classes))}")
     fields = {field.name: field for field in dataclasses.fields(classes[name]) if field.init}
     for parameter in parameters:
         if parameter not in fields:
-            known = _suggest(parameter, list(fields)) if fields else "it takes none"
-            raise RuleError(f"{name}: parameter {parameter!r} is not known; {known}")
+            takes = ", ".join(spelled(field).removeprefix("parameter ") for field in fields) or "none"
+            close = difflib.get_close_matches(parameter, list(fields), n=1, cutoff=0.5)
+            known = f"did you mean {close[0]!r}?" if close else f"it takes {takes}"
+            raise RuleError(f"{name}: {spelled(parameter)} is not known; {known}")
     for parameter, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and parameter not in parameters:
-            raise RuleError(f"{name}: parameter {parameter!r} is missing; give a value for it")
+            raise RuleError(f"{name}: {spelled(parameter)} is missing; give a value for it")
     return classes[name](**parameters)
 
 

@@ -6,10 +6,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from fedcore.clients.settings import Progress
 from fedcore.federation.config import Arm, Config
+from fedcore.federation.config_file import check_clients
 from fedcore.federation.data import Texts, load_texts
-from fedcore.federation.folder import RunFolder, refuse_existing
-from fedcore.federation.learner import Learner, Progress, QLoRALearner, text_digest
+from fedcore.federation.folder import RunFolder, check_writable, refuse_existing, same_config
+from fedcore.federation.learner import Learner, QLoRALearner, text_digest
 from fedcore.federation.machine import machine, versions
 from fedcore.federation.round import Clock, Federation, client_seed, run_round, scores
 from fedcore.updates import Update
@@ -25,15 +27,17 @@ def no_progress(phase: str, done: int, total: int, **metrics: Any) -> None:
 def simulate(config: Config, output: Path, *, resume: bool = False, progress: Progress = no_progress) -> RunFolder:
     """Run a configuration into the folder `output`; the same configuration gives the same adapters.
 
-    resume: go on with an interrupted run in `output`. Raises ExistsError before any work if `output` exists and not
-    `resume`; MissingError, ConfigError or LayoutError if it cannot be resumed.
+    resume: go on with an interrupted run in `output`. Raises ExistsError or StorageError before any work if `output`
+    exists, and not `resume`, or cannot be made; MissingError, ConfigError or LayoutError if it cannot be resumed.
     """
     if resume:
-        RunFolder.read(output)
+        same_config(RunFolder.resumable(output), config)
     else:
         refuse_existing(output)
+        check_writable(output)
     progress("reading the texts", 0, 1)
     texts = load_texts(config)
+    check_clients(config, len(texts.clients), "configuration")
     progress("reading the texts", 1, 1, texts=sum(len(client.texts) for client in texts.clients))
     progress("loading the base model", 0, 1)
     learner = QLoRALearner(config, texts, progress)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.federation.folder import RunFolder
-from fedcore.federation.journal import write_atomically
 from fedcore.report import plots
 from fedcore.report.table import as_html, rows
+from fedcore.updates.atomic import write_atomically
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c1c1c; --soft: #5a5a5a; --line: #dedede; --accent: #0072b2; }
@@ -127,21 +127,30 @@ def _ledger(ledger: Sequence[dict[str, Any]]) -> str:
     """One line a round, each with its whole entry behind a fold."""
     lines = []
     for entry in ledger:
-        excluded = ", ".join(f"{client}: {reason}" for client, reason in entry["excluded"].items()) or "–"
+        excluded, not_counted = (
+            escape(", ".join(f"{client}: {reason}" for client, reason in entry[key].items()) or "–")
+            for key in ("excluded", "not_counted")
+        )
         parameters = ", ".join(f"{name} = {value}" for name, value in entry["parameters"].items())
         rule = entry["rule"] + (f" ({parameters})" if parameters else "") + f", {entry['space']}"
         whole = escape(json.dumps(entry, indent=1))
         lines.append(
             f'<tr><th scope="row">{escape(entry["arm"])}</th><td>{entry["round"]}</td>'
             f'<td class="text">{escape(rule)}</td>'
-            f'<td class="text">{escape(excluded)}</td><td class="text"><code>{escape(entry["output"][:16])}</code></td>'
+            f'<td class="text">{excluded}</td><td class="text">{not_counted}</td>'
+            f'<td class="text"><code>{escape(entry["output"][:16])}</code></td>'
             f'<td class="text"><details><summary>inputs and coefficients</summary><pre>{whole}</pre></details></td>'
             "</tr>"
         )
     head = '<th scope="col">arm</th><th scope="col">round</th>' + "".join(
-        f'<th scope="col" class="text">{name}</th>' for name in ("rule", "excluded", "output SHA-256", "entry")
+        f'<th scope="col" class="text">{name}</th>'
+        for name in ("rule", "excluded", "not counted", "output SHA-256", "entry")
     )
-    caption = "<caption>What an auditor needs to make each round's output again from the bytes in updates/.</caption>"
+    caption = (
+        "<caption>What an auditor needs to make each round's output again from the bytes in updates/. Excluded: sent "
+        "NaN or Inf, or factors that cancel; the rule never saw it. Not counted: given a coefficient of zero by the "
+        "rule.</caption>"
+    )
     table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return f'<div class="scroll">{table}</div>'
 

@@ -45,6 +45,8 @@ def _array(name: str, tensor: Any) -> np.ndarray:
         array = _from_torch(name, tensor, torch)
     else:
         array = np.asarray(tensor)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
     try:
         dtype = name_of(array.dtype)
     except DTypeError:

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedcore.errors import LayoutError, ShapeError
 from fedcore.rowtable import RowTable
+from fedcore.updates.bases import check_same_base
 from fedcore.updates.layout import Layout, shown
 from fedcore.updates.update import Update
 
@@ -56,13 +57,7 @@ class Cohort(Sequence[Update]):
 
     def check_same_base(self) -> None:
         """Raise LayoutError naming two clients whose base models are both known and differ."""
-        known = [update for update in self._updates if update.base is not None]
-        for update in known[1:]:
-            if update.base != known[0].base:
-                raise LayoutError(
-                    f"client {shown(update.client_id)}: its base model is {shown(update.base)}, expected "
-                    f"{shown(known[0].base)} like client {shown(known[0].client_id)}; aggregate one base at a time"
-                )
+        check_same_base((f"client {shown(update.client_id)}", update) for update in self._updates)
 
     def check_same_layout(self) -> None:
         """Raise LayoutError naming the first client that differs from the first one, and how.

@@ -6,8 +6,6 @@ import errno
 import json
 import mmap
 import os
-import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Iterable
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import ExistsError, FormatError, MissingError, StorageError
+from fedcore.updates.atomic import new_directory
 from fedcore.updates.header import parse_json
 
 CONFIG = "adapter_config.json"
@@ -102,36 +101,12 @@ def write_adapter(
     path = Path(os.path.abspath(directory))
     if os.path.lexists(path):
         raise ExistsError(f"{path}: exists, expected a new directory; choose another name or remove it")
-    beside = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
+    with new_directory(path) as beside:
         _write(beside / CONFIG, [(json.dumps(config, indent=2) + "\n").encode()])
         _write(beside / WEIGHTS, weights)
-        _flush(beside)
-        os.rename(beside, path)
-        _flush(path.parent)
-    except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise StorageError(
-                f"{path}: cannot be written ({error.strerror or error}); free space or choose another place"
-            ) from error
-        raise
 
 
 def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     with open(path, "xb") as file:
         for part in parts:
             file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(directory: Path) -> None:
-    """Flush a directory's entries to disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

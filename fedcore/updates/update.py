@@ -61,6 +61,7 @@ class Update:
     client_id       who sent it; '' if nobody said
     base            name or digest of the base model; None if nobody said
     adapter_config  content of PEFT's adapter_config.json, true to the ranks and to `scaling`; {} if there is none
+    counted         whether somebody said num_examples; False where a file is silent and 1 was taken
     """
 
     layout: Layout
@@ -71,6 +72,7 @@ class Update:
     client_id: str
     base: str | None
     adapter_config: dict[str, Any]
+    counted: bool = True
 
     @classmethod
     def from_tensors(
@@ -108,9 +110,10 @@ class Update:
         header = parse_header(buffer, source)
         said = unpack_metadata(header.metadata, source)
         client_id = said.get("client_id") or peft_directory.name_of(directory) if client_id is None else client_id
+        counted = num_examples is not None or "num_examples" in said
         num_examples = said.get("num_examples", 1) if num_examples is None else num_examples
         base = said.get("base") or config.get("base_model_name_or_path") or None
-        return _checked_file(str(directory), header, buffer, None, num_examples, client_id, base, config)
+        return _checked_file(str(directory), header, buffer, None, num_examples, client_id, base, config, counted)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview | mmap.mmap, *, source: str = "message") -> Update:
@@ -126,7 +129,7 @@ class Update:
         said = unpack_metadata(header.metadata, source)
         scaling, config = said.get("scaling", {}), said.get("adapter_config", {})
         identity = (said.get("num_examples", 1), said.get("client_id", ""), said.get("base"))
-        return _checked_file(source, header, buffer, scaling, *identity, config)
+        return _checked_file(source, header, buffer, scaling, *identity, config, "num_examples" in said)
 
     @cached_property
     def tensors(self) -> Mapping[str, np.ndarray]:
@@ -182,7 +185,8 @@ class Update:
 
     def _file(self, **also: Any) -> list[bytes | memoryview]:
         """The parts of a safetensors file, in order."""
-        metadata = pack_metadata(client_id=self.client_id, num_examples=self.num_examples, base=self.base, **also)
+        count = {"num_examples": self.num_examples} if self.counted else {}
+        metadata = pack_metadata(client_id=self.client_id, **count, base=self.base, **also)
         order, _ = arrange(self.layout)
         return [pack_header(self.layout, metadata), *(self._data(k) for k in order)]
 
@@ -204,6 +208,7 @@ def _checked(
     client_id: str,
     base: str | None,
     adapter_config: Mapping[str, Any],
+    counted: bool = True,
 ) -> Update:
     """An Update whose fields agree. scaling None: the config says it. Raises LayoutError or WeightError."""
     check_identity(num_examples, client_id, base)
@@ -221,4 +226,4 @@ def _checked(
             config = fitted_config(config, {m: pair._replace(scale=scales[m]) for m, pair in pairs.items()})
     view = buffer.view()
     view.flags.writeable = False
-    return Update(layout, view, offsets, scales, int(num_examples), client_id, base, config)
+    return Update(layout, view, offsets, scales, int(num_examples), client_id, base, config, counted)

@@ -13,7 +13,7 @@ from torch.nn.utils import parameters_to_vector
 from fedcore import ops
 from fedcore.clients import load_base, make_base, pretraining
 from fedcore.clients.seeding import seeded
-from fedcore.errors import ConfigError, ExistsError, ShapeError, StorageError
+from fedcore.errors import ConfigError, ExistsError, ShapeError, StorageError, TrainingError
 
 
 @pytest.fixture
@@ -128,6 +128,13 @@ def test_the_tokenizer_gives_every_text_back(tiny_directory):
     for text in ("def f(x):\n    return x\n", "naïve – ½ 漢字 🐍", "  two  spaces\t\n"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer.eos_token_id is not None
+
+
+def test_a_loss_that_is_not_finite_names_silo_round_and_rate(silos, tiny_settings, tmp_path):
+    settings = replace(tiny_settings, learning_rate=1e30, local_steps=4)
+    with pytest.raises(TrainingError, match=r"the loss of a in round 1 is (nan|inf).*learning_rate \(1e\+30\)"):
+        make_base(tmp_path / "b", silos, settings, seed=0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_and_silos_that_cannot_work_are_refused(silos, tiny_settings, tmp_path):

@@ -71,7 +71,10 @@ def test_one_rounding_to_16_bits(compiled, out_dtype, mantissa):
 
 @pytest.mark.parametrize("out_dtype", ["float16", "bfloat16", "float32"])
 @settings(max_examples=40, deadline=None)
-@given(values=st.lists(st.floats(-60000, 60000, width=32), min_size=1, max_size=80), w=st.floats(-1, 1, width=32, allow_subnormal=False))
+@given(
+    values=st.lists(st.floats(-60000, 60000, width=32), min_size=1, max_size=80),
+    w=st.floats(-1, 1, width=32, allow_subnormal=False),
+)
 def test_rounding_property(out_dtype, values, w):
     rows = [np.array(values, np.float32), np.array(values[::-1], np.float32) * np.float32(2**-18)]
     for isa in _isas():

@@ -1,0 +1,93 @@
+"""Files and directories written whole or not at all: beside, flushed to disk, then renamed.
+
+What has its final name is complete and survives a crash; what a killed process leaves is called `.<name>.<hex>.part`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedcore.errors import FedcoreError, StorageError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file, replacing an earlier one. Raises StorageError naming it; what was half-written is removed."""
+    with _all_or_nothing(path) as beside:
+        with beside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+
+
+@contextmanager
+def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A directory to fill, which becomes `path` at the end of the `with`; after an exception nothing of it is left.
+
+    replace: an earlier directory at `path` gives way at the last moment; it stays if that fails. Raises StorageError
+    naming `path`, also for an OSError inside the `with`.
+    """
+    old = None
+    with _all_or_nothing(path) as beside:
+        beside.mkdir()
+        yield beside
+        for inner in sorted(beside.rglob("*"), reverse=True):
+            sync(inner)
+        sync(beside)
+        if replace and path.exists():
+            old = _beside(path)
+            os.rename(path, old)
+        try:
+            os.rename(beside, path)
+        except BaseException:
+            if old is not None:
+                os.rename(old, path)
+            raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _all_or_nothing(path: Path) -> Iterator[Path]:
+    """The name to write under before the rename to `path`. Makes parents, and every new name durable at the end."""
+    beside = _beside(path)
+    try:
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sync(path.parent.parent)
+        yield beside
+        sync(path.parent)
+    except BaseException as error:
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        elif os.path.lexists(beside):
+            beside.unlink()
+        if isinstance(error, OSError) and not isinstance(error, FedcoreError):
+            raise refused(path, error) from error
+        raise
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.part")
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or a directory's entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def refused(path: Path, error: OSError) -> StorageError:
+    """The one line for a write that the system refused."""
+    reason = error.strerror or str(error)
+    return StorageError(
+        f"{path}: cannot be written ({reason}); nothing half-written was left; free space or choose another place"
+    )
