@@ -24,6 +24,7 @@ from fedcore.rules.geometry import Geometry, Statistics
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Coefficients, Rule, check_weights
 from fedcore.updates import Cohort, Layout, Update
+from fedcore.updates.bases import check_same_base
 
 Space = Literal["delta", "parameters"]
 
@@ -152,7 +153,8 @@ def _aggregate(
         names = [f"client {client!r}" for client in cohort.client_ids]
         share = cohort.num_examples if weights is None else [weights[client] for client in cohort.client_ids]
         checked = check_weights(share, names) if rule.uses_weights else None
-        _check_base(cohort, reference)
+        named = [(f"client {update.client_id!r}", update) for update in cohort]
+        check_same_base([*named, ("reference", reference)] if reference is not None else named)
         used = reference if rule.uses_reference else None
         passes: dict[str, Any] = {"with_reference": rule.uses_reference, "backend": backend, "threads": threads}
         executor: RowExecutor | DeltaExecutor
@@ -195,15 +197,6 @@ def _check_rule(rule: Rule, cohort: Cohort, excluded: dict[str, str]) -> None:
         raise RuleError(
             f"{error} (after excluding {', '.join(map(repr, sorted(excluded)))} for what they sent)"
         ) from None
-
-
-def _check_base(cohort: Cohort, reference: Update | None) -> None:
-    cohort.check_same_base()
-    known = next((update for update in cohort if update.base is not None), None)
-    if reference is not None and known is not None and reference.base not in (None, known.base):
-        raise LayoutError(
-            f"reference: its base model is {reference.base!r}, expected {known.base!r} like client {known.client_id!r}"
-        )
 
 
 def _check_same_parameters(cohort: Cohort, reference: Update | None, names: Sequence[str]) -> None:

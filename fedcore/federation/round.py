@@ -190,7 +190,7 @@ def ledger_entry(
     """
     settings = federation.config.aggregation_of(arm)
     # seconds differ from run to run; the ledger of a repeated run is the same in every byte
-    known = ("rule", "space", "n", "seconds", "excluded")
+    known = ("rule", "space", "n", "seconds", "excluded", "redone_on")
     report = {name: value for name, value in result.report.items() if name not in known}
     law = report.pop("law")
     return {

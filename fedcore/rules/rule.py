@@ -215,11 +215,11 @@ def check_weights(weights: npt.ArrayLike | None, names: Sequence[str]) -> np.nda
     for name, value in zip(names, values, strict=True):
         if not (np.isfinite(value) and value > 0):
             raise WeightError(
-                f"{name}: got weight {value:g}, expected a finite number above 0; correct it or leave it out"
+                f"{name}: got weight {value:.15g}, expected a finite number above 0; correct it or leave it out"
             )
         if value > LARGEST_COUNT:
             raise WeightError(
-                f"{name}: got weight {value:.0f}, expected at most {LARGEST_COUNT}; divide all weights by one number"
+                f"{name}: got weight {value:.15g}, expected at most {LARGEST_COUNT}; divide all weights by one number"
             )
         if np.float32(value) == 0:
             raise WeightError(f"{name}: weight {value:g} is zero in fp32; multiply all weights by one number")
