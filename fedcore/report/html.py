@@ -22,9 +22,9 @@ body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: #ff
 h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.75rem 0 .5rem; }
 p { max-width: 46rem; } .soft, caption, figcaption { color: var(--soft); font-size: .875rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: .9rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: .85rem; }
 caption { caption-side: bottom; text-align: left; padding-top: .6rem; }
-th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
+th, td { padding: .4rem .45rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   vertical-align: top; }
 th:first-child, td.text, th.text { text-align: left; }
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600; }
