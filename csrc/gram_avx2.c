@@ -3,10 +3,6 @@
 
 #include "impl.h"
 
-void fc_gram_pack_f32_ref(const void* const*, int, const float*, int64_t, float*, uint32_t*);
-void fc_gram_pack_f16_ref(const void* const*, int, const float*, int64_t, float*, uint32_t*);
-void fc_gram_pack_bf16_ref(const void* const*, int, const float*, int64_t, float*, uint32_t*);
-
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE __m256 load8(const char* row, fc_dtype type) {

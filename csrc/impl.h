@@ -54,6 +54,16 @@ typedef struct {
     fc_read_fn* read;
 } fc_kernels;
 
+/* The portable kernels: every other ISA uses them for what is left over. */
+fc_accumulate_fn fc_weighted_sum_f32_ref, fc_weighted_sum_f16_ref, fc_weighted_sum_bf16_ref;
+fc_finish_fn fc_weighted_sum_to_f32_ref, fc_weighted_sum_to_f16_ref, fc_weighted_sum_to_bf16_ref,
+    fc_weighted_sum_to_f64_ref;
+fc_block_norm_fn fc_squared_norms_f32_ref, fc_squared_norms_f16_ref, fc_squared_norms_bf16_ref;
+fc_gram_pack_fn fc_gram_pack_f32_ref, fc_gram_pack_f16_ref, fc_gram_pack_bf16_ref;
+fc_gram_tile_fn fc_gram_tile_ref;
+fc_to_f32_fn fc_to_f32_f32_ref, fc_to_f32_f16_ref, fc_to_f32_bf16_ref;
+fc_read_fn fc_read_ref;
+
 extern const fc_kernels fc_kernels_ref;
 #if defined(__x86_64__)
 extern const fc_kernels fc_kernels_avx2, fc_kernels_avx512;

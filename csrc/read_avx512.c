@@ -3,8 +3,6 @@
 
 #include "impl.h"
 
-uint64_t fc_read_ref(const void* const*, int, int64_t);
-
 uint64_t fc_read_avx512(const void* const* rows, int count, int64_t bytes) {
     __m512i seen[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
     int64_t k = 0;

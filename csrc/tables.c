@@ -12,14 +12,6 @@
 #define DECLARE_PACK(isa) fc_gram_pack_fn fc_gram_pack_f32_##isa, fc_gram_pack_f16_##isa, fc_gram_pack_bf16_##isa;
 #define DECLARE_TO_F32(isa) fc_to_f32_fn fc_to_f32_f32_##isa, fc_to_f32_f16_##isa, fc_to_f32_bf16_##isa;
 
-DECLARE_ACCUMULATE(ref)
-DECLARE_FINISH(to, ref)
-DECLARE_NORM(ref)
-DECLARE_PACK(ref)
-DECLARE_TO_F32(ref)
-fc_gram_tile_fn fc_gram_tile_ref;
-fc_read_fn fc_read_ref;
-
 #define THREE(stem, isa) {stem##_f32_##isa, stem##_f16_##isa, stem##_bf16_##isa}
 #define FOUR(stem, isa) {stem##_f32_##isa, stem##_f16_##isa, stem##_bf16_##isa, stem##_f64_##isa}
 

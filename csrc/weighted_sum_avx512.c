@@ -5,14 +5,6 @@
 
 #include "impl.h"
 
-void fc_weighted_sum_f32_ref(const void* const*, const double*, int, int64_t, double*, int);
-void fc_weighted_sum_f16_ref(const void* const*, const double*, int, int64_t, double*, int);
-void fc_weighted_sum_bf16_ref(const void* const*, const double*, int, int64_t, double*, int);
-int fc_weighted_sum_to_f32_ref(const double*, int64_t, double, void*, int);
-int fc_weighted_sum_to_f64_ref(const double*, int64_t, double, void*, int);
-int fc_weighted_sum_to_f16_ref(const double*, int64_t, double, void*, int);
-int fc_weighted_sum_to_bf16_ref(const double*, int64_t, double, void*, int);
-
 #define INLINE static inline __attribute__((always_inline))
 enum { AHEAD = 1024 }; /* bytes: how far ahead of the load a line is asked for */
 

@@ -3,12 +3,6 @@
 
 #include "impl.h"
 
-void fc_weighted_sum_f32_ref(const void* const*, const double*, int, int64_t, double*, int);
-void fc_weighted_sum_f16_ref(const void* const*, const double*, int, int64_t, double*, int);
-void fc_weighted_sum_bf16_ref(const void* const*, const double*, int, int64_t, double*, int);
-int fc_weighted_sum_to_f16_ref(const double*, int64_t, double, void*, int);
-int fc_weighted_sum_to_bf16_ref(const double*, int64_t, double, void*, int);
-
 #define INLINE static inline __attribute__((always_inline))
 
 /* 8 columns of a row as fp32. Bytes are loaded, so that any alignment is read safely. */

@@ -185,7 +185,7 @@ def test_wrong_metadata_of_ours_is_refused(said, words):
     assert "\n" not in str(caught.value)
 
 
-def use_everything(data: bytes) -> None:
+def check_everything(data: bytes) -> None:
     """Refused by FormatError, or an update on which everything works."""
     try:
         update = Update.from_bytes(data)
@@ -211,7 +211,7 @@ def test_flipped_bytes_give_a_format_error_or_a_valid_update(flips):
     data = bytearray(lora_message())
     for position, value in flips:
         data[position] = value
-    use_everything(bytes(data))
+    check_everything(bytes(data))
 
 
 @given(st.dictionaries(
@@ -224,4 +224,4 @@ def test_flipped_bytes_give_a_format_error_or_a_valid_update(flips):
 ))  # fmt: skip
 @settings(max_examples=300, deadline=None)
 def test_any_header_gives_a_format_error_or_a_valid_update(header):
-    use_everything(message(header))
+    check_everything(message(header))
