@@ -5,14 +5,17 @@ The declarations that cffi sees are read from fedcore.h, so the header is the on
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import re
+import sys
 import sysconfig
 from pathlib import Path
 
 from cffi import FFI
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 HERE = Path("csrc")
 X86, ARM = ("x86_64", "amd64"), ("aarch64", "arm64")
@@ -28,20 +31,24 @@ FLAGS = [
     "-Wextra",
     "-Werror=implicit-function-declaration",
 ]
+AVX512 = [
+    "-mavx2",
+    "-mfma",
+    "-mf16c",
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512dq",
+    "-mavx512vl",
+    "-mprefer-vector-width=512",
+]
 ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": [
-        "-mavx2",
-        "-mfma",
-        "-mf16c",
-        "-mavx512f",
-        "-mavx512bw",
-        "-mavx512dq",
-        "-mavx512vl",
-        "-mprefer-vector-width=512",
-    ],
+    "avx512": AVX512,
+    "amx": [*AVX512, "-mamx-tile", "-mamx-int8"],
     "neon": [],
 }
+#: for every file, where gram_amx.c is compiled: AMX tile permission is asked for by a Linux system call
+AMX = ["-DFC_AMX"]
 MODULE = "fedcore.native._fedcore"
 
 
@@ -51,27 +58,52 @@ def declarations() -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith("#"))
 
 
-def sources(machine: str) -> list[tuple[Path, list[str]]]:
-    """Each C file that this machine needs, with the flags it is compiled with."""
+def sources(machine: str, amx: bool = False) -> list[tuple[Path, list[str]]]:
+    """Each C file that this machine needs, with the flags it is compiled with; `amx`: the compiler knows AMX."""
     isas = {"avx2", "avx512"} if machine in X86 else {"neon"} if machine in ARM else set()
+    flags = list(FLAGS)
+    if machine in X86 and amx:
+        isas.add("amx")
+        flags += AMX
     found = []
     for path in sorted(HERE.glob("*.c")):
-        isa = re.search(r"_(avx2|avx512|neon)$", path.stem)
+        isa = re.search(r"_(avx2|avx512|amx|neon)$", path.stem)
         if isa is None:
-            found.append((path, FLAGS))
+            found.append((path, flags))
         elif isa[1] in isas:
-            found.append((path, FLAGS + ISA_FLAGS[isa[1]]))
+            found.append((path, flags + ISA_FLAGS[isa[1]]))
     return found
+
+
+def generate(folder: Path) -> None:
+    """Write the generated headers into `folder`, which goes on the include path."""
+    spec = importlib.util.spec_from_file_location("fedcore_networks", Path(__file__).with_name("networks.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    networks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    (folder / "order_networks.h").write_text(networks.header())
 
 
 class BuildKernels(build_ext):
     """build_ext for the one extension; a missing compiler leaves a package that works on its NumPy reference."""
+
+    def compiles(self, folder: Path, flags: list[str]) -> bool:
+        """Whether the compiler takes the flags: gcc before 11 and clang before 12 know no AMX."""
+        probe = folder / "probe.c"
+        probe.write_text("#include <immintrin.h>\nvoid probe(void) { _tile_zero(0); _tile_dpbssd(0, 1, 2); }\n")
+        try:
+            self.compiler.compile([str(probe)], output_dir=str(folder), extra_postargs=flags)
+        except CompileError:
+            return False
+        return True
 
     def build_extension(self, ext):
         if ext.name != MODULE:
             return super().build_extension(ext)
         temp = Path(self.build_temp)
         temp.mkdir(parents=True, exist_ok=True)
+        generate(temp)
         glue = temp / "_fedcore_glue.c"
         ffi = FFI()
         ffi.cdef(declarations())
@@ -87,9 +119,12 @@ class BuildKernels(build_ext):
             extra_postargs=["-O2"],
         )
         extra = os.environ.get("FEDCORE_CFLAGS", "").split()
-        for path, flags in sources(machine):
+        for path, flags in sources(machine, sys.platform == "linux" and self.compiles(temp, ISA_FLAGS["amx"])):
             objects += self.compiler.compile(
-                [str(path)], output_dir=str(temp), include_dirs=[str(HERE)], extra_postargs=[*flags, "-fPIC", *extra]
+                [str(path)],
+                output_dir=str(temp),
+                include_dirs=[str(HERE), str(temp)],
+                extra_postargs=[*flags, "-fPIC", *extra],
             )
         destination = self.get_ext_fullpath(ext.name)
         Path(destination).parent.mkdir(parents=True, exist_ok=True)

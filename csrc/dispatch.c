@@ -1,13 +1,32 @@
 /* Which kernels run here, and every thread of the library. Threads are plain pthreads that live for one call: nothing
  * is pooled, so nothing spins beside the caller's own runtime, nothing is left behind for a forked child to wait on,
  * and calls from several threads share nothing. Starting one costs some 20 us, against milliseconds of work. */
-#define _POSIX_C_SOURCE 200809L /* posix_memalign */
+#define _DEFAULT_SOURCE /* posix_memalign, syscall */
 #include <pthread.h>
 #include <stdlib.h>
 
 #include "impl.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
+#endif
+#if defined(FC_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* AMX needs the processor, and a kernel that grants tile data to the process. Asked for once: both answers last. */
+static int amx_available(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    static int known;                                     /* 1: no, 2: yes */
+    int answer = __atomic_load_n(&known, __ATOMIC_RELAXED);
+    if (!answer) {
+        unsigned a, b, c, d;
+        const int has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 24 & 1 && d >> 25 & 1; /* tiles, int8 */
+        answer = has && !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) ? 2 : 1;
+        __atomic_store_n(&known, answer, __ATOMIC_RELAXED);
+    }
+    return answer == 2;
+}
 #endif
 
 int fc_isa_available(fc_isa isa) {
@@ -24,6 +43,10 @@ int fc_isa_available(fc_isa isa) {
             return fc_isa_available(FC_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
                    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                    __builtin_cpu_supports("avx512vl");
+#if defined(FC_AMX)
+        case FC_ISA_AMX:
+            return fc_isa_available(FC_ISA_AVX512) && amx_available();
+#endif
 #elif defined(__aarch64__)
         case FC_ISA_NEON:
             return 1;
@@ -34,7 +57,7 @@ int fc_isa_available(fc_isa isa) {
 }
 
 fc_isa fc_isa_best(void) {
-    static const fc_isa order[] = {FC_ISA_AVX512, FC_ISA_AVX2, FC_ISA_NEON};
+    static const fc_isa order[] = {FC_ISA_AMX, FC_ISA_AVX512, FC_ISA_AVX2, FC_ISA_NEON};
     for (size_t i = 0; i < sizeof order / sizeof *order; i++)
         if (fc_isa_available(order[i])) return order[i];
     return FC_ISA_REF;
@@ -49,6 +72,10 @@ const fc_kernels* fc_kernels_for(fc_isa isa) {
             return &fc_kernels_avx2;
         case FC_ISA_AVX512:
             return &fc_kernels_avx512;
+#if defined(FC_AMX)
+        case FC_ISA_AMX:
+            return &fc_kernels_amx;
+#endif
 #elif defined(__aarch64__)
         case FC_ISA_NEON:
             return &fc_kernels_neon;
@@ -89,6 +116,9 @@ static void* run_worker(void* argument) {
     worker_start* start = argument;
     const fc_mode mode = fc_enter_ieee();
     start->fn(start->context, start->worker);
+#if defined(__x86_64__)
+    _mm_sfence(); /* kernels' streaming stores are seen by whoever waits for the worker */
+#endif
     fc_leave_ieee(mode);
     return NULL;
 }
@@ -145,26 +175,4 @@ void fc_turn_free(fc_turn* turn) {
 void* fc_alloc(size_t bytes) {
     void* memory = NULL;
     return posix_memalign(&memory, FC_ALIGN, bytes ? bytes : FC_ALIGN) ? NULL : memory;
-}
-
-const void* fc_gather(const fc_rows* x, int64_t i, int64_t start, int64_t length, void* scratch) {
-    const int size = fc_itemsize(x->dtype);
-    int64_t low = 0, high = x->segments - 1; /* the last piece that begins at or before start */
-    while (low < high) {
-        const int64_t middle = (low + high + 1) / 2;
-        if (x->starts[middle] <= start) low = middle;
-        else high = middle - 1;
-    }
-    const char* piece = (const char*)x->pointers[low * x->rows + i] + (start - x->starts[low]) * size;
-    if (x->starts[low + 1] - start >= length) return piece;
-    char* to = scratch;
-    for (int64_t k = low, at = start; length > 0; k++) {
-        const int64_t taken = fc_min(x->starts[k + 1] - at, length);
-        const char* from = (const char*)x->pointers[k * x->rows + i] + (at - x->starts[k]) * size;
-        memcpy(to, from, (size_t)(taken * size));
-        to += taken * size;
-        at += taken;
-        length -= taken;
-    }
-    return scratch;
 }

@@ -7,24 +7,49 @@
  *   - `isa` forces an implementation (FC_ISA_AUTO picks the best); one the machine lacks gives FC_NO_ISA.
  *   - `threads` is at least 1 and counts the caller. Threads live for one call only; each sets its own rounding and
  *     flush mode to IEEE defaults and the caller's is restored on return.
+ *   - FC_ISA_AMX asks Linux, once, to let the process use tile data. From then on sigaltstack wants some 8 KiB more;
+ *     where a thread has a smaller one already, Linux refuses and the ISA is not available. No tile state outlives a
+ * call.
  *   - Results depend on neither `threads` nor, where the op says so, `isa`.
  */
 #ifndef FEDCORE_H
 #define FEDCORE_H
 #include <stdint.h>
 
-typedef enum { FC_F32 = 0, FC_F16 = 1, FC_BF16 = 2, FC_F64 = 3 } fc_dtype;
-typedef enum { FC_ISA_AUTO = 0, FC_ISA_REF = 1, FC_ISA_AVX2 = 2, FC_ISA_AVX512 = 3, FC_ISA_NEON = 4 } fc_isa;
+typedef enum { FC_F32 = 0, FC_F16 = 1, FC_BF16 = 2, FC_F64 = 3, FC_INT8 = 4, FC_NF4 = 5 } fc_dtype;
+typedef enum {
+    FC_ISA_AUTO = 0,
+    FC_ISA_REF = 1,
+    FC_ISA_AVX2 = 2,
+    FC_ISA_AVX512 = 3,
+    FC_ISA_NEON = 4,
+    FC_ISA_AMX = 5
+} fc_isa;
 typedef enum { FC_OK = 0, FC_NOT_FINITE = 1, FC_NO_MEMORY = 2, FC_NO_ISA = 3 } fc_status;
 
+/* How pieces lie that are not simply elements of their rows' dtype. Each is a tensor of which a range of elements
+ * counts: column starts[k] + c of row i is element origins[k] + c of the tensor at pointers[k * rows + i], in the
+ * format formats[k * rows + i]: FC_F32, FC_F16, FC_BF16, or quantised as defined in fedcore/quantized.py: FC_INT8 or
+ * FC_NF4. scales: three tables like `pointers`, one after the other, of the scale arrays: absmax (fp32) of FC_INT8;
+ * absmax (uint8), nested absmax (fp32) and offset (fp32) of FC_NF4; at any alignment; entries without a use are not
+ * read. */
+typedef struct {
+    const uint8_t* formats;
+    const void* const* scales;
+    const int64_t* origins;
+} fc_encoding;
+
 /* n rows in `segments` pieces: piece k of row i holds columns starts[k] to starts[k + 1] and begins at
- * pointers[k * rows + i]. starts has segments + 1 entries, the first 0. dtype: FC_F32, FC_F16 or FC_BF16. */
+ * pointers[k * rows + i]. starts has segments + 1 entries, the first 0. dtype: FC_F32, FC_F16 or FC_BF16.
+ * encoding: NULL, or how the pieces lie; dtype is then FC_F32, what they are decoded to, a tile at a time, in cache:
+ * every result has the bits of the same op on the decoded rows. */
 typedef struct {
     const void* const* pointers;
     const int64_t* starts;
     int64_t segments;
     int64_t rows;
     fc_dtype dtype;
+    const fc_encoding* encoding;
 } fc_rows;
 
 /* 1 if this machine runs `isa`. */
@@ -38,19 +63,58 @@ fc_isa fc_isa_best(void);
 int fc_weighted_sum(const fc_rows* x, const float* weights, double divisor, void* out, fc_dtype out_dtype, fc_isa isa,
                     int threads);
 
-/* out[i] = sum over k of (x[i][k] - center[k])^2 in fp64, in the lane order of fedcore/reference/squared_norms.py.
+/* Several weighted sums from one read: out[a * columns + k] is what fc_weighted_sum gives with the weights
+ * weights[a * rows + i] and the divisor divisors[a] (NULL: none), a < count. Rows whose weights are all 0 are not read.
+ * FC_NOT_FINITE if any output is Inf or NaN. Same bits on every ISA. */
+int fc_weighted_sums(const fc_rows* x, const float* weights, int64_t count, const double* divisors, void* out,
+                     fc_dtype out_dtype, fc_isa isa, int threads);
+
+/* The three statistics below add to what `out` holds: start it at 0.0, or go on from the columns before. Tiles of
+ * columns whose widths are multiples of 8192 (the last may be any) then give the bits of one pass. After FC_NO_MEMORY
+ * `out` holds nothing of use.
+ *
+ * out[i] += sum over k of (x[i][k] - center[k])^2 in fp64, in the lane order of fedcore/reference/squared_norms.py.
  * center: one row with the same starts, of any row dtype, or NULL for zero. Same bits on every ISA. */
 int fc_squared_norms(const fc_rows* x, const fc_rows* center, double* out, fc_isa isa, int threads);
 
-/* out[i * rows + j] = sum over k of (x[i][k] - center[k]) (x[j][k] - center[k]); blocks and error bound as in
- * fedcore/reference/gram.py. out[i * rows + i] is not finite where row i (or the center) is not. Same bits on every
- * ISA. */
-int fc_gram(const fc_rows* x, const fc_rows* center, double* out, fc_isa isa, int threads);
+/* out[i * rows + j] += sum over k of (x[i][k] - center[k]) (x[j][k] - center[k]) where i or j is at least `first` (0:
+ * the whole matrix; else the rows that have come since rows 0 to first - 1 were done). Only j <= i is read, and
+ * out[j][i] becomes out[i][j]. Blocks and error bound as in fedcore/reference/gram.py. out[i * rows + i] is not finite
+ * where row i (or the center) is not. An entry's bits depend on its two rows and the center alone. They are the same on
+ * every ISA but FC_ISA_AMX, which has bits of its own, inside the same bound. */
+int fc_gram(const fc_rows* x, const fc_rows* center, int64_t first, double* out, fc_isa isa, int threads);
 
-/* out[p] = sum over k, in order, of (x[i][k] - x[j][k])^2 in fp64 for (i, j) = pairs[2p], pairs[2p + 1]. */
+/* out[p] += sum over k, in order, of (x[i][k] - x[j][k])^2 in fp64 for (i, j) = pairs[2p], pairs[2p + 1]. */
 int fc_squared_distances(const fc_rows* x, const int64_t* pairs, int64_t count, double* out, fc_isa isa, int threads);
 
+/* Order statistics of each column: its n values in the order of fedcore/reference/order.py, sums in fp64, one rounding
+ * to out_dtype, a zero as +0. out: `columns` elements, contiguous. FC_NOT_FINITE if any element or output is Inf or
+ * NaN. Same bits on every ISA. Median: the middle value, or half the sum of the middle two. */
+int fc_median(const fc_rows* x, void* out, fc_dtype out_dtype, fc_isa isa, int threads);
+/* Mean of what is left without the f least and the f greatest; 0 <= 2f < rows. */
+int fc_trimmed_mean(const fc_rows* x, int64_t f, void* out, fc_dtype out_dtype, fc_isa isa, int threads);
+/* Mean of the rows - f values closest to the median, ties to the smaller; 0 <= f < rows. */
+int fc_mean_around_median(const fc_rows* x, int64_t f, void* out, fc_dtype out_dtype, fc_isa isa, int threads);
+
+/* out[k] = how many rows have x[i][k] > center[k], less how many have x[i][k] < center[k]; exact. center: one row with
+ * as many columns, of any row dtype, or NULL for zero. FC_NOT_FINITE if any element of rows or center is Inf or NaN. */
+int fc_sign_counts(const fc_rows* x, const fc_rows* center, int32_t* out, fc_isa isa, int threads);
+
+/* Exact sums. Column k has the value levels[0][k] + ... + levels[count - 1][k], never rounded (fedcore/expansion.py).
+ * depth[c]: the levels that chunk c of FC_EXACT_CHUNK columns uses; the others are all 0 there and are not touched.
+ *
+ * Adds weight * x[0][k] to each; x has one row. All depth[c] must be below `count` on entry (else FC_NO_MEMORY); they
+ * grow by at most 1. FC_NOT_FINITE if an element is Inf or NaN: nothing has been added then. Same values on every
+ * ISA. */
+int fc_exact_sum(double* const* levels, int64_t count, uint8_t* depth, const fc_rows* x, float weight, fc_isa isa,
+                 int threads);
+/* out[k] = round(RN64(exact value of column k) / divisor), as the last steps of fc_weighted_sum; the value alone
+ * decides the bits, not the levels that hold it. FC_NOT_FINITE if any output is Inf or NaN. */
+int fc_exact_round(const double* const* levels, const uint8_t* depth, int64_t columns, double divisor, void* out,
+                   fc_dtype out_dtype, fc_isa isa, int threads);
+
 /* Read every byte of every row and nothing else, `streams` rows at a time: the roof that benchmarks compare with.
+ * x->encoding must be NULL.
  * *digest receives the OR of all words, so that no read can be dropped. */
 int fc_read(const fc_rows* x, int streams, uint64_t* digest, fc_isa isa, int threads);
 

@@ -8,16 +8,33 @@
 #include "fedcore.h"
 
 enum {
-    FC_WS_GROUP = 5,      /* rows that one accumulate call takes: streams in flight a thread */
-    FC_WS_TILE = 16384,   /* columns whose fp64 sums stay in the second-level cache */
-    FC_NORM_BLOCK = 4096, /* fixed by the definition: fedcore/reference/squared_norms.py */
+    FC_WS_GROUP = 5,    /* rows that one accumulate call takes: streams in flight a thread */
+    FC_WS_TILE = 16384, /* columns whose fp64 sums stay in the second-level cache */
+    FC_SUMS_STRIP = 24, /* columns of a strip of fp64 elements: [row][column] */
+    FC_SUMS_GROUP = 8,  /* outputs that one tile of products covers at most */
+    FC_SUMS_FEW = 4,    /* outputs up to which rows are read as they lie, FC_SUMS_STREAMS at a time */
+    FC_SUMS_STREAMS = 8,
+    FC_SUMS_ROWS = 128,     /* rows of a strip: 24 KB, in the first-level cache for all outputs */
+    FC_SIGN_TILE = 16384,   /* columns whose votes stay in the second-level cache */
+    FC_NORM_BLOCK = 4096,   /* fixed by the definition: fedcore/reference/squared_norms.py */
+    FC_EXACT_CHUNK = 16384, /* fixed by the definition: fedcore/expansion.py */
+    FC_EXACT_MOST = 32,     /* levels: each lies 2^33 or more below the one before, up to 2^20 rows */
     FC_NORM_LANES = 32,
     FC_GRAM_BLOCK = 256, /* fixed by the definition: fedcore/reference/gram.py */
+    FC_GRAM_BLOCK_AMX = 512,
+    FC_GRAM_PANEL_AMX = 6 * 16 * FC_GRAM_BLOCK_AMX + 128, /* bytes of a packed panel: six digits, 16 units */
     FC_GRAM_CHUNK = 8192,
-    FC_GRAM_PANEL = 16, /* rows a packed panel holds: [column][row] */
+    FC_GRAM_PANEL = 16, /* rows a packed panel holds: [column][row], or as the ISA's gram_products has it */
     FC_GRAM_ROWS = 8,   /* rows that one tile of products covers, half a panel */
     FC_GRAM_WIDE = 3,   /* panels that one tile covers at most */
     FC_GRAM_AHEAD = 64 * FC_GRAM_BLOCK / 4,
+    FC_BLOCK = 64, /* elements of a quantised block, blocks under one nested scale: fedcore/quantized.py */
+    FC_NESTED = 256,
+    FC_DECODED = 1024,  /* columns of a row decoded at a time where a kernel reads them once: a group stays in L1 */
+    FC_PAIRS = 8,       /* pairs whose squared distances are summed side by side */
+    FC_ORDER_LEAF = 32, /* rows that are sorted in registers at most */
+    FC_ORDER_LAST = 5,  /* levels that the last pass of a merge does at most */
+    FC_GRAM_NEXT = 2,   /* rows after a panel's own whose place its packing is told */
     FC_ALIGN = 64,
 };
 
@@ -28,10 +45,30 @@ typedef void fc_accumulate_fn(const void* const* rows, const double* w, int coun
 /* out[k] = round(acc[k] / divisor) (NaN: no division); `stream`: bypass the cache where possible. 1 if any is not
  * finite. */
 typedef int fc_finish_fn(const double* acc, int64_t length, double divisor, void* out, int stream);
+/* Column c of a row, as fp64, to strips[c / FC_SUMS_STRIP * stride + c % FC_SUMS_STRIP]; zeros to the end of the last
+ * strip. */
+typedef void fc_sums_pack_fn(const void* row, int64_t length, double* strips, int64_t stride);
+/* acc[o * stride + c] (+)= sum over k < rows, in order, of w[k * FC_SUMS_GROUP + o] * strip[k * FC_SUMS_STRIP + c] for
+ * `outputs` <= FC_SUMS_GROUP; `first`: start from 0.0, do not read acc. */
+typedef void fc_sums_tile_fn(const double* strip, const double* w, int64_t rows, int outputs, double* acc,
+                             int64_t stride, int first);
+/* acc[o * stride + k] (+)= sum over r < count <= FC_SUMS_STREAMS, in order, of w[r * FC_SUMS_FEW + o] * rows[r][k] for
+ * `outputs` <= FC_SUMS_FEW. */
+typedef void fc_sums_few_fn(const void* const* rows, const double* w, int count, int outputs, int64_t length,
+                            double* acc, int64_t stride, int first);
+/* votes[k] (+)= how many of `count` <= FC_WS_GROUP rows are above center[k] (NULL: zero) less how many are below;
+ * `first`: start from 0. 1 if any element of a row is not finite. */
+typedef int fc_signs_fn(const void* const* rows, int count, const float* center, int64_t length, int32_t* votes,
+                        int first);
+/* Adds weight * row[k] to levels[0][k], what that rounds off to levels[1][k], and so on; what is left after `depth`
+ * levels goes into levels[depth], which is all 0. 1 if anything went there. */
+typedef int fc_exact_add_fn(const void* row, double weight, int64_t length, double* const* levels, int depth);
 /* Squared norm of one block (length <= FC_NORM_BLOCK) of a row, less `center` (fp32, NULL for zero). */
 typedef double fc_block_norm_fn(const void* row, const float* center, int64_t length);
 /* panel[k][r] = fp32(row r, column k) - center[k] for `count` <= FC_GRAM_PANEL rows; other rows of the panel are 0.
- * peak[r]: the largest magnitude of row r, as bits, so that Inf and NaN are above every number. */
+ * peak[r]: the largest magnitude of row r, as bits, so that Inf and NaN are above every number; an ISA that scales rows
+ * itself says 1.0 for any that it can scale. rows[count] to rows[count + FC_GRAM_NEXT - 1] will be packed next: to be
+ * asked for, not read. */
 typedef void fc_gram_pack_fn(const void* const* rows, int count, const float* center, int64_t length, float* panel,
                              uint32_t* peak);
 /* Products of `rows` rows of panel a (FC_GRAM_ROWS, or half of it where the cohort ends) with `wide` panels b,
@@ -41,32 +78,90 @@ typedef void fc_gram_pack_fn(const void* const* rows, int count, const float* ce
 typedef void fc_gram_tile_fn(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length,
                              double* sum, int64_t stride, const double* row_scale, const double* column_scale,
                              const char* const ahead[2]);
+/* sum[p] += (a[p][k] - b[p][k])^2 in fp64 for k in order, of FC_PAIRS pairs. */
+typedef void fc_pair_squares_fn(const float* const* a, const float* const* b, int64_t length, double* sum);
+/* In place of gram_tile, for an ISA that forms all products of a block in a way of its own: adds to `sum` (lower half,
+ * row stride 16 * panels) the products of rows of panels >= `first` with those of panels up to theirs. scale: what the
+ * rows were divided by; may be changed. */
+typedef void fc_gram_products_fn(const float* panel, int64_t panels, int64_t first, int64_t length, double* sum,
+                                 double* scale);
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
+/* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
+typedef void fc_decode_fn(const void* payload, const void* const* scales, int64_t first, int64_t length, float* out);
+
+typedef enum { FC_MEDIAN, FC_TRIMMED_MEAN, FC_MEAN_AROUND_MEDIAN } fc_statistic;
+/* Bytes that an order kernel works in: two keys a row, each in a vector of any ISA. */
+#define FC_ORDER_SCRATCH(rows) (2 * (rows) * FC_ALIGN)
+/* Of columns offset to offset + length of n rows, acc[k] = the median, or the sum that is still to be divided.
+ * 1 if any element is not finite. */
+typedef int fc_order_fn(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
+                        int64_t f, void* scratch, double* acc);
 
 typedef struct {
     fc_accumulate_fn* accumulate[3];
     fc_finish_fn* finish[3][4]; /* by row dtype, whose layout acc has, and output dtype */
+    fc_sums_pack_fn* sums_pack[3];
+    fc_sums_tile_fn* sums_tile;
+    fc_sums_few_fn* sums_few[3];
+    fc_signs_fn* signs[3];
+    fc_exact_add_fn* exact_add[3];
     fc_block_norm_fn* block_norm[3];
     fc_gram_pack_fn* gram_pack[3];
     fc_gram_tile_fn* gram_tile;
+    fc_pair_squares_fn* pair_squares;
+    fc_gram_products_fn* gram_products; /* NULL: tile by tile */
+    int gram_block;                     /* columns whose products are accumulated in fp32 */
+    int gram_panel;                     /* bytes of a packed panel of a block */
     fc_to_f32_fn* to_f32[3];
     fc_read_fn* read;
+    fc_decode_fn* decode[2]; /* FC_INT8, FC_NF4 */
+    fc_order_fn* order[3];
 } fc_kernels;
 
 /* The portable kernels: every other ISA uses them for what is left over. */
 fc_accumulate_fn fc_weighted_sum_f32_ref, fc_weighted_sum_f16_ref, fc_weighted_sum_bf16_ref;
 fc_finish_fn fc_weighted_sum_to_f32_ref, fc_weighted_sum_to_f16_ref, fc_weighted_sum_to_bf16_ref,
     fc_weighted_sum_to_f64_ref;
+fc_sums_pack_fn fc_weighted_sums_pack_f32_ref, fc_weighted_sums_pack_f16_ref, fc_weighted_sums_pack_bf16_ref;
+fc_sums_tile_fn fc_weighted_sums_tile_ref;
+fc_sums_few_fn fc_weighted_sums_few_f32_ref, fc_weighted_sums_few_f16_ref, fc_weighted_sums_few_bf16_ref;
+fc_signs_fn fc_sign_counts_f32_ref, fc_sign_counts_f16_ref, fc_sign_counts_bf16_ref;
+fc_exact_add_fn fc_exact_sum_f32_ref, fc_exact_sum_f16_ref, fc_exact_sum_bf16_ref;
 fc_block_norm_fn fc_squared_norms_f32_ref, fc_squared_norms_f16_ref, fc_squared_norms_bf16_ref;
 fc_gram_pack_fn fc_gram_pack_f32_ref, fc_gram_pack_f16_ref, fc_gram_pack_bf16_ref;
 fc_gram_tile_fn fc_gram_tile_ref;
+fc_pair_squares_fn fc_pair_squares_ref;
 fc_to_f32_fn fc_to_f32_f32_ref, fc_to_f32_f16_ref, fc_to_f32_bf16_ref;
 fc_read_fn fc_read_ref;
+fc_decode_fn fc_decode_int8_ref, fc_decode_nf4_ref;
+
+extern const float fc_dynamic_code[256];
+#define FC_NF4_CODE         \
+    {-1.0f,                 \
+     -0.6961928009986877f,  \
+     -0.5250730514526367f,  \
+     -0.39491748809814453f, \
+     -0.28444138169288635f, \
+     -0.18477343022823334f, \
+     -0.09105003625154495f, \
+     0.0f,                  \
+     0.07958029955625534f,  \
+     0.16093020141124725f,  \
+     0.24611230194568634f,  \
+     0.33791524171829224f,  \
+     0.44070982933044434f,  \
+     0.5626170039176941f,   \
+     0.7229568362236023f,   \
+     1.0f}
+fc_order_fn fc_order_f32_ref, fc_order_f16_ref, fc_order_bf16_ref;
 
 extern const fc_kernels fc_kernels_ref;
 #if defined(__x86_64__)
 extern const fc_kernels fc_kernels_avx2, fc_kernels_avx512;
+#if defined(FC_AMX)
+extern const fc_kernels fc_kernels_amx;
+#endif
 #elif defined(__aarch64__)
 extern const fc_kernels fc_kernels_neon;
 #endif
@@ -102,8 +197,10 @@ static inline int64_t fc_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t fc_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int fc_itemsize(fc_dtype dtype) { return dtype == FC_F64 ? 8 : dtype == FC_F32 ? 4 : 2; }
 
-/* Columns start to start + length of row i: where they lie, or, when they cross pieces, a copy in `scratch`. */
-const void* fc_gather(const fc_rows* x, int64_t i, int64_t start, int64_t length, void* scratch);
+/* Columns start to start + length of row i as elements of x->dtype: where they lie, or, when they cross pieces or are
+ * encoded, a copy in `scratch`, which has room for them. */
+const void* fc_gather(const fc_kernels* kernels, const fc_rows* x, int64_t i, int64_t start, int64_t length,
+                      void* scratch);
 
 static inline uint32_t fc_bits(float value) {
     uint32_t bits;
@@ -119,6 +216,14 @@ static inline float fc_load_f32(const void* row, int64_t k) {
     float value;
     memcpy(&value, (const char*)row + 4 * k, 4);
     return value;
+}
+/* The factor of one block of a quantised tensor. */
+static inline float fc_int8_scale(const void* const* scales, int64_t block) {
+    return fc_load_f32(scales[0], block) / 127.0f;
+}
+static inline float fc_nf4_scale(const void* const* scales, int64_t block) {
+    const float inner = fc_dynamic_code[((const uint8_t*)scales[0])[block]];
+    return inner * fc_load_f32(scales[1], block / FC_NESTED) + fc_load_f32(scales[2], 0);
 }
 static inline float fc_load_bf16(const void* row, int64_t k) {
     uint16_t bits;

@@ -19,10 +19,11 @@ static void norm_run(job* j, int64_t item, char* scratch, float* center) {
     for (int64_t b = first_block; b < end_block; b++) {
         const int64_t start = b * FC_NORM_BLOCK, length = fc_min(FC_NORM_BLOCK, fc_columns(x) - start);
         if (j->center)
-            j->kernels->to_f32[j->center->dtype](fc_gather(j->center, 0, start, length, scratch), length, center);
+            j->kernels->to_f32[j->center->dtype](fc_gather(j->kernels, j->center, 0, start, length, scratch), length,
+                                                 center);
         for (int64_t i = first_row; i < end_row; i++)
-            j->norms[i * j->blocks + b] = j->kernels->block_norm[x->dtype](fc_gather(x, i, start, length, scratch),
-                                                                           j->center ? center : NULL, length);
+            j->norms[i * j->blocks + b] = j->kernels->block_norm[x->dtype](
+                fc_gather(j->kernels, x, i, start, length, scratch), j->center ? center : NULL, length);
     }
 }
 
@@ -45,10 +46,8 @@ int fc_squared_norms(const fc_rows* x, const fc_rows* center, double* out, fc_is
     const fc_mode mode = fc_enter_ieee();
     job j = {x, center, kernels, norms, blocks, runs, fc_ceil(x->rows, SIDE_BY_SIDE) * runs, 0};
     fc_parallel((int)fc_min(threads, j.items), work, &j);
-    for (int64_t i = 0; i < x->rows; i++) {
-        out[i] = 0.0;
+    for (int64_t i = 0; i < x->rows; i++)
         for (int64_t b = 0; b < blocks; b++) out[i] += norms[i * blocks + b];
-    }
     free(norms);
     fc_leave_ieee(mode);
     return j.next < j.items ? FC_NO_MEMORY : FC_OK;

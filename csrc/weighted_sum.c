@@ -19,7 +19,7 @@ typedef struct {
     int bad;
 } job;
 
-static void sum_tile(const job* j, int64_t tile, double* acc, int* bad) {
+static void sum_tile(const job* j, int64_t tile, double* acc, float* decoded, int* bad) {
     const fc_rows* x = j->x;
     int64_t low = 0, high = x->segments - 1;
     while (low < high) {
@@ -29,14 +29,19 @@ static void sum_tile(const job* j, int64_t tile, double* acc, int* bad) {
     }
     const int64_t offset = (tile - j->tiles[low]) * FC_WS_TILE, start = x->starts[low] + offset;
     const int64_t length = fc_min(FC_WS_TILE, x->starts[low + 1] - start);
-    const int in = fc_itemsize(x->dtype), out = fc_itemsize(j->out_dtype);
+    const int out = fc_itemsize(j->out_dtype);
+    const int64_t step = x->encoding ? FC_DECODED : FC_WS_TILE;
     if (!j->count) memset(acc, 0, (size_t)length * sizeof *acc);
     for (int64_t first = 0; first < j->count; first += FC_WS_GROUP) {
         const void* rows[FC_WS_GROUP];
         const int rows_now = (int)fc_min(FC_WS_GROUP, j->count - first);
-        for (int r = 0; r < rows_now; r++)
-            rows[r] = (const char*)x->pointers[low * x->rows + j->counted[first + r]] + offset * in;
-        j->kernels->accumulate[x->dtype](rows, j->w + first, rows_now, length, acc, first == 0);
+        for (int64_t at = 0; at < length; at += step) {
+            const int64_t columns = fc_min(step, length - at);
+            for (int r = 0; r < rows_now; r++)
+                rows[r] =
+                    fc_gather(j->kernels, x, j->counted[first + r], start + at, columns, decoded + r * FC_DECODED);
+            j->kernels->accumulate[x->dtype](rows, j->w + first, rows_now, columns, acc + at, first == 0);
+        }
     }
     const int stream = fc_columns(x) * out >= STREAM_FROM;
     *bad |= j->kernels->finish[x->dtype][j->out_dtype](acc, length, j->divisor, j->out + start * out, stream);
@@ -45,10 +50,11 @@ static void sum_tile(const job* j, int64_t tile, double* acc, int* bad) {
 static void work(void* context, int worker) {
     job* j = context;
     int bad = 0;
-    double* acc = fc_alloc(FC_WS_TILE * sizeof *acc);
+    double* acc = fc_alloc(FC_WS_TILE * sizeof *acc + FC_WS_GROUP * FC_DECODED * sizeof(float));
     (void)worker;
     /* a worker without memory takes no tile: the others do them all */
-    for (int64_t tile; acc && (tile = fc_next(&j->next)) < j->tiles[j->x->segments];) sum_tile(j, tile, acc, &bad);
+    for (int64_t tile; acc && (tile = fc_next(&j->next)) < j->tiles[j->x->segments];)
+        sum_tile(j, tile, acc, (float*)(acc + FC_WS_TILE), &bad);
     if (bad) __atomic_store_n(&j->bad, 1, __ATOMIC_RELAXED);
     free(acc);
 }

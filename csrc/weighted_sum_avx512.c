@@ -233,7 +233,6 @@ INLINE int finish(const double* acc, int64_t length, double divisor, char* out, 
         }
         bad |= emit(q, split, type, out + size * k, stream);
     }
-    if (stream) _mm_sfence();
     out += size * k;
     if (type == FC_F64) return bad | fc_weighted_sum_to_f64_ref(acc + k, length - k, divisor, out, 0);
     if (type == FC_F32) return bad | fc_weighted_sum_to_f32_ref(acc + k, length - k, divisor, out, 0);

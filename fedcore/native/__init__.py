@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import Any
 
 import numpy as np
 
-from fedcore.errors import BackendError
+from fedcore.errors import BackendError, ShapeError
 from fedcore.native._fedcore import ffi, lib
 from fedcore.rowtable import RowTable
 
-ISAS = {"ref": 1, "avx2": 2, "avx512": 3, "neon": 4}
+ISAS = {"ref": 1, "avx2": 2, "avx512": 3, "neon": 4, "amx": 5}
+#: a struct owns none of the structs that it points to: they live as long as it does
+_encodings: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
 
 
@@ -43,12 +46,30 @@ def c_rows(rows: RowTable | None) -> Any:
     struct.pointers = ffi.cast("const void *const *", rows.pointers.ctypes.data)
     struct.starts = ffi.cast("const int64_t *", rows.starts.ctypes.data)
     struct.segments, struct.rows, struct.dtype = len(rows.lengths), rows.n, DTYPES[rows.dtype]
+    if rows.encoding is not None:
+        assert rows.scales is not None
+        encoding = ffi.new("fc_encoding *")
+        encoding.formats = address(rows.encoding.formats, "const uint8_t *")
+        encoding.scales = address(rows.scales, "const void *const *")
+        encoding.origins = address(rows.encoding.origins, "const int64_t *")
+        struct.encoding = _encodings[struct] = encoding
     return struct
 
 
 def address(array: np.ndarray, kind: str) -> Any:
     """A C pointer to an array's memory."""
     return ffi.cast(kind, array.ctypes.data)
+
+
+def running(total: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """What a statistic is added to: zeros, or the caller's fp64 total. Raises ShapeError for one that C cannot take."""
+    if total is None:
+        return np.zeros(shape, np.float64)
+    if total.shape != shape or total.dtype != np.float64 or not total.flags.c_contiguous:
+        raise ShapeError(
+            f"total: got {total.dtype} of shape {total.shape}, expected contiguous float64 of shape {shape}"
+        )
+    return total
 
 
 def checked(status: int, op: str) -> int:

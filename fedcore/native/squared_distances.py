@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedcore.native import address, c_rows, checked, isa_code, lib
+from fedcore.native import address, c_rows, checked, isa_code, lib, running
 from fedcore.rowtable import RowTable
 
 
-def squared_distances(rows: RowTable, pairs: np.ndarray, threads: int = 1) -> np.ndarray:
+def squared_distances(
+    rows: RowTable, pairs: np.ndarray, threads: int = 1, total: np.ndarray | None = None
+) -> np.ndarray:
     """As fedcore.reference.squared_distances. The GIL is released while it runs."""
-    out = np.empty(len(pairs), np.float64)
+    out = running(total, (len(pairs),))
     status = lib.fc_squared_distances(
         c_rows(rows), address(pairs, "const int64_t *"), len(pairs), address(out, "double *"), isa_code(), threads
     )

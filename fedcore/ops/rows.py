@@ -14,6 +14,7 @@ import numpy as np
 from fedcore.backends import default, requested
 from fedcore.dtypes import BF16, ROW_DTYPES, name_of, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, ShapeError
+from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
 
 MOST_THREADS = 1024
@@ -21,7 +22,10 @@ MOST_THREADS = 1024
 
 @dataclass
 class Rows:
-    """Validated rows: a table (data in main memory) or torch tensors on one GPU, and how to answer in kind."""
+    """Validated rows: a table (data in main memory) or torch tensors on one GPU, and how to answer in kind.
+
+    dtype is what the rows are to their owner; a table whose rows travel in another format shows ops its own.
+    """
 
     table: RowTable | None
     tensors: list[Any] | None
@@ -57,7 +61,7 @@ def as_rows(rows: Any) -> Rows:
     Raises ShapeError or DTypeError that names the row.
     """
     if isinstance(rows, RowTable):
-        return Rows(rows, None, rows.n, rows.d, rows.dtype)
+        return Rows(rows, None, rows.n, rows.d, rows.source)
     if isinstance(rows, np.ndarray) or is_torch(rows):
         if rows.ndim != 2:
             raise ShapeError(
@@ -70,7 +74,7 @@ def as_rows(rows: Any) -> Rows:
     if all(torch_rows):
         return _from_tensors(list(rows))
     for i, row in enumerate(rows):
-        if not isinstance(row, np.ndarray):
+        if not isinstance(row, (np.ndarray, Quantized)):
             raise DTypeError(
                 f"row {i}: got {type(row).__name__}, expected a NumPy array or a torch tensor, all of one kind"
             )
@@ -129,7 +133,7 @@ def tensors_of(rows: Rows) -> list[Any]:
     columns = [rows.table.columns(i, 0, rows.d) for i in range(rows.n)]
     with warnings.catch_warnings():  # torch warns of rows in read-only memory; the kernels only read
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        if rows.dtype == "bfloat16":
+        if rows.table.dtype == "bfloat16":
             return [torch.from_numpy(c.view(np.int16)).view(torch.bfloat16) for c in columns]
         return [torch.from_numpy(c) for c in columns]
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.backends import implementation
 from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
 from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
 from fedcore.ops.rows import (
@@ -15,10 +14,10 @@ from fedcore.ops.rows import (
     choose,
     is_torch,
     raise_first_nonfinite,
-    tensors_of,
     thread_count,
     view_of_tensor,
 )
+from fedcore.ops.tiles import run_columns
 
 LARGEST_COUNT = 1 << 24
 
@@ -52,22 +51,27 @@ def weighted_sum(
     data = as_rows(rows)
     w = checked_weights(weights, data.n)
     if divisor is not None:
-        try:
-            divisor = float(divisor)
-        except (TypeError, ValueError):
-            raise WeightError(f"divisor: got {divisor!r}, expected a number") from None
-        if not np.isfinite(divisor) or divisor == 0.0:
-            raise WeightError(f"divisor: got {divisor}, expected a finite number other than 0")
+        divisor = checked_divisor(divisor)
     name = choose(data, backend)
     dtype = name_of(getattr(out, "dtype", out_dtype))
     if dtype not in OUT_DTYPES:
         raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
-    result, target = _output(data, out, dtype, as_tensor=name == "triton")
-    source: Any = tensors_of(data) if name == "triton" else data.table
-    if implementation("weighted_sum", name)(source, w, divisor, target, thread_count(threads)):
+    result, target = output_for(data, out, dtype, as_tensor=name == "triton")
+    if run_columns("weighted_sum", name, data, (w, divisor), target, thread_count(threads)):
         raise_first_nonfinite(data, np.flatnonzero(w), "weighted_sum")
         raise RangeError(f"weighted_sum: a finite sum does not fit {dtype}; ask for a wider out_dtype")
     return result
+
+
+def checked_divisor(divisor: Any, name: str = "divisor") -> float:
+    """A divisor as a float. Raises WeightError, by `name`, unless it is a finite number other than 0."""
+    try:
+        value = float(divisor)
+    except (TypeError, ValueError):
+        raise WeightError(f"{name}: got {divisor!r}, expected a number") from None
+    if not np.isfinite(value) or value == 0.0:
+        raise WeightError(f"{name}: got {value}, expected a finite number other than 0")
+    return value
 
 
 def checked_weights(weights: Any, n: int) -> np.ndarray:
@@ -93,13 +97,14 @@ def checked_weights(weights: Any, n: int) -> np.ndarray:
     return rounded
 
 
-def _output(data: Rows, out: Any, dtype: str, as_tensor: bool) -> tuple[Any, Any]:
-    """(what the caller gets, what the backend writes): two views of the same memory."""
+def output_for(data: Rows, out: Any, dtype: str, as_tensor: bool, count: int | None = None) -> tuple[Any, Any]:
+    """(what the caller gets, what the backend writes): two views of the same memory, (d,) or (count, d)."""
+    shape = (data.d,) if count is None else (count, data.d)
     if out is not None:
         if not is_torch(out) and not isinstance(out, np.ndarray):
             raise DTypeError(f"out: got {type(out).__name__}, expected a NumPy array or a torch tensor")
-        if tuple(out.shape) != (data.d,):
-            raise ShapeError(f"out: got shape {tuple(out.shape)}, expected ({data.d},)")
+        if tuple(out.shape) != shape:
+            raise ShapeError(f"out: got shape {tuple(out.shape)}, expected {shape}")
         contiguous = out.is_contiguous() if is_torch(out) else out.flags.c_contiguous and out.flags.writeable
         if not contiguous:
             raise ShapeError("out: expected a contiguous, writable array")
@@ -108,9 +113,9 @@ def _output(data: Rows, out: Any, dtype: str, as_tensor: bool) -> tuple[Any, Any
     elif data.device is not None:
         import torch
 
-        out = torch.empty(data.d, dtype=getattr(torch, dtype), device=data.device)
+        out = torch.empty(shape, dtype=getattr(torch, dtype), device=data.device)
     else:
-        out = np.empty(data.d, data.bfloat16 if dtype == "bfloat16" else STORAGE[dtype])
+        out = np.empty(shape, data.bfloat16 if dtype == "bfloat16" else STORAGE[dtype])
     if data.on_gpu:
         return out, out
     target = view_of_tensor(out) if is_torch(out) else out
@@ -130,7 +135,7 @@ def _refuse_overlap(target: np.ndarray, data: Rows) -> None:
         return
     low = np.uint64(target.ctypes.data)
     high = low + np.uint64(target.nbytes)
-    ends = table.pointers + (table.lengths * table.itemsize).astype(np.uint64)[:, None]
-    hit = (table.pointers < high) & (ends > low) & (table.lengths > 0)[:, None]
+    starts, sizes = table.extents()
+    hit = (starts < high) & (starts + sizes.astype(np.uint64) > low) & (sizes > 0)
     if hit.any():
-        raise ShapeError(f"out: it overlaps row {np.argwhere(hit)[0][1]}; give memory of its own")
+        raise ShapeError(f"out: it overlaps row {np.flatnonzero(hit)[0] % table.n}; give memory of its own")

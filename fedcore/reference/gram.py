@@ -2,15 +2,38 @@
 
     G_ij = Σ_k (x_ik − c_k)(x_jk − c_k)
 
-The reference forms differences and products in fp64. Compiled backends work on blocks of BLOCK columns fixed by
-absolute column: a difference is rounded to fp32 once, each row of a block is scaled by a power of two when its largest
-magnitude is outside [2⁻⁴⁰, 2⁴⁰] (so that squares neither overflow nor vanish), products are accumulated in fp32 in
-column order with a fused multiply-add, and blocks are folded in fp64 in block order, chunk by chunk of CHUNK columns.
+The reference forms differences and products in fp64. Compiled backends work on blocks of columns fixed by absolute
+column: a difference is rounded to fp32 once, a block's products are summed, and blocks are folded in fp64 in block
+order, chunk by chunk of CHUNK columns.
 
 Error bound, for any backend: |Ĝ_ij − G_ij| ≤ EPSILON / 4 · (G_ii + G_jj), so for D_ij = G_ii + G_jj − 2 G_ij
-|D̂_ij − D_ij| ≤ EPSILON · (G_ii + G_jj). With u = 2⁻²⁴: differences give 2u, BLOCK sequential fp32 additions give at
-most BLOCK · u (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1, with |x y| ≤ (x² + y²) / 2), folding
-in fp64 less than u. The worst case is never met in practice: rounding errors of random sign give about 2⁻²⁴.
+|D̂_ij − D_ij| ≤ EPSILON · (G_ii + G_jj). Below u = 2⁻²⁴, and |x y| ≤ (x² + y²) / 2 throughout.
+
+fp32 sums (all but AMX): blocks of BLOCK columns. Each row of a block is scaled by a power of two when its largest
+magnitude is outside [2⁻⁴⁰, 2⁴⁰] (so that squares neither overflow nor vanish); products are accumulated in fp32 in
+column order with a fused multiply-add. Differences give 2u, BLOCK sequential additions at most BLOCK · u (Higham 2002,
+Accuracy and Stability of Numerical Algorithms, §3.1), folding in fp64 less than u: (BLOCK + 4) · u / 2 in all. The
+worst case is never met in practice: rounding errors of random sign give about 2⁻²⁴.
+
+Integer sums (AMX): blocks of B = 512 columns. A row of a block, with largest magnitude P, is rounded to integers
+v = round(x / t) with t = 2^(e − 22), where e is the exponent of P · (1 + 2⁻⁷): |v| < 127 · (1 + 256 + 256²) and
+t ≤ 2^−21.98 · P. With v = 256² a + 256 b + c, digits in [−128, 127],
+
+    v v' = 256⁴ aa' + 256³ (ab' + ba') + 256² (ac' + bb' + ca') + 256 (bc' + cb') + cc'.
+
+cc' is left out; the others are summed over the block in 32-bit integers, exactly (Σ |ac' + bb' + ca'| < 2²⁵ is the
+largest). The first two sums are joined (256 times one plus the other stays below 2³¹), and so are the last two, the
+fourth rounded to a multiple of 256; the result times t t' is exact in fp64.
+- Rounding x to v: at most t / 2 a column, so Σ |x y − x̂ ŷ| ≤ t/2 Σ|y| + t'/2 Σ|x| + B t t' / 4. With Σ|y| ≤ √B ‖y‖
+  and P ≤ ‖x‖ that is at most 2^−22.98 · √B · 2 ‖x‖ ‖y‖ · (1 + 2⁻¹⁸) ≤ 2^−18.4 (G_ii + G_jj) < 50 u (G_ii + G_jj).
+- Leaving out cc': B · 2¹⁴ · t t' ≤ 2²³ · 2^−43.96 · P P' ≤ 2^−21.9 (G_ii + G_jj) < 5 u (G_ii + G_jj). Rounding the
+  fourth sum: 2¹⁵ t t' a block, less than u / 32.
+- Differences and folding: less than 2 u (G_ii + G_jj).
+That is under 57 u (G_ii + G_jj) in all, where EPSILON / 4 is 130 u. Nothing is flushed. The bits differ from those of
+the fp32 sums, inside the bound.
+
+With either, the bits of an entry depend on its two rows and the centre alone: not on the other rows, their order, or
+the threads.
 """
 
 from __future__ import annotations
@@ -26,14 +49,28 @@ CHUNK = 1 << 13
 EPSILON = 4.0 * (BLOCK + 4) * 2.0**-24 / 2.0
 
 
-def gram(rows: RowTable, center: RowTable | None = None, threads: int = 1) -> np.ndarray:
-    """(n, n) fp64, symmetric; `center` is a table of one row. Row i is not finite on the diagonal if x_i is not."""
-    total = np.zeros((rows.n, rows.n), np.float64)
+def gram(
+    rows: RowTable,
+    center: RowTable | None = None,
+    threads: int = 1,
+    total: np.ndarray | None = None,
+    first: int = 0,
+) -> np.ndarray:
+    """(n, n) fp64, symmetric; `center` is a table of one row. Row i is not finite on the diagonal if x_i is not.
+
+    total   (n, n) fp64, symmetric, of the columns before: added to in place and returned. Tiles of columns whose widths
+            are multiples of CHUNK give the bits of one pass.
+    first   entries of two rows before this one are left as they are: a Gram grows as rows arrive
+    """
+    if total is None:
+        total = np.zeros((rows.n, rows.n), np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         for start in range(0, rows.d, CHUNK):
             stop = min(start + CHUNK, rows.d)
             tile = np.stack([to_float64(rows.columns(i, start, stop)) for i in range(rows.n)])
             if center is not None:
                 tile -= to_float64(center.columns(0, start, stop))
-            total += tile @ tile.T
+            product = tile @ tile.T
+            total[first:] += product[first:]
+            total[:first, first:] += product[:first, first:]
     return total

@@ -16,9 +16,15 @@ from fedcore.rowtable import RowTable
 TILE = 1 << 16
 
 
-def squared_distances(rows: RowTable, pairs: np.ndarray, threads: int = 1) -> np.ndarray:
-    """(m,) fp64 for pairs (m, 2) int64 of row numbers."""
-    total = np.zeros(len(pairs), np.float64)
+def squared_distances(
+    rows: RowTable, pairs: np.ndarray, threads: int = 1, total: np.ndarray | None = None
+) -> np.ndarray:
+    """(m,) fp64 for pairs (m, 2) int64 of row numbers.
+
+    total   (m,) fp64 of the columns before: added to in place and returned. Tiles of columns give the bits of one pass.
+    """
+    if total is None:
+        total = np.zeros(len(pairs), np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         for p, (i, j) in enumerate(pairs):
             for start in range(0, rows.d, TILE):

@@ -20,9 +20,16 @@ BLOCK = 4096
 LANES = 32
 
 
-def squared_norms(rows: RowTable, center: RowTable | None = None, threads: int = 1) -> np.ndarray:
-    """(n,) fp64; `center` is a table of one row with the same columns. Not finite where the row is not."""
-    total = np.zeros(rows.n, np.float64)
+def squared_norms(
+    rows: RowTable, center: RowTable | None = None, threads: int = 1, total: np.ndarray | None = None
+) -> np.ndarray:
+    """(n,) fp64; `center` is a table of one row with the same columns. Not finite where the row is not.
+
+    total   (n,) fp64 of the columns before: added to in place and returned. Tiles of columns whose widths are multiples
+            of 8192 give the bits of one pass.
+    """
+    if total is None:
+        total = np.zeros(rows.n, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         for start in range(0, rows.d, BLOCK):
             stop = min(start + BLOCK, rows.d)

@@ -1,0 +1,39 @@
+"""Exact sums of columns, held in fp64 numbers that are never rounded: the state of exact_sum."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CHUNK = 1 << 14
+
+
+class Expansion:
+    """d exact sums. Column k has the value levels[0][k] + levels[1][k] + …, taken without rounding.
+
+    levels    (d,) fp64 each, 64-byte aligned: a sum, what its additions rounded off, what those did, …
+    depth     (chunks,) uint8: how many levels each chunk of CHUNK columns uses. The others are 0 there and have never
+              been written, so that they take address space and no memory.
+
+    Two levels are typical, 16 bytes a column; one where products are short (counts as weights, 16-bit rows). Magnitudes
+    fall by 2³³ or more from level to level for up to 2²⁰ rows, and products of fp32 numbers span fewer than 460 bits,
+    so 14 levels are enough for any of them.
+    """
+
+    def __init__(self, d: int):
+        self.d = d
+        self.levels: list[np.ndarray] = []
+        self.depth = np.zeros(-(-d // CHUNK), np.uint8)
+        self.reserve()
+
+    def reserve(self) -> None:
+        """See that every chunk has a level to grow into; done before a row is added, since it can run out of memory."""
+        while len(self.levels) <= int(self.depth.max(initial=0)):
+            room = np.zeros(8 * self.d + 64, np.uint8)
+            start = -room.ctypes.data % 64
+            self.levels.append(room[start : start + 8 * self.d].view(np.float64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the levels that are in use."""
+        columns = np.minimum(CHUNK, self.d - CHUNK * np.arange(len(self.depth)))
+        return 8 * int((columns * self.depth).sum())

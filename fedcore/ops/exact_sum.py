@@ -1,0 +1,75 @@
+"""The public exact sum: rows one at a time, in any order, the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fedcore.backends import default, implementation, requested
+from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
+from fedcore.errors import DTypeError, RangeError, ShapeError
+from fedcore.expansion import Expansion
+from fedcore.ops.rows import as_rows, choose, is_torch, raise_first_nonfinite, thread_count
+from fedcore.ops.weighted_sum import checked_divisor, checked_weights
+from fedcore.rowtable import RowTable
+
+
+class ExactSum:
+    """Σ_i w_i x_i of rows that arrive one at a time, never rounded on the way: every order gives the same bits.
+
+    d         columns
+    backend   'reference', 'c' or None; rows lie in main memory
+    threads   of the C kernels; None for all cores
+
+    Memory: typically 8 or 16 bytes a column, whatever the number of rows (fedcore/expansion.py). Cost of a row: a pass
+    over it and over the sums. A row that was added with weight w is taken away again, exactly, by adding it with −w.
+    Raises ShapeError and BackendError.
+    """
+
+    def __init__(self, d: int, *, backend: str | None = None, threads: int | None = None):
+        if isinstance(d, bool) or not isinstance(d, (int, np.integer)) or d < 0:
+            raise ShapeError(f"ExactSum: got d={d!r}, expected a number of columns, 0 or more")
+        implementation("exact_sum", requested(backend) or default(on_gpu=False))
+        self.d, self.backend, self.threads = int(d), backend, thread_count(threads)
+        self._total = Expansion(self.d)
+
+    def add(self, row: Any, weight: float = 1.0) -> None:
+        """Add weight · row.
+
+        row      (d,) array or CPU tensor in fp32, fp16 or bf16, or a RowTable of one row
+        weight   a number as in weighted_sum, rounded to fp32; a row with weight 0 is not read
+
+        Raises ShapeError, DTypeError, WeightError, BackendError and NonFiniteError with the column of a NaN or Inf;
+        after any of them the sum is what it was.
+        """
+        if not isinstance(row, (RowTable, np.ndarray)) and not is_torch(row):
+            raise DTypeError(f"row: got {type(row).__name__}, expected a NumPy array, a torch tensor or a RowTable")
+        data = as_rows(row if isinstance(row, RowTable) else [row])
+        if (data.n, data.d) != (1, self.d):
+            raise ShapeError(f"row: got {data.n} × {data.d}, expected one row of {self.d} columns")
+        w = checked_weights([weight], 1)[0]
+        add = implementation("exact_sum", choose(data, self.backend))
+        if w != 0 and add(self._total, data.table, w, self.threads):
+            raise_first_nonfinite(data, op="exact_sum")
+
+    def result(self, divisor: float | None = None, out_dtype: Any = "float32") -> np.ndarray:
+        """The sum rounded to fp64 once, divided by `divisor` if one is given, and rounded once to `out_dtype`: (d,).
+
+        Adding may go on. Raises DTypeError, WeightError for a divisor that is not a finite number other than 0, and
+        RangeError for a finite sum that `out_dtype` cannot hold.
+        """
+        by = None if divisor is None else checked_divisor(divisor)
+        dtype = name_of(out_dtype)
+        if dtype not in OUT_DTYPES:
+            raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
+        out = np.empty(self.d, STORAGE[dtype])
+        name = requested(self.backend) or default(on_gpu=False)
+        if implementation("exact_round", name)(self._total, by, out, self.threads):
+            raise RangeError(f"exact_sum: a finite sum does not fit {dtype}; ask for a wider out_dtype")
+        return out
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the sums take."""
+        return self._total.nbytes

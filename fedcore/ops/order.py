@@ -1,0 +1,38 @@
+"""What the public order statistics share."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from fedcore.dtypes import OUT_DTYPES, name_of
+from fedcore.errors import DTypeError, RangeError, RuleError
+from fedcore.ops.rows import Rows, choose, raise_first_nonfinite, thread_count
+from fedcore.ops.tiles import run_columns
+from fedcore.ops.weighted_sum import output_for
+
+
+def run_order_statistic(
+    op: str, data: Rows, arguments: tuple[int, ...], out: Any, out_dtype: Any, backend: str | None, threads: int | None
+) -> Any:
+    """Call the backend's (rows, *arguments, out, threads) -> suspect, and say what is wrong if anything is."""
+    name = choose(data, backend)
+    dtype = name_of(getattr(out, "dtype", out_dtype))
+    if dtype not in OUT_DTYPES:
+        raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
+    result, target = output_for(data, out, dtype, as_tensor=name == "triton")
+    if run_columns(op, name, data, arguments, target, thread_count(threads)):
+        raise_first_nonfinite(data, op=op)
+        raise RangeError(f"{op}: a finite result does not fit {dtype}; ask for a wider out_dtype")
+    return result
+
+
+def checked_f(op: str, f: Any, n: int, largest: int) -> int:
+    """f as an int from 0 to `largest`. Raises RuleError that says the largest f for this n."""
+    try:
+        count = operator.index(f)
+    except TypeError:
+        count = -1
+    if isinstance(f, bool) or not 0 <= count <= largest:
+        raise RuleError(f"{op}: got f = {f!r}, expected a whole number from 0 to {largest}, the largest f for n = {n}")
+    return count

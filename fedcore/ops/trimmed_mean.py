@@ -1,0 +1,37 @@
+"""The public trimmed_mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedcore.ops.order import checked_f, run_order_statistic
+from fedcore.ops.rows import as_rows
+
+
+def trimmed_mean(
+    rows: Any,
+    f: int,
+    out: Any = None,
+    out_dtype: Any = "float32",
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+) -> Any:
+    """The mean of each column without its f least and its f greatest values: (d,) in `out_dtype`, rounded once.
+
+    rows      (n, d) array or tensor, a sequence of n 1-D arrays, or a RowTable; fp32, fp16 or bf16. Never stacked.
+    f         how many to drop on either side; 0 ≤ 2f < n
+    out       (d,) array to write into, of any output dtype (then `out_dtype` is not used); must not overlap the rows
+    out_dtype 'float32', 'float64', 'float16' or 'bfloat16'
+
+    Kept values are added in fp64 in ascending order, so the bits are the same on every backend, ISA and thread count
+    and in every order of the rows; what is dropped never enters a sum; a zero is +0 (definition:
+    fedcore/reference/trimmed_mean.py). NumPy in gives NumPy out, torch in gives torch out on the same device.
+
+    Raises RuleError (f out of range: it says the largest f for this n), ShapeError, DTypeError, NonFiniteError (row and
+    column of a NaN or Inf, even one that would have been dropped) and RangeError (a finite mean that `out_dtype`
+    cannot hold). After an error the contents of `out` are not defined.
+    """
+    data = as_rows(rows)
+    dropped = checked_f("trimmed_mean", f, data.n, (data.n - 1) // 2)
+    return run_order_statistic("trimmed_mean", data, (dropped,), out, out_dtype, backend, threads)
