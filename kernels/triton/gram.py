@@ -138,12 +138,18 @@ def _gram_kernel(
     tl.store(partials + offset + within[:, None] * TILE + within[None, :], total)
 
 
-def gram(tensors: list[torch.Tensor], center: torch.Tensor | None = None, threads: int = 1) -> torch.Tensor:
+def gram(
+    tensors: list[torch.Tensor],
+    center: torch.Tensor | None = None,
+    threads: int = 1,
+    total: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Inner products ⟨x_i − center, x_j − center⟩: (n, n) fp64, symmetric, on the rows' device.
 
     tensors   n contiguous 1-D rows of d elements, one of fp32, fp16, bf16, one device
     center    (d,) of any row dtype, or None for zero
     threads   has no meaning here
+    total     (n, n) fp64 of other columns, which are added to; None is zero
 
     Error bound: fedcore/reference/gram.py. Row i is not finite on the diagonal if x_i is not. Memory beside the result:
     PARTIALS bytes, or 2 · n² · 8 if that is more. Raises BackendError if the rows lie where the kernel cannot run.
@@ -153,9 +159,9 @@ def gram(tensors: list[torch.Tensor], center: torch.Tensor | None = None, thread
     tile = tile_of(n)
     pairs = torch.triu_indices(triton.cdiv(n, tile), triton.cdiv(n, tile), dtype=torch.int32, device=device)
     count = pairs.shape[1]
-    total = torch.zeros(count * tile * tile, dtype=torch.float64, device=device)
-    slots = min(max(PARTIALS // (8 * total.numel()), 1), MOST_CHUNKS, max(triton.cdiv(d, CHUNK), 1))
-    partials = torch.empty((slots, total.numel()), dtype=torch.float64, device=device)
+    sums = torch.zeros(count * tile * tile, dtype=torch.float64, device=device)
+    slots = min(max(PARTIALS // (8 * sums.numel()), 1), MOST_CHUNKS, max(triton.cdiv(d, CHUNK), 1))
+    partials = torch.empty((slots, sums.numel()), dtype=torch.float64, device=device)
     with on_device(device):
         addresses, aligned = address_table(tensors)
         for first, chunks, full in pieces(d, CHUNK):
@@ -167,8 +173,9 @@ def gram(tensors: list[torch.Tensor], center: torch.Tensor | None = None, thread
                     row_dtype=DTYPES[tensors[0].dtype], TILE=tile, BLOCK=BLOCK, CHUNK=CHUNK, DEPTH=DEPTH,
                     ALIGNED=aligned, FULL=full, **options(tile),
                 )  # fmt: skip
-                fold(partials[:used], total)
-        return _assemble(total.view(count, tile, tile), pairs.long(), n)
+                fold(partials[:used], sums)
+        found = _assemble(sums.view(count, tile, tile), pairs.long(), n)
+        return found if total is None else total + found
 
 
 def _assemble(tiles: torch.Tensor, pairs: torch.Tensor, n: int) -> torch.Tensor:

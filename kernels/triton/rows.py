@@ -80,3 +80,13 @@ def store(pointers, values, mask, FULL: tl.constexpr):
         tl.store(pointers, values)
     else:
         tl.store(pointers, values, mask=mask)
+
+
+@triton.jit
+def widen(x):
+    """fp32 elements of fp32, fp16 or bf16 ones, exactly: bf16 by its bits, since the interpreter flushes subnormals."""
+    if x.dtype == tl.bfloat16:
+        wide = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        wide = x.to(tl.float32)
+    return wide

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from fedcore.kernels.fold import fold
-from fedcore.kernels.rows import DTYPES, address_table, check_device, load, on_device, pieces, row_pointer
+from fedcore.kernels.rows import DTYPES, address_table, check_device, load, on_device, pieces, row_pointer, widen
 
 # BLOCK and LANES are part of the law: the same numbers as in fedcore/reference/squared_norms.py
 BLOCK = 4096
@@ -54,9 +54,9 @@ def _squared_norms_kernel(
     for step in tl.range(0, steps, loop_unroll_factor=UNROLL):
         columns = tile + step * LANES
         mask = columns < d
-        x = load(pointer + columns, mask, FULL).to(tl.float64)
+        x = widen(load(pointer + columns, mask, FULL)).to(tl.float64)
         if center is not None:
-            x -= load(center + columns, mask, FULL).to(tl.float64)
+            x -= widen(load(center + columns, mask, FULL)).to(tl.float64)
         lanes += x * x
     lanes = _fold_half(lanes, GROUP, 16)
     lanes = _fold_half(lanes, GROUP, 8)
@@ -66,19 +66,26 @@ def _squared_norms_kernel(
     tl.store(sums + blocks * n + row, total, mask=blocks * BLOCK < d)
 
 
-def squared_norms(tensors: list[torch.Tensor], center: torch.Tensor | None = None, threads: int = 1) -> torch.Tensor:
+def squared_norms(
+    tensors: list[torch.Tensor],
+    center: torch.Tensor | None = None,
+    threads: int = 1,
+    total: torch.Tensor | None = None,
+) -> torch.Tensor:
     """‖x_i − center‖² of each row: (n,) fp64 on the rows' device; not finite where the row is not.
 
     tensors   n contiguous 1-D rows of d elements, one of fp32, fp16, bf16, one device
     center    (d,) of any row dtype, or None for zero
     threads   has no meaning here
+    total     (n,) fp64 of the columns before these, a multiple of BLOCK: the norms go on from there, and it is
+              overwritten; None is zero
 
     The bits are those of fedcore/reference/squared_norms.py. Memory: n · d / 512 bytes for the blocks' sums. Raises
     BackendError if the rows lie where the kernel cannot run.
     """
     n, d, device = len(tensors), tensors[0].numel(), tensors[0].device
     check_device("squared_norms", _squared_norms_kernel, device)
-    total = torch.zeros(n, dtype=torch.float64, device=device)
+    total = torch.zeros(n, dtype=torch.float64, device=device) if total is None else total
     with on_device(device):
         addresses, aligned = address_table(tensors)
         sums = torch.empty((triton.cdiv(d, BLOCK), n), dtype=torch.float64, device=device)

@@ -12,28 +12,12 @@ import torch
 import triton
 import triton.language as tl
 
-from fedcore.kernels.rows import DTYPES, address_table, check_device, load, on_device, pieces, row_pointer, store
+from fedcore.kernels.rounding import round_once
+from fedcore.kernels.rows import DTYPES, address_table, check_device, load, on_device, pieces, row_pointer, store, widen
 
 BLOCK = 1024
 UNROLL = tl.constexpr(4)
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
-
-
-@triton.jit
-def _round_to_odd(value):
-    """fp64 to fp32 as int32 bits: the exact value, or the neighbour whose last bit is 1.
-
-    A second rounding to 16 bits then equals one direct rounding (Boldo and Melquiond, 2008, "Emulation of a FMA and
-    correctly rounded sums: proved algorithms using rounding to odd").
-    """
-    nearest = value.to(tl.float32)
-    back = tl.abs(nearest.to(tl.float64))
-    bits = nearest.to(tl.int32, bitcast=True)
-    even = (bits & 1) == 0
-    # magnitude bits order like magnitudes: one step of the integer is one ulp; NaN compares false and stays
-    toward_zero = even & (back > tl.abs(value))
-    away = even & (back < tl.abs(value))
-    return tl.where(toward_zero, bits - 1, tl.where(away, bits + 1, bits))
 
 
 @triton.jit(do_not_specialize=("n", "d", "first"))
@@ -57,21 +41,10 @@ def _weighted_sum_kernel(
     total = tl.zeros([BLOCK], tl.float64)
     for i in tl.range(0, n, loop_unroll_factor=UNROLL):
         x = load(row_pointer(tl.load(addresses + i), row_dtype, ALIGNED) + columns, mask, FULL)
-        total += tl.load(weights + i) * x.to(tl.float64)
+        total += tl.load(weights + i) * widen(x).to(tl.float64)
     if divisor is not None:
         total /= tl.load(divisor)
-
-    if out_dtype == tl.bfloat16:
-        bits = _round_to_odd(total)
-        bits = tl.where(total == total, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0)
-        finite = (bits & 0x7F80) != 0x7F80
-        rounded = bits.to(tl.int16)
-    else:
-        if out_dtype == tl.float16:
-            rounded = _round_to_odd(total).to(tl.float32, bitcast=True).to(tl.float16)
-        else:
-            rounded = total.to(out_dtype)
-        finite = tl.abs(rounded.to(tl.float64)) < float("inf")
+    rounded, finite = round_once(total, out_dtype)
     store(out + columns, rounded, mask, FULL)
     # every program that writes here writes the same 1
     tl.store(suspect, 1, mask=tl.max((finite == 0).to(tl.int32), axis=0) != 0)
