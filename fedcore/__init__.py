@@ -9,19 +9,25 @@ from fedcore import errors, ops
 from fedcore.backends import use_backend
 from fedcore.dtypes import bf16
 from fedcore.errors import FedcoreError
+from fedcore.quantized import Quantized
 
 if TYPE_CHECKING:
     from fedcore import lora, rules
+    from fedcore.accumulator import Accumulator
     from fedcore.engine import Aggregate, aggregate
+    from fedcore.spool import Spool
     from fedcore.updates import Cohort, Layout, Update
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accumulator",
     "Aggregate",
     "Cohort",
     "FedcoreError",
     "Layout",
+    "Quantized",
+    "Spool",
     "Update",
     "aggregate",
     "bf16",
@@ -33,6 +39,8 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Accumulator": "fedcore.accumulator",
+    "Spool": "fedcore.spool",
     "Aggregate": "fedcore.engine",
     "aggregate": "fedcore.engine",
     "Cohort": "fedcore.updates",

@@ -6,10 +6,11 @@ same under both.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -20,15 +21,20 @@ from fedcore.errors import LayoutError, NonFiniteError, RuleError, ShapeError
 from fedcore.lora.delta import Combined, report_of
 from fedcore.lora.executor import DeltaExecutor
 from fedcore.ops.rows import thread_count
-from fedcore.rules.geometry import Geometry, Statistics
+from fedcore.rules.budget import parse_memory
+from fedcore.rules.files import FileExecutor, Progress
+from fedcore.rules.geometry import Geometry, Gram, Statistics
+from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
-from fedcore.rules.rule import Coefficients, Rule, check_weights
+from fedcore.rules.rule import Decision, Rule, check_weights, chosen_references
 from fedcore.updates import Cohort, Layout, Update
 from fedcore.updates.bases import check_same_base
 
 Space = Literal["delta", "parameters"]
 
 ROW_LAW = "row-order fp64 sum, rounded once"
+EXACT_LAW = "exact sum, rounded once"
+ORDER_LAW = "order statistic of integer keys, rounded once"
 FACTOR_LAW = "stacked factors, truncated by QR and SVD"
 
 
@@ -37,7 +43,9 @@ class Aggregate:
     """What `aggregate` returns.
 
     update         the result; client_id "global", num_examples the sum over the clients that count
-    coefficients   client_id -> its coefficient as used (an fp32 value); the result divides by report["divisor"]
+    coefficients   client_id -> its coefficient as used (an fp32 value); the result divides by report["divisor"]. Empty
+                   for an order rule, which gives no client a coefficient; mixtures that it is taken of are in
+                   report["mix"]
     excluded       client_id -> why it was left out before the rule ran (NaN or Inf, or factors that cancel)
     report         JSON-able: rule, space, n, divisor, seconds by step, what the rule decided and why, truncation by
                    module
@@ -49,7 +57,9 @@ class Aggregate:
     report: dict[str, Any]
 
 
-class _Clock:
+class Clock:
+    """Seconds by step; a step that is made again adds up."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
@@ -57,15 +67,19 @@ class _Clock:
     def step(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def aggregate(
-    updates: Iterable[Update],
+    updates: Iterable[Update | str | os.PathLike[str]],
     rule: Rule,
     space: Space = "delta",
     reference: Update | None = None,
     *,
+    memory: int | str | None = None,
+    progress: Progress | None = None,
+    server: Update | None = None,
+    center: Update | None = None,
     weights: Mapping[str, float] | npt.ArrayLike | None = None,
     on_nonfinite: Literal["raise", "exclude"] = "raise",
     backend: str | None = None,
@@ -74,20 +88,28 @@ def aggregate(
     """Aggregate the updates of one round into one.
 
     updates        of one base model and one set of modules; a `Cohort`, or updates with distinct client_ids in any
-                   order
+                   order; paths are opened by `Update.open`
     rule           from fedcore.rules
     space          "delta": distances, norms and sums are of s · B · A, and the result is truncated to the clients'
-                   rank; ranks and scales may differ. "parameters": of the tensors as they are; ranks and scales must
-                   agree.
+                   rank; ranks and scales may differ. For linear rules. "parameters": of the tensors as they are;
+                   ranks and scales must agree.
     reference      the global update that the clients moved from: norms and clips are of the change. None is zero.
+    server         a trusted update of the server's own, for rules that use one (FLTrust, MoNNA)
+    center         where an iteration starts, for rules that use one (CenteredClipping); None is the reference
+    memory         "1GB", "512MiB" or bytes: what the process may take in all, if it does nothing else. Updates in
+                   files, mapped or not, are then read in tiles of columns that fit, the next one while one is worked
+                   on, and may be larger than memory; a file that is changed meanwhile is an error. None: mapped files
+                   are read through their maps, and updates made by `Update.open` in "1GB", or the least that works
+                   where that is more. The bits are the same.
+    progress       called as progress(work, done, total) during passes over files, from this thread
     weights        client_id -> weight, or one number for each update in the order given; None takes their num_examples.
                    Rules that ignore weights (Krum) ignore these too.
     on_nonfinite   a client that sent NaN or Inf, or in "delta" space factors whose terms cancel, so that fp64 cannot
                    tell their product: "raise" names it; "exclude" leaves it out,
                    says so, and keeps the rule's f
     backend        of passes over rows: 'reference', 'c', 'triton' or None for where they lie. Factors in "delta" space
-                   are NumPy's and LAPACK's on every backend. Pairs that a selection forms again have no GPU kernel:
-                   under 'triton' they run on the C kernels, or else on NumPy; report["redone_on"] says where.
+                   are NumPy's and LAPACK's on every backend, and so are distances of mixtures that a selection forms
+                   again; report["redone_on"] says where pairs were.
     threads        of the C kernels. BLAS and LAPACK, which do the work on factors, use NumPy's own threads
                    (OMP_NUM_THREADS and the like), whatever this says.
 
@@ -96,8 +118,9 @@ def aggregate(
 
     Stages before the last one of a composed rule are under report["before"], in their order.
 
-    Raises LayoutError, NonFiniteError, RuleError, WeightError, ShapeError, RangeError, BackendError; each names
-    the client, tensor or module.
+    Raises LayoutError, NonFiniteError, RuleError, WeightError, ShapeError, RangeError, BackendError, BudgetError (with
+    the least that works), and of files FormatError, MissingError and StorageError; each names the client, file, tensor
+    or module.
     """
     if space not in ("delta", "parameters"):
         raise RuleError(f"space: got {space!r}, expected 'delta' or 'parameters'")
@@ -105,12 +128,25 @@ def aggregate(
         raise RuleError(f"on_nonfinite: got {on_nonfinite!r}, expected 'raise' or 'exclude'")
     requested(backend)
     thread_count(threads)
-    given = updates if isinstance(updates, Sequence) else list(updates)
+    if memory is not None:
+        parse_memory(memory)
+    given = updates if isinstance(updates, Cohort) else [_opened(update) for update in updates]
     cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), _weights_by_id(weights, given)
+    if not isinstance(rule, Rule):
+        raise RuleError(f"rule: got {rule!r}, expected an instance of a rule such as fedcore.rules.Krum(f=1)")
+    if space == "delta" and not rule.linear:
+        raise RuleError(
+            f"{rule!r}: it is taken coordinate by coordinate, which factors in space='delta' have none of; use "
+            "space='parameters' or a linear rule such as fedcore.rules.GeometricMedian()"
+        )
+    references = chosen_references(rule, reference=reference, server=server, center=center)
     excluded: dict[str, str] = {}
+    passes: dict[str, Any] = {"backend": backend, "threads": threads}
+    if memory is not None or not all(update.mapped for update in cohort):
+        passes |= {"memory": memory, "progress": progress}
     while True:
         try:
-            return _aggregate(cohort, rule, space, reference, by_id, excluded, backend, threads)
+            return run(cohort, rule, space, references, by_id, excluded, passes)
         except NonFiniteError as error:
             if on_nonfinite == "raise" or not 0 <= error.row < len(cohort):
                 raise
@@ -119,6 +155,10 @@ def aggregate(
                 message = f"every client sent NaN or Inf or factors that cancel, the last one: {error}"
                 raise NonFiniteError(message) from None
             cohort = Cohort(update for i, update in enumerate(cohort) if i != error.row)
+
+
+def _opened(update: Update | str | os.PathLike[str]) -> Update:
+    return Update.open(update) if isinstance(update, (str, os.PathLike)) else update
 
 
 def _weights_by_id(weights: Any, updates: Sequence[Update]) -> dict[str, Any] | None:
@@ -136,59 +176,99 @@ def _weights_by_id(weights: Any, updates: Sequence[Update]) -> dict[str, Any] | 
     return dict(zip(ids, values, strict=True))
 
 
-def _aggregate(
+def run(
     cohort: Cohort,
     rule: Rule,
     space: Space,
-    reference: Update | None,
+    references: dict[str, Update | None],
     weights: dict[str, Any] | None,
     excluded: dict[str, str],
-    backend: str | None,
-    threads: int | None,
+    passes: dict[str, Any],
+    known: Gram | None = None,
 ) -> Aggregate:
-    """One attempt, with the clients that are left."""
-    clock = _Clock()
+    """One attempt, with the clients that are left.
+
+    passes   what executors take beside the rows
+    known    the Gram of the rows in files, where it has been made already
+    """
+    clock = Clock()
     with clock.step("check"):
-        _check_rule(rule, cohort, excluded)
+        check_rule(rule, cohort, excluded)
         names = [f"client {client!r}" for client in cohort.client_ids]
         share = cohort.num_examples if weights is None else [weights[client] for client in cohort.client_ids]
         checked = check_weights(share, names) if rule.uses_weights else None
         named = [(f"client {update.client_id!r}", update) for update in cohort]
-        check_same_base([*named, ("reference", reference)] if reference is not None else named)
-        used = reference if rule.uses_reference else None
-        passes: dict[str, Any] = {"with_reference": rule.uses_reference, "backend": backend, "threads": threads}
+        given = [(name, update) for name, update in references.items() if update is not None]
+        check_same_base([*named, *given])
         executor: RowExecutor | DeltaExecutor
         if space == "delta":
-            executor = DeltaExecutor.from_cohort(cohort, used, names, **passes)
+            executor = DeltaExecutor.from_cohort(cohort, references, names, **passes)
         else:
-            _check_same_parameters(cohort, used, names)
-            executor = RowExecutor.from_cohort(cohort, used, names, **passes)
+            check_same_parameters(cohort, given, names)
+            executor = _row_executor(rule, cohort, references, names, passes, known)
         statistics = Statistics(executor)
     with clock.step("statistics"):
         statistics.gather(rule.needs)
     with clock.step("rule"):
-        decided = rule.coefficients(Geometry(statistics), checked)
-        values, divisor = decided.rounded()
+        decided = rule.decide(Geometry(statistics), checked)
     with clock.step("combination"):
-        if isinstance(executor, DeltaExecutor):
-            combined, arrays = executor.weighted_sum(values, divisor)
-            rows = executor.dense
-        else:
-            combined, arrays, rows = None, executor.weighted_sum(values, divisor), executor
-        tensors = {} if rows is None else _split(rows, arrays, cohort[0].layout)
-        update = _result(cohort, values, tensors, combined)
-    law = ROW_LAW if combined is None or not combined.modules else FACTOR_LAW
-    report = _report(cohort, rule, space, decided, values, divisor, clock)
-    report |= {"law": law, "excluded": dict(excluded)}
-    if combined is not None:
-        report["modules"] = report_of(combined.modules)
-    coefficients = {client: float(value) for client, value in zip(cohort.client_ids, values, strict=False)}
+        found = _combine(executor, decided, cohort[0].layout)
+        update = make_update(cohort, found)
+    report = make_report(cohort, rule, space, decided, found, clock) | {"excluded": dict(excluded)}
+    coefficients = {client: float(value) for client, value in zip(cohort.client_ids, found.coefficients, strict=False)}
     return Aggregate(update, coefficients, dict(excluded), report)
 
 
-def _check_rule(rule: Rule, cohort: Cohort, excluded: dict[str, str]) -> None:
-    if not isinstance(rule, Rule):
-        raise RuleError(f"rule: got {rule!r}, expected an instance of a rule such as fedcore.rules.Krum(f=1)")
+def _row_executor(
+    rule: Rule,
+    cohort: Cohort,
+    references: dict[str, Update | None],
+    names: Sequence[str],
+    passes: dict[str, Any],
+    known: Gram | None,
+) -> RowExecutor:
+    if "memory" not in passes:
+        return RowExecutor.from_cohort(cohort, references, names, **passes)
+    return FileExecutor.from_files(cohort, references, names, gram="gram" in rule.needs, known=known, **passes)
+
+
+@dataclass(frozen=True)
+class Combination:
+    """tensors of rows and factors; clients that count; coefficients and divisor as used (none for an order rule)."""
+
+    tensors: dict[str, np.ndarray]
+    counted: np.ndarray
+    law: str
+    factors: Combined | None = None
+    coefficients: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    divisor: float | None = None
+
+
+def _combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: Layout) -> Combination:
+    """The pass that makes the result."""
+    if isinstance(decided, OrderStatistic):
+        assert isinstance(executor, RowExecutor)
+        tensors = split_tensors(executor.tensors, executor.order_statistic(decided), layout)
+        return Combination(tensors, _counted(decided, executor.clients), ORDER_LAW)
+    values, divisor = decided.rounded()
+    counted = np.flatnonzero(values[: executor.clients])
+    if isinstance(executor, RowExecutor):
+        tensors = split_tensors(executor.tensors, executor.weighted_sum(values, divisor), layout)
+        return Combination(tensors, counted, ROW_LAW, None, values, divisor)
+    combined, arrays = executor.weighted_sum(values, divisor)
+    tensors = {} if executor.dense is None else split_tensors(executor.dense.tensors, arrays, layout)
+    law = FACTOR_LAW if combined.modules else ROW_LAW
+    return Combination(combined.tensors | tensors, counted, law, combined, values, divisor)
+
+
+def _counted(decided: OrderStatistic, clients: int) -> np.ndarray:
+    """The clients that an order statistic is taken of."""
+    if decided.mix is not None:
+        return np.flatnonzero(decided.mix[:, :clients].any(0))
+    return np.array(range(clients) if decided.rows is None else decided.rows)
+
+
+def check_rule(rule: Rule, cohort: Cohort, excluded: dict[str, str]) -> None:
     try:
         rule.check(len(cohort))
     except RuleError as error:
@@ -199,11 +279,10 @@ def _check_rule(rule: Rule, cohort: Cohort, excluded: dict[str, str]) -> None:
         ) from None
 
 
-def _check_same_parameters(cohort: Cohort, reference: Update | None, names: Sequence[str]) -> None:
+def check_same_parameters(cohort: Cohort, references: Sequence[tuple[str, Update]], names: Sequence[str]) -> None:
     """Refuse what only delta space can take: ranks that differ, and factors of different scales."""
     first = cohort[0].modules
-    updates = list(cohort) if reference is None else [*cohort, reference]
-    for who, update in zip([*names, "reference"], updates, strict=False):
+    for who, update in [*zip(names, cohort, strict=True), *references]:
         if update.layout == cohort[0].layout and update.scaling == cohort[0].scaling:
             continue
         found = update.modules
@@ -218,37 +297,32 @@ def _check_same_parameters(cohort: Cohort, reference: Update | None, names: Sequ
     cohort.check_same_layout()
 
 
-def _split(executor: RowExecutor, arrays: list[np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
-    """Views of each part's sum, as named tensors."""
+def split_tensors(
+    parts: Iterable[tuple[str, ...]], arrays: Iterable[np.ndarray], layout: Layout
+) -> dict[str, np.ndarray]:
+    """Views of each part's sum, as named tensors; `parts` are the names of each part, one tensor after the other."""
     tensors = {}
-    for part, array in zip(executor.parts, arrays, strict=True):
-        assert part.data.table is not None
-        starts = part.data.table.starts
-        for k, name in enumerate(part.tensors):
-            tensors[name] = array[starts[k] : starts[k + 1]].reshape(layout.shapes[layout.index[name]])
+    for names, array in zip(parts, arrays, strict=True):
+        start = 0
+        for k in (layout.index[name] for name in names):
+            tensors[layout.names[k]] = array[start : (start := start + int(layout.sizes[k]))].reshape(layout.shapes[k])
     return tensors
 
 
-def _result(cohort: Cohort, values: np.ndarray, tensors: dict[str, np.ndarray], combined: Combined | None) -> Update:
-    first, counted = cohort[0], np.flatnonzero(values[: len(cohort)])
+def make_update(cohort: Cohort, found: Combination) -> Update:
+    first = cohort[0]
     return Update.from_tensors(
-        tensors if combined is None else combined.tensors | tensors,
-        num_examples=int(cohort.num_examples[counted].sum()) or 1,
+        found.tensors,
+        num_examples=int(cohort.num_examples[found.counted].sum()) or 1,
         client_id="global",
-        scaling=first.scaling if combined is None else combined.scaling,
+        scaling=first.scaling if found.factors is None else found.factors.scaling,
         base=next((update.base for update in cohort if update.base is not None), None),
         adapter_config=first.adapter_config,
     )
 
 
-def _report(
-    cohort: Cohort,
-    rule: Rule,
-    space: Space,
-    decided: Coefficients,
-    values: np.ndarray,
-    divisor: float,
-    clock: _Clock,
+def make_report(
+    cohort: Cohort, rule: Rule, space: Space, decided: Decision, found: Combination, clock: Clock
 ) -> dict[str, Any]:
     ids = cohort.client_ids
     details = decided.details | _by_client(ids, decided.per_client)
@@ -258,12 +332,19 @@ def _report(
         details["before"] = [
             {"rule": stage.rule} | stage.details | _by_client(ids, stage.per_client) for stage in decided.before
         ]
+    if isinstance(decided, OrderStatistic):
+        details["statistic"] = decided.statistic
+        if (mixed := decided.rounded()) is not None:
+            details["mix"], details["mix_divisors"] = mixed[0].tolist(), mixed[1].tolist()
+    if found.factors is not None:
+        details["modules"] = report_of(found.factors.modules)
     return {
         "rule": repr(rule),
         "space": space,
         "n": len(cohort),
-        "divisor": divisor,
-        "reference_coefficients": [float(value) for value in values[len(cohort) :]],
+        "law": found.law,
+        "divisor": found.divisor,
+        "reference_coefficients": found.coefficients[len(cohort) :].tolist(),
         "not_counted": {ids[row]: reason for row, reason in decided.reasons.items()},
         "seconds": clock.seconds,
         **details,

@@ -25,6 +25,12 @@ from fedcore.errors import RuleError, ShapeError
 UNIT = 2.0**-53
 #: the relative error of a mixture's squared distance to the reference above which it is formed from the data
 GRAM_DOUBT = 2.0**-30
+#: what equal rows can differ by in a Gram, relative to their squared norms
+SAME_ROW = 2.0**-40
+#: mixtures that are compared with another at a time
+CACHED_ROWS = 32
+#: the smallest fp32 number that keeps all 24 bits
+SMALLEST_NORMAL = 2.0**-126
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,36 @@ class Statistics:
 
 
 def combine(coefficients: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """coefficients (a,) · matrix (a, k), added strictly in row order, as no BLAS product promises: (k,)."""
-    return np.cumsum(coefficients[:, None] * matrix, axis=0)[-1]
+    """coefficients (…, a) · matrix (a, k), added strictly in row order, as no BLAS product promises: (…, k).
+
+    Zeros are left out: they change no sum.
+    """
+    rows = np.atleast_2d(coefficients)
+    total = np.zeros((len(rows), matrix.shape[1]))
+    for k in np.flatnonzero(rows.any(0)):
+        some, columns = np.flatnonzero(rows[:, k]), np.flatnonzero(matrix[k])
+        if 4 * some.size * columns.size < total.size:
+            total[np.ix_(some, columns)] += rows[some, k, None] * matrix[k, columns]
+        else:
+            total += rows[:, k, None] * matrix[k]
+    return total.reshape(*coefficients.shape[:-1], matrix.shape[1])
+
+
+def round_coefficients(values: np.ndarray) -> np.ndarray:
+    """Coefficients as they are used: fp64 rounded to fp32 once.
+
+    Below the normal range of fp32 they become 0: the few bits that are left there could make a clipped row 1.7 times
+    too long, or twice.
+    """
+    return np.where(np.abs(values) < SMALLEST_NORMAL, 0.0, values).astype(np.float32)
+
+
+def stays_with_clients(matrix: np.ndarray, clients: int) -> bool:
+    """Whether row i of a mixing matrix holds of all clients only client i, for each of them."""
+    if len(matrix) != clients:
+        return False
+    off = matrix[:, :clients] != 0
+    return int(off.sum()) == int(off.diagonal().sum())
 
 
 class Geometry:
@@ -122,8 +156,8 @@ class Geometry:
         self._mix = mix
         self.references = executor.references
         self.clients = executor.clients if mix is None else len(mix) - self.references
-        kept = self.clients == executor.clients
-        self.names = tuple(executor.names) if kept else tuple(f"mixed row {i}" for i in range(self.clients))
+        own = mix is None or stays_with_clients(mix[: self.clients], executor.clients)
+        self.names = tuple(executor.names) if own else tuple(f"mixed row {i}" for i in range(self.clients))
 
     def with_references(self, matrix: np.ndarray) -> np.ndarray:
         """A mixing matrix (n', clients + references) with the references below it as they are."""
@@ -134,12 +168,21 @@ class Geometry:
     def mixed(self, matrix: np.ndarray) -> Geometry:
         """The geometry of matrix · rows. Each row of `matrix` sums to 1; no data are read."""
         extended = self.with_references(matrix)
-        if not (np.abs(extended.sum(1) - 1) <= extended.shape[1] * UNIT * np.abs(extended).sum(1)).all():
+        # each coefficient is rounded once, and their sum at each addition
+        room = (extended.shape[1] + 2) * UNIT
+        if not (np.abs(extended.sum(1) - 1) <= room * np.abs(extended).sum(1)).all():
             raise ShapeError("mixing: a row of coefficients does not sum to 1")
         mix = self._mix
-        return Geometry(
-            self._statistics, extended if mix is None else np.array([combine(row, mix) for row in extended])
-        )
+        return Geometry(self._statistics, extended if mix is None else combine(extended, mix))
+
+    @cached_property
+    def same(self) -> np.ndarray:
+        """(clients,) the lowest row that each is known to equal without a look at the data: the same mixture."""
+        if self._mix is None:
+            return np.arange(self.clients)
+        first: dict[bytes, int] = {}
+        # + 0.0 gives zero one sign
+        return np.array([first.setdefault((row + 0.0).tobytes(), i) for i, row in enumerate(self._mix[: self.clients])])
 
     def squared_distances_to_reference(self) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances to the first reference: values (clients,) fp64 and bounds of their errors (clients,).
@@ -150,35 +193,76 @@ class Geometry:
             raise RuleError("norms: got no reference row, expected one; give the row that the clients moved from")
         if self._mix is None:
             return self._statistics.squared_norms
-        gram, r = self._inner_products(), self.clients
+        gram, r = self.inner_products(), self.clients
         square = gram.diagonal()
         value = np.maximum(square[:r] + square[r] - 2 * gram[:r, r], 0.0)
-        error, slack = self._mixed_error(r)[:r], self._mixed_slack(r)[:r]
+        error, slack = self._mixed_bounds(r, np.arange(r))
         doubtful = np.flatnonzero(error > GRAM_DOUBT * value)
         if doubtful.size:
             value[doubtful], error[doubtful] = self.redo(np.column_stack((doubtful, np.full(len(doubtful), r))))
             error[doubtful] += 2 * np.sqrt(value[doubtful]) * slack[doubtful] + np.square(slack[doubtful])
         return value, error
 
+    def squared_distances_to(self, row: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Squared distances of clients to a row, client or reference: values and bounds (clients,), and whether final.
+
+        Of rows themselves they are formed from the data, and are final. Of mixtures they follow from the Gram, and the
+        bound holds for true distances and for redone ones.
+        """
+        every = np.arange(self.clients)
+        value, error = np.zeros(self.clients), np.zeros(self.clients)
+        if self._mix is None:
+            others = every[every != row]
+            value[others], error[others] = self.redo(np.column_stack((others, np.full(len(others), row))))
+            return value, error, True
+        inner = self.inner_products()
+        value = np.maximum(inner.diagonal()[every] + inner[row, row] - 2 * inner[every, row], 0.0)
+        error, slack = self._mixed_bounds(row, every)
+        return value, self._redone_too(value, error, slack), False
+
+    def _redone_too(self, distance: np.ndarray, error: np.ndarray, slack: np.ndarray) -> np.ndarray:
+        """Bounds that hold for redone distances as for true ones: a redo rounds relatively, a mixture absolutely.
+
+        |D° − D| ≤ 2 √D slack + slack² + rounding · D
+        """
+        upper = np.maximum(distance + error, 0.0)
+        return error + 2 * np.sqrt(upper) * slack + np.square(slack) + self._statistics.gram.rounding * upper
+
     def intervals(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds (clients, clients) of squared distances, for true ones and for redone ones."""
-        gram, n = self._statistics.gram, self.clients
-        inner = self._inner_products()[:n, :n]
+        gram = self._statistics.gram
+        # equal mixtures are measured once, and are at distance 0
+        kept, back = np.unique(self.same, return_inverse=True)
+        inner = self.inner_products()[np.ix_(kept, kept)]
         square = inner.diagonal()
         distance = square[:, None] + square[None, :] - 2 * inner
         if self._mix is None:
-            error = gram.error[:n, None] + gram.error[None, :n] + 4 * UNIT * (square[:, None] + square[None, :])
-            slack: np.ndarray | float = 0.0
+            error = gram.error[kept, None] + gram.error[None, kept] + 4 * UNIT * (square[:, None] + square[None, :])
+            slack = np.zeros_like(distance)
         else:
-            error = np.array([self._mixed_error(a)[:n] for a in range(n)])
-            slack = np.array([self._mixed_slack(a)[:n] for a in range(n)])
-        upper = np.maximum(distance + error, 0.0)
-        # a redo rounds relatively, a mixture's columns absolutely: |D° − D| ≤ 2 √D slack + slack² + rounding · D
-        error = error + 2 * np.sqrt(upper) * slack + np.square(slack) + gram.rounding * upper
+            error, slack = np.zeros_like(distance), np.zeros_like(distance)
+            for i, a in enumerate(kept):
+                error[i, i + 1 :], slack[i, i + 1 :] = self._mixed_bounds(a, kept[i + 1 :])
+            error, slack = error + error.T, slack + slack.T
+        error = self._redone_too(distance, error, slack)
         lower, upper = np.maximum(distance - error, 0.0), np.maximum(distance + error, 0.0)
         np.fill_diagonal(lower, 0.0)
         np.fill_diagonal(upper, 0.0)
-        return lower, upper
+        if len(kept) == self.clients:
+            return lower, upper
+        return lower[np.ix_(back, back)], upper[np.ix_(back, back)]
+
+    def squared_distances(self) -> np.ndarray:
+        """Squared distances between clients and references as the Gram gives them: (rows, rows) fp64, none below 0.
+
+        For iterations, which need no certainty; a selection goes by `intervals`. Rows that differ by no more than the
+        rounding of equal ones are at distance 0.
+        """
+        inner = self.inner_products()
+        square = inner.diagonal()
+        total = square[:, None] + square[None, :]
+        distance = total - 2 * inner
+        return np.where(distance > SAME_ROW * total, distance, 0.0)
 
     def redo(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances of pairs (m, 2) from the data: values (m,) and their bounds (m,), 0 for rows in fp64."""
@@ -195,21 +279,39 @@ class Geometry:
         """How many pairs have been redone for this cohort."""
         return self._statistics.redone
 
-    def _inner_products(self) -> np.ndarray:
+    def redo_report(self, redone: int) -> dict[str, Any]:
+        """What a report says of pairs that were formed again: how many, and on what (None for none)."""
+        return {"redone_pairs": redone, "redone_on": self.redone_on if redone else None}
+
+    def inner_products(self) -> np.ndarray:
+        """⟨y_a − p, y_b − p⟩ of clients and references, for one unknown p: (rows, rows) fp64.
+
+        For coefficients v, w that each sum to 0, vᵀ · this · w is the inner product of Σ v_a y_a and Σ w_a y_a.
+        """
         matrix = self._statistics.gram.matrix
         return matrix if self._mix is None else self._mix @ matrix @ self._mix.T
 
-    def _mixed_error(self, a: int) -> np.ndarray:
-        """½ Σ |v_k||v_l| (e_k + e_l) = ‖v‖₁ Σ |v_k| e_k of row a against each, and the rounding of the products."""
-        assert self._mix is not None
-        gram, mix = self._statistics.gram, self._mix
-        v = np.abs(mix[a] - mix)
-        size = np.abs(mix) @ np.sqrt(gram.matrix.diagonal())
-        return v.sum(1) * (v @ gram.error) + (2 * mix.shape[1] + 8) * UNIT * np.square(size[a] + size)
-
-    def _mixed_slack(self, a: int) -> np.ndarray:
-        """How far Σ v_k x_k of a redo can be off, as a norm: its rounding, and what v misses of summing to 0."""
+    @cached_property
+    def _sizes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What bounds of mixtures are made of: Σ |m_k| ‖x_k − p‖ and Σ |m_k| ‖p‖ of each mixture m, and [1, e_k]."""
         assert self._mix is not None
         gram, mix = self._statistics.gram, np.abs(self._mix)
-        size = mix @ (np.sqrt(gram.matrix.diagonal()) + gram.offset)
-        return (4 * mix.shape[1] + 8) * UNIT * (size[a] + size)
+        weights = np.column_stack((np.ones(mix.shape[1]), gram.error))
+        return mix @ np.sqrt(gram.matrix.diagonal()), mix.sum(1) * gram.offset, weights
+
+    def _mixed_bounds(self, a: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(error, slack) of mixture a against each of `others`, for v = m_a − m_b.
+
+        error   how far the Gram's squared distance can be off: ½ Σ |v_k||v_l| (e_k + e_l) = ‖v‖₁ Σ |v_k| e_k, and the
+                rounding of the products
+        slack   how far Σ v_k x_k of a redo can be off, as a norm: its rounding, and what v misses of summing to 0
+        """
+        assert self._mix is not None
+        mix, (size, beyond, weights) = self._mix, self._sizes
+        columns, reach = mix.shape[1], size + beyond
+        both = np.empty((len(others), 2))
+        for start in range(0, len(others), CACHED_ROWS):
+            block = slice(start, start + CACHED_ROWS)
+            np.matmul(np.abs(mix[others[block]] - mix[a]), weights, out=both[block])
+        error = both[:, 0] * both[:, 1] + (2 * columns + 8) * UNIT * np.square(size[a] + size[others])
+        return error, (4 * columns + 8) * UNIT * (reach[a] + reach[others])

@@ -22,8 +22,9 @@ class Mean(Rule):
     """
 
     uses_weights: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
 
-    def coefficients(self, geometry: Geometry, weights: np.ndarray | None) -> Coefficients:
+    def decide(self, geometry: Geometry, weights: np.ndarray | None) -> Coefficients:
         """The weights themselves, and nothing on a reference."""
         values = np.zeros(geometry.clients + geometry.references)
         values[: geometry.clients] = 1.0 if weights is None else weights

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,9 +14,12 @@ from fedcore.backends import default, requested
 from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError, NonFiniteError
 from fedcore.ops.rows import Rows, as_rows, raise_first_nonfinite, tensors_of, view_of_tensor
+from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
 from fedcore.rules.geometry import UNIT, Gram
+from fedcore.rules.order_statistic import OrderStatistic, column_statistic
 from fedcore.rules.pivot import choose_pivot
+from fedcore.rules.tiles import Tile
 from fedcore.updates import Cohort, Update
 
 #: columns in fp64 at a time when mixtures are formed
@@ -29,89 +33,123 @@ class Part(NamedTuple):
     data: Rows
     tensors: tuple[str, ...]
 
+    @property
+    def d(self) -> int:
+        """Columns."""
+        return self.data.d
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of all rows."""
+        return self.data.dtype
+
+    @property
+    def starts(self) -> np.ndarray:
+        """(s + 1,) the column at which each tensor starts, and the end."""
+        assert self.data.table is not None
+        return self.data.table.starts
+
 
 class RowExecutor:
     """Passes over rows that are cut into parts of one dtype each; a cohort of one dtype has one part.
 
     clients, references   how many rows; `names` (clients,) is what messages call each client
     parts                 each with clients + references rows, references last
-    zero_reference        the reference is the zero row: it is seen by the statistics and left out of sums
+    reference_names       what messages call each reference
+    zero                  rows that are zero: they are seen by the statistics and left out of sums
     """
 
     def __init__(
         self,
         parts: Sequence[Part],
         names: Sequence[str],
-        references: int,
+        references: Mapping[str, Any],
         *,
-        zero_reference: bool = False,
         backend: str | None = None,
         threads: int | None = None,
     ):
         self.parts = list(parts)
         self.names = tuple(names)
-        self.clients, self.references = len(self.names), references
-        self.zero_reference = zero_reference
+        self.clients, self.references = len(self.names), len(references)
+        self.reference_names = tuple(f"the {name}" for name in references)
+        self.zero = frozenset(self.clients + k for k, row in enumerate(references.values()) if row is None)
         self.backend, self.threads = backend, threads
 
     @classmethod
     def from_rows(
-        cls, rows: Any, *, reference: Any, with_reference: bool, backend: str | None, threads: int | None
+        cls, rows: Any, *, references: Mapping[str, Any], backend: str | None, threads: int | None
     ) -> RowExecutor:
-        """Plain rows, and where the rule wants one a reference row: the one given, else zero."""
+        """Plain rows, and reference rows by name; None is the zero row."""
         data = as_rows(rows)
         names = tuple(f"row {i}" for i in range(data.n))
-        if not with_reference:
-            return cls([Part(rows, data, ())], names, 0, backend=backend, threads=threads)
-        row = None if reference is None else _checked_reference(reference, data)
+        if not references:
+            return cls([Part(rows, data, ())], names, {}, backend=backend, threads=threads)
+        checked = [None if row is None else _checked_reference(name, row, data) for name, row in references.items()]
         extended: Any
         if isinstance(rows, RowTable):
-            extended = rows.extend(zero_row(rows) if row is None else _row_like(rows, row))
+            extended = rows
+            for row in checked:
+                extended = extended.extend(zero_row(rows) if row is None else _row_like(rows, row))
         else:
-            extended = [*rows, _zero_like(rows[0]) if row is None else _flat(row, data)]
+            extended = [*rows, *(_zero_like(rows[0]) if row is None else _flat(row, data) for row in checked)]
         part = Part(extended, as_rows(extended), ())
-        return cls([part], names, 1, zero_reference=reference is None, backend=backend, threads=threads)
+        return cls([part], names, references, backend=backend, threads=threads)
 
     @classmethod
     def from_cohort(
         cls,
         cohort: Cohort,
-        reference: Update | None,
+        references: Mapping[str, Update | None],
         names: Sequence[str],
         tensors: Sequence[str] | None = None,
         *,
-        with_reference: bool,
         backend: str | None,
         threads: int | None,
     ) -> RowExecutor:
-        """The tensors of a cohort, all or those named, and where the rule wants one the reference update, else zero.
+        """The tensors of a cohort, all or those named, and reference updates by name; None is zero.
 
         Raises LayoutError naming the client, or the reference, and the tensor that differs.
         """
         tables = cohort.tables(tensors)
-        found = [zero_row(table) for _, table in tables] if with_reference else []
-        if reference is not None and with_reference:
-            layouts = [u.layout if tensors is None else u.layout.select(tensors) for u in (cohort[0], reference)]
-            if difference := layouts[0].difference(layouts[1]):
-                raise LayoutError(f"reference: {difference} like {names[0]}; convert it or send the same adapter")
-            found = [row for _, row in Cohort([reference]).tables(tensors)]
-        rows = (
-            [table.extend(row) for (_, table), row in zip(tables, found, strict=True)]
-            if found
-            else [t for _, t in tables]
-        )
+        rows = [table for _, table in tables]
+        for name, reference in references.items():
+            if reference is None:
+                found = [zero_row(table) for _, table in tables]
+            else:
+                layouts = [u.layout if tensors is None else u.layout.select(tensors) for u in (cohort[0], reference)]
+                if difference := layouts[0].difference(layouts[1]):
+                    raise LayoutError(f"{name}: {difference} like {names[0]}; convert it or send the same adapter")
+                found = [row for _, row in Cohort([reference]).tables(tensors)]
+            rows = [table.extend(row) for table, row in zip(rows, found, strict=True)]
         parts = [Part(table, as_rows(table), part) for (part, _), table in zip(tables, rows, strict=True)]
-        zero = with_reference and reference is None
-        return cls(parts, names, int(with_reference), zero_reference=zero, backend=backend, threads=threads)
+        return cls(parts, names, references, backend=backend, threads=threads)
+
+    @contextmanager
+    def tiles(self, part: Any, rows: Sequence[int], work: str) -> Iterator[Iterable[Tile]]:
+        """Some rows of a part, in tiles of columns from the first to the last: of rows in memory, one of all columns.
+
+        `work` says in one word what the pass is for. The last tile may have any width, the others multiples of 8192.
+        """
+        yield [Tile(0, _some(part, rows))]
+
+    @contextmanager
+    def sample(self, part: Any) -> Iterator[Callable[[int, int, int], np.ndarray]]:
+        """A function of (row, start, stop) that gives a few columns of a part in fp64."""
+        yield partial(_columns, part.data)
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """(clients,) squared distances to the first reference, the centre of the pass, summed in fp64; no bounds: 0."""
-        total = np.zeros(self.clients)
-        n = self.clients
+        total, n = np.zeros(self.clients), self.clients
+        read = range(n if n in self.zero else n + 1)
         for part in self.parts:
-            clients = _take(part.data, range(n))
-            center = None if self.zero_reference else _center(part.data, n)
-            total += self._pass(part, ops.squared_norms, clients, center)
+            found: np.ndarray | None = None
+            with self.tiles(part, read, "norms") as tiles:
+                for tile in tiles:
+                    center = None if n in self.zero else row_of(tile.rows, n)
+                    clients = take(tile.rows, range(n))
+                    found = self.statistic(part, tile, read, ops.squared_norms, clients, center, found)
+            assert found is not None
+            total += found
         return total, np.zeros(self.clients)
 
     def gram(self) -> Gram:
@@ -119,11 +157,23 @@ class RowExecutor:
         rows = self.clients + self.references
         matrix, offset = np.zeros((rows, rows)), 0.0
         for part in self.parts:
-            pivot = choose_pivot(rows, part.data.d, partial(_columns, part.data))
-            matrix += self._pass(part, ops.gram, _take(part.data, range(rows)), _center(part.data, pivot))
-            offset += float(self._pass(part, ops.squared_norms, _take(part.data, [pivot]), None)[0])
-        columns = sum(part.data.d for part in self.parts)
-        return Gram(matrix, ops.GRAM_EPSILON * matrix.diagonal(), float(np.sqrt(offset)), (columns + 4) * UNIT)
+            with self.sample(part) as columns:
+                pivot = choose_pivot(rows, part.d, columns)
+            found: np.ndarray | None = None
+            square: np.ndarray | None = None
+            with self.tiles(part, range(rows), "gram") as tiles:
+                for tile in tiles:
+                    center = take(tile.rows, [pivot])
+                    found = self.statistic(
+                        part, tile, range(rows), ops.gram, tile.rows, row_of(tile.rows, pivot), found
+                    )
+                    square = self.statistic(part, tile, range(rows), ops.squared_norms, center, None, square)
+            assert found is not None
+            assert square is not None
+            matrix += found
+            offset += float(square[0])
+        rounding = (sum(part.d for part in self.parts) + 4) * UNIT
+        return Gram(matrix, ops.GRAM_EPSILON * matrix.diagonal(), float(np.sqrt(offset)), rounding)
 
     def exact(self, pairs: np.ndarray, mix: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances in fp64, and bounds of 0: these values are the oracle.
@@ -131,68 +181,127 @@ class RowExecutor:
         Order: within a part (one dtype) columns in order, and the sums of the parts in order of the parts.
         """
         total = np.zeros(len(pairs))
-        backend = self.redone_on(False)
+        if not len(pairs):
+            return total, total
+        differences = None if mix is None else mix[pairs[:, 0]] - mix[pairs[:, 1]]
+        used, index = np.unique(pairs, return_inverse=True)
+        if differences is not None:
+            used = np.flatnonzero(differences.any(0))
+        options: dict[str, Any] = {"backend": self.backend, "threads": self.threads}
         for part in self.parts:
-            if mix is None:
-                used, index = np.unique(pairs, return_inverse=True)
-                table = _in_main_memory(part.data, used)
-                total += ops.squared_distances(table, index.reshape(pairs.shape), backend=backend, threads=self.threads)
-            else:
-                total += _mixed_distances(part.data, mix[pairs[:, 0]] - mix[pairs[:, 1]])
+            found = np.zeros(len(pairs))
+            with self.tiles(part, used.tolist(), "pairs") as tiles:
+                for tile in tiles:
+                    if differences is None:
+                        ops.squared_distances(tile.rows, index.reshape(pairs.shape), total=found, **options)
+                    else:
+                        _add_mixed_distances(in_main_memory(tile.rows), differences[:, used], found)
+            total += found
         return total, np.zeros(len(pairs))
 
     def redone_on(self, mixed: bool) -> str:
-        """The backend of `exact`: there is no GPU kernel for a redo, so rows come to main memory; mixtures on NumPy."""
-        if mixed:
-            return "reference"
-        backend = requested(self.backend)
-        return default(on_gpu=False) if backend in (None, "triton") else backend
+        """The backend of `exact`; mixtures are formed in fp64 by NumPy."""
+        on_gpu = any(as_rows(part.given).on_gpu for part in self.parts if isinstance(part, Part))
+        return "reference" if mixed else requested(self.backend) or default(on_gpu)
 
     def weighted_sum(self, coefficients: np.ndarray, divisor: float, out_dtype: str | None = None) -> list[Any]:
         """Σ c_k x_k / divisor of each part, rounded once to `out_dtype` or to the part's own dtype."""
-        count = self.clients if self.zero_reference else self.clients + self.references
-        kept = coefficients[:count]
-        result = []
-        for part in self.parts:
-            rows = part.given
-            if count < part.data.n:
-                rows = rows.take(range(count)) if isinstance(rows, RowTable) else rows[:count]
-            try:
-                result.append(
-                    ops.weighted_sum(
-                        rows,
-                        kept,
-                        divisor,
-                        out_dtype=out_dtype or part.data.dtype,
-                        backend=self.backend,
-                        threads=self.threads,
-                    )
-                )
-            except NonFiniteError as error:
-                raise self._named(error, part) from None
-        return result
+        options: dict[str, Any] = {"backend": self.backend, "threads": self.threads}
+        kept = self._summed(coefficients)
 
-    def _pass(self, part: Part, op: Any, rows: Any, center: Any) -> np.ndarray:
+        def of_tile(tile: Tile, dtype: str) -> Any:
+            return ops.weighted_sum(tile.rows, coefficients[kept], divisor, out_dtype=dtype, **options)
+
+        return [self._combined(part, kept, kept, of_tile, out_dtype) for part in self.parts]
+
+    @property
+    def tensors(self) -> list[tuple[str, ...]]:
+        """The tensors of each part, one after the other."""
+        return [part.tensors for part in self.parts]
+
+    def add_exactly(self, sums: Sequence[ops.ExactSum], row: int, coefficient: float) -> None:
+        """Add coefficient · row to the exact sums of each part: to all of them, or after an error to none."""
+        done = []
         try:
-            result = op(rows, center, backend=self.backend, threads=self.threads)
+            for part, total in zip(self.parts, sums, strict=True):
+                with self._naming(part, [row]):
+                    total.add(take(part.given, [row]), coefficient)
+                done.append((part, total))
+        except BaseException:
+            for part, total in done:
+                total.add(take(part.given, [row]), -coefficient)
+            raise
+
+    def order_statistic(self, decided: OrderStatistic, out_dtype: str | None = None) -> list[Any]:
+        """The statistic of each part, coordinate by coordinate, rounded once to `out_dtype` or the part's own dtype."""
+        mixed, n = decided.rounded(), self.clients
+        kept = list(decided.rows or range(n)) if mixed is None else self._summed(mixed[0].any(axis=0).reshape(-1))
+        centered = decided.statistic == "sign_majority" and self.references and n not in self.zero
+        read = [*kept, n] if centered else kept
+        used = None if mixed is None else (mixed[0][:, kept], mixed[1])
+        options: dict[str, Any] = {"backend": self.backend, "threads": self.threads}
+
+        def of_tile(tile: Tile, dtype: str) -> Any:
+            center = row_of(tile.rows, len(kept)) if centered else None
+            rows = take(tile.rows, range(len(kept)))
+            return column_statistic(decided, rows, used, center, out_dtype=dtype, **options)
+
+        return [self._combined(part, read, kept, of_tile, out_dtype) for part in self.parts]
+
+    def _combined(
+        self, part: Any, read: list[int], kept: list[int], of_tile: Callable[[Tile, str], Any], out_dtype: str | None
+    ) -> Any:
+        """What `of_tile` makes of each tile of the rows `read`, side by side; errors count rows as in `kept`."""
+        dtype, whole = out_dtype or part.dtype, None
+        with self.tiles(part, read, "combination") as tiles:
+            for tile in tiles:
+                with self._naming(part, kept, tile.start):
+                    found = of_tile(tile, dtype)
+                if len(found) == part.d:
+                    whole = found
+                    continue
+                if whole is None:
+                    whole = np.empty(part.d, found.dtype)
+                whole[tile.start : tile.start + len(found)] = found
+        return whole
+
+    def _summed(self, used: np.ndarray) -> list[int]:
+        """The rows that are read for a sum: those that are used, but not zero rows; one row where none is left."""
+        return [int(row) for row in np.flatnonzero(used) if row not in self.zero] or [0]
+
+    @contextmanager
+    def _naming(self, part: Any, rows: Sequence[int], start: int = 0) -> Iterator[None]:
+        """NonFiniteError of an op over columns of `rows` from `start` on, in the words of the caller."""
+        try:
+            yield
+        except NonFiniteError as error:
+            if error.row < 0:
+                raise
+            raise self._named(NonFiniteError(str(error), rows[error.row], start + error.column), part) from None
+
+    def statistic(
+        self, part: Any, tile: Tile, read: Sequence[int], op: Any, rows: Any, center: Any, total: np.ndarray | None
+    ) -> np.ndarray:
+        """A statistic of `rows` about `center`, both of the tile of the rows `read`, added to those before."""
+        try:
+            result = op(rows, center, total=total, backend=self.backend, threads=self.threads)
         except NonFiniteError:
             # a bad centre is a row of the part too: name the row, not the centre
-            try:
-                raise_first_nonfinite(part.data)
-            except NonFiniteError as error:
-                raise self._named(error, part) from None
+            with self._naming(part, read, tile.start):
+                raise_first_nonfinite(as_rows(tile.rows))
             raise
         return result.cpu().numpy() if hasattr(result, "cpu") else result
 
-    def _named(self, error: NonFiniteError, part: Part) -> NonFiniteError:
+    def _named(self, error: NonFiniteError, part: Any) -> NonFiniteError:
         """The error in the words of the caller: which client, which tensor."""
-        who = self.names[error.row] if error.row < self.clients else "the reference"
-        if not part.tensors or part.data.table is None:
-            remedy = "repair the reference" if error.row >= self.clients else "drop that row or repair it"
+        names = (*self.names, *self.reference_names)
+        who = names[error.row]
+        if not part.tensors:
+            remedy = f"repair {who}" if error.row >= self.clients else "drop that row or repair it"
             return NonFiniteError(
                 f"{who}: holds NaN or Inf at column {error.column}; {remedy}", error.row, error.column
             )
-        starts = part.data.table.starts
+        starts = part.starts
         tensor = int(np.searchsorted(starts, error.column, side="right")) - 1
         return not_finite(who, part.tensors[tensor], error.column - int(starts[tensor]), error.row)
 
@@ -231,31 +340,37 @@ def _flat(reference: Any, data: Rows) -> Any:
 
 
 def _zero_like(row: Any) -> Any:
+    if isinstance(row, Quantized):
+        return np.zeros(row.shape, np.float32)
     return row.new_zeros(row.shape) if hasattr(row, "new_zeros") else np.zeros_like(row)
 
 
-def _checked_reference(reference: Any, data: Rows) -> Any:
+def _checked_reference(name: str, reference: Any, data: Rows) -> Any:
     found = as_rows(reference if isinstance(reference, RowTable) else [reference])
     if found.n != 1:
-        raise LayoutError(f"reference: got {found.n} rows, expected one")
+        raise LayoutError(f"{name}: got {found.n} rows, expected one")
     if found.d != data.d:
-        raise LayoutError(f"reference: got {found.d} columns, expected {data.d} like the rows")
+        raise LayoutError(f"{name}: got {found.d} columns, expected {data.d} like the rows")
     if found.dtype != data.dtype:
-        raise LayoutError(f"reference: got {found.dtype}, expected {data.dtype} like the rows; convert it")
+        raise LayoutError(f"{name}: got {found.dtype}, expected {data.dtype} like the rows; convert it")
     return reference
 
 
-def _take(data: Rows, rows: Sequence[int] | range) -> Any:
-    """Some of the rows in the form that statistics take: a table in main memory, or tensors."""
-    if data.table is not None:
-        return data.table if len(rows) == data.n else data.table.take(rows)
-    assert data.tensors is not None
-    return [data.tensors[i] for i in rows]
+def _some(part: Part, rows: Sequence[int]) -> Any:
+    """Some rows of a part as they were given."""
+    return part.given if len(rows) == part.data.n else take(part.given, rows)
 
 
-def _center(data: Rows, row: int) -> Any:
-    """One row in the form that statistics take as a centre."""
-    return data.table.take([row]) if data.table is not None else data.tensors[row]  # type: ignore[index]
+def take(given: Any, rows: Sequence[int] | range) -> Any:
+    """Some of the rows, in the form that they were given in."""
+    if isinstance(given, RowTable):
+        return given if len(rows) == given.n else given.take(rows)
+    return [given[i] for i in rows]
+
+
+def row_of(given: Any, row: int) -> Any:
+    """One row in the form that ops take as a centre."""
+    return given.take([row]) if isinstance(given, RowTable) else given[row]
 
 
 def _columns(data: Rows, row: int, start: int, stop: int) -> np.ndarray:
@@ -265,22 +380,21 @@ def _columns(data: Rows, row: int, start: int, stop: int) -> np.ndarray:
     return to_float64(view_of_tensor(data.tensors[row][start:stop].cpu()))
 
 
-def _in_main_memory(data: Rows, rows: np.ndarray) -> RowTable:
+def in_main_memory(given: Any) -> RowTable:
+    """The rows as a table; those on a GPU are copied."""
+    data = as_rows(given)
     if data.table is not None:
-        return data.table.take(rows)
+        return data.table
     assert data.tensors is not None
-    return RowTable.from_arrays([view_of_tensor(data.tensors[int(i)].cpu()) for i in rows])
+    return RowTable.from_arrays([view_of_tensor(tensor.cpu()) for tensor in data.tensors])
 
 
-def _mixed_distances(data: Rows, differences: np.ndarray) -> np.ndarray:
-    """(m,) Σ over columns of (Σ_k v_k x_k)², fp64: rows in order within a column, columns in order."""
-    used = np.flatnonzero(differences.any(0))
-    table, total = _in_main_memory(data, used), np.zeros(len(differences))
-    for start in range(0, data.d, TILE):
-        tile = [to_float64(table.columns(i, start, min(start + TILE, data.d))) for i in range(len(used))]
-        for p, v in enumerate(differences[:, used]):
+def _add_mixed_distances(table: RowTable, differences: np.ndarray, total: np.ndarray) -> None:
+    """total (m,) += Σ over columns of (Σ_k v_k x_k)², fp64: rows in order within a column, columns in order."""
+    for start in range(0, table.d, TILE):
+        tile = [to_float64(table.columns(i, start, min(start + TILE, table.d))) for i in range(table.n)]
+        for p, v in enumerate(differences):
             column = np.zeros(len(tile[0]) if tile else 0)
             for i in np.flatnonzero(v):
                 column += v[i] * tile[i]
             total[p] = np.cumsum(np.concatenate(([total[p]], column * column)))[-1]
-    return total

@@ -1,8 +1,9 @@
-"""What a rule is: coefficients over the cohort, found from its geometry, and how rules compose.
+"""What a rule is: a decision over the cohort, found from its geometry, and how rules compose.
 
-A linear rule never sees the data. From a `Geometry` (distances and norms) it finds one coefficient for each row of the
-extended cohort, clients first and then references; the result is Σ c_k x_k / Σ c_k. Another rule is one more file with
-a frozen dataclass that says what it `needs`, what it `check`s and how it finds its `coefficients`.
+A rule never sees the data. From a `Geometry` (distances and norms) it decides: a linear rule on one coefficient for
+each row of the extended cohort, clients first and then references, so that the result is Σ c_k x_k / Σ c_k; an order
+rule on the rows, or mixtures of rows, that a coordinate-wise statistic is taken of. Another rule is one more file with
+a frozen dataclass that says what it `needs` and `uses`, what it `check`s and how it `decide`s.
 """
 
 from __future__ import annotations
@@ -16,20 +17,10 @@ import numpy.typing as npt
 
 from fedcore.errors import RuleError, ShapeError, WeightError
 from fedcore.ops.weighted_sum import LARGEST_COUNT
-from fedcore.rules.geometry import Geometry, Statistics, combine
+from fedcore.rules.geometry import Geometry, Statistics, combine, round_coefficients, stays_with_clients
+from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
-
-#: the smallest fp32 number that keeps all 24 bits
-SMALLEST_NORMAL = 2.0**-126
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What one stage of a composition found: `rule` as it prints, and its `details` and `per_client` values."""
-
-    rule: str
-    details: dict[str, Any]
-    per_client: dict[str, np.ndarray]
+from fedcore.rules.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -52,12 +43,8 @@ class Coefficients:
     before: tuple[Stage, ...] = ()
 
     def rounded(self) -> tuple[np.ndarray, float]:
-        """The coefficients as used, rounded to fp32 once, and the divisor: the fp64 sum of those, in row order.
-
-        Below the normal range of fp32 they become 0: the few bits that are left there could make a clipped row 1.7
-        times too long, or twice.
-        """
-        values = np.where(np.abs(self.values) < SMALLEST_NORMAL, 0.0, self.values).astype(np.float32)
+        """The coefficients as used, rounded to fp32 once, and the divisor: the fp64 sum of those, in row order."""
+        values = round_coefficients(self.values)
         return values, float(np.cumsum(values, dtype=np.float64)[-1])
 
 
@@ -77,24 +64,41 @@ class Mixing:
     per_client: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-class Rule:
-    """A linear aggregation rule. Subclasses are frozen dataclasses, so equal rules compare equal and print as written.
+#: what a rule decides on
+Decision = Coefficients | OrderStatistic
+#: the reference rows that a rule can ask for, by name
+REFERENCES = ("reference", "server", "center")
 
-    needs            the statistics that `coefficients` asks for: a subset of {"norms", "gram"}; empty for none
-    uses_reference   whether clients are seen relative to a reference row (the zero row where none is given)
-    uses_weights     whether weights move the result; a rule that ignores them does not check them
+
+class Rule:
+    """An aggregation rule. Subclasses are frozen dataclasses, so equal rules compare equal and print as written.
+
+    needs         the statistics that `decide` asks for: a subset of {"norms", "gram"}; empty for none
+    uses          the reference rows that `decide` sees after the clients, in this order: "reference" (the row that
+                  clients moved from; zero where none is given), "server" (a trusted update made by the server; must
+                  be given), "center" (where an iteration starts; the reference where none is given)
+    uses_weights  whether weights move the result; a rule that ignores them does not check them
+    linear        whether the decision is `Coefficients`, so that the rule also runs on products of factors
+    streams       whether the decision over a cohort is that over each client alone, put side by side: what it gives to
+                  references, and the numbers in `details`, add up. Such a rule takes updates as they arrive.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    uses_reference: ClassVar[bool] = False
+    uses: ClassVar[tuple[str, ...]] = ()
     uses_weights: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
+    streams: ClassVar[bool] = False
 
     def check(self, clients: int) -> None:
         """Raise RuleError if the rule cannot run on this many clients."""
 
-    def coefficients(self, geometry: Geometry, weights: np.ndarray | None) -> Coefficients:
-        """The coefficients for this cohort; `weights` is (clients,) fp64, or None for equal ones."""
-        raise TypeError(f"{type(self).__name__}: a rule defines `coefficients`")
+    def decide(self, geometry: Geometry, weights: np.ndarray | None) -> Decision:
+        """The decision for this cohort; `weights` is (clients,) fp64, or None for equal ones."""
+        raise TypeError(f"{type(self).__name__}: a rule defines `decide`")
+
+    def for_round(self, number: int) -> Rule:
+        """The rule with the randomness of round `number`; a rule without any is the same in every round."""
+        return self
 
     def then(self, following: Rule) -> Rule:
         """Only a pre-aggregation hands rows on. Raises RuleError."""
@@ -109,6 +113,8 @@ class Rule:
         weights: npt.ArrayLike | None = None,
         *,
         reference: Any = None,
+        server: Any = None,
+        center: Any = None,
         backend: str | None = None,
         threads: int | None = None,
     ) -> Any:
@@ -118,24 +124,48 @@ class Rule:
         weights     (n,) positive numbers, or None for equal ones
         reference   (d,) the row that the clients moved from, of the rows' dtype, or a RowTable of one row; None is the
                     zero row
-        backend     'reference', 'c', 'triton', or None for where the rows lie. Pairs that a selection forms again in
-                    fp64 have no GPU kernel: under 'triton' they run on the C kernels, or else on NumPy.
+        server      (d,) a trusted row of the server's own, for rules that use one (FLTrust, MoNNA)
+        center      (d,) the row that an iteration starts from, for rules that use one (CenteredClipping); None is the
+                    reference
+        backend     'reference', 'c', 'triton', or None for where the rows lie. Distances of mixtures that a selection
+                    forms again in fp64 are NumPy's on every backend.
         threads     of the C kernels; None for all cores
 
-        Returns (d,) in fp32: NumPy for NumPy, torch on the same device for torch. Raises RuleError (too few rows),
-        WeightError, NonFiniteError, LayoutError (a reference of another dtype or length), ShapeError and DTypeError.
+        Returns (d,) in fp32: NumPy for NumPy, torch on the same device for torch. Raises RuleError (too few rows, a
+        row that the rule uses and nobody gave), WeightError, NonFiniteError, LayoutError (a reference of another dtype
+        or length), ShapeError and DTypeError.
         """
-        executor = RowExecutor.from_rows(
-            rows, reference=reference, with_reference=self.uses_reference, backend=backend, threads=threads
-        )
+        references = chosen_references(self, reference=reference, server=server, center=center)
+        executor = RowExecutor.from_rows(rows, references=references, backend=backend, threads=threads)
         self.check(executor.clients)
         checked = check_weights(weights, executor.names) if self.uses_weights else None
-        values, divisor = self.coefficients(Geometry(Statistics(executor)), checked).rounded()
-        return executor.weighted_sum(values, divisor, out_dtype="float32")[0]
+        decision = self.decide(Geometry(Statistics(executor)), checked)
+        if isinstance(decision, OrderStatistic):
+            return executor.order_statistic(decision, out_dtype="float32")[0]
+        return executor.weighted_sum(*decision.rounded(), out_dtype="float32")[0]
+
+
+def chosen_references(rule: Rule, **given: Any) -> dict[str, Any]:
+    """The rows of `rule.uses`, by name and in its order; None for the zero row.
+
+    Raises RuleError where a server's row is wanted and not given.
+    """
+    if "server" in rule.uses and given["server"] is None:
+        raise RuleError(f"{rule!r}: got no server row, expected the server's own trusted update; pass server=")
+    given = given | {"center": given["reference"] if given["center"] is None else given["center"]}
+    return {name: given[name] for name in rule.uses}
 
 
 class PreAggregation(Rule):
-    """A rule that can also hand its rows on: `NormClipping(1.0).then(Krum(2))`."""
+    """A rule that can also hand its rows on: `NormClipping(1.0).then(Krum(2))`. Alone it is the mean of those rows."""
+
+    def decide(self, geometry: Geometry, weights: np.ndarray | None) -> Decision:
+        """The mean of the rows that it hands on, by their weights."""
+        self.check(geometry.clients)
+        mixing = self.mixing(geometry, weights)
+        share = np.ones(len(mixing.matrix)) if mixing.weights is None else mixing.weights
+        values = combine(share, mixing.matrix)
+        return Coefficients(values, details=mixing.details, per_client=mixing.per_client)
 
     def mixing(self, geometry: Geometry, weights: np.ndarray | None) -> Mixing:
         """The rows to hand on, as mixtures of the extended cohort."""
@@ -166,9 +196,14 @@ class Composed(Rule):
         return self.first.needs | (frozenset({"gram"}) if self.following.needs else frozenset())
 
     @property
-    def uses_reference(self) -> bool:  # type: ignore[override]
-        """Whether either part does."""
-        return self.first.uses_reference or self.following.uses_reference
+    def uses(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What either part does, in one order for all."""
+        return tuple(name for name in REFERENCES if name in self.first.uses or name in self.following.uses)
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """Whether the last part is: a pre-aggregation always is."""
+        return self.following.linear
 
     @property
     def uses_weights(self) -> bool:  # type: ignore[override]
@@ -180,22 +215,41 @@ class Composed(Rule):
         self.first.check(clients)
         self.following.check(self.first.rows(clients))
 
+    def for_round(self, number: int) -> Rule:
+        """Both parts with the randomness of that round."""
+        first = self.first.for_round(number)
+        assert isinstance(first, PreAggregation)
+        return Composed(first, self.following.for_round(number))
+
     def then(self, following: Rule) -> Rule:
         """A longer chain: a.then(b).then(c) is a.then(b.then(c))."""
         return Composed(self.first, self.following.then(following))
 
-    def coefficients(self, geometry: Geometry, weights: np.ndarray | None) -> Coefficients:
-        """The coefficients of `following` on the mixed rows, times the mixing matrix; the product reads no data."""
+    def decide(self, geometry: Geometry, weights: np.ndarray | None) -> Decision:
+        """What `following` decides on the mixed rows, times the mixing matrix; the product reads no data."""
         mixing = self.first.mixing(geometry, weights)
-        inner = self.following.coefficients(geometry.mixed(mixing.matrix), mixing.weights)
-        kept = len(mixing.matrix) == geometry.clients
+        inner: Decision = self.following.decide(geometry.mixed(mixing.matrix), mixing.weights)
         matrix = geometry.with_references(mixing.matrix)
-        stage = Stage(repr(self.first), mixing.details, mixing.per_client)
-        if not kept:
-            rows = {name: values.tolist() for name, values in inner.per_client.items()}
-            details = {"mixed_rows": {**inner.details, **rows, "selected": inner.selected}}
-            return Coefficients(combine(inner.values, matrix), details=details, before=(stage,))
-        return replace(inner, values=combine(inner.values, matrix), before=(stage, *inner.before))
+        own = stays_with_clients(mixing.matrix, geometry.clients)
+        if not own:
+            # what was found is of mixed rows, so it is no longer of a client
+            found = Stage("", inner.details, inner.per_client).of_rows() | {"selected": inner.selected}
+            stages = tuple(Stage(stage.rule, stage.of_rows(), {}) for stage in inner.before)
+            inner = replace(
+                inner, details={"mixed_rows": found}, per_client={}, reasons={}, selected=None, before=stages
+            )
+        before = (Stage(repr(self.first), mixing.details, mixing.per_client), *inner.before)
+        decided: Decision
+        if isinstance(inner, OrderStatistic):
+            mix = inner.of(matrix, len(mixing.matrix))
+            counted, decided = mix.any(0), replace(inner, mix=mix, rows=None, before=before)
+        else:
+            values = combine(inner.values, matrix)
+            counted, decided = values != 0, replace(inner, values=values, before=before)
+        if own:
+            return decided
+        left_out = np.flatnonzero(~np.asarray(counted)[: geometry.clients])
+        return replace(decided, reasons={int(row): "in none of the mixed rows that count" for row in left_out})
 
 
 def check_weights(weights: npt.ArrayLike | None, names: Sequence[str]) -> np.ndarray | None:

@@ -1,7 +1,8 @@
-"""Certified selection: the rows with the smallest scores, as distances formed directly in fp64 would have it.
+"""Certified selection: the smallest of what is known by intervals, as distances formed directly in fp64 would have it.
 
-A row's score is the sum of its k smallest squared distances to others. The Gram gives each distance as an interval, so
-each score is one too. Rows whose intervals leave their place open are scored again from redone distances, which decide.
+The Gram gives each squared distance as an interval, so a score made of them is one too. Rows whose intervals leave
+their place open are scored again from redone distances, which decide. Rows that are equal have equal scores: between
+them the lowest row comes first and nothing is redone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedcore.rules.distances import Distances
 from fedcore.rules.geometry import UNIT, Geometry
 
 
@@ -32,26 +34,111 @@ class Selection:
 
 def select(geometry: Geometry, scoring: Scoring, count: int) -> Selection:
     """The `count` rows with the smallest scores; ties go to the lowest row."""
-    lower, upper = geometry.intervals()
-    low, high = _score_intervals(lower, upper, scoring)
-    before = geometry.redone
-    inside, open_rows = _settle(low, high, count)
+    distances, before = Distances(geometry), geometry.redone
+    low, high = _score_intervals(distances.lower, distances.upper, scoring)
+    inside, open_rows = settle(low, high, count, distances.same)
+    if open_rows.size:
+        distances.find_equal(open_rows)
+        inside, open_rows = settle(low, high, count, distances.same)
     scores = (low + high) / 2
     if open_rows.size:
-        low, high, scores[open_rows] = _redo(geometry, scoring, lower, upper, open_rows)
-        chosen = _lowest(scores[open_rows], low, high, count - len(inside))
-        inside = np.concatenate((inside, open_rows[chosen]))
+        first, back = np.unique(distances.same[open_rows], return_inverse=True)
+        low, high, score = (found[back] for found in _rescored(distances, scoring, first))
+        scores[open_rows] = score
+        inside = np.concatenate((inside, open_rows[lowest(score, low, high, count - len(inside))]))
     return Selection(sorted(int(row) for row in inside), scores, geometry.redone - before)
+
+
+def nearest(geometry: Geometry, count: int) -> tuple[np.ndarray, int]:
+    """(mask (n, n): the `count` nearest others of each row, ties to the lowest; pairs redone). count < n."""
+    distances, before = Distances(geometry), geometry.redone
+    inside, open_pairs = _settle_rows(distances, count)
+    if open_pairs.any():
+        distances.find_equal(np.flatnonzero(open_pairs.any(0)))
+        inside, open_pairs = _settle_rows(distances, count)
+    distances.redo(open_pairs)
+    for i in np.flatnonzero(open_pairs.any(1)):
+        among = np.flatnonzero(open_pairs[i])
+        value, error = distances.value[i, among], distances.error[i, among]
+        chosen = lowest(value, np.maximum(value - error, 0), value + error, count - int(inside[i].sum()))
+        inside[i, among[chosen]] = True
+    return inside, geometry.redone - before
+
+
+def nearest_to(geometry: Geometry, row: int, count: int) -> tuple[list[int], np.ndarray, int]:
+    """(the `count` clients nearest to a row, itself first if it is one, ascending; (clients,) squares; pairs redone).
+
+    Ties go to the lowest row.
+    """
+    before = geometry.redone
+    value, error, final = geometry.squared_distances_to(row)
+    others = np.flatnonzero(np.arange(geometry.clients) != row)
+    count -= geometry.clients - len(others)
+    low, high = np.maximum(value - error, 0.0), value + error
+    inside, open_rows = (others[places] for places in settle(low[others], high[others], count, geometry.same[others]))
+    if open_rows.size and not final:
+        value[open_rows], error[open_rows] = geometry.redo(np.column_stack((open_rows, np.full(len(open_rows), row))))
+        low, high = np.maximum(value - error, 0.0), value + error
+    chosen = open_rows[lowest(value[open_rows], low[open_rows], high[open_rows], count - len(inside))]
+    rows = {*inside.tolist(), *chosen.tolist()} | ({row} if row < geometry.clients else set())
+    return sorted(rows), value, geometry.redone - before
+
+
+def _settle_rows(distances: Distances, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (n, n): what is certainly among the `count` nearest others of each row, and what may be."""
+    n = distances.size
+    inside, open_pairs = np.zeros((n, n), bool), np.zeros((n, n), bool)
+    for i in range(n):
+        others = np.delete(np.arange(n), i)
+        low, high = distances.lower[i, others], distances.upper[i, others]
+        certain, maybe = settle(low, high, count, distances.same[others])
+        inside[i, others[certain]], open_pairs[i, others[maybe]] = True, True
+    return inside, open_pairs
 
 
 def scores_of(distances: np.ndarray, scoring: Scoring) -> np.ndarray:
     """(m,) fp64 scores of (m, others) squared distances: the smallest, added in ascending order."""
     if scoring.neighbors == 0:
         return np.zeros(len(distances))
-    nearest = np.sort(distances, axis=1)[:, : scoring.neighbors]
+    nearest_ones = np.sort(distances, axis=1)[:, : scoring.neighbors]
     # cumsum adds strictly in order, where sum adds in pairs
-    total = np.cumsum(nearest, axis=1)[:, -1]
+    total = np.cumsum(nearest_ones, axis=1)[:, -1]
     return total / scoring.neighbors if scoring.mean else total
+
+
+def settle(low: np.ndarray, high: np.ndarray, count: int, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(places certainly among the `count` smallest, places that may be): those in neither are certainly not.
+
+    Places with one number in `same` hold equal values, and the lowest of them comes first.
+    """
+    # where a place comes among its equals, and how many of them come after it
+    order = np.argsort(same, kind="stable")
+    _, start, number = np.unique(same[order], return_index=True, return_counts=True)
+    earlier, later = np.empty(len(same), int), np.empty(len(same), int)
+    earlier[order] = np.arange(len(same)) - np.repeat(start, number)
+    later[order] = np.repeat(number, number) - 1 - earlier[order]
+    maybe_before = np.searchsorted(np.sort(low), high, side="right") - 1 - later
+    certainly_before = np.searchsorted(np.sort(high), low, side="left") + earlier
+    inside = maybe_before < count
+    return np.flatnonzero(inside), np.flatnonzero(~inside & (certainly_before < count))
+
+
+def lowest(scores: np.ndarray, low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
+    """Places of the `count` smallest: again and again the lowest place that ties with the smallest score.
+
+    Two scores tie where they are as near as the sharper of the two intervals is wide, so that a row gains nothing by an
+    interval of its own that is wide; with exact scores that is equality. All else goes by the scores themselves.
+    """
+    half = np.maximum(high - scores, scores - low)
+    if not half.any():
+        return np.argsort(scores, kind="stable")[:count]
+    remaining, chosen = list(range(len(scores))), []
+    for _ in range(count):
+        best = min(remaining, key=lambda i: scores[i])
+        first = next(i for i in remaining if scores[i] - scores[best] <= 2 * min(half[i], half[best]))
+        chosen.append(first)
+        remaining.remove(first)
+    return np.array(chosen, int)
 
 
 def _others(matrix: np.ndarray) -> np.ndarray:
@@ -66,49 +153,20 @@ def _score_intervals(lower: np.ndarray, upper: np.ndarray, scoring: Scoring) -> 
     return scores_of(_others(lower), scoring) * (1 - slack), scores_of(_others(upper), scoring) * (1 + slack)
 
 
-def _settle(low: np.ndarray, high: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows that are certainly among the `count` smallest, rows that may be): those in neither are certainly not."""
-    certainly_better = (high[None, :] < low[:, None]).sum(1)
-    maybe_as_good = (low[None, :] <= high[:, None]).sum(1) - 1
-    inside = maybe_as_good < count
-    return np.flatnonzero(inside), np.flatnonzero(~inside & (certainly_better < count))
-
-
-def _redo(
-    geometry: Geometry, scoring: Scoring, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rescored(distances: Distances, scoring: Scoring, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score bounds and scores of `rows` from redone distances, skipping pairs that cannot be among the k nearest."""
-    n, k = geometry.clients, scoring.neighbors
+    n, k = distances.size, scoring.neighbors
     if k == 0:
         return np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(rows))
-    reach = np.sort(_others(upper), axis=1)[rows, k - 1]
+    reach = np.sort(_others(distances.upper), axis=1)[rows, k - 1]
     wanted = np.zeros((n, n), bool)
-    wanted[rows] = lower[rows] <= reach[:, None]
-    # an interval of one point needs no redo
-    pairs = np.argwhere(np.triu(wanted | wanted.T, 1) & (upper > lower))
-    value, error = geometry.redo(pairs) if len(pairs) else (np.empty(0), np.empty(0))
-    distance, bound = np.where(wanted | wanted.T, lower, np.inf), np.zeros((n, n))
-    for matrix, entries in ((distance, value), (bound, error)):
-        matrix[pairs[:, 0], pairs[:, 1]] = matrix[pairs[:, 1], pairs[:, 0]] = entries
-    scores = scores_of(_others(distance)[rows], scoring)
-    if not error.any():
+    wanted[rows] = distances.lower[rows] <= reach[:, None]
+    wanted[rows, rows] = False
+    distances.redo(wanted)
+    value, error = distances.value[rows], distances.error[rows]
+    near = [np.where(wanted[rows], found, np.inf) for found in (np.maximum(value - error, 0), value + error, value)]
+    low, high, scores = (scores_of(found, scoring) for found in near)
+    if not error[wanted[rows]].any():
         return scores, scores, scores
     slack = (k + 2) * UNIT
-    low = scores_of(_others(np.maximum(distance - bound, 0))[rows], scoring) * (1 - slack)
-    return low, scores_of(_others(distance + bound)[rows], scoring) * (1 + slack), scores
-
-
-def _lowest(scores: np.ndarray, low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the `count` smallest: again and again the lowest row that ties with the smallest score.
-
-    Two scores tie where they are as near as the sharper of the two intervals is wide, so that a row gains nothing by an
-    interval of its own that is wide; with exact scores that is equality. All else goes by the scores themselves.
-    """
-    half = np.maximum(high - scores, scores - low)
-    remaining, chosen = list(range(len(scores))), []
-    for _ in range(count):
-        best = min(remaining, key=lambda i: scores[i])
-        first = next(i for i in remaining if scores[i] - scores[best] <= 2 * min(half[i], half[best]))
-        chosen.append(first)
-        remaining.remove(first)
-    return np.array(chosen, int)
+    return low * (1 - slack), high * (1 + slack), scores

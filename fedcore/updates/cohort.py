@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.dtypes import ROW_DTYPES
+from fedcore.encoding import FORMATS, Encoding
 from fedcore.errors import LayoutError, ShapeError
 from fedcore.rowtable import RowTable
 from fedcore.updates.bases import check_same_base
@@ -78,28 +80,56 @@ class Cohort(Sequence[Update]):
     def tables(self, names: Iterable[str] | None = None) -> list[tuple[tuple[str, ...], RowTable]]:
         """The tensors as rows, one table per dtype: (names in canonical order, RowTable with a segment for each).
 
-        names: only these; clients must agree on these alone. Nothing is copied. Raises LayoutError naming the first
-        client that lacks one of them or has it in another shape or dtype.
+        names: only these; clients must agree on these alone. Nothing is copied. Where a tensor travels in another
+        format than its dtype the table's own dtype is what ops see: the format, where all lie as one of the row dtypes,
+        else float32. Raises LayoutError naming the first client that lacks one of them or has it in another shape or
+        dtype.
         """
+        for update in self._updates:
+            if not update.mapped:
+                raise LayoutError(
+                    f"client {shown(update.client_id)}: lies in a file that is not mapped; use fc.aggregate, which "
+                    "reads it in tiles, or Update.from_peft"
+                )
+        layout = self.layout_of(names)
+        same = np.array([self._updates[0].layout.index[name] for name in layout.names], np.intp)
+        places = [
+            same if self._one_layout else np.array([update.layout.index[name] for name in layout.names], np.intp)
+            for update in self._updates
+        ]
+        groups: dict[str, list[int]] = {}
+        for k, dtype in enumerate(layout.dtypes):
+            groups.setdefault(dtype, []).append(k)
+        return [
+            (tuple(layout.names[k] for k in group), self._table([p[group] for p in places], layout.sizes[group], dtype))
+            for dtype, group in groups.items()
+        ]
+
+    def layout_of(self, names: Iterable[str] | None = None) -> Layout:
+        """The layout of the tensors, all or those named, that every client has. Raises LayoutError as `tables` does."""
         first = self._updates[0].layout
         chosen = None if names is None else set(names)
         layout = first if chosen is None else first.select(chosen)
         if not self._one_layout:
             self._check_agree_on(layout, chosen)
-        positions = [first.index[name] for name in layout.names]
-        columns = [
-            update.offsets[positions if self._one_layout else [update.layout.index[name] for name in layout.names]]
-            for update in self._updates
-        ]
-        offsets = np.stack(columns, axis=1)
-        groups: dict[str, list[int]] = {}
-        for k, dtype in enumerate(layout.dtypes):
-            groups.setdefault(dtype, []).append(k)
+        return layout
+
+    def _table(self, places: list[np.ndarray], lengths: np.ndarray, source: str) -> RowTable:
+        """The table of the tensors at these positions of each update's layout."""
         buffers = [update.buffer for update in self._updates]
-        return [
-            (tuple(layout.names[k] for k in group), RowTable(buffers, offsets[group], layout.sizes[group], dtype))
-            for dtype, group in groups.items()
+        offsets = np.stack([update.offsets[p] for update, p in zip(self._updates, places, strict=True)], axis=1)
+        if self._one_layout:
+            formats = {self._updates[0].layout.formats[k] for k in places[0]}
+        else:
+            formats = {u.layout.formats[k] for u, p in zip(self._updates, places, strict=True) for k in p}
+        if len(formats) == 1 and (format := formats.pop()) in ROW_DTYPES:
+            return RowTable(buffers, offsets, lengths, format, source=source)
+        codes = [
+            [FORMATS[update.layout.formats[k]] for k in p] for update, p in zip(self._updates, places, strict=True)
         ]
+        scales = np.stack([update.scales[:, p] for update, p in zip(self._updates, places, strict=True)], axis=2)
+        encoding = Encoding(np.array(codes, np.uint8).T, scales, np.zeros(len(lengths), np.int64))
+        return RowTable(buffers, offsets, lengths, "float32", encoding, source)
 
     @cached_property
     def _one_layout(self) -> bool:

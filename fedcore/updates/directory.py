@@ -6,7 +6,6 @@ import errno
 import json
 import mmap
 import os
-import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from fedcore.errors import ExistsError, FormatError, MissingError, StorageError
 from fedcore.updates.atomic import new_directory
+from fedcore.updates.file import File
 from fedcore.updates.header import parse_json
 
 CONFIG = "adapter_config.json"
@@ -31,8 +31,8 @@ def name_of(directory: str | os.PathLike[str]) -> str:
     return Path(os.path.abspath(directory)).name
 
 
-def open_adapter(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, str]:
-    """(content of adapter_config.json, the memory-mapped weights as 1-D uint8, the weights' path for messages).
+def open_adapter(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]:
+    """(content of adapter_config.json, the path of the weights).
 
     Raises MissingError for what is not there and FormatError for what is not one adapter in safetensors.
     """
@@ -54,8 +54,12 @@ def open_adapter(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], np.
     weights = [name for name in found if name.endswith(".safetensors")]
     if weights != [WEIGHTS]:
         raise _not_one(path, weights, [name for name in found if name.endswith(".bin")])
-    text = _map(path / CONFIG, _LONGEST_CONFIG).tobytes()
-    return parse_json(text, str(path / CONFIG)), _map(path / WEIGHTS), str(path / WEIGHTS)
+    config = File.at(path / CONFIG)
+    if config.size > _LONGEST_CONFIG:
+        raise FormatError(
+            f"{config.path}: has {config.size} bytes, expected at most {_LONGEST_CONFIG}; write the file again"
+        )
+    return parse_json(config.read(0, config.size).tobytes(), str(path / CONFIG)), path / WEIGHTS
 
 
 def _not_one(path: Path, weights: list[str], pickles: list[str]) -> MissingError | FormatError:
@@ -68,26 +72,17 @@ def _not_one(path: Path, weights: list[str], pickles: list[str]) -> MissingError
     return MissingError(f"{path / WEIGHTS}: no such file, expected beside {CONFIG}; save the adapter with PEFT again")
 
 
-def _map(path: Path, limit: int | None = None) -> np.ndarray:
-    """A file's bytes as a read-only 1-D uint8 array, memory-mapped."""
-    try:
-        # a FIFO would block the open, so the kind is looked at before
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise FormatError(f"{path}: is not a regular file, expected one; write the file again")
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if limit is not None and size > limit:
-                raise FormatError(f"{path}: has {size} bytes, expected at most {limit}; write the file again")
-            if size == 0:
-                return np.empty(0, np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, **_NO_DESCRIPTOR), np.uint8)
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such file; check where the link leads") from None
-    except (FormatError, MissingError):
-        raise
-    except OSError as error:
-        remedy = "raise `ulimit -n`" if error.errno == errno.EMFILE else "check its permissions"
-        raise StorageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+def map_file(path: Path) -> np.ndarray:
+    """A file's bytes as a read-only 1-D uint8 array, memory-mapped. Raises as `File.open` does."""
+    file = File.at(path)
+    with file.opened() as descriptor:
+        if file.size == 0:
+            return np.empty(0, np.uint8)
+        try:
+            return np.frombuffer(mmap.mmap(descriptor, file.size, access=mmap.ACCESS_READ, **_NO_DESCRIPTOR), np.uint8)
+        except OSError as error:
+            remedy = "raise `ulimit -n`" if error.errno == errno.EMFILE else "open fewer files at a time"
+            raise StorageError(f"{path}: cannot be mapped ({error.strerror}); {remedy}") from error
 
 
 def write_adapter(

@@ -11,18 +11,18 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedcore.dtypes import STORAGE
+from fedcore.encoding import MOST_SCALES
 from fedcore.errors import FormatError
 from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem, shown
+from fedcore.updates.pieces import ITEMSIZES, KEY, declared_layout, format_entries, pieces_of
 
 #: the format's own limit on the header, in bytes
 LONGEST_HEADER = 100_000_000
-DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_CODES = {name: code for code, name in DTYPES.items()}
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
@@ -30,11 +30,13 @@ class Header(NamedTuple):
     """What a header says.
 
     offsets    (s,) int64: where each tensor starts, in bytes from the start of the buffer, in canonical order
+    scales     (3, s) int64: where its scale arrays start; 0 where it has none
     metadata   the file's own strings, {} if it has none
     """
 
     layout: Layout
     offsets: np.ndarray
+    scales: np.ndarray
     metadata: dict[str, str]
 
 
@@ -69,24 +71,50 @@ def parse_header(buffer: np.ndarray, source: str) -> Header:
     Offsets need not be aligned. Raises FormatError naming `source` and the tensor for anything that the format or
     fedcore does not allow; what is allocated is bounded by the bytes that are really there.
     """
-    if buffer.size < 8:
-        raise FormatError(f"{source}: has {buffer.size} bytes, expected at least 8; it is truncated: fetch it again")
-    length = int.from_bytes(buffer[:8].tobytes(), "little")
-    if length > min(LONGEST_HEADER, buffer.size - 8):
+    length = header_length(buffer[:8].tobytes(), buffer.size, source)
+    return parse_entries(buffer[8 : 8 + length].tobytes(), buffer.size, source)
+
+
+def header_length(first: bytes, size: int, source: str) -> int:
+    """The bytes of JSON that follow the first 8 of `size` bytes. Raises FormatError naming `source`."""
+    if size < 8:
+        raise FormatError(f"{source}: has {size} bytes, expected at least 8; it is truncated: fetch it again")
+    length = int.from_bytes(first, "little")
+    if length > min(LONGEST_HEADER, size - 8):
         raise FormatError(
-            f"{source}: claims a header of {length} bytes and has {buffer.size - 8} after its length "
+            f"{source}: claims a header of {length} bytes and has {size - 8} after its length "
             f"(at most {LONGEST_HEADER} are allowed); it is truncated or no safetensors file"
         )
-    entries = parse_json(buffer[8 : 8 + length].tobytes(), f"{source}: header")
+    return length
+
+
+def parse_entries(text: bytes, size: int, source: str) -> Header:
+    """The header whose JSON is `text`, of safetensors bytes `size` in all. Raises as `parse_header` does."""
+    length = len(text)
+    entries = parse_json(text, f"{source}: header")
     metadata = _metadata(entries.pop("__metadata__", {}), source)
     if not entries:
         raise FormatError(f"{source}: has no tensor, expected at least one; write the file again")
-    start, data = 8 + length, buffer.size - 8 - length
+    start, data = 8 + length, size - 8 - length
     spans = {name: _span(name, entry, data, source) for name, entry in entries.items()}
     _check_cover(spans, data, source)
-    shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-    layout = Layout.from_entries((name, shapes[name], DTYPES[entries[name]["dtype"]]) for name in entries)
-    return Header(layout, np.array([start + spans[name][0] for name in layout.names], np.int64), metadata)
+    plain = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+    text = metadata.get(KEY, "{}").encode(errors="surrogatepass")
+    said = parse_json(text, f"{source}: metadata {KEY!r}")
+    layout = declared_layout(plain, said, source)
+    if layout.formats == layout.dtypes:
+        offsets = np.array([[start + spans[name][0] for name in layout.names]], np.int64)
+        return Header(layout, offsets[0], np.zeros((MOST_SCALES, len(layout)), np.int64), metadata)
+    offsets = offsets_of(layout, [start + spans[piece.name][0] for piece in pieces_of(layout)])
+    return Header(layout, offsets[0], offsets[1:], metadata)
+
+
+def offsets_of(layout: Layout, starts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """(4, s) int64: bytes to the payload and the scale arrays of each tensor, from where each piece starts."""
+    offsets = np.zeros((1 + MOST_SCALES, len(layout)), np.int64)
+    for piece, start in zip(pieces_of(layout), starts, strict=True):
+        offsets[piece.part, piece.tensor] = start
+    return offsets
 
 
 def _metadata(value: object, source: str) -> dict[str, str]:
@@ -110,8 +138,8 @@ def _span(name: str, entry: object, data: int, source: str) -> tuple[int, int]:
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise refuse("expected exactly the fields dtype, shape, data_offsets; write the file again")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise refuse(f"got dtype {shown(dtype)}, expected one of {', '.join(DTYPES)}; convert the tensor")
+    if not isinstance(dtype, str) or dtype not in ITEMSIZES:
+        raise refuse(f"got dtype {shown(dtype)}, expected one of F32, F16, BF16; convert the tensor")
     if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS or not all(map(_natural, shape)):
         raise refuse(f"got shape {shown(shape)}, expected at most {MOST_DIMENSIONS} sizes from 0 to 2**63-1")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_natural, offsets)):
@@ -121,7 +149,7 @@ def _span(name: str, entry: object, data: int, source: str) -> tuple[int, int]:
         raise refuse(f"data_offsets [{begin}, {end}] end before they begin; write the file again")
     if end > data:
         raise refuse(f"ends at byte {end} of {data} bytes of data; it is truncated: fetch it again")
-    itemsize = STORAGE[DTYPES[dtype]].itemsize
+    itemsize = ITEMSIZES[dtype]
     # an empty tensor may still have sizes that no array can take, such as [2**62, 2**62, 0]
     if math.prod(size or 1 for size in shape) * itemsize >= 1 << 63:
         raise refuse(f"got shape {shown(shape)}, whose sizes overflow; write the file again")
@@ -145,24 +173,30 @@ def _check_cover(spans: dict[str, tuple[int, int]], data: int, source: str) -> N
 
 
 def arrange(layout: Layout) -> tuple[list[int], np.ndarray]:
-    """How a file is laid out: positions in the order in which their data follow, and (s,) byte offsets by position.
+    """How a file is laid out: positions of its pieces in the order in which their data follow, and (pieces,) offsets.
 
-    Wider dtypes come first, so that every tensor is aligned when the data are; equal ones in canonical order.
+    Offsets are in bytes by position. Wider dtypes come first, so that every piece is aligned when the data are; equal
+    ones in canonical order.
     """
-    order = sorted(range(len(layout)), key=lambda k: -STORAGE[layout.dtypes[k]].itemsize)
-    ends = np.cumsum(layout.nbytes[order])
-    offsets = np.empty(len(layout), np.int64)
-    offsets[order] = ends - layout.nbytes[order]
+    pieces = pieces_of(layout)
+    order = sorted(range(len(pieces)), key=lambda k: -ITEMSIZES[pieces[k].code])
+    sizes = np.array([piece.nbytes for piece in pieces], np.int64)
+    ends = np.cumsum(sizes[order])
+    offsets = np.empty(len(pieces), np.int64)
+    offsets[order] = ends - sizes[order]
     return order, offsets
 
 
 def pack_header(layout: Layout, metadata: dict[str, str]) -> bytes:
     """The header, its 8 bytes of length included, for data that follow as `arrange` says; deterministic."""
-    order, offsets = arrange(layout)
+    pieces, (order, offsets) = pieces_of(layout), arrange(layout)
+    if formats := format_entries(layout):
+        metadata = metadata | {KEY: json.dumps(formats, separators=(",", ":"))}
     entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     for k in order:
-        span = [int(offsets[k]), int(offsets[k] + layout.nbytes[k])]
-        entries[layout.names[k]] = {"dtype": _CODES[layout.dtypes[k]], "shape": layout.shapes[k], "data_offsets": span}
+        piece, start = pieces[k], int(offsets[k])
+        span = [start, start + piece.nbytes]
+        entries[piece.name] = {"dtype": piece.code, "shape": piece.shape, "data_offsets": span}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +16,7 @@ import numpy as np
 
 from fedcore.dtypes import STORAGE
 from fedcore.errors import LayoutError
+from fedcore.quantized import QUANTIZED, part_sizes
 
 #: longer names occur in no model; the bound keeps a hostile file from making name matching slow
 LONGEST_NAME = 512
@@ -53,21 +55,34 @@ class Layout:
     names     (s,) tensor names, unique and sorted
     shapes    (s,) their shapes
     dtypes    (s,) fedcore dtype names: 'float32', 'float16' or 'bfloat16'
+    formats   (s,) how each lies and travels: its dtype, another of them, 'int8' or 'nf4'; () stands for the dtypes.
+              Updates of one cohort may differ in it.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
+    formats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.formats:
+            object.__setattr__(self, "formats", self.dtypes)
 
     @classmethod
-    def from_entries(cls, entries: Iterable[tuple[str, tuple[int, ...], str]]) -> Layout:
-        """The layout of (name, shape, dtype name) entries in any order. Raises LayoutError for a repeated name."""
+    def from_entries(
+        cls, entries: Iterable[tuple[str, tuple[int, ...], str]], formats: Mapping[str, str] | None = None
+    ) -> Layout:
+        """The layout of (name, shape, dtype name) entries in any order; `formats` where they are not the dtypes.
+
+        Raises LayoutError for a repeated name.
+        """
         ordered = sorted(entries, key=lambda entry: entry[0])
         for (name, *_), (following, *_) in pairwise(ordered):
             if name == following:
                 raise LayoutError(f"tensor {shown(name)}: given twice, expected unique names")
         names, shapes, dtypes = zip(*ordered, strict=True) if ordered else ((), (), ())
-        return cls(names, shapes, dtypes)
+        wire = tuple((formats or {}).get(name, dtype) for name, dtype in zip(names, dtypes, strict=True))
+        return cls(names, shapes, dtypes, wire)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,13 +99,18 @@ class Layout:
 
     @cached_property
     def nbytes(self) -> np.ndarray:
-        """(s,) int64: bytes of each tensor."""
-        return self.sizes * np.array([STORAGE[dtype].itemsize for dtype in self.dtypes], np.int64)
+        """(s,) int64: bytes of each tensor as it lies, scales included."""
+        found = []
+        for size, format in zip(self.sizes.tolist(), self.formats, strict=True):
+            parts = part_sizes(format, size) if format in QUANTIZED else ((STORAGE[format], size),)
+            found.append(sum(dtype.itemsize * length for dtype, length in parts))
+        return np.array(found, np.int64)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of the names, shapes and dtypes in canonical order."""
-        text = json.dumps([self.names, self.shapes, self.dtypes], separators=(",", ":"))
+        """SHA-256 (hex) of the names, shapes and dtypes in canonical order, and of formats that are not the dtypes."""
+        fields = [self.names, self.shapes, self.dtypes, *([self.formats] if self.formats != self.dtypes else [])]
+        text = json.dumps(fields, separators=(",", ":"))
         return hashlib.sha256(b"fedcore layout 1\n" + text.encode()).hexdigest()
 
     def select(self, names: Iterable[str]) -> Layout:
@@ -99,11 +119,15 @@ class Layout:
         for name in sorted(wanted - self.index.keys()):
             raise LayoutError(f"tensor {shown(name)}: not among the {len(self)} tensors of the update; check its name")
         keep = [k for k, name in enumerate(self.names) if name in wanted]
-        names, shapes, dtypes = self.names, self.shapes, self.dtypes
-        return Layout(tuple(names[k] for k in keep), tuple(shapes[k] for k in keep), tuple(dtypes[k] for k in keep))
+        fields = (self.names, self.shapes, self.dtypes, self.formats)
+        return Layout(*(tuple(field[k] for k in keep) for field in fields))  # type: ignore[arg-type]
+
+    def decoded(self) -> Layout:
+        """The layout of the same tensors where each lies as its dtype."""
+        return Layout(self.names, self.shapes, self.dtypes)
 
     def difference(self, other: Layout) -> str | None:
-        """How `other` first differs from this layout, in words that name the tensor, or None if they are equal."""
+        """How `other` first differs from this layout, formats aside, in words that name the tensor, or None."""
         if self == other:
             return None
         if missing := sorted(self.index.keys() - other.index.keys()):
@@ -116,6 +140,15 @@ class Layout:
             if self.dtypes[k] != other.dtypes[k]:
                 return f"tensor {shown(name)} is {other.dtypes[k]}, expected {self.dtypes[k]}"
         return None
+
+
+#: layouts that are in use, by digest
+_IN_USE: weakref.WeakValueDictionary[str, Layout] = weakref.WeakValueDictionary()
+
+
+def shared_layout(layout: Layout) -> Layout:
+    """An equal layout that is in use already, or else this one: a thousand clients of one adapter share its names."""
+    return _IN_USE.setdefault(layout.digest, layout)
 
 
 def _more(names: list[str]) -> str:

@@ -1,0 +1,92 @@
+"""The memory budget of an aggregation: what it is given, what it must hold, and how wide tiles may be."""
+
+from __future__ import annotations
+
+import operator
+import re
+from fractions import Fraction
+from typing import Any
+
+from fedcore.errors import BudgetError
+from fedcore.ops.gram import GRAIN
+
+#: tiles that exist at a time: one is worked on while the next is read
+SLOTS = 2
+#: bytes after each row of a tile: rows that start at one address modulo a page would fight for the same cache sets
+PADDING = 64
+#: bytes counted for Python, its libraries, the headers of files and the kernels' own scratch
+WORKSPACE = 64_000_000
+#: matrices (rows, rows) in fp64 that a decision over a Gram holds at a time
+MATRICES = 12
+#: bytes of a row that one read takes at most, and of a tile at least, where the budget has room: from there on neither
+#: fewer reads nor longer kernels gain, and buffers that stay in the cache are quicker to write
+READ, TILE = 1 << 19, 1 << 25
+#: what updates in files may take where nobody says
+DEFAULT = "1GB"
+
+_UNITS = {"": 1, "B": 1} | {
+    prefix + unit: base**power
+    for power, prefix in enumerate("KMGT", 1)
+    for unit, base in (("B", 1000), ("iB", 1024), ("", 1000))
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?(?:iB|B)?)\s*")
+
+
+def parse_memory(memory: Any) -> int:
+    """Bytes of "1GB", "512MiB", "1.5 GB" (decimal units, and binary ones with an i) or a whole number.
+
+    Raises BudgetError for anything else.
+    """
+    if isinstance(memory, str) and (found := _SIZE.fullmatch(memory)):
+        number, unit = found.groups()
+        count = int(Fraction(number) * _UNITS[unit.replace("k", "K")])
+    else:
+        try:
+            count = operator.index(memory)
+        except TypeError:
+            count = 0
+    if count < 1 or isinstance(memory, bool):
+        raise BudgetError(f"memory: got {memory!r}, expected bytes or a size such as '1GB' or '512MiB'")
+    return count
+
+
+def shown_bytes(count: int) -> str:
+    """A size in words, rounded up to three digits, so that what is shown as the least is enough."""
+    for unit, base in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= base:
+            step = max(base // 1000, 10 ** (len(str(count)) - 3))
+            return f"{-(-count // step) * step / base:.3f}".rstrip("0").rstrip(".") + f" {unit}"
+    return f"{count} bytes"
+
+
+class Budget:
+    """Bytes that an aggregation may take, its output and the interpreter included.
+
+    rows      rows of the extended cohort
+    itemsize  bytes of their widest element
+    output    bytes of the result
+    gram      whether the rule needs a Gram
+    """
+
+    def __init__(self, memory: Any, rows: int, itemsize: int, output: int, gram: bool, threads: int):
+        self.total = parse_memory(memory)
+        matrix = rows * rows * 8
+        held = WORKSPACE + output
+        #: what is taken beside the tiles
+        self.held = held + (threads + 3) * matrix if gram else held
+        self.least = max(self.held + SLOTS * rows * (GRAIN * itemsize + PADDING), held + MATRICES * matrix * gram)
+        self.rows = rows
+
+    def check(self, what: str) -> None:
+        """Raise BudgetError where even the narrowest tiles do not fit."""
+        if self.total < self.least:
+            raise BudgetError(
+                f"memory: got {shown_bytes(self.total)}, expected at least {shown_bytes(self.least)} for {what}; give "
+                "more, or aggregate fewer clients at a time"
+            )
+
+    def width(self, rows: int, itemsize: int, d: int) -> int:
+        """Columns of a tile of so many rows: a multiple of GRAIN, or all there are."""
+        room = (self.total - self.held) // (SLOTS * max(rows, 1)) - PADDING
+        wanted = min(room, max(READ, TILE // max(rows, 1)))
+        return min(max(wanted // itemsize // GRAIN, 1) * GRAIN, d)

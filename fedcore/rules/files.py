@@ -1,0 +1,143 @@
+"""The executor over rows that lie in files: the passes of `RowExecutor`, in tiles under a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedcore.dtypes import STORAGE, to_float64
+from fedcore.errors import LayoutError
+from fedcore.ops.rows import thread_count
+from fedcore.rules.budget import DEFAULT, Budget, shown_bytes
+from fedcore.rules.geometry import Gram
+from fedcore.rules.rows import RowExecutor
+from fedcore.rules.tiles import Tile, TileReader, open_files_allowed
+from fedcore.updates import Cohort, Layout, Update
+from fedcore.updates.filerows import Descriptors, FileRows
+
+#: called as progress(work, done, total): tiles of one pass, from the thread that aggregates
+Progress = Callable[[str, int, int], object]
+
+
+class FilePart(NamedTuple):
+    """Rows of one dtype, clients and then references, and their tensors."""
+
+    rows: FileRows
+    tensors: tuple[str, ...]
+
+    @property
+    def d(self) -> int:
+        """Columns."""
+        return self.rows.d
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of all rows."""
+        return self.rows.dtype
+
+    @property
+    def starts(self) -> np.ndarray:
+        """(s + 1,) the column at which each tensor starts, and the end."""
+        return self.rows.starts
+
+
+class FileExecutor(RowExecutor):
+    """Passes over rows in files and in memory, tile by tile, with the bits of one pass over rows in memory.
+
+    A tile is read while the one before is worked on. Raises FormatError, MissingError or StorageError naming the client
+    and the file where one was changed, cut short, replaced or removed since its header was read.
+    """
+
+    parts: list[FilePart]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        parts: Sequence[FilePart],
+        names: Sequence[str],
+        references: Mapping[str, Any],
+        budget: Budget,
+        progress: Progress | None,
+        known: Gram | None = None,
+        **passes: Any,
+    ):
+        super().__init__([], names, references, **passes)
+        self.parts, self.budget, self.progress, self.known = list(parts), budget, progress, known
+
+    @classmethod
+    def from_files(
+        cls,
+        cohort: Cohort,
+        references: Mapping[str, Update | None],
+        names: Sequence[str],
+        tensors: Sequence[str] | None = None,
+        *,
+        memory: Any = None,
+        gram: bool = True,
+        known: Gram | None = None,
+        progress: Progress | None = None,
+        backend: str | None,
+        threads: int | None,
+    ) -> FileExecutor:
+        """The tensors of a cohort, all or those named, and reference updates by name; None is zero.
+
+        memory   the budget (see `parse_memory`); None is DEFAULT, or the least that works where that is more
+        gram     whether the budget is to have room for a Gram
+        known    the Gram, where somebody has made it already
+
+        Raises LayoutError naming the client, or the reference, and the tensor that differs, and BudgetError with the
+        least that works.
+        """
+        layout = cohort.layout_of(tensors)
+        for name, reference in references.items():
+            if reference is not None:
+                theirs = reference.layout if tensors is None else reference.layout.select(tensors)
+                if difference := layout.difference(theirs):
+                    raise LayoutError(f"{name}: {difference} like {names[0]}; convert it or send the same adapter")
+        who = (*names, *(f"the {name}" for name in references))
+        found = FileRows.of_updates([*cohort, *references.values()], layout, who)
+        budget = budget_for(layout, len(who), memory, gram, threads)
+        if memory is None:
+            budget.total = max(budget.total, budget.least)
+        budget.check(f"{len(cohort)} clients of {shown_bytes(int(layout.nbytes.sum()))}")
+        parts = [FilePart(rows, part) for part, rows in found]
+        return cls(parts, names, references, budget, progress, known, backend=backend, threads=threads)
+
+    def gram(self) -> Gram:
+        """The Gram of all rows: the one that is known, or a pass as in memory."""
+        return super().gram() if self.known is None else self.known
+
+    @contextmanager
+    def tiles(self, part: Any, rows: Sequence[int], work: str) -> Iterator[Iterable[Tile]]:
+        """Some rows of a part in tiles as wide as the budget allows, read ahead."""
+        width = self.budget.width(len(rows), part.rows.itemsize, part.d)
+        if len(self.parts) > 1:
+            work = f"{work}, {part.dtype}"
+        with TileReader(part.rows, rows, width, thread_count(self.threads)) as reader:
+            yield reader if self.progress is None else self._told(reader, work, self.progress)
+
+    @staticmethod
+    def _told(reader: TileReader, work: str, progress: Progress) -> Iterator[Tile]:
+        progress(work, 0, reader.count)
+        for done, tile in enumerate(reader, 1):
+            yield tile
+            progress(work, done, reader.count)
+
+    @contextmanager
+    def sample(self, part: Any) -> Iterator[Callable[[int, int, int], np.ndarray]]:
+        """Columns by small reads of their own."""
+        with Descriptors(part.rows, open_files_allowed()) as descriptors:
+            yield lambda row, start, stop: to_float64(part.rows.columns(row, start, stop, descriptors))
+
+
+def budget_for(layout: Layout, rows: int, memory: Any, gram: bool, threads: int | None) -> Budget:
+    """The budget of an aggregation of so many rows, references included, of one layout."""
+    given = DEFAULT if memory is None else memory
+    # the result exists twice for a moment: as rows, and as the tensors of an update
+    output = 2 * int(layout.decoded().nbytes.sum())
+    # what lies in another format may be decoded to fp32
+    plain = layout.formats == layout.dtypes
+    itemsize = max((STORAGE[dtype].itemsize for dtype in layout.dtypes), default=1) if plain else 4
+    return Budget(given, rows, itemsize, output, gram, thread_count(threads))

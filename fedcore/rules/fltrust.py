@@ -1,0 +1,54 @@
+"""FLTrust: clients count as far as they point where the server's own update points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedcore.errors import RuleError
+from fedcore.rules.geometry import Geometry
+from fedcore.rules.rule import Coefficients, Rule
+
+
+@dataclass(frozen=True)
+class FLTrust(Rule):
+    """r + Σ_i t_i (‖g_0‖ / ‖g_i‖) g_i / Σ_i t_i with g_i = x_i − r and t_i = max(0, cos(g_i, g_0)).
+
+    r is the row that the clients moved from, and g_0 the server's own change, trained on a small clean data set and
+    passed as `server=`. A client that points away from it does not count, and every other is brought to its length.
+    Where no client counts the result is r. Weights are ignored.
+
+    Breakdown point: none of n while the server's data are clean: no client moves the result by more than ‖g_0‖. Needs
+    n ≥ 1. Cost: the Gram matrix of n + 2 rows and one sum. Cao, Fang, Liu and Gong 2021, "FLTrust: Byzantine-robust
+    Federated Learning via Trust Bootstrapping", NDSS, section IV, Algorithm 2.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gram"})
+    uses: ClassVar[tuple[str, ...]] = ("reference", "server")
+
+    def decide(self, geometry: Geometry, weights: np.ndarray | None) -> Coefficients:
+        """Trust and rescaling as coefficients; the rest is on the reference. `weights` do not count."""
+        n = geometry.clients
+        reference, server = n, n + 1
+        squares = geometry.squared_distances()
+        length = np.sqrt(squares[reference])
+        if length[server] == 0:
+            raise RuleError("FLTrust: the server's update equals the reference, expected a change; train it first")
+        # ⟨x_i − r, s − r⟩ from the three distances of the triangle
+        inner = (squares[reference, :n] + squares[reference, server] - squares[server, :n]) / 2
+        moved = length[:n] > 0
+        cosine = np.divide(inner, length[:n] * length[server], out=np.zeros(n), where=moved)
+        trust = np.clip(cosine, 0.0, 1.0)
+        values = np.zeros(n + geometry.references)
+        values[reference] = 1.0
+        if trust.any():
+            scale = np.divide(length[server], length[:n], out=np.zeros(n), where=moved)
+            values[:n] = trust / np.cumsum(trust)[-1] * scale
+            values[reference] -= np.cumsum(values[:n])[-1]
+        reasons = {
+            int(i): f"not trusted: its change has cosine {cosine[i]:.3g} with the server's"
+            for i in np.flatnonzero(trust == 0)
+        }
+        return Coefficients(values, reasons, per_client={"trust": trust})

@@ -1,0 +1,81 @@
+"""Means of what is left when each coordinate loses its extremes: the trimmed mean and the mean around the median."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedcore.errors import RuleError
+from fedcore.rules.geometry import Geometry
+from fedcore.rules.order_statistic import OrderStatistic
+from fedcore.rules.parameters import check_count, check_minority
+from fedcore.rules.rule import Rule
+
+
+@dataclass(frozen=True)
+class TrimmedMean(Rule):
+    """The mean of each coordinate without its f smallest and f largest values.
+
+    Give f, how many clients may be Byzantine, or the fraction β of clients to drop on each side: f = ⌊βn⌋, as the paper
+    and Flower have it. What is dropped never enters a sum. Weights are ignored. Breakdown point: f of n; needs 2f < n.
+    Cost: one pass over the data with a sort of each coordinate, some n log² n exchanges. Yin, Chen, Ramchandran and
+    Bartlett 2018, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML, Algorithm 1,
+    option II.
+    """
+
+    f: int | None = None
+    fraction: float | None = None
+    linear: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if (self.f is None) == (self.fraction is None):
+            raise RuleError(f"TrimmedMean: got f={self.f!r} and fraction={self.fraction!r}, expected one of the two")
+        if self.f is not None:
+            check_count("TrimmedMean", "f", self.f, 0)
+        elif not (isinstance(self.fraction, (int, float)) and 0 <= self.fraction < 0.5):
+            raise RuleError(
+                f"TrimmedMean: got fraction={self.fraction!r}, expected a number from 0 to below 0.5, for each side"
+            )
+
+    def dropped(self, clients: int) -> int:
+        """How many values are dropped on each side of a coordinate."""
+        # what a decimal fraction of n misses of a whole number by rounding counts as that number
+        return math.floor(self.fraction * clients + 1e-9) if self.f is None else self.f  # type: ignore[operator]
+
+    def check(self, clients: int) -> None:
+        """Raise RuleError, with the largest f for this n, if nothing would be left."""
+        check_minority("TrimmedMean", self.dropped(clients), clients)
+
+    def decide(self, geometry: Geometry, weights: np.ndarray | None) -> OrderStatistic:
+        """The trimmed mean over all clients; `weights` do not count."""
+        self.check(geometry.clients)
+        f = self.dropped(geometry.clients)
+        return OrderStatistic("trimmed_mean", f, details={"dropped_each_side": f})
+
+
+@dataclass(frozen=True)
+class MeanAroundMedian(Rule):
+    """The mean of the n − f values of each coordinate that lie closest to its median; ties go to the smaller value.
+
+    Also called Meamed. f is how many clients may be Byzantine. Weights are ignored. Breakdown point: f of n; needs
+    2f < n. Cost: one pass over the data with a sort of each coordinate. Xie, Koyejo and Gupta 2018, "Generalized
+    Byzantine-tolerant SGD", arXiv:1802.10116, section 4.
+    """
+
+    f: int
+    linear: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_count("MeanAroundMedian", "f", self.f, 0)
+
+    def check(self, clients: int) -> None:
+        """Raise RuleError, with the largest f for this n, if a majority could be Byzantine."""
+        check_minority("MeanAroundMedian", self.f, clients)
+
+    def decide(self, geometry: Geometry, weights: np.ndarray | None) -> OrderStatistic:
+        """The mean around the median of all clients; `weights` do not count."""
+        self.check(geometry.clients)
+        return OrderStatistic("mean_around_median", self.f)
