@@ -17,11 +17,23 @@ from contextvars import ContextVar
 from fedcore.errors import BackendError
 
 BACKENDS = ("reference", "c", "triton")
-OPS = ("weighted_sum", "squared_norms", "gram", "squared_distances")
+OPS = (
+    "weighted_sum",
+    "squared_norms",
+    "gram",
+    "squared_distances",
+    "median",
+    "trimmed_mean",
+    "mean_around_median",
+    "weighted_sums",
+    "sign_counts",
+    "exact_sum",
+    "exact_round",
+)
 
 _MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}
 #: what has no entry: (op, backend)
-_ABSENT = {("squared_distances", "triton")}
+_ABSENT = {("exact_sum", "triton"), ("exact_round", "triton")}
 
 _chosen: ContextVar[str | None] = ContextVar("fedcore_backend", default=None)
 

@@ -64,6 +64,10 @@ class StorageError(FedcoreError, OSError):
     """The operating system refused a write (a full disk, a permission); nothing half-written was left."""
 
 
+class BudgetError(FedcoreError, ValueError):
+    """A memory budget that is no size, or that is too small for the cohort; the message says the least that works."""
+
+
 class ConfigError(FedcoreError, ValueError):
     """A configuration with an unknown key or a value out of range."""
 

@@ -4,9 +4,13 @@ Stochastic Aggregation Methods", sign-flipping attacks)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from fedcore.attacks.attack import Attack, check_strength, copies, like
 from fedcore.dtypes import name_of, round_from_float64, to_float64
 from fedcore.errors import ConfigError, LayoutError, RangeError
 from fedcore.updates import Update
@@ -44,14 +48,31 @@ def sign_flip(update: Update, reference: Update, scale: float) -> Update:
         onto = np.linalg.lstsq(a.T, a_ref.T, rcond=None)[0].T  # (r, r): A_ref·A⁺
         flipped = (1 + scale) * ratio * (b_ref @ onto) - scale * b
         poisoned[pair.b] = _rounded(flipped, update.tensors[pair.b], pair.b)
-    return Update.from_tensors(
-        poisoned,
-        num_examples=update.num_examples,
-        client_id=update.client_id,
-        scaling=update.scaling,
-        base=update.base,
-        adapter_config=update.adapter_config,
-    )
+    return like(update, poisoned)
+
+
+@dataclass(frozen=True)
+class SignFlip(Attack):
+    """The change reversed, `scale` times as long.
+
+    On updates each attacker reverses what it trained itself (`sign_flip`). On rows, where the attackers have none of
+    their own, it is −scale · μ with the mean μ of the honest ones, as in ByzFL.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_strength("sign_flip", "scale", self.scale)
+
+    def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
+        """f times −scale · μ."""
+        return copies(-self.scale * honest.mean(axis=0), f)
+
+    def on_updates(
+        self, honest: Sequence[Update], own: Sequence[Update], reference: Update, seed: int = 0, places: Any = None
+    ) -> list[Update]:
+        """`sign_flip` of each of `own`; nobody else's update is looked at."""
+        return [sign_flip(update, reference, self.scale) for update in own]
 
 
 def _rounded(values: np.ndarray, like: np.ndarray, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 import os
 import sys
 import time
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from fedcore.cli.run import Json
-from fedcore.cli.terminal import only_results_on_stdout, print_json
-from fedcore.errors import ExistsError, LayoutError, NonFiniteError, WeightError
+from fedcore.cli.terminal import LateProgress, only_results_on_stdout, print_json
+from fedcore.errors import ExistsError, LayoutError, NonFiniteError, RuleError, WeightError
 
 if TYPE_CHECKING:
     from fedcore.updates import Cohort, Update
@@ -29,14 +30,16 @@ def aggregate(
         str, typer.Option(help="mean, norm_clipping, krum, multi_krum, ...: a rule of fedcore.rules.")
     ] = "mean",
     f: Annotated[int | None, typer.Option("--f", help="How many clients may be Byzantine.", show_default=False)] = None,
-    m: Annotated[
-        int | None, typer.Option("--m", help="How many clients Multi-Krum averages.", show_default=False)
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another parameter of the rule, such as m=3; repeatable."),
     ] = None,
-    max_norm: Annotated[
-        float | None, typer.Option(help="Norm above which a change is clipped.", show_default=False)
-    ] = None,
-    neighbors: Annotated[
-        str | None, typer.Option(help="Krum's convention, 'paper' or 'byzfl'.", show_default=False)
+    before: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE:NAME=VALUE,...",
+            help="A pre-aggregation, such as norm_clipping:max_norm=1; repeatable, in the order that rows pass them.",
+        ),
     ] = None,
     weights: Annotated[
         str, typer.Option(help="'counts' (examples, where adapters carry them), 'equal', or one number each: 1,2,3.")
@@ -45,40 +48,57 @@ def aggregate(
     reference: Annotated[
         Path | None, typer.Option(help="The adapter that the clients started from.", show_default=False)
     ] = None,
+    server: Annotated[
+        Path | None, typer.Option(help="A trusted adapter, which fltrust and monna compare with.", show_default=False)
+    ] = None,
+    center: Annotated[
+        Path | None, typer.Option(help="Where centered_clipping starts; --reference if absent.", show_default=False)
+    ] = None,
     on_nonfinite: Annotated[str, typer.Option(help="'raise' or 'exclude' a client with NaN or Inf.")] = "raise",
     backend: Annotated[str | None, typer.Option(help="'c', 'triton' or 'reference'.", show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the kernels.", min=1, show_default=False)] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What the command may take, such as 1GB or 512MiB.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Aggregate any PEFT LoRA directories into one; say who counted with what coefficient."""
+    """Aggregate any PEFT LoRA directories into one; say who counted with what coefficient.
+
+    Files are read in tiles and never mapped, so any number of them, larger than memory, can be given.
+    """
     from fedcore.backends import BACKENDS
     from fedcore.engine import aggregate as combine
-    from fedcore.federation.rule_names import make_rule
+    from fedcore.federation.rule_names import make_chain
     from fedcore.updates import Cohort, Update
 
     _each_once(directories)
     if os.path.lexists(output):
         raise ExistsError(f"{output}: already exists; choose another --output or remove it")
-    given = {"f": f, "m": m, "max_norm": max_norm, "neighbors": neighbors}
-    chosen = make_rule(rule, {name: value for name, value in given.items() if value is not None}, _option)
+    given = ({} if f is None else {"f": f}) | _settings("--set", settings or [])
+    chosen = make_chain(rule, given, [_stage(text) for text in before or []], _option)
     _one_of("--space", space, ("delta", "parameters"))
     _one_of("--on-nonfinite", on_nonfinite, ("raise", "exclude"))
     if backend is not None:
         _one_of("--backend", backend, BACKENDS)
     by_directory = _weights(weights, directories)
     start = time.perf_counter()
-    with only_results_on_stdout():
-        cohort = Cohort([Update.from_peft(path, client_id=str(path)) for path in directories])
+    with only_results_on_stdout(), LateProgress() as progress:
+        cohort = Cohort([Update.open(path, client_id=str(path)) for path in directories])
         if weights == "counts" and chosen.uses_weights:
             _check_counted(cohort)
-        start_point = _reference(reference, chosen) if reference else None
+        beside = {"reference": reference, "server": server, "center": center}
+        known = {name: _beside(name, path, chosen) for name, path in beside.items() if path}
         result = combine(
             cohort,
             chosen,
             space=cast(Literal["delta", "parameters"], space),
-            reference=start_point,
+            reference=known.get("reference"),
+            server=known.get("server"),
+            center=known.get("center"),
             weights=[by_directory[client] for client in cohort.client_ids] if by_directory else None,
             on_nonfinite=cast(Literal["raise", "exclude"], on_nonfinite),
+            memory=memory,
+            progress=progress,
             backend=backend,
             threads=threads,
         )
@@ -88,7 +108,7 @@ def aggregate(
         print_json(
             {
                 "output": str(output),
-                "rule": rule,
+                "rule": result.report["rule"],
                 "space": space,
                 "coefficients": result.coefficients,
                 "divisor": result.report["divisor"],
@@ -119,7 +139,29 @@ def _weights(text: str, directories: list[Path]) -> dict[str, float] | None:
 
 def _option(parameter: str) -> str:
     """How this command spells a rule's parameter."""
-    return f"--{parameter.replace('_', '-')}"
+    return "--f" if parameter == "f" else f"--set {parameter}"
+
+
+def _settings(option: str, texts: list[str]) -> dict[str, Any]:
+    """NAME=VALUE as a rule takes it: an integer, a number, true or false, else text. Raises RuleError."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise RuleError(f"{option}: got {text!r}, expected NAME=VALUE such as m=3")
+        try:
+            # a number as JSON writes it, true, false; null, lists and quotes are no settings of a rule
+            plain = jsonlib.loads(value)
+            found[name] = plain if isinstance(plain, (int, float)) else value
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _stage(text: str) -> dict[str, Any]:
+    """RULE:NAME=VALUE,... of --before as the table of a configuration."""
+    rule, _, rest = text.partition(":")
+    return _settings(f"--before {rule}", rest.split(",") if rest else []) | {"rule": rule}
 
 
 def _each_once(directories: list[Path]) -> None:
@@ -143,17 +185,22 @@ def _check_counted(cohort: Cohort) -> None:
         )
 
 
-def _reference(path: Path, rule: Any) -> Update:
-    """The adapter of --reference. Raises NonFiniteError naming it; tells on stderr if the rule does not look at it."""
+def _beside(option: str, path: Path, rule: Any) -> Update:
+    """The adapter of --reference, --server or --center.
+
+    Raises NonFiniteError naming it; tells on stderr if the rule does not look at it.
+    """
     from fedcore.federation.receipt import nonfinite_place
     from fedcore.updates import Update
 
-    reference = Update.from_peft(path)
-    if place := nonfinite_place(reference):
-        raise NonFiniteError(f"--reference {path}: {place}; give the adapter that the clients started from")
-    if not rule.uses_reference:
-        print(f"fedcore: note: --reference changes nothing: {rule} does not look at it", file=sys.stderr)
-    return reference
+    update = Update.from_peft(path)
+    if place := nonfinite_place(update):
+        wanted = {"reference": "that the clients started from", "server": "that the server trained"}
+        raise NonFiniteError(f"--{option} {path}: {place}; give the adapter {wanted.get(option, 'without them')}")
+    # where there is no centre, an iteration starts at the reference
+    if option not in rule.uses and not (option == "reference" and "center" in rule.uses):
+        print(f"fedcore: note: --{option} changes nothing: {rule} does not look at it", file=sys.stderr)
+    return update
 
 
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:

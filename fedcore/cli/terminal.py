@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+#: seconds that work may take before it is worth a progress bar
+LATE = 2.0
 
 
 class Failed(Exception):
@@ -75,6 +79,29 @@ class LiveProgress:
             self._bars.update(self._tasks[phase], said=said)
         if not self._console.is_terminal and done >= total:
             self._console.print(f"{phase}: done{'  ' + said if said else ''}", highlight=False)
+
+
+class LateProgress:
+    """`LiveProgress` that shows nothing of work that is done within LATE seconds."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._live: LiveProgress | None = None
+
+    def __enter__(self) -> LateProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.__exit__()
+
+    def __call__(self, phase: str, done: int, total: int, **metrics: Any) -> None:
+        """As `LiveProgress`; a phase that began before the bar did is shown from where it is."""
+        if self._live is None:
+            if time.perf_counter() - self._start < LATE:
+                return
+            self._live = LiveProgress().__enter__()
+        self._live(phase, done, total, **metrics)
 
 
 def _figure(value: Any) -> str:

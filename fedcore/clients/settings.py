@@ -31,12 +31,14 @@ class TrainingSettings:
     """What one client does in one round: `steps` AdamW steps on `batch_size` blocks of `sequence_length` tokens each.
 
     learning_rate   at the first step; it falls to 0 along a cosine over the steps
+    proximal_mu     μ of FedProx: μ/2 ‖w − w_global‖² is added to the loss, over the adapter's parameters; 0 is off
     """
 
     steps: int = 12
     batch_size: int = 16
     sequence_length: int = 64
     learning_rate: float = 4e-3
+    proximal_mu: float = 0.0
 
 
 @dataclass(frozen=True)

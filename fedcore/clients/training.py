@@ -34,6 +34,10 @@ def train(
     threads. The model is left in eval mode, torch's global generators as they were. progress("training", step, steps,
     loss=...) after each step.
 
+    With settings.proximal_mu = μ > 0 the objective is the loss + μ/2 ‖w − w_global‖² over the adapter's parameters,
+    w_global being what they are at the start (FedProx: Li et al. 2020, "Federated Optimization in Heterogeneous
+    Networks", MLSys, equation 2). The loss that is reported is without the term.
+
     Raises ShapeError naming the client where it has no text, TrainingError where a loss is not finite, where a
     parameter of the adapter got no gradient, or where the frozen base passes none.
     """
@@ -47,6 +51,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     shape = (settings.steps, settings.batch_size, settings.sequence_length)
     batches = pack(base.tokenizer, texts, shape[0] * shape[1], shape[2], generator).view(shape).to(base.device)
+    anchor = {name: p.detach().clone() for name, p in parameters.items()} if settings.proximal_mu else {}
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=0.0)
     total = 0.0
     base.model.train()
@@ -65,6 +70,7 @@ def train(
                     )
                 if step < 2:
                     _check_gradients(parameters, step, who)
+                add_proximal_gradient(parameters, anchor, settings.proximal_mu)
                 optimizer.step()
                 total += value
                 if progress is not None:
@@ -79,6 +85,16 @@ def next_token_loss(model: torch.nn.Module, blocks: torch.Tensor) -> torch.Tenso
     """Mean cross-entropy (fp32, nats) of each token of (b, s) int64 blocks but the first, given those before it."""
     logits = model(input_ids=blocks, use_cache=False).logits[:, :-1]
     return functional.cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten())
+
+
+def add_proximal_gradient(
+    parameters: dict[str, torch.nn.Parameter], anchor: dict[str, torch.Tensor], mu: float
+) -> None:
+    """Add μ (w − w_global), the gradient of μ/2 ‖w − w_global‖², to the gradient of each parameter in `anchor`."""
+    for name, start in anchor.items():
+        parameter = parameters[name]
+        assert parameter.grad is not None
+        parameter.grad.add_(parameter.detach() - start, alpha=mu)
 
 
 def _check_gradients(parameters: dict[str, torch.nn.Parameter], step: int, who: str) -> None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import typing
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from fedcore.federation.config_attack import Attack
+from fedcore.federation.config_server import Server, ServerOptimizer
+from fedcore.federation.section import Name, PositiveFloat, PositiveInt, Section
+from fedcore.federation.server_optimizer import ServerOptimizer as Optimizer
 
 #: the data.source that needs no file and brings its own labels
 BUILT_IN_TEXTS = "python-documentation"
-
-Name = typing.Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-PositiveInt = typing.Annotated[int, Field(ge=1)]
-PositiveFloat = typing.Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A table of the file: its keys are the fields, any other key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
 class Run(Section):
@@ -140,6 +134,20 @@ class Training(Section):
     batch_size: PositiveInt = Field(default=16, description="sequences per step")
     sequence_length: int = Field(default=64, ge=2, description="tokens per sequence, in training and evaluation")
     learning_rate: PositiveFloat = Field(default=4e-3, description="AdamW learning rate")
+    proximal_mu: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="FedProx: pull towards the global adapter in the arms; 0 is off",
+    )
+
+
+class Message(Section):
+    """[message]: how what a client trained travels to the server."""
+
+    format: Literal["float32", "float16", "bfloat16", "int8", "nf4"] | None = Field(
+        default=None, description="what each tensor is brought to, with scales for int8 and nf4; as trained if absent"
+    )
 
 
 class Aggregation(Section):
@@ -147,21 +155,21 @@ class Aggregation(Section):
 
     rule: str = Field(default="mean", description="a rule of fedcore.rules in snake case")
     parameters: dict[str, Any] = Field(default_factory=dict, description="the rule's own parameters, such as { f = 2 }")
+    before: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description='pre-aggregations in order, as in [{ rule = "norm_clipping", max_norm = 1.0 }]',
+    )
     space: Literal["delta", "parameters"] = Field(default="delta", description="where distances and means are taken")
     weights: Literal["counts", "equal"] = Field(
         default="counts", description="weigh clients by their examples, or alike"
     )
+    center: Literal["reference", "moved_on"] = Field(
+        default="reference",
+        description="where centered_clipping starts: the global adapter, or that moved on by the last round's change",
+    )
     on_nonfinite: Literal["raise", "exclude"] = Field(
         default="raise", description="what a NaN or Inf from a client leads to"
     )
-
-
-class Attack(Section):
-    """arms.attack: the last `clients` clients send poisoned updates."""
-
-    kind: Literal["sign_flip"] = Field(default="sign_flip", description="the change, reversed and scaled")
-    clients: PositiveInt = Field(default=1, description="how many poison; always the last ones")
-    scale: PositiveFloat = Field(default=1.0, description="factor on the reversed change")
 
 
 class Arm(Section):
@@ -170,7 +178,11 @@ class Arm(Section):
     name: Name = Field(description="names the arm in the table and its folder")
     rule: str | None = Field(default=None, description="overrides aggregation.rule")
     parameters: dict[str, Any] | None = Field(default=None, description="overrides aggregation.parameters")
+    before: list[dict[str, Any]] | None = Field(default=None, description="overrides aggregation.before")
     space: Literal["delta", "parameters"] | None = Field(default=None, description="overrides aggregation.space")
+    server: ServerOptimizer | None = Field(
+        default=None, description='overrides the optimizer of [server], as in { optimizer = "fedadam" }'
+    )
     attack: Attack | None = Field(
         default=None, description='poison some clients, as in { kind = "sign_flip", clients = 2 }'
     )
@@ -185,7 +197,9 @@ class Config(Section):
     partition: Partition = Partition()
     adapter: Adapter = Adapter()
     training: Training = Training()
+    message: Message = Message()
     aggregation: Aggregation = Aggregation()
+    server: Server = Server()
     arms: list[Arm] = Field(default_factory=lambda: [Arm(name="federated")], min_length=1)
 
     @model_validator(mode="after")
@@ -209,10 +223,14 @@ class Config(Section):
         return self
 
     def aggregation_of(self, arm: Arm) -> Aggregation:
-        """[aggregation] as this arm has it. A rule of the arm's own starts from no parameters."""
+        """[aggregation] as this arm has it. A rule of the arm's own starts from no parameters and nothing before it."""
         changes: dict[str, Any] = {"space": arm.space or self.aggregation.space}
         if arm.rule is not None:
-            changes |= {"rule": arm.rule, "parameters": arm.parameters or {}}
-        elif arm.parameters is not None:
-            changes["parameters"] = arm.parameters
+            changes |= {"rule": arm.rule, "parameters": arm.parameters or {}, "before": arm.before or []}
+        else:
+            changes |= {k: v for k in ("parameters", "before") if (v := getattr(arm, k)) is not None}
         return self.aggregation.model_copy(update=changes)
+
+    def optimizer_of(self, arm: Arm) -> Optimizer | None:
+        """The server optimiser that this arm has, if any."""
+        return (self.server if arm.server is None else arm.server).made()

@@ -18,8 +18,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedcore.errors import ConfigError, MissingError, RuleError
-from fedcore.federation.config import BUILT_IN_TEXTS, Config, Section
-from fedcore.federation.rule_names import make_rule
+from fedcore.federation.config import BUILT_IN_TEXTS, Aggregation, Config
+from fedcore.federation.rule_names import make_chain
+from fedcore.federation.section import Section
+from fedcore.rules import Rule
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,7 +50,7 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not TOML: {error}; correct that line") from None
-    for table, key in (("data", "source"), ("model", "source"), ("run", "output")):
+    for table, key in (("data", "source"), ("server", "data"), ("model", "source"), ("run", "output")):
         section = data.get(table)
         if isinstance(section, dict) and isinstance(value := section.get(key), str):
             section[key] = _located(value, folder, always=key == "output")
@@ -81,12 +83,14 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
     for index, arm in enumerate(config.arms):
         settings = config.aggregation_of(arm)
         try:
-            rule = make_rule(settings.rule, settings.parameters)
+            rule = make_chain(settings.rule, settings.parameters, settings.before)
+            faults += [f"{name}: {fault}" for fault in _missing(rule, config, settings)]
             if clients is not None:
                 rule.check(clients)
         except RuleError as error:
-            key = f"arms[{index}]" if arm.rule is not None or arm.parameters is not None else "aggregation"
-            faults.append(f"{name}: {key}: {error}")
+            own = any(getattr(arm, key) is not None for key in ("rule", "parameters", "before"))
+            faults.append(f"{name}: {f'arms[{index}]' if own else 'aggregation'}: {error}")
+        faults += [f"{name}: {fault}" for fault in _at_odds(config, index)]
         if arm.attack and clients is not None and arm.attack.clients >= clients:
             faults.append(
                 f"{name}: arms[{index}].attack.clients: got {arm.attack.clients} of {clients} clients, expected at "
@@ -94,6 +98,37 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
             )
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def _missing(rule: Rule, config: Config, settings: Aggregation) -> list[str]:
+    """What a rule needs and the file does not have."""
+    faults = []
+    if "server" in rule.uses and config.server.data is None:
+        faults.append(f'server.data: missing; {rule!r} compares with an update of the server: data = "texts.jsonl"')
+    if not rule.linear and settings.space == "delta":
+        faults.append(
+            f'aggregation.space: got "delta" with {rule!r}, which is taken coordinate by coordinate, as factors have '
+            'none; set space = "parameters"'
+        )
+    return faults
+
+
+def _at_odds(config: Config, index: int) -> list[str]:
+    """What an arm asks for that does not go together."""
+    arm, faults = config.arms[index], []
+    settings = config.aggregation_of(arm)
+    if config.optimizer_of(arm) is not None and settings.space == "delta":
+        key, used = ("server", config.server) if arm.server is None else (f"arms[{index}].server", arm.server)
+        faults.append(
+            f'{key}.optimizer: got "{used.optimizer}" with space = "delta" (arm {arm.name!r}), expected space = '
+            '"parameters": factors of a truncated delta have another gauge each round, so their momentum means nothing'
+        )
+    if arm.attack and not arm.attack.made().finite and settings.on_nonfinite == "raise":
+        faults.append(
+            f'arms[{index}].attack.kind: got "{arm.attack.kind}" with aggregation.on_nonfinite = "raise", which stops '
+            'the run at the first message; set on_nonfinite = "exclude"'
+        )
+    return faults
 
 
 def _fault(entry: Any) -> str:
@@ -136,16 +171,16 @@ def to_toml(config: Config) -> str:
 
 
 def _tables(data: dict[str, Any], prefix: str = "") -> list[str]:
-    """TOML lines: scalars first, then tables, then arrays of tables. `parameters` and `attack` stay inline."""
-    inline = ("parameters", "attack")
+    """TOML lines: scalars first, then tables, then arrays of tables; a rule's and an arm's own tables stay inline."""
+    inline = ("parameters", "before")
     nested = {k: v for k, v in data.items() if isinstance(v, dict) and k not in inline}
-    arrays = {k: v for k, v in data.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+    arrays = {k: v for k, v in data.items() if isinstance(v, list) and v and isinstance(v[0], dict) and k not in inline}
     lines = [f"{key} = {_value(value)}" for key, value in data.items() if key not in nested and key not in arrays]
     for key, value in nested.items():
         lines += ["", f"[{prefix}{key}]", *_tables(value, f"{prefix}{key}.")]
     for key, entries in arrays.items():
         for entry in entries:
-            lines += ["", f"[[{prefix}{key}]]", *_tables(entry)]
+            lines += ["", f"[[{prefix}{key}]]", *(f"{inner} = {_value(value)}" for inner, value in entry.items())]
     return lines
 
 

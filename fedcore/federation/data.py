@@ -31,12 +31,17 @@ class Client:
 
 @dataclass(frozen=True)
 class Texts:
-    """The data of a run. `public` is what [model.pretrain] reads: never a held-out text."""
+    """The data of a run.
+
+    public   what [model.pretrain] reads: never a held-out text
+    server   the server's own texts, where [server] has data
+    """
 
     clients: tuple[Client, ...]
     public: tuple[Document, ...]
     held_out: tuple[str, ...]
     questions: tuple[Question, ...]
+    server: Client | None = None
 
 
 def load_texts(config: Config) -> Texts:
@@ -59,8 +64,22 @@ def load_texts(config: Config) -> Texts:
         )
     limited = held_out[: settings.held_out_limit]
     return Texts(
-        tuple(clients), tuple(public or training), tuple(d.text for d in limited), tuple(_questions(config, held_out))
+        tuple(clients),
+        tuple(public or training),
+        tuple(d.text for d in limited),
+        tuple(_questions(config, held_out)),
+        _server(config),
     )
+
+
+def _server(config: Config) -> Client | None:
+    """The server as a client, with the texts of [server] data."""
+    if config.server.data is None:
+        return None
+    documents = list(_read(config.server.data, config, None))
+    if not documents:
+        raise FormatError(f"{config.server.data}: got no text, expected at least 1; check server.data and data.text")
+    return Client("server", tuple(document.text for document in documents), {"": len(documents)})
 
 
 def _public(documents: list[Document], label: str | None) -> tuple[list[Document], list[Document]]:
@@ -81,14 +100,16 @@ def _documents(config: Config) -> list[Document]:
         from fedcore.clients.corpus import python_documentation
 
         return python_documentation()
-    column = config.partition.column
-    if source.endswith((".jsonl", ".json")):
-        documents = list(_labelled(_jsonl(Path(source)), source, config.data.text, column))
-    else:
-        documents = list(_labelled(_dataset(source, config.data.split), source, config.data.text, column))
+    documents = list(_read(source, config, config.partition.column))
     if len(documents) < 2:
         raise FormatError(f"{source}: got {len(documents)} texts, expected at least 2; check data.text and the file")
     return documents
+
+
+def _read(source: str, config: Config, column: str | None) -> Iterable[Document]:
+    """The texts of a .jsonl path or a `datasets` name."""
+    rows = _jsonl(Path(source)) if source.endswith((".jsonl", ".json")) else _dataset(source, config.data.split)
+    return _labelled(rows, source, config.data.text, column)
 
 
 def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:

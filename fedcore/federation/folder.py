@@ -1,12 +1,13 @@
 """The run folder: where everything a run leaves has its place, created whole, opened again to resume.
 
 config.toml  run.json  ledger.jsonl  metrics.jsonl  updates/  arms/<name>/round-<n>.safetensors  arms/<name>/adapter/
-adapter/  report.html
+arms/<name>/server-<n>.safetensors (of a server optimiser)  adapter/  report.html
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from fedcore.errors import ConfigError, ExistsError, LayoutError, MissingError, 
 from fedcore.federation.config import Config
 from fedcore.federation.config_file import load_config, to_toml
 from fedcore.federation.journal import Journal, LineLog
+from fedcore.federation.server_state import ServerState
 from fedcore.updates import Update
 from fedcore.updates.atomic import new_directory, refused, write_atomically
 
@@ -107,6 +109,21 @@ class RunFolder:
             raise LayoutError(f"{path}: its digest is {update.digest()[:16]}..., the ledger says {digest[:16]}...")
         return update
 
+    def save_state(self, arm: str, number: int, state: ServerState) -> str:
+        """Keep what the server optimiser remembers after round `number`; gives back the SHA-256 of its file."""
+        write_atomically(self._state(arm, number), data := state.to_bytes())
+        return hashlib.sha256(data).hexdigest()
+
+    def load_state(self, arm: str, number: int, digest: str) -> ServerState:
+        """The state after round `number`. Raises MissingError, or LayoutError if it is not the one in the ledger."""
+        path = self._state(arm, number)
+        if not path.is_file():
+            raise MissingError(f"{path}: the ledger has this state, the file is not there; restore it from a copy")
+        data = path.read_bytes()
+        if (found := hashlib.sha256(data).hexdigest()) != digest:
+            raise LayoutError(f"{path}: its SHA-256 is {found[:16]}..., the ledger says {digest[:16]}...")
+        return ServerState.from_bytes(data, str(path))
+
     def save_adapter(self, update: Update, *parts: str) -> None:
         """Write a PEFT directory inside the folder unless it is there already (each is written whole)."""
         target = self.path.joinpath(*parts, "adapter")
@@ -127,6 +144,9 @@ class RunFolder:
 
     def _global(self, arm: str, number: int) -> Path:
         return self.path / "arms" / arm / f"round-{number:03d}.safetensors"
+
+    def _state(self, arm: str, number: int) -> Path:
+        return self.path / "arms" / arm / f"server-{number:03d}.safetensors"
 
     def _hold(self) -> None:
         """One process writes to a run folder at a time."""

@@ -7,7 +7,8 @@ import types
 import typing
 from typing import Any, NamedTuple
 
-from fedcore.federation.config import Config, Section
+from fedcore.federation.config import Config
+from fedcore.federation.section import Section
 
 _PLAIN = {str: "text", int: "integer", float: "number", bool: "true or false"}
 

@@ -33,8 +33,11 @@ class Learner(Protocol):
         """The adapter that every arm starts from (B = 0: the base itself)."""
         ...
 
-    def train(self, adapter: Update, client: Client, steps: int, seed: int) -> Update:
-        """What the client has after `steps` local steps from `adapter`. Same arguments, same result."""
+    def train(self, adapter: Update, client: Client, steps: int, seed: int, proximal_mu: float = 0.0) -> Update:
+        """What the client has after `steps` local steps from `adapter`. Same arguments, same result.
+
+        proximal_mu: FedProx's pull back to `adapter`.
+        """
         ...
 
     def evaluate(self, adapter: Update | None) -> Metrics:
@@ -61,13 +64,13 @@ class QLoRALearner:
         """The adapter that every arm starts from (B = 0)."""
         return self._initial
 
-    def train(self, adapter: Update, client: Client, steps: int, seed: int) -> Update:
+    def train(self, adapter: Update, client: Client, steps: int, seed: int, proximal_mu: float = 0.0) -> Update:
         """Load the adapter, train it on the client's texts, check that the frozen base is as it was, read it back."""
         from fedcore.clients.adapter import load, read
         from fedcore.clients.settings import TrainingSettings
         from fedcore.clients.training import train
 
-        settings = TrainingSettings(**self._config.training.model_copy(update={"steps": steps}).model_dump())
+        settings = TrainingSettings(**self._config.training.model_dump() | {"steps": steps, "proximal_mu": proximal_mu})
         load(self._base, adapter)
         train(self._base, client.texts, settings, seed, client_id=client.id)
         self._base.check_unchanged()

@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedcore import ops
-from fedcore.clients.settings import Progress
 from fedcore.engine import Aggregate, aggregate
 from fedcore.errors import NonFiniteError
-from fedcore.federation.config import Arm, Config
-from fedcore.federation.data import Client
-from fedcore.federation.folder import RunFolder
+from fedcore.federation.center import moved_on
+from fedcore.federation.config import Arm
+from fedcore.federation.context import Clock, Federation
 from fedcore.federation.journal import Receipt
-from fedcore.federation.learner import Learner
-from fedcore.federation.receipt import check_message
-from fedcore.federation.rule_names import make_rule
+from fedcore.federation.messages import SERVER, decoded, gather, poisoned, server_update
+from fedcore.federation.rule_names import make_chain
+from fedcore.federation.server_state import ServerState
+from fedcore.rules import Rule
 from fedcore.updates import Cohort, Update
 
 if TYPE_CHECKING:
     from fedcore.clients.settings import Metrics
-
-
-@dataclass(frozen=True)
-class Federation:
-    """What all arms share: the configuration, the clients, who trains for them, and where the run leaves its traces."""
-
-    config: Config
-    clients: tuple[Client, ...]
-    learner: Learner
-    folder: RunFolder
-    progress: Progress
-
-
-@dataclass
-class Clock:
-    """Seconds by phase."""
-
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"training": 0.0, "journal": 0.0, "aggregation": 0.0, "evaluation": 0.0}
-    )
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to one phase."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start
 
 
 def run_round(federation: Federation, arm: Arm, number: int, broadcast: Update) -> Update:
@@ -68,25 +34,33 @@ def run_round(federation: Federation, arm: Arm, number: int, broadcast: Update) 
 
     receipts = folder.journal.received(arm.name, number)
     resumed = resumed or bool(receipts)
-    for done, client in enumerate(federation.clients):
-        federation.progress(arm.name, (number - 1) * len(federation.clients) + done, total(federation), round=number)
-        if client.id not in receipts:
-            with clock.phase("training"):
-                message = client_message(federation, arm, number, client, broadcast)
-            with clock.phase("journal"):
-                check_message(message, client.id, broadcast, federation.config.aggregation_of(arm).on_nonfinite)
-                receipts[client.id] = folder.journal.receive(arm.name, number, client.id, message)
+    trusted = {SERVER: receipts.pop(SERVER)} if SERVER in receipts else {}
+    gather(federation, arm, number, broadcast, receipts, clock)
 
     entry = folder.ledger.find(arm=arm.name, round=number)
     if entry is None:
+        rule, known = rule_of(federation, arm).for_round(number), {}
+        if "server" in rule.uses:
+            known["server"] = server_update(federation, arm, number, broadcast, trusted, clock)
         with clock.phase("aggregation"):
-            result, cohort = combine(federation, arm, receipts, broadcast)
+            if "center" in rule.uses and (center := center_of(federation, arm, number, broadcast)):
+                known["center"] = center
+            result, cohort = combine(federation, arm, rule, receipts, broadcast, known)
+            moved, state = move(federation, arm, number, broadcast, result.update)
         # for the report alone, so in no phase
         counted = Cohort(update for update in cohort if update.client_id not in result.excluded)
         norms = change_norms(counted, broadcast)
         with clock.phase("journal"):
-            adapter = folder.save_global(arm.name, number, result.update)
-            folder.ledger.append(ledger_entry(federation, arm, number, receipts, broadcast, result, norms, adapter))
+            also: dict[str, Any] = {name: update.digest() for name, update in known.items()}
+            if state is not None:
+                also["optimizer"] = {
+                    "rule": repr(federation.config.optimizer_of(arm)),
+                    "aggregate": result.update.digest(),
+                    "state": folder.save_state(arm.name, number, state),
+                }
+            adapter = folder.save_global(arm.name, number, moved)
+            entry = ledger_entry(federation, arm, number, receipts, broadcast, result, norms, adapter)
+            folder.ledger.append(entry | also)
     else:
         adapter = folder.load_global(arm.name, number, entry["output"])
 
@@ -103,7 +77,7 @@ def run_round(federation: Federation, arm: Arm, number: int, broadcast: Update) 
         }
         | ({"resumed": True} if resumed else {})
     )
-    federation.progress(arm.name, number * len(federation.clients), total(federation), round=number, loss=metrics.loss)
+    federation.progress(arm.name, number * len(federation.clients), federation.total, round=number, loss=metrics.loss)
     return adapter
 
 
@@ -113,45 +87,47 @@ def scores(metrics: Metrics) -> dict[str, float | None]:
     return {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
 
 
-def total(federation: Federation) -> int:
-    """Client updates in one arm."""
-    return federation.config.run.rounds * len(federation.clients)
+def rule_of(federation: Federation, arm: Arm) -> Rule:
+    """The arm's rule after what comes before it."""
+    settings = federation.config.aggregation_of(arm)
+    return make_chain(settings.rule, settings.parameters, settings.before)
 
 
-def client_message(federation: Federation, arm: Arm, number: int, client: Client, broadcast: Update) -> bytes:
-    """What a client sends: its trained adapter as bytes; a poisoned client sends what the attack makes of it."""
-    config = federation.config
-    update = federation.learner.train(broadcast, client, config.training.steps, client_seed(config, number, client))
-    if client.id in poisoned(federation.clients, arm):
-        from fedcore.attacks.sign_flip import sign_flip
-
-        assert arm.attack is not None
-        update = sign_flip(update, broadcast, arm.attack.scale)
-    return update.to_bytes()
-
-
-def poisoned(clients: tuple[Client, ...], arm: Arm) -> list[str]:
-    """The ids of the clients that poison in this arm: the last ones."""
-    return [client.id for client in clients[-arm.attack.clients :]] if arm.attack else []
-
-
-def client_seed(config: Config, number: int, client: Client) -> int:
-    """Seeds a client's batches: the same in every arm, another for each round and client."""
-    return int.from_bytes(hashlib.sha256(f"{config.run.seed}/{number}/{client.id}".encode()).digest()[:4], "little")
+def center_of(federation: Federation, arm: Arm, number: int, broadcast: Update) -> Update | None:
+    """Where an iteration with a memory starts; None is the broadcast adapter, where nothing moved yet in any case."""
+    settings = federation.config.aggregation_of(arm)
+    if settings.center == "reference" or number == 1:
+        return None
+    previous = federation.learner.initial()
+    if number > 2:
+        entry = federation.folder.ledger.find(arm=arm.name, round=number - 2)
+        assert entry is not None
+        previous = federation.folder.load_global(arm.name, number - 2, entry["output"])
+    return moved_on(broadcast, previous, settings.space)
 
 
 def combine(
-    federation: Federation, arm: Arm, receipts: dict[str, Receipt], broadcast: Update
+    federation: Federation,
+    arm: Arm,
+    rule: Rule,
+    receipts: dict[str, Receipt],
+    broadcast: Update,
+    known: dict[str, Update],
 ) -> tuple[Aggregate, Cohort]:
-    """Decode the received bytes and run the arm's rule on them: (what came out, the decoded updates)."""
+    """Decode the received bytes and run the arm's rule on them: (what came out, the decoded updates).
+
+    known: what the rule looks at besides, by the name of aggregate's argument: "server", "center".
+    """
     settings = federation.config.aggregation_of(arm)
-    cohort = Cohort([Update.from_bytes(r.open(), source=str(r.path)) for r in receipts.values()])
+    cohort = Cohort([decoded(receipt) for receipt in receipts.values()])
     try:
         result = aggregate(
             cohort,
-            make_rule(settings.rule, settings.parameters),
+            rule,
             space=settings.space,
             reference=broadcast,
+            server=known.get("server"),
+            center=known.get("center"),
             weights=np.ones(len(cohort), np.float32) if settings.weights == "equal" else None,
             on_nonfinite=settings.on_nonfinite,
         )
@@ -162,6 +138,21 @@ def combine(
         remedy = 'start a new run with aggregation.on_nonfinite = "exclude"'
         raise NonFiniteError(f"{error}; or {remedy}", error.row, error.column) from error
     return result, cohort
+
+
+def move(
+    federation: Federation, arm: Arm, number: int, broadcast: Update, aggregated: Update
+) -> tuple[Update, ServerState | None]:
+    """(the next global adapter, the server optimiser's state): the aggregate itself where there is no optimiser."""
+    optimizer, folder = federation.config.optimizer_of(arm), federation.folder
+    if optimizer is None:
+        return aggregated, None
+    state = optimizer.start(broadcast)
+    if number > 1:
+        entry = folder.ledger.find(arm=arm.name, round=number - 1)
+        assert entry is not None
+        state = folder.load_state(arm.name, number - 1, entry["optimizer"]["state"])
+    return optimizer.step(broadcast, aggregated, state)
 
 
 def change_norms(cohort: Cohort, broadcast: Update) -> dict[str, float]:
@@ -186,7 +177,9 @@ def ledger_entry(
     """What an auditor needs to make this round's output again from the journal.
 
     In parameters space it is, bit for bit, ops.weighted_sum over the clients of `coefficients` in that order and then
-    the reference, with these coefficients, `reference_coefficients` and `divisor`, in the tensors' dtype.
+    the reference, with these coefficients, `reference_coefficients` and `divisor`, in the tensors' dtype. With a
+    server optimiser that is `optimizer.aggregate`, and one step from the state of the round before makes the output and
+    `optimizer.state`. `server` and `center` are the digests of the updates that the rule looked at besides.
     """
     settings = federation.config.aggregation_of(arm)
     # seconds differ from run to run; the ledger of a repeated run is the same in every byte
@@ -201,6 +194,7 @@ def ledger_entry(
         "inputs": {client: receipts[client].sha256 for client in sorted(receipts)},
         "rule": settings.rule,
         "parameters": settings.parameters,
+        **({"before": settings.before} if settings.before else {}),
         "space": settings.space,
         "weights": settings.weights,
         "coefficients": result.coefficients,

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedcore.errors import RuleError
@@ -47,6 +47,25 @@ def make_rule(name: str, parameters: dict[str, Any], spelled: Callable[[str], st
         if required and parameter not in parameters:
             raise RuleError(f"{name}: {spelled(parameter)} is missing; give a value for it")
     return classes[name](**parameters)
+
+
+def make_chain(
+    name: str,
+    parameters: dict[str, Any],
+    before: Sequence[Mapping[str, Any]] = (),
+    spelled: Callable[[str], str] = in_file,
+) -> Any:
+    """The rule `name` after the pre-aggregations `before`: first.then(second).then(rule).
+
+    before: {"rule": name, **its parameters} in the order that rows pass them. Raises RuleError as `make_rule` does, and
+    where one of `before` hands no rows on.
+    """
+    rule = make_rule(name, parameters, spelled)
+    for stage in reversed(before):
+        if not isinstance(stage.get("rule"), str):
+            raise RuleError(f'before: got {dict(stage)}, expected the name of a pre-aggregation as rule = "..."')
+        rule = make_rule(stage["rule"], {k: v for k, v in stage.items() if k != "rule"}).then(rule)
+    return rule
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 from fedcore.clients.settings import Progress
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.config_file import check_clients
+from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Texts, load_texts
 from fedcore.federation.folder import RunFolder, check_writable, refuse_existing, same_config
 from fedcore.federation.learner import Learner, QLoRALearner, text_digest
 from fedcore.federation.machine import machine, versions
-from fedcore.federation.round import Clock, Federation, client_seed, run_round, scores
+from fedcore.federation.messages import client_seed
+from fedcore.federation.round import run_round, scores
 from fedcore.updates import Update
 
 #: the rows of the table that are not arms
@@ -51,7 +53,7 @@ def run_arms(
     """`simulate` once the texts and the base are there."""
     facts = run_facts(config, texts, learner)
     with (RunFolder.resume if resume else RunFolder.create)(output, config, facts) as folder:
-        federation = Federation(config, texts.clients, learner, folder, progress)
+        federation = Federation(config, texts.clients, learner, folder, progress, texts.server)
         evaluate_base(federation)
         train_alone(federation)
         final = {arm.name: run_arm(federation, arm) for arm in config.arms}
@@ -81,7 +83,12 @@ def run_facts(config: Config, texts: Texts, learner: Learner) -> dict[str, Any]:
         "base_source": learner.source,
         "adapter": learner.initial().digest(),
         "texts": text_digest(
-            [*(t for client in texts.clients for t in client.texts), *texts.held_out, *texts.questions]
+            [
+                *(t for client in texts.clients for t in client.texts),
+                *texts.held_out,
+                *texts.questions,
+                *(texts.server.texts if texts.server else ()),
+            ]
         ),
         "clients": [{"id": c.id, "examples": len(c.texts), "labels": c.labels} for c in texts.clients],
         "held_out": len(texts.held_out),
@@ -115,7 +122,7 @@ def train_alone(federation: Federation) -> None:
             with clock.phase("training"):
                 steps = config.training.steps * config.run.rounds
                 adapter = federation.learner.train(
-                    federation.learner.initial(), client, steps, client_seed(config, 0, client)
+                    federation.learner.initial(), client, steps, client_seed(config, 0, client.id)
                 )
             with clock.phase("evaluation"):
                 metrics = federation.learner.evaluate(adapter)

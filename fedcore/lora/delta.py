@@ -16,7 +16,7 @@ practice. Rows equal within that are a tie.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -50,39 +50,59 @@ class Combined(NamedTuple):
 class FactorPasses:
     """Passes over the factors of a cohort: inner products, direct distances, and truncated sums.
 
-    updates   clients, then the reference if one is given; all adapt the same modules, at any rank
-    names     what messages call each of them
-    clients   how many of them are clients
+    updates      clients, then the references that are given; all adapt the same modules, at any rank
+    names        what messages call each of them
+    clients      how many of them are clients
+    zero_first   the first reference is zero, which is no update
 
-    A zero reference is no update: it counts as a row of coefficient vectors and adds nothing.
+    progress     called as progress(work, done, total): modules of one pass
+
+    A zero reference adds nothing to a sum.
     """
 
-    def __init__(self, updates: Sequence[Update], names: Sequence[str], clients: int):
+    def __init__(
+        self,
+        updates: Sequence[Update],
+        names: Sequence[str],
+        clients: int,
+        *,
+        zero_first: bool = False,
+        progress: Callable[[str, int, int], object] | None = None,
+    ):
         check_pairs(updates, names, clients)
+        self.progress = progress
         self.updates, self.names, self.clients = list(updates), list(names), clients
+        self.zero_first = zero_first
         self.modules = tuple(updates[0].modules)
 
     @cached_property
     def sizes(self) -> Measure:
         """What every row's factors measure: made once, before anything else is made of them. Raises NonFiniteError."""
-        return measure(self.updates, self.modules, self.names, self.clients)
+        return measure(self.updates, self.modules, self.names, self.clients, self._told("factors"))
+
+    def _told(self, work: str) -> Iterator[str]:
+        """The modules, one after the other; progress is told of each that is done."""
+        for done, module in enumerate(self.modules, 1):
+            yield module
+            if self.progress is not None:
+                self.progress(work, done, len(self.modules))
 
     def _factors(self, update: Update, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
         """(b, a) of one row, rebuilt where those that were sent hide their product."""
         b, a = read_factors(update, module, row, who)
         return rebuild(b, a) if self.sizes.rebuilt[self.modules.index(module), row] else (b, a)
 
-    def _stacks(self, rows: np.ndarray | None = None) -> Iterator[tuple[str, Stack]]:
+    def _stacks(self, work: str, rows: np.ndarray | None = None) -> Iterator[tuple[str, Stack]]:
         """Each module's stack, over all rows or some of them."""
         index = range(len(self.updates)) if rows is None else [int(row) for row in rows]
-        for module in self.modules:
+        for module in self._told(work):
             yield module, read_stack(self.updates, module, index, self.names, self._factors)
 
     def gram(self) -> tuple[np.ndarray, np.ndarray]:
         """(matrix (rows, rows), error (rows,)): inner products of the updates, and e with |D̂_ij − D_ij| ≤ e_i + e_j."""
         rows = len(self.updates)
         matrix, error = np.zeros((rows, rows)), np.zeros(rows)
-        for _, stack in self._stacks():
+        for _, stack in self._stacks("gram"):
             gram_a, gram_b = stack.a @ stack.a.T, stack.b.T @ stack.b
             matrix += np.add.reduceat(np.add.reduceat(gram_a * gram_b, stack.starts, 0), stack.starts, 1)
             size = np.add.reduceat(np.sqrt(gram_a.diagonal() * gram_b.diagonal()), stack.starts)
@@ -97,10 +117,10 @@ class FactorPasses:
         The bounds hold for the exact products of the factors that were sent, rebuilt or not.
         """
         total, error = np.zeros(self.clients), np.zeros(self.clients)
-        for m, module in enumerate(self.modules):
+        for m, module in enumerate(self._told("norms")):
             reference = None
-            if len(self.updates) > self.clients:
-                reference = self._factors(self.updates[-1], module, self.clients, self.names[-1])
+            if len(self.updates) > self.clients and not self.zero_first:
+                reference = self._factors(self.updates[self.clients], module, self.clients, self.names[self.clients])
             for i in range(self.clients):
                 slack = float(self.sizes.rounding[m, i])
                 if reference is None:
@@ -120,7 +140,7 @@ class FactorPasses:
         used = np.flatnonzero(differences.any(0))
         if not used.size:
             return total, error
-        for _, stack in self._stacks(used):
+        for _, stack in self._stacks("pairs", used):
             for p, v in enumerate(differences[:, used]):
                 b, a = stack.combine(v)
                 norm, slack = product_norm(b, a)
@@ -139,7 +159,7 @@ class FactorPasses:
         index = [int(i) for i in counted] or [0]
         alone = len(counted) == 1 and len(clients) == 1 and float(coefficients[counted[0]]) == divisor
         sizes, result = self.sizes, Combined({}, {}, {})
-        for m, module in enumerate(self.modules):
+        for m, module in enumerate(self._told("combination")):
             pair = self.updates[clients[0] if alone else 0].modules[module]
             if alone:
                 norm = float(np.sqrt(sizes.square[m, clients[0]]))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fedcore.lora.delta import Combined, FactorPasses
+from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.geometry import Gram
 from fedcore.rules.rows import RowExecutor
 from fedcore.updates import Cohort, Update
@@ -16,32 +17,44 @@ from fedcore.updates import Cohort, Update
 class DeltaExecutor:
     """Passes over true updates: factors by `FactorPasses`, dense tensors (modules_to_save) by `RowExecutor`."""
 
-    def __init__(self, factors: FactorPasses | None, dense: RowExecutor | None, names: Sequence[str], references: int):
+    def __init__(
+        self,
+        factors: FactorPasses | None,
+        dense: RowExecutor | None,
+        names: Sequence[str],
+        references: Mapping[str, Update | None],
+    ):
         self.factors, self.dense = factors, dense
-        self.names, self.clients, self.references = tuple(names), len(names), references
+        self.names, self.clients, self.references = tuple(names), len(names), len(references)
+        given = [self.clients + k for k, update in enumerate(references.values()) if update is not None]
+        #: the rows that have factors: a zero reference has none
+        self.present = np.array([*range(self.clients), *given])
 
     @classmethod
     def from_cohort(
         cls,
         cohort: Cohort,
-        reference: Update | None,
+        references: Mapping[str, Update | None],
         names: Sequence[str],
-        *,
-        with_reference: bool,
-        backend: str | None,
-        threads: int | None,
+        **passes: Any,
     ) -> DeltaExecutor:
         """Rows are s · B · A of each module, and the dense tensors; ranks and scales may differ from row to row.
 
-        Without a reference adapter a rule that wants one sees zero. Raises LayoutError naming the client and module.
+        References are by name; None is zero. `passes` is what `RowExecutor.from_cohort` takes beside the rows, or,
+        where `memory` is among it, `FileExecutor.from_files`: factors then are read from their files module by module,
+        dense tensors in tiles. Raises LayoutError naming the client and module, BudgetError with the least that works.
         """
-        updates = list(cohort) if reference is None else [*cohort, reference]
-        factors = FactorPasses(updates, [*names, "reference"][: len(updates)], len(cohort))
+        given = {name: update for name, update in references.items() if update is not None}
+        zero_first = bool(references) and next(iter(references.values())) is None
+        if passes.get("memory") is not None:
+            _check_budget([*cohort, *given.values()], passes["memory"], passes["threads"])
+        updates, who, progress = [*cohort, *given.values()], [*names, *given], passes.get("progress")
+        factors = FactorPasses(updates, who, len(cohort), zero_first=zero_first, progress=progress)
         dense = None
         if tensors := cohort[0].dense:
-            passes: dict[str, Any] = {"with_reference": with_reference, "backend": backend, "threads": threads}
-            dense = RowExecutor.from_cohort(cohort, reference, names, tensors, **passes)
-        return cls(factors if factors.modules else None, dense, names, int(with_reference))
+            make = FileExecutor.from_files if "memory" in passes else RowExecutor.from_cohort
+            dense = make(cohort, references, names, tensors, **passes)
+        return cls(factors if factors.modules else None, dense, names, references)
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """(clients,) fp64 squared distances to the reference, and bounds of their errors."""
@@ -63,10 +76,8 @@ class DeltaExecutor:
         found = Gram(np.zeros((rows, rows)), np.zeros(rows), 0.0, 0.0) if self.dense is None else self.dense.gram()
         if self.factors is not None:
             matrix, error = self.factors.gram()
-            # a zero reference has no factors: its row stays zero
-            present = len(matrix)
-            found.matrix[:present, :present] += matrix
-            found.error[:present] += error
+            found.matrix[np.ix_(self.present, self.present)] += matrix
+            found.error[self.present] += error
         return found
 
     def exact(self, pairs: np.ndarray, mix: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +87,7 @@ class DeltaExecutor:
             total, error = self.dense.exact(pairs, mix)
         if self.factors is not None:
             rows = np.eye(self.clients + self.references) if mix is None else mix
-            differences = (rows[pairs[:, 0]] - rows[pairs[:, 1]])[:, : len(self.factors.updates)]
+            differences = (rows[pairs[:, 0]] - rows[pairs[:, 1]])[:, self.present]
             value, bound = self.factors.distances(differences)
             total, error = total + value, error + bound
         return total, error
@@ -85,5 +96,19 @@ class DeltaExecutor:
         """The combined factors, truncated, and the sums of the dense tensors."""
         combined = Combined({}, {}, {})
         if self.factors is not None:
-            combined = self.factors.combine(coefficients[: len(self.factors.updates)], divisor)
+            combined = self.factors.combine(coefficients[self.present], divisor)
         return combined, [] if self.dense is None else self.dense.weighted_sum(coefficients, divisor)
+
+
+def _check_budget(updates: Sequence[Update], memory: Any, threads: int | None) -> None:
+    """Raise BudgetError unless there is room for the factors of the largest module of all updates, in fp64.
+
+    They exist four times for a moment: as they are read, stacked, and in the QR of the stack; and their two Grams.
+    """
+    sizes = [0]
+    for module, first in updates[0].modules.items():
+        ranks = sum(update.modules[module].rank for update in updates if module in update.modules)
+        sizes.append(8 * (4 * ranks * (first.d_in + first.d_out) + 3 * ranks**2))
+    budget = budget_for(updates[0].layout, len(updates), memory, False, threads)
+    budget.least = budget.held + max(sizes)
+    budget.check(f"the LoRA factors of {len(updates)} updates, module by module")

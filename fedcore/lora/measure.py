@@ -14,7 +14,7 @@ one holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -72,15 +72,23 @@ def rebuild(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q_b @ (u * root), (root[:, None] * vt) @ q_a.T
 
 
-def measure(updates: Sequence[Update], modules: Sequence[str], names: Sequence[str], clients: int) -> Measure:
+def measure(
+    updates: Sequence[Update],
+    modules: Sequence[str],
+    names: Sequence[str],
+    clients: int,
+    walk: Iterable[str] | None = None,
+) -> Measure:
     """Measure the factors of checked updates, the first `clients` of which are clients.
+
+    `walk` gives the modules in their order, where somebody wants to see them go by.
 
     Raises NonFiniteError, with the row, for a client or reference that sent NaN or Inf, or whose factors cancel so that
     their product is not defined in fp64; it names the client and the tensor or module.
     """
     shape = (len(modules), len(updates))
     found = Measure(np.zeros(shape), np.zeros(shape), np.zeros(shape, bool))
-    for m, module in enumerate(modules):
+    for m, module in enumerate(modules if walk is None else walk):
         for row, update in enumerate(updates):
             b, a = read_factors(update, module, row, names[row])
             square, terms = product_size(b, a)

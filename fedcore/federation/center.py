@@ -1,0 +1,40 @@
+"""Where an iteration with a memory starts: the global update, moved on once more by what the last round changed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedcore.dtypes import name_of, round_from_float64, to_float64
+from fedcore.errors import RangeError
+from fedcore.updates import Update
+
+
+def moved_on(current: Update, previous: Update, space: str) -> Update:
+    """current + (current − previous), the centre of changes in the next round (`rules.CenteredClipping` with state).
+
+    In "parameters" space element by element in fp64, rounded once to the tensors' dtypes. In "delta" space a LoRA
+    module's Δ = s·B·A moves on as a whole: factors are stacked, A = [A_c; A_p] and B = [2 B_c, −(s_p/s_c) B_p], of
+    twice the rank; tensors in no pair as above. Raises RangeError naming a tensor that does not fit its dtype.
+    """
+    tensors = {}
+    pairs = current.modules if space == "delta" else {}
+    in_pairs = {name for pair in pairs.values() for name in (pair.a, pair.b)}
+    for name, tensor in current.tensors.items():
+        if name not in in_pairs:
+            change = 2 * to_float64(tensor) - to_float64(previous.tensors[name])
+            tensors[name] = _rounded(change, tensor, name)
+    for module, pair in pairs.items():
+        before = previous.modules[module]
+        a, b = current.tensors[pair.a], current.tensors[pair.b]
+        tensors[pair.a] = np.concatenate((a, previous.tensors[before.a]))
+        last = -before.scale / pair.scale * to_float64(previous.tensors[before.b])
+        tensors[pair.b] = _rounded(np.concatenate((2 * to_float64(b), last), axis=1), b, pair.b)
+    return Update.from_tensors(tensors, client_id="center", scaling=current.scaling, base=current.base)
+
+
+def _rounded(values: np.ndarray, like: np.ndarray, name: str) -> np.ndarray:
+    dtype = name_of(like.dtype)
+    result = round_from_float64(values, dtype)
+    if not np.isfinite(to_float64(result)).all():
+        raise RangeError(f'center: tensor {name!r} does not fit {dtype}; set aggregation.center = "reference"')
+    return result

@@ -1,0 +1,50 @@
+"""What the steps of a round share: the federation that they are of, and the clock that they run by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from fedcore.clients.settings import Progress
+from fedcore.federation.config import Config
+from fedcore.federation.data import Client
+from fedcore.federation.folder import RunFolder
+from fedcore.federation.learner import Learner
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What all arms share: the configuration, the clients, who trains for them, and where the run leaves its traces."""
+
+    config: Config
+    clients: tuple[Client, ...]
+    learner: Learner
+    folder: RunFolder
+    progress: Progress
+    #: who trains on the server's own texts ([server] data), if there are any
+    server: Client | None = None
+
+    @property
+    def total(self) -> int:
+        """Client updates in one arm."""
+        return self.config.run.rounds * len(self.clients)
+
+
+@dataclass
+class Clock:
+    """Seconds by phase."""
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"training": 0.0, "journal": 0.0, "aggregation": 0.0, "evaluation": 0.0}
+    )
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to one phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start

@@ -1,0 +1,96 @@
+"""What arrives at the server in a round: each client's message, the poisoned ones' among them, and the server's own."""
+
+from __future__ import annotations
+
+import hashlib
+
+from fedcore.errors import RangeError
+from fedcore.federation.config import Arm, Config
+from fedcore.federation.context import Clock, Federation
+from fedcore.federation.data import Client
+from fedcore.federation.journal import Receipt
+from fedcore.federation.receipt import check_message
+from fedcore.updates import Update
+
+#: what the journal calls the server's own update; no client has this name
+SERVER = "server"
+
+
+def gather(
+    federation: Federation, arm: Arm, number: int, broadcast: Update, receipts: dict[str, Receipt], clock: Clock
+) -> None:
+    """Have each client train whose message is not in `receipts` yet, and journal what it sends.
+
+    Poisoned clients are the last ones: when they send, what the honest ones sent lies in the journal, and an attack
+    sees those bytes, in a resumed round as in one that was never interrupted.
+    """
+    config, journal = federation.config, federation.folder.journal
+    attackers, honest = poisoned(federation.clients, arm), None
+    for done, client in enumerate(federation.clients):
+        federation.progress(arm.name, (number - 1) * len(federation.clients) + done, federation.total, round=number)
+        if client.id in receipts:
+            continue
+        with clock.phase("training"):
+            seed = client_seed(config, number, client.id)
+            training = config.training
+            update = federation.learner.train(broadcast, client, training.steps, seed, training.proximal_mu)
+            if client.id in attackers:
+                honest = honest or [decoded(receipts[c.id]) for c in federation.clients if c.id not in attackers]
+                update = poison(federation, arm, number, client.id, update, honest, broadcast)
+            message = encoded(config, update)
+        with clock.phase("journal"):
+            check_message(message, client.id, broadcast, config.aggregation_of(arm).on_nonfinite)
+            receipts[client.id] = journal.receive(arm.name, number, client.id, message)
+
+
+def encoded(config: Config, update: Update) -> bytes:
+    """An update as bytes, in the format asked for. Raises RangeError naming client and tensor that it cannot hold."""
+    if config.message.format is None:
+        return update.to_bytes()
+    try:
+        return update.quantize(config.message.format).to_bytes()
+    except RangeError as error:
+        raise RangeError(f"client {update.client_id!r}: {error} as message.format") from None
+
+
+def poison(
+    federation: Federation, arm: Arm, number: int, client: str, own: Update, honest: list[Update], broadcast: Update
+) -> Update:
+    """What a poisoned client sends in place of what it trained. All attackers of a round act on one seed."""
+    assert arm.attack is not None
+    attackers = poisoned(federation.clients, arm)
+    places = ([attackers.index(client)], len(attackers))
+    seed = client_seed(federation.config, number, "attack")
+    return arm.attack.made().on_updates(honest, [own], broadcast, seed, places)[0]
+
+
+def poisoned(clients: tuple[Client, ...], arm: Arm) -> list[str]:
+    """The ids of the clients that poison in this arm: the last ones."""
+    return [client.id for client in clients[-arm.attack.clients :]] if arm.attack else []
+
+
+def decoded(receipt: Receipt) -> Update:
+    """The update in a message that was received."""
+    return Update.from_bytes(receipt.open(), source=str(receipt.path))
+
+
+def client_seed(config: Config, number: int, client: str) -> int:
+    """Seeds a client's batches: the same in every arm, another for each round and client."""
+    return int.from_bytes(hashlib.sha256(f"{config.run.seed}/{number}/{client}".encode()).digest()[:4], "little")
+
+
+def server_update(
+    federation: Federation, arm: Arm, number: int, broadcast: Update, receipts: dict[str, Receipt], clock: Clock
+) -> Update:
+    """What the server trained itself on its own texts, as a client does; journaled like a client's, under `SERVER`."""
+    config, client = federation.config, federation.server
+    assert client is not None, "the configuration is checked for [server] data"
+    if SERVER not in receipts:
+        with clock.phase("training"):
+            seed, training = client_seed(config, number, client.id), config.training
+            update = federation.learner.train(broadcast, client, training.steps, seed, training.proximal_mu)
+        with clock.phase("journal"):
+            message = update.to_bytes()
+            check_message(message, SERVER, broadcast, "raise")
+            receipts[SERVER] = federation.folder.journal.receive(arm.name, number, SERVER, message)
+    return decoded(receipts[SERVER])

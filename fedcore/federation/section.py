@@ -1,0 +1,28 @@
+"""What every table of the configuration file is: typed keys, any other refused."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedcore.errors import ConfigError
+
+Name = typing.Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+PositiveInt = typing.Annotated[int, Field(ge=1)]
+PositiveFloat = typing.Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of the file: its keys are the fields, any other key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+def as_fault(check: Callable[[], object]) -> None:
+    """Call `check`; what it refuses becomes a fault of the file, as pydantic collects them."""
+    try:
+        check()
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
