@@ -6,6 +6,8 @@ import importlib.util
 import os
 import sys
 
+import pytest
+
 # From the repository's root, `kernels/` looks like an empty namespace package called `kernels`, which transformers and
 # bitsandbytes would take for a public package of that name.
 _spec = importlib.util.find_spec("kernels")
@@ -25,3 +27,20 @@ def _gpu() -> bool:
 if not _gpu():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> str:
+    """Where Triton kernels run: interpreted on the CPU, compiled on a GPU."""
+    torch = pytest.importorskip("torch", reason="the Triton kernels take torch tensors")
+    triton = pytest.importorskip("triton", reason="Triton is not installed; fedcore[train] brings it")
+    from fedcore.kernels import fold
+
+    interpreted = not isinstance(fold._fold_kernel, triton.JITFunction)
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU on this machine")
+    if request.param == "cuda" and interpreted:
+        pytest.skip("TRITON_INTERPRET is set, so kernels do not reach the GPU; unset it")
+    if request.param == "cpu" and not interpreted:
+        pytest.skip("kernels are compiled for the GPU here; set TRITON_INTERPRET=1 to run them interpreted")
+    return request.param

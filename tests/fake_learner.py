@@ -63,7 +63,7 @@ class FakeLearner:
     def initial(self) -> Update:
         return self._update(np.zeros((6, 2), np.float32), np.ones((2, 4), np.float32), "", 1)
 
-    def train(self, adapter: Update, client: Client, steps: int, seed: int) -> Update:
+    def train(self, adapter: Update, client: Client, steps: int, seed: int, proximal_mu: float = 0.0) -> Update:
         self.trained.append(client.id)
         b = np.array(adapter.tensors[f"{MODULE}.lora_B.weight"])
         a = np.array(adapter.tensors[f"{MODULE}.lora_A.weight"])

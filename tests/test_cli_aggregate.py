@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +11,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from fedcore.cli import main
-from fedcore.cli.aggregate import aggregate
-from fedcore.federation.rule_names import rule_classes
 from fedcore.updates import Update
 
 MODULE = "base_model.model.layer"
@@ -89,7 +85,7 @@ def test_krum_says_who_counted_and_json_is_one_object(five, tmp_path, capsys):
 
 def test_the_table_names_every_adapter(five, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    assert run(*five, "-o", tmp_path / "out", "--rule", "multi_krum", "--f", 1, "--m", 2) == 0
+    assert run(*five, "-o", tmp_path / "out", "--rule", "multi_krum", "--f", 1, "--set", "m=2") == 0
     shown = capsys.readouterr().out
     assert all(path in shown for path in five)
     assert shown.count("not selected") == 3
@@ -97,7 +93,7 @@ def test_the_table_names_every_adapter(five, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("space", ["delta", "parameters"])
 def test_norm_clipping_takes_its_norm_and_a_reference(five, tmp_path, space):
-    options = ("--rule", "norm_clipping", "--max-norm", 0.05, "--space", space, "--reference", five[0])
+    options = ("--rule", "norm_clipping", "--set", "max_norm=0.05", "--space", space, "--reference", five[0])
     assert run(*five, "-o", tmp_path / "out", *options) == 0
     assert shift_of(tmp_path / "out") < 0.1
     assert run(*five, "-o", tmp_path / "wild", "--space", space) == 0
@@ -228,15 +224,41 @@ def test_a_reference_that_is_not_looked_at_or_holds_nan(five, tmp_path, capsys):
     assert run(*five[:2], "-o", tmp_path / "out", "--reference", five[2]) == 0
     assert "note: --reference changes nothing: Mean() does not look at it" in capsys.readouterr().err
     poison(five[4])
-    options = ("--rule", "norm_clipping", "--max-norm", 1, "--reference", five[4])
+    options = ("--rule", "norm_clipping", "--set", "max_norm=1", "--reference", five[4])
     line = refused(capsys, tmp_path, *five[:2], "-o", tmp_path / "clipped", *options)
     assert f"--reference {five[4]}: tensor '{B}' holds NaN or Inf at element 11" in line
 
 
-def test_every_parameter_of_every_rule_has_an_option():
-    options = inspect.signature(aggregate).parameters.keys()
-    for rule in rule_classes().values():
-        assert {field.name for field in dataclasses.fields(rule) if field.init} <= options
+def test_settings_reach_the_rule_as_numbers_or_text(five, tmp_path, capsys):
+    options = ("--rule", "multi_krum", "--set", "f=1", "--set", "m=2", "--set", "neighbors=byzfl", "--json")
+    assert run(*five, "-o", tmp_path / "out", *options) == 0
+    assert json.loads(capsys.readouterr().out)["rule"] == "MultiKrum(f=1, m=2, neighbors='byzfl', weighted=False)"
+
+
+def test_pre_aggregations_come_in_the_order_that_rows_pass_them(five, tmp_path, capsys):
+    stages = ("--before", "norm_clipping:max_norm=9.5", "--before", "norm_clipping:max_norm=1")
+    assert run(*five, "-o", tmp_path / "out", "--rule", "krum", "--f", 1, *stages, "--json") == 0
+    said = json.loads(capsys.readouterr().out)["rule"]
+    assert said == "NormClipping(max_norm=9.5).then(NormClipping(max_norm=1).then(Krum(f=1, neighbors='paper')))"
+
+
+def test_a_trusted_adapter_and_a_centre_reach_the_rules_that_ask(five, tmp_path, capsys):
+    start = adapter(tmp_path, "start", -1.0)
+    trust = ("--rule", "fltrust", "--reference", start, "--server", five[0])
+    assert run(*five, "-o", tmp_path / "trusted", *trust) == 0
+    assert shift_of(tmp_path / "trusted") < 0.1
+    capsys.readouterr()
+    line = refused(capsys, tmp_path, *five, "-o", tmp_path / "none", "--rule", "fltrust", "--reference", start)
+    assert "server" in line
+    clip = ("--rule", "centered_clipping", "--set", "radius=0.001")
+    assert run(*five, "-o", tmp_path / "near", *clip, "--center", five[4]) == 0
+    assert shift_of(tmp_path / "near") == pytest.approx(50, rel=1e-3)
+    capsys.readouterr()
+    assert run(*five[:2], "-o", tmp_path / "mean", "--server", five[2]) == 0
+    assert "note: --server changes nothing: Mean() does not look at it" in capsys.readouterr().err
+    poison(five[4])
+    line = refused(capsys, tmp_path, *five[:4], "-o", tmp_path / "bad", *trust[:4], "--server", five[4])
+    assert f"--server {five[4]}: tensor '{B}' holds NaN" in line
 
 
 def test_mixed_ranks_are_fine_in_delta_space(five, tmp_path):
@@ -249,7 +271,12 @@ def test_mixed_ranks_are_fine_in_delta_space(five, tmp_path):
         (["--rule", "krumm"], "did you mean 'krum'?"),
         (["--rule", "krum"], "krum: --f is missing"),
         (["--rule", "mean", "--f", 1], "mean: --f is not known; it takes none"),
-        (["--rule", "krum", "--f", 1, "--m", 2], "krum: --m is not known; it takes --f, --neighbors"),
+        (["--rule", "krum", "--f", 1, "--set", "m=2"], "krum: --set m is not known; it takes --f, --set neighbors"),
+        (["--rule", "norm_clipping"], "norm_clipping: --set max_norm is missing"),
+        (["--set", "f"], "--set: got 'f', expected NAME=VALUE such as m=3"),
+        (["--rule", "krum", "--f", 1, "--before", "mean"], "Mean(): gives one row"),
+        (["--before", "norm_clippin:max_norm=1"], "did you mean 'norm_clipping'?"),
+        (["--before", "norm_clipping:1"], "--before norm_clipping: got '1', expected NAME=VALUE"),
         (["--rule", "krum", "--f", 2], "the largest f for n=5 is 1"),
         (["--rule", "krum", "--f", -1], "f=-1"),
         (["--weights", "1,2"], "--weights: got 2 numbers for 5 directories"),
@@ -275,3 +302,24 @@ def test_no_directory_at_all_and_one_that_is_missing(tmp_path, capsys):
 def test_an_existing_output_is_refused_first(five, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     assert "already exists" in refused(capsys, tmp_path, tmp_path / "gone", "-o", tmp_path / "out")
+
+
+def test_a_memory_budget_changes_no_bit_and_says_the_least(five, tmp_path, capsys):
+    assert run(*five, "-o", tmp_path / "free", "--rule", "krum", "--f", "1", "--space", "parameters") == 0
+    bounded = ("--rule", "krum", "--f", "1", "--space", "parameters", "--memory")
+    assert run(*five, "-o", tmp_path / "bounded", *bounded, "80MB") == 0
+    free, found = (Update.from_peft(tmp_path / name).digest() for name in ("free", "bounded"))
+    assert found == free
+    capsys.readouterr()
+    for space in ("parameters", "delta"):
+        said = refused(capsys, tmp_path, *five, "-o", tmp_path / "out", "--memory", "9MB", "--space", space)
+        assert "memory: got 9 MB, expected at least " in said
+    assert "memory: got 'much'" in refused(capsys, tmp_path, *five, "-o", tmp_path / "out", "--memory", "much")
+
+
+def test_long_work_shows_its_progress(five, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fedcore.cli.terminal.LATE", 0.0)
+    assert run(*five, "-o", tmp_path / "out", "--rule", "krum", "--f", "1", "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["report"]["selected"]
+    assert [line for line in said.err.splitlines() if line in ("factors: done", "gram: done", "combination: done")]

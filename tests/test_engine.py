@@ -236,7 +236,7 @@ def test_every_stage_of_a_composition_reports_its_own():
 class First(Rule):
     """A rule of somebody else, with details of its own."""
 
-    def coefficients(self, geometry, weights):
+    def decide(self, geometry, weights):
         n = geometry.clients
         return Coefficients(np.eye(n)[0], details={"note": 1}, per_client={"ages": np.arange(n)}, selected=[0])
 

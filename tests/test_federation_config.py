@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import fedcore as fc
+from fedcore.attacks import MinMax
 from fedcore.clients import settings as client_settings
 from fedcore.errors import ConfigError, MissingError
 from fedcore.federation import config as sections
 from fedcore.federation.config_file import load_config, parse_config, to_toml
 from fedcore.federation.keys import keys
+from fedcore.federation.rule_names import make_chain, rule_classes
+from fedcore.federation.server_optimizer import FedAvgM, FedYogi
 
 SMALLEST = '[model]\nsource = "some/model"\n'
 
@@ -86,6 +90,33 @@ def test_text_of_any_kind_survives_the_round_trip():
         ("[model.pretrain]\nsilos = 65\n", "c.toml: model.pretrain.silos: got 65;"),
         ("[run]\nseed = 1\n", "c.toml: model: missing"),
         ("[run\n", "c.toml: not TOML"),
+        (
+            SMALLEST + "[server]\noptimizer = 'fedadam'\n",
+            'server.optimizer: got "fedadam" with space = "delta" (arm \'federated\'), expected space = "parameters"',
+        ),
+        (
+            SMALLEST + "[[arms]]\nname = 'a'\nserver = { optimizer = 'fedavgm' }\n",
+            'arms[0].server.optimizer: got "fedavgm" with space = "delta"',
+        ),
+        (
+            SMALLEST + "[server]\noptimizer = 'fedavgm'\nbeta1 = 0.5\n",
+            'c.toml: server: beta1: not known to optimizer = "fedavgm"; it takes learning_rate, momentum',
+        ),
+        (SMALLEST + "[server]\noptimiser = 'fedavgm'\n", "server.optimiser: unknown key; did you mean 'optimizer'?"),
+        (SMALLEST + "[server]\noptimizer = 'adam'\n", "c.toml: server.optimizer: got 'adam';"),
+        (SMALLEST + "[server]\noptimizer = 'fedavgm'\nmomentum = 1.0\n", "c.toml: server.momentum: got 1.0;"),
+        (SMALLEST + "[training]\nproximal_mu = -1\n", "c.toml: training.proximal_mu: got -1;"),
+        (
+            SMALLEST + "[[arms]]\nname = 'a'\nattack = { kind = 'alie', epsilon = 2.0 }\n",
+            'c.toml: arms[0].attack: epsilon: not known to kind = "alie"; it takes z',
+        ),
+        (SMALLEST + "[[arms]]\nname = 'a'\nattack = { kind = 'alice' }\n", "arms[0].attack.kind: got 'alice';"),
+        (
+            SMALLEST + "[[arms]]\nname = 'a'\nattack = { kind = 'inf' }\n",
+            'arms[0].attack.kind: got "inf" with aggregation.on_nonfinite = "raise"',
+        ),
+        (SMALLEST + "[aggregation]\nbefore = [{ rule = 'mean' }]\n", "c.toml: aggregation: Mean(): gives one row"),
+        (SMALLEST + "[aggregation]\nbefore = [{ max_norm = 1 }]\n", "expected the name of a pre-aggregation as rule ="),
     ],
 )
 def test_each_fault_is_one_line_with_file_and_key(text: str, said: str):
@@ -142,11 +173,59 @@ def test_the_key_reference_names_every_field_with_a_description():
     found = {key.name: key for key in keys()}
     assert found["run.rounds"] == ("run.rounds", "integer", "3", "federated rounds in each arm")
     assert found["model.quantization"].type == '"nf4" or "none"'
-    assert found["arms[].attack.scale"].default == "1.0"
+    assert found["arms[].attack.kind"].default == '"sign_flip"'
     assert found["adapter.target_modules"].type == "text or list of text"
     assert found["arms[].name"].default == ""
     assert len(found) > 50
     assert all(key.description for key in found.values())
+
+
+FULL = """
+[model]
+source = "m"
+[training]
+proximal_mu = 0.1
+[aggregation]
+rule = "krum"
+parameters = { f = 1 }
+before = [{ rule = "norm_clipping", max_norm = 2.0 }, { rule = "norm_clipping", max_norm = 1.0 }]
+space = "parameters"
+[server]
+optimizer = "fedyogi"
+tau = 0.5
+[[arms]]
+name = "a"
+attack = { kind = "min_max", clients = 2, perturbation = "sign" }
+[[arms]]
+name = "b"
+server = { optimizer = "fedavgm", momentum = 0.5 }
+before = []
+[[arms]]
+name = "c"
+rule = "mean"
+server = { optimizer = "none" }
+"""
+
+
+def test_chains_attacks_and_optimizers_are_made_and_round_trip():
+    config = parse_config(FULL, "c.toml")
+    assert parse_config(to_toml(config), "again") == config
+    a, b, c = config.arms
+    made = [make_chain(s.rule, s.parameters, s.before) for s in map(config.aggregation_of, config.arms)]
+    clip = fc.rules.NormClipping
+    assert made == [clip(2.0).then(clip(1.0)).then(fc.rules.Krum(1)), fc.rules.Krum(1), fc.rules.Mean()]
+    assert [config.optimizer_of(arm) for arm in (a, b, c)] == [FedYogi(tau=0.5), FedAvgM(momentum=0.5), None]
+    assert a.attack.made() == MinMax("sign")
+
+
+def test_every_rule_of_the_library_can_be_named():
+    names = rule_classes()
+    assert {"mean", "norm_clipping", "krum", "multi_krum"} <= names.keys()
+    exported = {getattr(fc.rules, name) for name in fc.rules.__all__}
+    rules = {
+        c for c in exported if isinstance(c, type) and issubclass(c, fc.rules.Rule) and dataclasses.is_dataclass(c)
+    }
+    assert set(names.values()) == rules - {fc.rules.Composed}
 
 
 def test_every_field_is_described():

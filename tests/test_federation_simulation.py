@@ -23,6 +23,7 @@ from fedcore.errors import (
     LayoutError,
     MissingError,
     NonFiniteError,
+    RangeError,
     StorageError,
 )
 from fedcore.federation.folder import RunFolder
@@ -180,7 +181,7 @@ def test_a_message_that_cannot_count_is_not_acknowledged(tmp_path, lie, said):
     folder = tmp_path / "run"
 
     class Lying(fake.FakeLearner):
-        def train(self, adapter, client, steps, seed):
+        def train(self, adapter, client, steps, seed, proximal_mu=0.0):
             update = super().train(adapter, client, steps, seed)
             # alone, each client trains for all rounds at once and sends nothing
             return lie(update) if client.id == "client-2" and len(self.trained) > 5 else update
@@ -194,7 +195,7 @@ def test_a_message_that_cannot_count_is_not_acknowledged(tmp_path, lie, said):
 class Cancelling(fake.FakeLearner):
     """One client's two terms are huge and cancel: finite, and fp64 cannot tell their sum."""
 
-    def train(self, adapter, client, steps, seed):
+    def train(self, adapter, client, steps, seed, proximal_mu=0.0):
         update = super().train(adapter, client, steps, seed)
         if client.id != "client-2":
             return update
@@ -338,7 +339,7 @@ def test_an_update_damaged_on_disk_stops_the_resumption(tmp_path):
 class Poison(fake.FakeLearner):
     """One client sends a NaN."""
 
-    def train(self, adapter, client, steps, seed):
+    def train(self, adapter, client, steps, seed, proximal_mu=0.0):
         update = super().train(adapter, client, steps, seed)
         b = np.array(update.tensors[f"{fake.MODULE}.lora_B.weight"])
         b[1, 1] = np.nan if client.id == "client-2" else b[1, 1]
@@ -356,3 +357,45 @@ def test_a_nan_names_the_client_or_leaves_it_out(tmp_path):
         assert "client-2" in entry["excluded"]
         assert "client-2" not in entry["coefficients"]
         assert "client-2" not in entry["change_norms"]
+
+
+@pytest.mark.parametrize("format", ["float32", "bfloat16", "int8", "nf4"])
+@pytest.mark.parametrize("space", ["delta", "parameters"])
+def test_messages_travel_in_the_format_asked_for(tmp_path, format, space):
+    """The journal holds what was sent, the next round starts from plain fp32, and training gets there all the same."""
+    asked = f'[message]\nformat = "{format}"\n[aggregation]\nspace = "{space}"'
+    run = simulate(tmp_path / "run", config=fake.config(fake.CONFIG.replace("[aggregation]", asked)))
+    for arm in ("mean", "krum"):
+        receipts = run.journal.received(arm, 2)
+        received = [Update.from_bytes(receipt.open()) for receipt in receipts.values()]
+        assert {(f, d) for u in received for f, d in zip(u.layout.formats, u.layout.dtypes, strict=True)} == {
+            (format, "float32")
+        }
+        line = run.metrics.find(arm=arm, round=2)
+        assert line["bytes_up"] == sum(receipt.size for receipt in receipts.values())
+        # in delta space the factors that come back are balanced ones, in which this learner's goal means little
+        if space == "parameters":
+            assert run.metrics.find(arm=arm, round=3)["loss"] < 0.4 * run.metrics.find(arm=arm, round=1)["loss"]
+    found = Update.from_peft(tmp_path / "run" / "adapter")
+    assert set(found.layout.formats) == set(found.layout.dtypes) == {"float32"}
+    assert result(tmp_path / "run") == result(simulate(tmp_path / "again", config=run_config(tmp_path / "run")).path)
+
+
+def run_config(folder: Path):
+    """The configuration that a run folder keeps."""
+    return fake.config((folder / "config.toml").read_text())
+
+
+def test_a_client_whose_numbers_do_not_fit_the_format_is_named(tmp_path):
+    class Far(fake.FakeLearner):
+        def train(self, adapter, client, steps, seed, proximal_mu=0.0):
+            update = super().train(adapter, client, steps, seed)
+            tensors = {name: np.array(tensor) for name, tensor in update.tensors.items()}
+            tensors[f"{fake.MODULE}.lora_B.weight"][1, 1] = 1e5
+            return Update.from_tensors(
+                tensors, client_id=client.id, scaling=update.scaling, base=update.base, num_examples=3
+            )
+
+    config = fake.config(fake.CONFIG.replace("[aggregation]", '[message]\nformat = "float16"\n[aggregation]'))
+    with pytest.raises(RangeError, match=r"client 'client-0': tensor '.*lora_B.weight': .* float16; .*message.format"):
+        simulate(tmp_path / "run", config=config, learner=Far())

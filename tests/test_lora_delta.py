@@ -66,7 +66,7 @@ def near_cohort(seed: int, n: int = 7, change: float = 1e-3) -> tuple[list[Updat
 def executor_of(updates, reference=None, with_reference=False) -> DeltaExecutor:
     names = [f"client {u.client_id!r}" for u in updates]
     return DeltaExecutor.from_cohort(
-        Cohort(updates), reference, names, with_reference=with_reference, backend=None, threads=1
+        Cohort(updates), {"reference": reference} if with_reference else {}, names, backend=None, threads=1
     )
 
 

@@ -106,3 +106,41 @@ def test_empty_and_readonly_rows():
     table = RowTable.from_arrays([row])
     assert table.dtype == "bfloat16"
     assert bf16_bits(table.columns(0, 0, 3)).tolist() == [0, 0, 0]
+
+
+@given(
+    lengths=st.lists(st.integers(0, 5), min_size=1, max_size=6),
+    cut=st.tuples(st.integers(0, 30), st.integers(0, 30)),
+    again=st.tuples(st.integers(0, 30), st.integers(0, 30)),
+)
+def test_a_slice_has_the_columns_of_the_rows_and_of_a_slice(lengths, cut, again):
+    rows = [np.arange(sum(lengths), dtype=np.float32) + 100 * i for i in range(3)]
+    offsets = 4 * np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    table = RowTable(rows, np.repeat(offsets[:, None], 3, 1), np.array(lengths), "float32")
+    for bounds in (cut, again):
+        start, stop = sorted(min(c, table.d) for c in bounds)
+        expected = [table.columns(i, start, stop) for i in range(3)]
+        table = table.slice(start, stop)
+        assert (table.n, table.d) == (3, stop - start)
+        for i in range(3):
+            np.testing.assert_array_equal(table.columns(i, 0, table.d), expected[i])
+            for k in np.flatnonzero(table.lengths):
+                assert np.shares_memory(table.segment(i, k), rows[i])
+                assert table.segment(i, k).ctypes.data == int(table.pointers[k, i])
+
+
+def test_a_slice_is_read_by_the_kernels_at_any_alignment():
+    import fedcore as fc
+
+    values = np.random.default_rng(0).normal(size=(2, 50)).astype(np.float32)
+    buffers = [unaligned(values[0], 1), unaligned(values[1], 3)]
+    table = RowTable(buffers, np.array([[1, 3], [1 + 80, 3 + 80]]), np.array([20, 30]), "float32").slice(7, 43)
+    got = fc.ops.weighted_sum(table, [1, 2], out_dtype="float64")
+    np.testing.assert_array_equal(got, values[0, 7:43].astype(float) + 2 * values[1, 7:43].astype(float))
+
+
+@pytest.mark.parametrize("bounds", [(-1, 2), (2, 1), (0, 4), (4, 4)])
+def test_a_slice_outside_the_columns_is_refused(bounds):
+    table = RowTable.from_arrays([np.zeros(3, np.float32)])
+    with pytest.raises(ShapeError, match=rf"got columns {bounds[0]}:{bounds[1]}, expected a range within 0:3"):
+        table.slice(*bounds)

@@ -15,7 +15,8 @@ from tests.oracles import rules as oracle
 
 
 def geometry_of(rows, reference=None, with_reference=False) -> Geometry:
-    executor = RowExecutor.from_rows(rows, reference=reference, with_reference=with_reference, backend=None, threads=1)
+    references = {"reference": reference} if with_reference else {}
+    executor = RowExecutor.from_rows(rows, references=references, backend=None, threads=1)
     return Geometry(Statistics(executor))
 
 
@@ -29,7 +30,7 @@ def with_attacker(n: int = 8, d: int = 20_000) -> np.ndarray:
 
 def test_honest_pairs_are_not_disturbed_by_an_attacker():
     rows = with_attacker()
-    executor = RowExecutor.from_rows(rows, reference=None, with_reference=False, backend=None, threads=1)
+    executor = RowExecutor.from_rows(rows, references={}, backend=None, threads=1)
     gram = executor.gram().matrix
     square = gram.diagonal()
     found = (square[:, None] + square[None, :] - 2 * gram)[1:, 1:]
@@ -70,6 +71,15 @@ def test_distances_of_mixtures_are_those_of_the_rows_formed(seed, n, d):
     np.testing.assert_allclose(value, true[pairs[:, 0], pairs[:, 1]], rtol=1e-9, atol=1e-9)
     assert (lower[pairs[:, 0], pairs[:, 1]] <= value).all()
     assert (value <= upper[pairs[:, 0], pairs[:, 1]]).all()
+
+
+def test_rows_that_sum_to_one_but_for_rounding_are_taken():
+    for seed in range(3000):
+        matrix = np.random.default_rng(seed).random((2, 2))
+        matrix /= matrix.sum(1, keepdims=True)
+        geometry_of(np.ones((2, 1), np.float32)).mixed(matrix)
+    for k in range(1, 300):
+        geometry_of(np.ones((k, 1), np.float32)).mixed(np.full((1, k), 1 / k))
 
 
 def test_mixing_twice_is_mixing_by_the_product():

@@ -137,7 +137,7 @@ def test_changes_from_a_near_reference_are_clipped_to_the_bound(change, extra):
         )
         true = np.linalg.norm(dense.row(client) - dense.row(reference))
         executor = DeltaExecutor.from_cohort(
-            Cohort([client]), reference, ["client"], with_reference=True, backend=None, threads=1
+            Cohort([client]), {"reference": reference}, ["client"], backend=None, threads=1
         )
         square, bound = executor.squared_norms()
         assert abs(np.sqrt(square[0]) - true) <= np.sqrt(square[0] + bound[0]) - np.sqrt(square[0]) + 1e-12 * true

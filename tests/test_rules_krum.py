@@ -16,11 +16,11 @@ from tests.oracles import rules as oracle
 
 
 def executor_of(rows) -> RowExecutor:
-    return RowExecutor.from_rows(rows, reference=None, with_reference=False, backend=None, threads=1)
+    return RowExecutor.from_rows(rows, references={}, backend=None, threads=1)
 
 
 def selected(rule, rows, executor=None) -> list[int]:
-    values = rule.coefficients(Geometry(Statistics(executor or executor_of(rows))), None).values
+    values = rule.decide(Geometry(Statistics(executor or executor_of(rows))), None).values
     return [int(i) for i in np.flatnonzero(values)]
 
 
@@ -60,7 +60,7 @@ def test_selects_as_the_oracle_does_with_ties_and_duplicates(rows, data):
 
 
 def wrong(rows) -> WrongWithinBound:
-    return WrongWithinBound.from_rows(rows, reference=None, with_reference=False, backend=None, threads=1)
+    return WrongWithinBound.from_rows(rows, references={}, backend=None, threads=1)
 
 
 def near_tie(seed: int) -> list[np.ndarray]:
@@ -92,7 +92,7 @@ def test_near_ties_by_bisection_are_decided_as_in_fp64():
     for seed in range(50):
         for rows in near_tie(seed):
             statistics = Statistics(wrong(rows))
-            found = Krum(1).coefficients(Geometry(statistics), None).values
+            found = Krum(1).decide(Geometry(statistics), None).values
             agreed += np.flatnonzero(found).tolist() == oracle.multi_krum_rows(rows, 1, 1)
             redone += statistics.redone > 0
     assert agreed == 100
@@ -129,7 +129,7 @@ def test_a_squared_distance_of_less_than_half_is_not_lost_beside_large_rows():
 def test_many_clear_cases_redo_nothing():
     rows = np.random.default_rng(0).standard_normal((12, 300)).astype(np.float32)
     statistics = Statistics(executor_of(rows))
-    MultiKrum(2).coefficients(Geometry(statistics), None)
+    MultiKrum(2).decide(Geometry(statistics), None)
     assert statistics.redone == 0
 
 
@@ -192,8 +192,8 @@ def test_f_must_be_a_count(f):
 
 
 def test_bad_conventions_are_refused():
-    with pytest.raises(RuleError, match="neighbors='flower'"):
-        Krum(1, "flower")
+    with pytest.raises(RuleError, match="neighbors='flwr'"):
+        Krum(1, "flwr")
     with pytest.raises(RuleError, match="got m=0"):
         MultiKrum(1, m=0)
     with pytest.raises(RuleError, match="pre-aggregation"):
@@ -213,3 +213,31 @@ def test_a_non_finite_row_is_named(value):
     with pytest.raises(NonFiniteError, match=r"row 5.*column 33") as caught:
         Krum(1)(rows)
     assert (caught.value.row, caught.value.column) == (5, 33)
+
+
+def test_flowers_convention_counts_at_least_one_neighbor_and_weights_what_it_selected():
+    rows = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
+    squares = oracle.squared_distances(rows)
+    for f, k in ((1, 3), (3, 1), (5, 1)):
+        scores = [np.cumsum(np.sort(np.delete(squares[i], i))[:k])[-1] for i in range(6)]
+        assert selected(Krum(f, "flower"), rows) == [int(np.argmin(scores))]
+    counts = np.array([5, 1, 7, 2, 9, 3])
+    rule = MultiKrum(1, 3, "flower", weighted=True)
+    kept = oracle.multi_krum_rows(rows, 1, 3)
+    found = rule(rows, counts)
+    np.testing.assert_allclose(found, oracle.weighted_mean(rows[kept], counts[kept]), rtol=1e-6, atol=1e-7)
+    assert Krum(0, "flower")(rows[:1]).tobytes() == rows[0].tobytes()
+    with pytest.raises(RuleError, match="f < n; the largest f for n=6 is 5"):
+        Krum(6, "flower")(rows)
+
+
+def test_equal_attackers_cost_one_redone_pair_each():
+    """Who sends one row many times ties with itself everywhere: it is known to be equal, and in no doubt."""
+    rows = np.random.default_rng(0).standard_normal((30, 400)).astype(np.float32)
+    rows *= np.linspace(1, 2, 30, dtype=np.float32)[:, None]
+    rows[20:] = rows[:20].mean(0) + np.float32(0.1)
+    for m in range(1, 12):
+        statistics = Statistics(executor_of(rows))
+        found = MultiKrum(10, m).decide(Geometry(statistics), None).selected
+        assert found == oracle.multi_krum_rows(rows, 10, m)
+        assert statistics.redone <= 10

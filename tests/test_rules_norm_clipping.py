@@ -64,7 +64,7 @@ def test_composition_equals_two_steps_on_rows_that_were_formed(following, with_r
 def test_composition_needs_what_its_parts_need_and_prints_as_written():
     rule = NormClipping(1.0).then(Krum(f=1))
     assert rule.needs == {"norms", "gram"}
-    assert rule.uses_reference
+    assert rule.uses == ("reference",)
     assert not rule.uses_weights
     assert repr(rule) == "NormClipping(max_norm=1.0).then(Krum(f=1, neighbors='paper'))"
     assert rule == NormClipping(1.0).then(Krum(f=1))
@@ -83,10 +83,10 @@ def test_clips_chain_and_the_smaller_bound_holds():
 def test_near_ties_between_clipped_rows_are_redone_and_go_to_the_lowest_row():
     rows, reference = some_rows()
     rows[4] = rows[1]
-    executor = RowExecutor.from_rows(rows, reference=reference, with_reference=True, backend=None, threads=1)
+    executor = RowExecutor.from_rows(rows, references={"reference": reference}, backend=None, threads=1)
     statistics = Statistics(executor)
     rule = NormClipping(0.1).then(MultiKrum(2, m=1))
-    values = rule.coefficients(Geometry(statistics), None).values[:7]
+    values = rule.decide(Geometry(statistics), None).values[:7]
     formed = oracle.clipped(rows, reference, 0.1)
     scores = oracle.krum_scores(formed, 2)
     best = int(np.flatnonzero(values)[0])
@@ -99,7 +99,7 @@ def test_intervals_hold_redone_distances_between_rows_clipped_to_almost_nothing(
     rng = np.random.default_rng(0)
     reference = (1e4 * rng.standard_normal(300)).astype(np.float32)
     rows = reference + rng.standard_normal((5, 300)).astype(np.float32)
-    executor = RowExecutor.from_rows(rows, reference=reference, with_reference=True, backend=None, threads=1)
+    executor = RowExecutor.from_rows(rows, references={"reference": reference}, backend=None, threads=1)
     geometry = Geometry(Statistics(executor))
     clipped = geometry.mixed(NormClipping(1e-9).mixing(geometry, None).matrix)
     lower, upper = clipped.intervals()
@@ -187,7 +187,7 @@ def test_a_chain_of_clips_holds_beside_a_reference_that_hides_the_change():
     rng = np.random.default_rng(0)
     reference = (1e6 * rng.standard_normal(60)).astype(np.float32)
     rows = reference + rng.standard_normal((5, 60)).astype(np.float32)
-    executor = RowExecutor.from_rows(rows, reference=reference, with_reference=True, backend=None, threads=1)
+    executor = RowExecutor.from_rows(rows, references={"reference": reference}, backend=None, threads=1)
     geometry = Geometry(Statistics(executor))
     clipped = geometry.mixed(NormClipping(0.02).mixing(geometry, None).matrix)
     square, bound = clipped.squared_distances_to_reference()

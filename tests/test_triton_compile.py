@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,18 @@ DTYPES = ("float32", "float16", "bfloat16")
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 
 
+#: kernels whose module has another name
+HOME = {"ordered": "squared_distances"}
+ORDER = ("median", "trimmed_mean", "mean_around_median")
+
+
 def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
     """name -> (op, dtypes and switches, argument types that differ from the op's usual ones)."""
-    found: dict[str, tuple[str, dict[str, object], dict[str, str]]] = {"fold": ("fold", {}, {})}
+    tables = {"scales": "*i64", "formats": "*i32", "nf4_code": "*fp32", "dynamic_code": "*fp32", "out": "*fp32"}
+    found: dict[str, tuple[str, dict[str, object], dict[str, str]]] = {
+        "fold": ("fold", {}, {}),
+        "decode": ("decode", {}, tables | {"first": "i64", "length": "i64", "stride": "i64"}),
+    }
     for row, other in zip(DTYPES, ("bfloat16", "float32", "float16"), strict=True):
         full, cut = (
             {"row_dtype": row, "ALIGNED": True, "FULL": True},
@@ -34,15 +44,33 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         found[f"squared_norms-{row}-centred-cut"] = ("squared_norms", cut, {"center": f"*{SHORT[other]}", "d": "i64"})
         found[f"gram-{row}"] = ("gram", {**full, "TILE": 32}, {"center": f"*{SHORT[other]}"})
         found[f"gram-{row}-cut"] = ("gram", {**cut, "TILE": 16}, {"d": "i64"})
+    for op, row, out in zip(ORDER, DTYPES, ("float64", "float16", "bfloat16"), strict=True):
+        full, cut = {"row_dtype": row, "FULL": True}, {"row_dtype": row, "FULL": False}
+        aligned, not_aligned = {**full, "ALIGNED": True}, {**cut, "ALIGNED": False}
+        center = {"center": f"*{SHORT[out].replace('64', '32')}", "out": "*i32"}
+        found[f"sign_counts-{row}"] = ("sign_counts", aligned, {"out": "*i32"})
+        found[f"sign_counts-{row}-centred-cut"] = ("sign_counts", not_aligned, center)
+        found[f"weighted_sums-{row}-{out}"] = ("weighted_sums", {**full, "out_dtype": out}, {"divisors": "*fp64"})
+        found[f"squared_distances-{row}-plain-cut"] = ("squared_distances", not_aligned, {"d": "i64"})
+        found[f"squared_distances-{row}"] = ("squared_distances", aligned, {"powers": "*fp64"})
+        found[f"ordered-{row}"] = ("ordered", {"row_dtype": row, "ALIGNED": True}, {"powers": "*fp64"})
+        scratch = {"scratch": "*i32" if row == "float32" else "*i16"}
+        found[f"{op}-{row}-{out}"] = (op, {**aligned, "out_dtype": out, "N": 8, "F": 1}, {})
+        found[f"{op}_blocks-{row}-{out}"] = (f"{op}_blocks", {"row_dtype": row, "out_dtype": out}, scratch)
+    found["weighted_sums-cut"] = ("weighted_sums", {**cut, "out_dtype": "float32"}, {"d": "i64"})
+    for op in ORDER:  # the most rows in registers, and an odd number of rows that are not aligned
+        most = {"row_dtype": "float32", "out_dtype": "float32", "N": 32, "F": 7}
+        found[f"{op}-most"] = (op, {**most, "ALIGNED": True, "FULL": True}, {})
+        found[f"{op}-odd-cut"] = (op, {**most, "N": 7, "F": 2, "ALIGNED": False, "FULL": False}, {"d": "i64"})
     return found
 
 
 #: the usual argument types; an argument in none of these and not special to the variant is a constant
 POINTERS = {
     "addresses": "*i64", "weights": "*fp64", "suspect": "*i32", "sums": "*fp64", "pairs": "*i32", "partials": "*fp64",
-    "total": "*fp64",
+    "total": "*fp64", "merges": "*i32",
 }  # fmt: skip
-INTEGERS = dict.fromkeys(("n", "d", "first", "steps", "blocks", "count", "width"), "i32")
+INTEGERS = dict.fromkeys(("n", "f", "m", "d", "first", "steps", "blocks", "count", "width", "groups", "chunks"), "i32")
 
 
 def source(module, op: str, switches: dict[str, object], special: dict[str, str]):
@@ -52,12 +80,26 @@ def source(module, op: str, switches: dict[str, object], special: dict[str, str]
 
     kernel = getattr(module, f"_{op}_kernel")
     types = POINTERS | INTEGERS | special
-    if op == "weighted_sum":  # bf16 is stored as its bits
+    if op in ("squared_distances", "ordered"):
+        types["pairs"] = "*i64"
+    if "out_dtype" in switches:  # bf16 is stored as its bits
         types["out"] = "*i16" if switches["out_dtype"] == "bfloat16" else f"*{SHORT[str(switches['out_dtype'])]}"
     signature = {key: types.get(key, "constexpr") for key in kernel.arg_names}
     constants = {key: switches.get(key, getattr(module, key, None)) for key in signature if key not in types}
     constants |= {key: getattr(tl, str(switches[key])) for key in constants if key.endswith("_dtype")}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+    if op.removesuffix("_blocks") in ORDER:
+        from fedcore.kernels import order
+
+        itemsize = 4 if switches["row_dtype"] == "float32" else 2
+        own = {"ROWS": order.ROWS, "COLUMNS": order.COLUMNS}
+        if "N" in switches:
+            own["BLOCK"] = order.columns_of(int(str(switches["N"])), itemsize)
+        constants |= {key: value for key, value in own.items() if key in constants}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (kind, parameter) in enumerate(zip(signature.values(), kernel.params, strict=True))
+        if kind.startswith("*") and not parameter.do_not_specialize_on_alignment
+    }
     return ASTSource(kernel, signature, constants, aligned)
 
 
@@ -68,14 +110,19 @@ def compile_all(folder: Path) -> None:
     from triton.backends.compiler import GPUTarget
 
     from fedcore.errors import BackendError
-    from fedcore.kernels import fold, gram, squared_norms, weighted_sum
+    from fedcore.kernels import gram, order
 
-    modules = {"fold": fold, "weighted_sum": weighted_sum, "squared_norms": squared_norms, "gram": gram}
     targets = {"cuda": GPUTarget("cuda", 90, 32), "hip": GPUTarget("hip", "gfx942", 64)}
     for name, (op, switches, special) in variants().items():
-        options = gram.options(int(str(switches["TILE"]))) if op == "gram" else modules[op].OPTIONS
+        module = import_module(f"fedcore.kernels.{HOME.get(op, op.removesuffix('_blocks'))}")
         for target, listing, binary in (("cuda", "ptx", "cubin"), ("hip", "amdgcn", "hsaco")):
-            built = triton.compile(source(modules[op], op, switches, special), targets[target], options)
+            if op == "gram":
+                options = gram.options(int(str(switches["TILE"])))
+            elif op.removesuffix("_blocks") in ORDER:
+                options = order.NETWORK_OPTIONS if op in ORDER else order.block_options(targets[target].warp_size)
+            else:
+                options = getattr(module, "ORDERED_OPTIONS" if op == "ordered" else "OPTIONS")
+            built = triton.compile(source(module, op, switches, special), targets[target], options)
             assert built.asm[binary]
             (folder / f"{name}.{target}").write_text(built.asm[listing])
     try:
@@ -109,46 +156,86 @@ def refuse(found: set[str], pattern: str) -> None:
     assert not [code for code in found if re.search(pattern, code)]
 
 
+#: what a kernel must hold, so that the refusals below mean something
+ARITHMETIC = {
+    "fold": {"add.rn.f64"},
+    "gram": {"fma.rn.f32", "add.rn.f64"},
+    "squared_norms": {"add.rn.f64", "mul.rn.f64"},
+    "squared_distances": {"sub.rn.f64", "add.rn.f64", "mul.rn.f64"},
+    "ordered": {"sub.rn.f64", "add.rn.f64", "mul.rn.f64"},
+    "weighted_sum": {"add.rn.f64", "mul.rn.f64"},
+    "weighted_sums": {"fma.rn.f64"},
+    "sign_counts": set(),
+    # the product, the sum and the product of nf4, and the division of int8, each rounded
+    "decode": {"mul.rn.f32", "add.rn.f32", "div.rn.f32"},
+}
+
+
+def divides(variant: str) -> bool:
+    """Whether a sum in fp64 is divided by a number that is not a power of two."""
+    op, _, special = variants()[variant]
+    return "divisor" in special or "divisors" in special or "mean" in op
+
+
 @every_variant
 def test_nvidia(folder, variant):
+    op = variants()[variant][0]
     text = (folder / f"{variant}.cuda").read_text()
     ptx = opcodes(text)
     assert ".target sm_90" in text
     assert ".param .f32" not in text, "a number travels as fp32"
     refuse(ptx, r"tf32|\.ftz|\.full|\.approx")
     refuse(ptx, r"mma|^atom|^red\.")
-    refuse(ptx, r"^fma.*f64")
-    assert "add.rn.f64" in ptx
-    if variant.startswith("gram"):
-        assert "fma.rn.f32" in ptx
-    elif variant != "fold":
-        assert "mul.rn.f64" in ptx
-    if variant.startswith("weighted_sum"):
-        assert ("div.rn.f64" in ptx) == (not variant.endswith("cut"))
+    if op != "weighted_sums":  # whose products are exact
+        refuse(ptx, r"^fma.*f64")
+    if op in ("sign_counts", "decode"):
+        refuse(ptx, r"^fma|f64")
+    if op == "sign_counts":
+        assert {"setp.gt.f32", "setp.lt.f32"} <= ptx or {"setp.gt.f16", "setp.lt.f16"} <= ptx
+    assert ("div.rn.f64" in ptx) == divides(variant)
+    arithmetic = {"min.s32", "max.s32"} if op.removesuffix("_blocks") in ORDER else ARITHMETIC[op]
+    assert arithmetic <= ptx
 
 
 @every_variant
 def test_amd(folder, variant):
+    op = variants()[variant][0]
     text = (folder / f"{variant}.hip").read_text()
     assembly = opcodes(text)
     assert re.search(r'amdgcn_target ".*gfx942"', text)
     assert re.search(r"amdhsa_float_denorm_mode_32 3\b", text), "fp32 subnormals are flushed"
     assert re.search(r"amdhsa_float_denorm_mode_16_64 3\b", text), "fp64 subnormals are flushed"
     refuse(assembly, r"xf32|v_exp_|v_mul_legacy|atomic")
-    assert "v_add_f64" in assembly
-    if variant.startswith("weighted_sum") and not variant.endswith("cut"):
-        # the correctly rounded division, which is made of fused steps
+    if op == "decode":
+        # the correctly rounded division is made of fused steps, and scales its operands
+        assert {"v_div_scale_f32", "v_div_fmas_f32", "v_div_fixup_f32"} <= assembly
+    if divides(variant):
         assert {"v_div_scale_f64", "v_div_fmas_f64", "v_div_fixup_f64"} <= assembly
-    else:
-        refuse(assembly, r"v_(fma|fmac|mad).*_f64|v_div|v_rcp_f64")
+    elif op != "weighted_sums":
+        refuse(assembly, r"v_(fma|fmac|mad).*_f64|v_div.*f64|v_rcp_f64")
 
 
-@pytest.mark.parametrize("variant", [name for name in sorted(variants()) if "cut" not in name and name != "fold"])
+@pytest.mark.parametrize("variant", [name for name in sorted(variants()) if "_blocks" in name])
+def test_rows_of_a_tile_stay_in_the_registers_of_a_lane(folder, variant):
+    """What crosses lanes is the one flag at the end. A wide load of a tile would spread its rows over lanes."""
+    nvidia = (folder / f"{variant}.cuda").read_text()
+    assert len(re.findall(r"shfl|redux", nvidia)) <= 8
+    assert ".local" not in nvidia
+    amd = (folder / f"{variant}.hip").read_text()
+    assert len(re.findall(r"^\s+ds_", amd, re.MULTILINE)) <= 8
+
+
+VECTORS = [
+    name for name, (op, switches, _) in sorted(variants().items()) if switches.get("ALIGNED") and op != "ordered"
+]
+
+
+@pytest.mark.parametrize("variant", VECTORS)
 def test_aligned_rows_are_loaded_in_vectors(folder, variant):
-    """16 bytes a thread and load: the kernels are bound by memory bandwidth."""
+    """16 bytes a thread and load, 8 where 32 rows take the registers: the kernels are bound by memory bandwidth."""
     ptx = opcodes((folder / f"{variant}.cuda").read_text())
     wide = "cp.async.cg.shared.global" if variant.startswith("gram") else "ld.global.v4.b32"
-    assert wide in ptx
+    assert ("ld.global.v2.b32" if variant.endswith("most") else wide) in ptx
 
 
 def test_cpu_rows_without_the_interpreter_are_refused(folder):

@@ -12,9 +12,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the Triton kernels take torch tensors")
 triton = pytest.importorskip("triton", reason="Triton is not installed; fedcore[train] brings it")
 
+from triton_rows import DTYPES, make_rows, place, table  # noqa: E402
+
 import fedcore as fc  # noqa: E402
 from fedcore.dtypes import STORAGE, to_float64  # noqa: E402
-from fedcore.errors import BackendError  # noqa: E402
+from fedcore.errors import BackendError, ShapeError  # noqa: E402
 from fedcore.kernels import fold, gram, rows, squared_norms, weighted_sum  # noqa: E402
 from fedcore.ops.rows import view_of_tensor  # noqa: E402
 from fedcore.reference import gram as gram_definition  # noqa: E402
@@ -22,44 +24,9 @@ from fedcore.reference import squared_norms as squared_norms_definition  # noqa:
 from fedcore.reference import weighted_sum as weighted_sum_definition  # noqa: E402
 from fedcore.rowtable import RowTable  # noqa: E402
 
-DTYPES = ("float32", "float16", "bfloat16")
 INTERPRETED = not isinstance(fold._fold_kernel, triton.JITFunction)
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, for the Inf and NaN that tests feed
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request) -> str:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU on this machine")
-    if request.param == "cuda" and INTERPRETED:
-        pytest.skip("TRITON_INTERPRET is set, so kernels do not reach the GPU; unset it")
-    if request.param == "cpu" and not INTERPRETED:
-        pytest.skip("kernels are compiled for the GPU here; set TRITON_INTERPRET=1 to run them interpreted")
-    return request.param
-
-
-def make_rows(n: int, d: int, dtype: str, device: str, seed: int = 0, spread: float = 1.0) -> list:
-    """n rows with magnitudes over several powers of ten, each between NaNs in its own buffer, on varied alignment."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for i in range(n):
-        values = rng.normal(size=d) * 10.0 ** rng.uniform(-spread, spread, size=d)
-        found.append(place(values, dtype, device, lead=(0, 16, 3)[i % 3] if seed % 2 else 16 * i))
-    return found
-
-
-def place(values, dtype: str, device: str, lead: int = 0):
-    """A row with NaN before and after it, so that a read outside the row shows."""
-    values = torch.as_tensor(values, dtype=torch.float64)
-    buffer = torch.full((lead + len(values) + 9,), float("nan"), dtype=getattr(torch, dtype), device=device)
-    row = buffer[lead : lead + len(values)]
-    row.copy_(values)
-    return row
-
-
-def table(tensors) -> RowTable:
-    return RowTable.from_arrays([view_of_tensor(t.cpu()) for t in tensors])
 
 
 def check_weighted_sum(tensors, weights, divisor, out_dtype: str) -> bool:
@@ -91,6 +58,15 @@ class TestWeightedSum:
         """Products from subnormal to overflow of the output dtype."""
         tensors = make_rows(3, 4000, "float32", device, seed=7, spread=36.0)
         assert check_weighted_sum(tensors, [1.0, 0.3, -0.7], None, out_dtype) == (out_dtype == "float16")
+
+    @pytest.mark.parametrize(
+        ("dtype", "tiny"), [("float32", 2.0**-149), ("float16", 2.0**-24), ("bfloat16", 2.0**-133)]
+    )
+    def test_subnormal_elements_count(self, device, dtype, tiny):
+        tensors = [place([tiny, -3 * tiny], dtype, device)] * 2
+        assert not check_weighted_sum(tensors, [1.0, 2.0], None, "float64")
+        assert (check_squared_norms(tensors, None) > 0).all()
+        check_squared_norms(tensors, place([0.0, tiny], dtype, device))
 
     def test_no_columns(self, device):
         assert not check_weighted_sum(make_rows(3, 0, "float32", device), [1, 2, 3], 6.0, "float32")
@@ -370,3 +346,60 @@ def test_pieces_cover_the_columns_once():
     assert list(rows.pieces(7, 8)) == [(0, 1, False)]
     assert list(rows.pieces(16, 8)) == [(0, 2, True)]
     assert list(rows.pieces(17, 8)) == [(0, 2, True), (2, 1, False)]
+
+
+@pytest.mark.parametrize("format", ["int8", "nf4", "mixed"])
+@pytest.mark.parametrize("d", [0, 1, 65, 1025, 8192 * 2 + 77])
+def test_encoded_rows_give_the_bits_of_the_decoded_ones(monkeypatch, format, d):
+    """Tiles of 8192 columns, decoded by a kernel into fp32; the statistics go on from tile to tile."""
+    if not INTERPRETED:
+        pytest.skip("encoded rows lie in main memory, where Triton only runs interpreted")
+    monkeypatch.setattr("fedcore.ops.tiles.BYTES", 1)
+    rng = np.random.default_rng(d)
+    given = [(rng.normal(size=d) * 10.0 ** rng.uniform(-3, 1)).astype(np.float32) for _ in range(5)]
+    kinds = ("nf4", "int8", "float32", "float16", "nf4") if format == "mixed" else (format,) * 5
+    found, decoded = [], []
+    for row, kind in zip(given, kinds, strict=True):
+        found.append(fc.Quantized.from_array(row, kind) if kind in ("int8", "nf4") else row.astype(kind))
+        decoded.append(found[-1].to_float32() if kind in ("int8", "nf4") else found[-1].astype(np.float32))
+    weights = [1.0, -2.0, 0.0, 3.5, 0.25]
+    for out_dtype in ("float32", "bfloat16"):
+        got = fc.ops.weighted_sum(found, weights, 3.0, out_dtype=out_dtype, backend="triton")
+        expected = fc.ops.weighted_sum(decoded, weights, 3.0, out_dtype=out_dtype, backend="reference")
+        assert got.tobytes() == expected.tobytes()
+    for center, middle in ((None, None), (found[1], decoded[1]), (decoded[2], decoded[2])):
+        got = fc.ops.squared_norms(found, center, backend="triton")
+        assert got.tobytes() == fc.ops.squared_norms(decoded, middle, backend="reference").tobytes()
+        got, exact = (
+            fc.ops.gram(*given, backend=b)
+            for given, b in (((found, center), "triton"), ((decoded, middle), "reference"))
+        )
+        size = exact.diagonal()[:, None] + exact.diagonal()[None, :]
+        assert (np.abs(got - exact) <= fc.ops.GRAM_EPSILON / 4 * size).all()
+
+
+def test_every_code_of_both_formats_decodes_to_the_definition():
+    if not INTERPRETED:
+        pytest.skip("encoded rows lie in main memory, where Triton only runs interpreted")
+    every, size, rng = np.arange(256, dtype=np.uint8), 64 * 256, np.random.default_rng(0)
+    scales = (rng.permutation(every), np.float32([0.37]), np.float32([1.03]))
+    nf4 = fc.Quantized("nf4", (size,), np.tile(every, size // 512), scales)
+    absmax = np.concatenate((rng.lognormal(size=250), [1e-45, 1e-40, 1e-38, 3e38, 0, 1])).astype(np.float32)
+    int8 = fc.Quantized("int8", (size,), np.tile(every.view(np.int8), size // 256), (absmax,))
+    for row in (nf4, int8):
+        got = fc.ops.weighted_sum([row], [1.0], backend="triton")
+        assert got.tobytes() == (row.to_float32() + np.float32(0)).tobytes()
+
+
+def test_a_gpu_is_not_asked_to_read_across_element_boundaries():
+    """The check that the launcher makes before a launch on a GPU; it looks at nothing but addresses."""
+    from fedcore.kernels.decode import _check_aligned
+
+    def check(address: int, scales: list[int], format: int) -> None:
+        _check_aligned(torch.tensor([64, address]), torch.tensor([[64, s] for s in scales]), torch.tensor([0, format]))
+
+    check(64 + 1, [65, 64, 64], 5)
+    check(64 + 1, [64, 65, 65], 4)
+    for address, scales, format in ((65, [0, 0, 0], 0), (65, [0, 0, 0], 1), (64, [65, 0, 0], 4), (64, [0, 66, 0], 5)):
+        with pytest.raises(ShapeError, match="row 1: an array of it does not begin at a multiple"):
+            check(address, scales, format)

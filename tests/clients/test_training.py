@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from fedcore.clients import AdapterSettings, TrainingSettings, attach, evaluate, load, read, train
 from fedcore.clients.packing import boundary, pack
@@ -60,6 +61,58 @@ def test_training_follows_an_evaluation_and_leaves_eval_mode(adapted, texts):
     assert all(parameter.grad is None for parameter in base.model.parameters())
     assert update.digest() != initial.digest()
     base.check_unchanged()
+
+
+def distance(update, initial):
+    return np.sqrt(sum(np.sum(np.square(t - initial.tensors[n], dtype=float)) for n, t in update.tensors.items()))
+
+
+def test_the_proximal_term_adds_mu_times_the_way_from_the_global_adapter(adapted, texts):
+    """Gradients of two steps, taken as the optimiser gets them, with and without the term on the same weights."""
+    base, initial = adapted
+    start = {n: p.detach().clone() for n, p in base.model.named_parameters() if p.requires_grad}
+    seen = {}
+
+    def watch(optimizer, arguments, keywords):
+        named = {n: p for n, p in base.model.named_parameters() if p.requires_grad}
+        seen[run].append({n: (p.detach().clone(), p.grad.clone()) for n, p in named.items()})
+
+    hook = register_optimizer_step_pre_hook(watch)
+    try:
+        # one step is the same in both: at the global adapter the term is zero
+        for run, mu in (("plain", 0.0), ("pulled", 3.0)):
+            seen[run] = []
+            trained(base, initial, texts, replace(STEPS, steps=2, proximal_mu=mu))
+    finally:
+        hook.remove()
+    for (w, plain), (same, pulled) in zip(seen["plain"][0].values(), seen["pulled"][0].values(), strict=True):
+        assert torch.equal(w, same)
+        assert torch.equal(plain, pulled)
+    for name, (w, plain) in seen["plain"][1].items():
+        same, pulled = seen["pulled"][1][name]
+        assert torch.equal(w, same)
+        # A has no gradient in the first step, where B is 0
+        assert (".lora_A." in name) == torch.equal(w, start[name])
+        assert torch.allclose(pulled, plain + 3.0 * (w - start[name]), rtol=1e-5, atol=1e-8)
+
+
+def test_a_strong_proximal_term_keeps_the_client_at_the_global_adapter(adapted, texts):
+    base, initial = adapted
+    settings = replace(STEPS, steps=40)
+    moved = [
+        distance(trained(base, initial, texts, replace(settings, proximal_mu=mu))[1], initial) for mu in (0.0, 1.0, 1e4)
+    ]
+    assert moved[0] > moved[1] > moved[2]
+    assert moved[2] < 0.1 * moved[0]
+
+
+def test_without_the_term_nothing_changes(adapted, texts):
+    base, initial = adapted
+    assert STEPS.proximal_mu == 0.0
+    assert (
+        trained(base, initial, texts)[1].digest()
+        == trained(base, initial, texts, replace(STEPS, proximal_mu=0))[1].digest()
+    )
 
 
 def test_a_client_with_less_than_a_block_trains_on_repeats(adapted):

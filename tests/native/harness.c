@@ -23,6 +23,21 @@ static void compare(const void* a, const void* b, size_t bytes, const char* what
     }
 }
 
+/* AMX has bits of its own: both are within EPSILON / 4 of fedcore/reference/gram.py, so they are within twice that. */
+enum { ROWS = 37 }; /* three panels of gram, the last with half a tile */
+static void check_near(const double* a, const double* b, fc_dtype dtype, int64_t d) {
+    compared++;
+    for (int i = 0; i < ROWS; i++)
+        for (int k = 0; k < ROWS; k++) {
+            const double size = a[i * ROWS + i] + a[k * ROWS + k];
+            if (fabs(a[i * ROWS + k] - b[i * ROWS + k]) <= 2 * 130 * 0x1p-24 * size) continue;
+            differed++;
+            printf("gram: isa amx, dtype %d, %lld columns: %g and %g\n", (int)dtype, (long long)d, a[i * ROWS + k],
+                   b[i * ROWS + k]);
+            return;
+        }
+}
+
 /* Bits of a finite number: mostly of moderate exponent; of any exponent, subnormals too, where `wild`. */
 static void put(char* at, fc_dtype dtype, int wild) {
     const uint64_t r = draw();
@@ -37,7 +52,122 @@ static void put(char* at, fc_dtype dtype, int wild) {
     }
 }
 
-enum { ROWS = 37 }; /* three panels of gram, the last with half a tile */
+static int order_statistic(const fc_rows* x, int op, int64_t f, void* out, fc_dtype dtype, fc_isa isa, int threads) {
+    if (op == 0) return fc_median(x, out, dtype, isa, threads);
+    if (op == 1) return fc_trimmed_mean(x, f, out, dtype, isa, threads);
+    return fc_mean_around_median(x, f, out, dtype, isa, threads);
+}
+
+/* One of median, trimmed_mean, mean_around_median. */
+static void check_order(const fc_rows* x, int op, fc_dtype out, int64_t f) {
+    static const char* const names[] = {"median", "trimmed_mean", "mean_around_median"};
+    const int64_t d = x->starts[x->segments];
+    const size_t bytes = (size_t)(d * fc_itemsize(out));
+    char *expected = malloc(bytes + 1), *got = malloc(bytes + 1);
+    const int status = order_statistic(x, op, f, expected, out, FC_ISA_REF, 1);
+    for (int isa = FC_ISA_AUTO; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int again = order_statistic(x, op, f, got, out, (fc_isa)isa, 2);
+        compare(&status, &again, sizeof status, names[op], (fc_isa)isa, x->dtype, d);
+        compare(expected, got, bytes, names[op], (fc_isa)isa, x->dtype, d);
+    }
+    free(expected);
+    free(got);
+}
+
+/* Every leaf, merges of every depth: few columns of many rows that are pieces of one buffer. */
+static void check_many_rows(fc_dtype dtype, int64_t n) {
+    enum { WIDE = 35 };
+    const int size = fc_itemsize(dtype);
+    char* memory = malloc((size_t)(n * WIDE * size));
+    const void** pointers = malloc((size_t)n * sizeof *pointers);
+    const int64_t starts[2] = {0, WIDE};
+    for (int64_t i = 0; i < n; i++) {
+        pointers[i] = memory + i * WIDE * size;
+        for (int k = 0; k < WIDE; k++) put(memory + (i * WIDE + k) * size, dtype, k % 2);
+    }
+    const fc_rows x = {.pointers = pointers, .starts = starts, .segments = 1, .rows = n, .dtype = dtype};
+    check_order(&x, 0, FC_F64, 0);
+    check_order(&x, 1, FC_F64, (n - 1) / 3);
+    check_order(&x, 2, FC_F64, n / 3);
+    check_order(&x, 2, FC_F32, n - 1);
+    free(pointers);
+    free(memory);
+}
+
+enum { OUTPUTS = 11 }; /* two groups of outputs, of different sizes */
+
+/* Few outputs and many, against the portable kernel of fc_weighted_sum, output by output. */
+static void check_sums(const fc_rows* x, double divisor, fc_dtype out) {
+    const int64_t d = x->starts[x->segments];
+    const size_t bytes = (size_t)(d * fc_itemsize(out));
+    float* weights = malloc((size_t)(OUTPUTS * x->rows) * sizeof *weights);
+    char *expected = malloc(OUTPUTS * bytes + 1), *got = malloc(OUTPUTS * bytes + 1);
+    double divisors[OUTPUTS];
+    int status = FC_OK;
+    for (int64_t i = 0; i < OUTPUTS * x->rows; i++) weights[i] = (float)((int)(draw() % 2001) - 1000) / 64.0f;
+    for (int o = 0; o < OUTPUTS; o++) {
+        divisors[o] = divisor;
+        status |= fc_weighted_sum(x, weights + o * x->rows, divisor, expected + (size_t)o * bytes, out, FC_ISA_REF, 1);
+    }
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int again = fc_weighted_sums(x, weights, OUTPUTS, divisors, got, out, (fc_isa)isa, 2);
+        compare(&status, &again, sizeof status, "weighted_sums status", (fc_isa)isa, x->dtype, d);
+        compare(expected, got, OUTPUTS * bytes, "weighted_sums", (fc_isa)isa, x->dtype, d);
+        fc_weighted_sums(x, weights, 3, divisors, got, out, (fc_isa)isa, 2);
+        compare(expected, got, 3 * bytes, "weighted_sums of few", (fc_isa)isa, x->dtype, d);
+    }
+    free(weights);
+    free(expected);
+    free(got);
+}
+
+static void check_signs(const fc_rows* x, const fc_rows* center) {
+    const int64_t d = x->starts[x->segments];
+    int32_t *expected = malloc((size_t)d * sizeof *expected + 1), *got = malloc((size_t)d * sizeof *got + 1);
+    const int status = fc_sign_counts(x, center, expected, FC_ISA_REF, 1);
+    for (int isa = FC_ISA_AVX2; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int again = fc_sign_counts(x, center, got, (fc_isa)isa, 2);
+        compare(&status, &again, sizeof status, "sign_counts status", (fc_isa)isa, x->dtype, d);
+        compare(expected, got, (size_t)d * sizeof *got, "sign_counts", (fc_isa)isa, x->dtype, d);
+    }
+    free(expected);
+    free(got);
+}
+
+/* Rows added one by one, in one order on the portable kernels and in the other on each ISA: the same rounded bits. */
+static void check_exact(const fc_rows* x) {
+    enum { LEVELS = 20, MOST_ROWS = 9 };
+    const int64_t d = x->starts[x->segments], chunks = d / FC_EXACT_CHUNK + 1;
+    double *expected = malloc((size_t)d * sizeof *expected + 1), *got = malloc((size_t)d * sizeof *got + 1);
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        double* levels[LEVELS];
+        uint8_t* depth = calloc((size_t)chunks, 1);
+        int status = FC_OK;
+        for (int l = 0; l < LEVELS; l++) levels[l] = calloc((size_t)d + 1, sizeof **levels);
+        for (int i = 0; i < MOST_ROWS; i++) {
+            const int row = isa == FC_ISA_REF ? i : MOST_ROWS - 1 - i;
+            const void** pointers = malloc((size_t)x->segments * sizeof *pointers);
+            for (int64_t k = 0; k < x->segments; k++) pointers[k] = x->pointers[k * x->rows + row];
+            const fc_rows one = {
+                .pointers = pointers, .starts = x->starts, .segments = x->segments, .rows = 1, .dtype = x->dtype};
+            status |= fc_exact_sum(levels, LEVELS, depth, &one, (float)(row + 1) / 3.0f, (fc_isa)isa, 2);
+            free(pointers);
+        }
+        double* out = isa == FC_ISA_REF ? expected : got;
+        status |= fc_exact_round((const double* const*)levels, depth, d, 7.0, out, FC_F64, (fc_isa)isa, 2);
+        const int fine = FC_OK;
+        compare(&status, &fine, sizeof status, "exact_sum status", (fc_isa)isa, x->dtype, d);
+        if (isa != FC_ISA_REF) compare(expected, got, (size_t)d * sizeof *got, "exact_sum", (fc_isa)isa, x->dtype, d);
+        for (int l = 0; l < LEVELS; l++) free(levels[l]);
+        free(depth);
+    }
+    free(expected);
+    free(got);
+}
 
 static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild) {
     const int size = fc_itemsize(dtype);
@@ -54,7 +184,8 @@ static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild)
         for (int k = 0; k < segments; k++) pointers[k * ROWS + i] = memory[i] + 1 + offset + starts[k] * size;
     }
     const void* center_pointers[3] = {pointers[3], pointers[ROWS + 3], pointers[2 * ROWS + 3]};
-    const fc_rows x = {pointers, starts, segments, ROWS, dtype}, center = {center_pointers, starts, segments, 1, dtype};
+    const fc_rows x = {pointers, starts, segments, ROWS, dtype, NULL},
+                  center = {center_pointers, starts, segments, 1, dtype, NULL};
     float weights[ROWS];
     int64_t pairs[10];
     for (int i = 0; i < ROWS; i++) weights[i] = i == 4 ? 0.0f : (float)((int)(draw() % 2001) - 1000) / 64.0f;
@@ -64,7 +195,7 @@ static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild)
         const size_t bytes = (size_t)(d * fc_itemsize((fc_dtype)out));
         char *expected = malloc(bytes + 1), *got = malloc(bytes + 1);
         const int status = fc_weighted_sum(&x, weights, divisor, expected, (fc_dtype)out, FC_ISA_REF, 1);
-        for (int isa = FC_ISA_AUTO; isa <= FC_ISA_NEON; isa++) {
+        for (int isa = FC_ISA_AUTO; isa <= FC_ISA_AMX; isa++) {
             if (!fc_isa_available((fc_isa)isa)) continue;
             const int again = fc_weighted_sum(&x, weights, divisor, got, (fc_dtype)out, (fc_isa)isa, 2);
             compare(&status, &again, sizeof status, "status", (fc_isa)isa, dtype, d);
@@ -73,23 +204,101 @@ static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild)
         free(expected);
         free(got);
     }
+    for (int op = 0; op < 3; op++)
+        for (int out = 0; out < 4; out++) /* the portable kernel takes its time: wide rows once */
+            if (d < 2000 || (out == FC_F32 && offset == 3)) check_order(&x, op, (fc_dtype)out, offset);
+    check_sums(&x, divisor, (fc_dtype)offset);
+    check_signs(&x, NULL);
+    check_signs(&x, &center);
+    check_exact(&x);
     double norms[2][ROWS], gram[2][ROWS * ROWS], distances[2][5];
     uint64_t digest[2];
     for (int centered = 0; centered < 2; centered++)
-        for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+        for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
             if (!fc_isa_available((fc_isa)isa)) continue;
             const int slot = isa != FC_ISA_REF;
+            memset(norms[slot], 0, sizeof norms[slot]);
+            memset(gram[slot], 0, sizeof gram[slot]);
+            memset(distances[slot], 0, sizeof distances[slot]);
             fc_squared_norms(&x, centered ? &center : NULL, norms[slot], (fc_isa)isa, 2);
-            fc_gram(&x, centered ? &center : NULL, gram[slot], (fc_isa)isa, 2);
+            fc_gram(&x, centered ? &center : NULL, 0, gram[slot], (fc_isa)isa, 2);
             fc_squared_distances(&x, pairs, 5, distances[slot], (fc_isa)isa, 2);
             fc_read(&x, 4, &digest[slot], (fc_isa)isa, 2);
             if (!slot) continue;
             compare(norms[0], norms[1], sizeof norms[0], "squared_norms", (fc_isa)isa, dtype, d);
-            compare(gram[0], gram[1], sizeof gram[0], "gram", (fc_isa)isa, dtype, d);
+            if (isa == FC_ISA_AMX) check_near(gram[0], gram[1], dtype, d);
+            else compare(gram[0], gram[1], sizeof gram[0], "gram", (fc_isa)isa, dtype, d);
             compare(distances[0], distances[1], sizeof distances[0], "squared_distances", (fc_isa)isa, dtype, d);
             if (d * size % 64 == 0) compare(&digest[0], &digest[1], sizeof digest[0], "read", (fc_isa)isa, dtype, d);
         }
     for (int i = 0; i < ROWS; i++) free(memory[i]);
+}
+
+/* `bytes` random bytes that end where their memory ends and begin `offset` past an aligned address. */
+static char* random_bytes(int64_t bytes, int offset) {
+    char* memory = malloc((size_t)(bytes + offset) + 1);
+    for (int64_t k = 0; k < bytes + offset; k++) memory[k] = (char)(draw() >> 24);
+    return memory;
+}
+
+enum { ORIGIN = 37, MOST = 3 }; /* the first column is this element of its tensor, so that no block begins with it */
+
+/* Rows whose pieces are tensors of any format, quantised ones above all, with every array in memory of its own. */
+static void check_encoded(int64_t d, int offset, int segments) {
+    enum { PIECES = ROWS * MOST };
+    char* memory[4][PIECES] = {{0}};
+    const void *pointers[PIECES], *scales[3 * PIECES] = {0};
+    uint8_t formats[PIECES];
+    int64_t starts[MOST + 1] = {0, d, d, d}, origins[MOST] = {ORIGIN, 0, 2 * ORIGIN};
+    if (segments == MOST) {
+        starts[1] = d / 3;
+        starts[2] = d / 3 + d / 2;
+    }
+    for (int at = 0; at < segments * ROWS; at++) {
+        static const uint8_t kinds[] = {FC_NF4, FC_INT8, FC_F32, FC_NF4, FC_INT8, FC_BF16, FC_F16};
+        const int k = at / ROWS, format = formats[at] = kinds[draw() % sizeof kinds];
+        const int64_t size = origins[k] + starts[k + 1] - starts[k], blocks = fc_ceil(size, FC_BLOCK);
+        const int quantised = format >= FC_INT8;
+        const int64_t bytes = format == FC_NF4    ? fc_ceil(size, 2)
+                              : format == FC_INT8 ? size
+                                                  : size * fc_itemsize(format);
+        memory[0][at] = random_bytes(bytes, offset);
+        if (!quantised)
+            for (int64_t e = 0; e < size; e++) put(memory[0][at] + offset + e * fc_itemsize(format), format, 0);
+        pointers[at] = memory[0][at] + offset;
+        const int64_t lengths[3] = {format == FC_NF4 ? blocks : 4 * blocks, 4 * fc_ceil(blocks, FC_NESTED), 4};
+        for (int s = 0; s < (format == FC_NF4 ? 3 : quantised); s++) {
+            memory[1 + s][at] = random_bytes(lengths[s], offset);
+            for (int64_t e = 0; (format == FC_INT8 || s) && e < lengths[s]; e += 4)
+                put(memory[1 + s][at] + offset + e, FC_F32, 0);
+            scales[s * segments * ROWS + at] = memory[1 + s][at] + offset;
+        }
+    }
+    const fc_encoding encoding = {formats, scales, origins};
+    const fc_rows x = {pointers, starts, segments, ROWS, FC_F32, &encoding};
+    float weights[ROWS], sums[2][16385];
+    const int64_t pairs[6] = {0, 1, 5, 36, 7, 7};
+    double norms[2][ROWS], gram[2][ROWS * ROWS], distances[2][3];
+    for (int i = 0; i < ROWS; i++) weights[i] = (float)((int)(draw() % 2001) - 1000) / 64.0f;
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int slot = isa != FC_ISA_REF;
+        fc_weighted_sum(&x, weights, 17.0, sums[slot], FC_F32, (fc_isa)isa, 2);
+        memset(norms[slot], 0, sizeof norms[slot]);
+        memset(gram[slot], 0, sizeof gram[slot]);
+        memset(distances[slot], 0, sizeof distances[slot]);
+        fc_squared_norms(&x, NULL, norms[slot], (fc_isa)isa, 2);
+        fc_gram(&x, NULL, 0, gram[slot], (fc_isa)isa, 2);
+        fc_squared_distances(&x, pairs, 3, distances[slot], (fc_isa)isa, 2);
+        if (!slot) continue;
+        compare(sums[0], sums[1], (size_t)d * sizeof(float), "weighted_sum", (fc_isa)isa, FC_NF4, d);
+        compare(norms[0], norms[1], sizeof norms[0], "squared_norms", (fc_isa)isa, FC_NF4, d);
+        if (isa == FC_ISA_AMX) check_near(gram[0], gram[1], FC_NF4, d);
+        else compare(gram[0], gram[1], sizeof gram[0], "gram", (fc_isa)isa, FC_NF4, d);
+        compare(distances[0], distances[1], sizeof distances[0], "squared_distances", (fc_isa)isa, FC_NF4, d);
+    }
+    for (int p = 0; p < 4; p++)
+        for (int at = 0; at < PIECES; at++) free(memory[p][at]);
 }
 
 int main(void) {
@@ -98,6 +307,13 @@ int main(void) {
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
             for (int offset = 0; offset < 4; offset++)
                 for (int wild = 0; wild < 2; wild++) check((fc_dtype)dtype, sizes[s], offset, offset % 2 ? 3 : 1, wild);
+    for (int dtype = FC_F32; dtype <= FC_BF16; dtype++) {
+        for (int64_t n = 1; n < 70; n++) check_many_rows((fc_dtype)dtype, n);
+        static const int64_t many[] = {127, 128, 129, 257, 700, 1025, 2049};
+        for (size_t s = 0; s < sizeof many / sizeof *many; s++) check_many_rows((fc_dtype)dtype, many[s]);
+    }
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int offset = 0; offset < 4; offset++) check_encoded(sizes[s], offset, offset % 2 ? MOST : 1);
     printf("best ISA %d: %lld comparisons, %lld differ\n", (int)fc_isa_best(), (long long)compared,
            (long long)differed);
     return differed != 0;

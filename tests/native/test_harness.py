@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,17 +20,18 @@ _build = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_build)
 #: the flags that the package is built with, and warnings are errors
 FLAGS = [*_build.FLAGS, "-Werror", "-pthread", "-I", str(ROOT / "csrc")]
-X86 = {isa: _build.ISA_FLAGS[isa] for isa in ("avx2", "avx512")}
 
 
 def build(compiler: str, isas: dict[str, list[str]], extra: list[str], folder: Path) -> Path:
     objects = []
+    _build.generate(folder)
     for source in [*sorted((ROOT / "csrc").glob("*.c")), Path(__file__).with_name("harness.c")]:
-        isa = re.search(r"_(avx2|avx512|neon)$", source.stem)
+        isa = re.search(r"_(avx2|avx512|amx|neon)$", source.stem)
         if isa and isa[1] not in isas:
             continue
         objects.append(folder / f"{source.stem}.o")
-        flags = [*FLAGS, *extra, *(isas[isa[1]] if isa else [])]
+        amx = _build.AMX if "amx" in isas else []
+        flags = [*FLAGS, *amx, "-I", str(folder), *extra, *(isas[isa[1]] if isa else [])]
         subprocess.run(
             [compiler, *flags, "-c", str(source), "-o", str(objects[-1])], check=True, capture_output=True, text=True
         )
@@ -37,6 +40,15 @@ def build(compiler: str, isas: dict[str, list[str]], extra: list[str], folder: P
         [compiler, *extra, *map(str, objects), "-o", str(program), "-lm", "-pthread"], check=True, capture_output=True
     )
     return program
+
+
+def x86_isas() -> dict[str, list[str]]:
+    """AMX too where gcc is new enough to know it."""
+    known = subprocess.run(
+        ["gcc", "-E", *_build.ISA_FLAGS["amx"], "-x", "c", os.devnull], check=False, capture_output=True
+    )
+    amx = ("amx",) if known.returncode == 0 and sys.platform == "linux" else ()
+    return {isa: _build.ISA_FLAGS[isa] for isa in ("avx2", "avx512", *amx)}
 
 
 def run(command: list[str]) -> str:
@@ -52,7 +64,7 @@ def test_sanitizers_find_nothing(tmp_path, sanitizer):
         pytest.skip("gcc is not installed: the sanitizer builds need it")
     import platform
 
-    isas = X86 if platform.machine().lower() in ("x86_64", "amd64") else {"neon": []}
+    isas = x86_isas() if platform.machine().lower() in ("x86_64", "amd64") else {"neon": []}
     program = build("gcc", isas, ["-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"], tmp_path)
     assert re.search(r"\d{3,} comparisons, 0 differ", run([str(program)]))
 

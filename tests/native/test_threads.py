@@ -52,7 +52,19 @@ def test_a_forked_worker_does_not_hang():
                 child.kill()
 
 
-@pytest.mark.parametrize("op", ["weighted_sum", "squared_norms", "gram", "squared_distances", "read"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        "weighted_sum",
+        "squared_norms",
+        "gram",
+        "squared_distances",
+        "median",
+        "trimmed_mean",
+        "mean_around_median",
+        "read",
+    ],
+)
 def test_the_gil_is_released(op):
     """A Python thread goes on counting while a kernel runs in another."""
     rows, done, turns = big_rows(), threading.Event(), 0
@@ -62,6 +74,9 @@ def test_the_gil_is_released(op):
         "squared_norms": lambda: fc.ops.squared_norms(table, threads=1),
         "gram": lambda: fc.ops.gram(table, threads=1),
         "squared_distances": lambda: fc.ops.squared_distances(table, [[0, 1]], threads=1),
+        "median": lambda: fc.ops.median(table, threads=1),
+        "trimmed_mean": lambda: fc.ops.trimmed_mean(table, 2, threads=1),
+        "mean_around_median": lambda: fc.ops.mean_around_median(table, 2, threads=1),
         "read": lambda: read(table, 4, 1),
     }[op]
     work()

@@ -26,6 +26,9 @@ def results(rows, compiled) -> list[bytes]:
         fc.ops.squared_norms(rows, CENTER, threads=2, **compiled).tobytes(),
         fc.ops.gram(rows, CENTER, threads=2, **compiled).tobytes(),
         fc.ops.squared_distances(rows, [[0, 1], [1, 2]], threads=2, **compiled).tobytes(),
+        fc.ops.median(rows[:2], threads=2, **compiled).tobytes(),
+        fc.ops.trimmed_mean(rows, 0, out_dtype="bfloat16", **compiled).tobytes(),
+        fc.ops.mean_around_median(rows, 1, threads=2, **compiled).tobytes(),
     ]
 
 

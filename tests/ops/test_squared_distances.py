@@ -8,11 +8,11 @@ from inputs import make_rows, same_bits
 
 import fedcore as fc
 from fedcore.dtypes import to_float64
-from fedcore.errors import BackendError, DTypeError, NonFiniteError, ShapeError
+from fedcore.errors import DTypeError, NonFiniteError, ShapeError
 
 
 @pytest.mark.parametrize("d", [0, 1, 1023, 1024, 1025, 5000])
-@pytest.mark.parametrize("pairs", [1, 3, 4, 5, 9])
+@pytest.mark.parametrize("pairs", [1, 7, 8, 9, 50])
 def test_same_bits_as_the_loop(compiled, dtype, d, pairs):
     rows = make_rows(6, d, dtype)
     index = np.random.default_rng(d).integers(0, 6, (pairs, 2))
@@ -43,5 +43,3 @@ def test_bad_arguments_are_named(compiled):
     rows[2][4] = np.nan
     with pytest.raises(NonFiniteError, match="row 2 holds nan at column 4"):
         fc.ops.squared_distances(rows, [[0, 1], [0, 2]], **compiled)
-    with pytest.raises(BackendError, match="triton backend has no such kernel"):
-        fc.ops.squared_distances(rows, [[0, 1]], backend="triton")

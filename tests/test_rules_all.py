@@ -1,0 +1,111 @@
+"""What every rule keeps to: f too large says the largest f, and weights move only a rule that was asked to use them.
+
+A rule that is exported and not in the table fails a test here, so that none is added without these.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedcore import rules
+from fedcore.errors import RuleError
+from fedcore.federation.rule_names import rule_classes
+from fedcore.rules import Composed, Krum, PreAggregation
+
+N = 15
+#: class -> how it is made from f, and the largest f for 15 clients; None for a rule without f
+ROBUST: dict[str, tuple[Any, int | None]] = {
+    "ARC": (lambda f: rules.ARC(f).then(Krum(0)), 7),
+    "Bucketing": (lambda f: rules.Bucketing(2, seed=0).then(Krum(f)), None),
+    "Bulyan": (lambda f: rules.Bulyan(f), 3),
+    "CenteredClipping": (lambda f: rules.CenteredClipping(1.0), None),
+    "FLTrust": (lambda f: rules.FLTrust(), None),
+    "GeometricMedian": (lambda f: rules.GeometricMedian(), None),
+    "Krum": (lambda f: Krum(f), 6),
+    "MeanAroundMedian": (lambda f: rules.MeanAroundMedian(f), 7),
+    "Median": (lambda f: rules.Median(), None),
+    "MinimumDiameterAveraging": (lambda f: rules.MinimumDiameterAveraging(f), 7),
+    "MoNNA": (lambda f: rules.MoNNA(f), 7),
+    "MultiKrum": (lambda f: rules.MultiKrum(f), 6),
+    "NearestNeighborMixing": (lambda f: rules.NearestNeighborMixing(f), 7),
+    "SignMajority": (lambda f: rules.SignMajority(0.1), None),
+    "SpectralFilter": (lambda f: rules.SpectralFilter(f), 7),
+    "TrimmedMean": (lambda f: rules.TrimmedMean(f), 7),
+}
+#: rules that use weights: made so that they are asked to
+WEIGHTED: dict[str, Any] = {
+    "ARC": lambda: rules.ARC(2),
+    "GeometricMedian": lambda: rules.GeometricMedian(weighted=True),
+    "Mean": lambda: rules.Mean(),
+    "MultiKrum": lambda: rules.MultiKrum(2, weighted=True),
+    "NormClipping": lambda: rules.NormClipping(3.0),
+}
+
+
+def some_rows() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(rows, the server's row if a rule wants it)."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((N, 80)).astype(np.float32)
+    return rows, {"server": rng.standard_normal(80).astype(np.float32)}
+
+
+def test_every_exported_rule_is_in_a_table():
+    names = {rule.__name__ for rule in rule_classes().values()}
+    assert names == ROBUST.keys() | WEIGHTED.keys()
+
+
+@pytest.mark.parametrize("name", [name for name, (_, largest) in ROBUST.items() if largest is not None])
+def test_f_too_large_says_the_largest(name):
+    make, largest = ROBUST[name]
+    rows, references = some_rows()
+    make(largest)(rows, **references)
+    with pytest.raises(RuleError, match=rf"f={largest + 1} with n=15 clients.*the largest f for n=15 is {largest}$"):
+        make(largest + 1)(rows, **references)
+    for f in (-1, 1.5, True, "1"):
+        with pytest.raises(RuleError, match=rf"got f={re.escape(repr(f))}, expected an integer of at least 0"):
+            make(f)
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_weights_that_clients_report_do_not_move_a_robust_rule(name):
+    rule = ROBUST[name][0](2)
+    rows, references = some_rows()
+    lies = [1e30, float("nan"), -1.0, 0.0, *range(1, N - 3)]
+    assert not rule.uses_weights
+    assert rule(rows, lies, **references).tobytes() == rule(rows, **references).tobytes()
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_move_a_rule_that_was_asked_to_use_them(name):
+    rule = WEIGHTED[name]()
+    rows, references = some_rows()
+    assert rule.uses_weights
+    assert rule(rows, np.arange(1, N + 1), **references).tobytes() != rule(rows, **references).tobytes()
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_a_rule_says_what_it_is_and_equals_another_of_the_same_parameters(name):
+    make = ROBUST[name][0]
+    rule = make(1)
+    assert rule == make(1)
+    assert hash(rule) == hash(make(1))
+    assert eval(repr(rule), vars(rules)) == rule
+    documented = rule.first if isinstance(rule, Composed) else rule
+    text = " ".join((type(documented).__doc__ or "").split())
+    for part in ("Breakdown point", "Cost"):
+        assert part in text, f"{name}: its docstring does not say: {part}"
+    assert re.search(r"[Nn]eeds [^.;]+ [≥<] ", text), f"{name}: its docstring does not say what n it needs"
+    assert re.search(r"\b(19|20)\d\d\b", text), f"{name}: its docstring names no source"
+
+
+@pytest.mark.parametrize("name", [name for name in ROBUST if issubclass(getattr(rules, name), PreAggregation)])
+def test_a_pre_aggregation_alone_is_the_mean_of_what_it_hands_on(name):
+    rule = ROBUST[name][0](2)
+    first = rule.first if isinstance(rule, Composed) else rule
+    rows, _ = some_rows()
+    found, expected = first(rows), first.then(rules.Mean())(rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,60 @@
+"""MoNNA averages the rows nearest to a trusted one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedcore.errors import RuleError
+from fedcore.rules import MoNNA
+from tests.cohorts import WrongWithinBound, check_reasons, cohorts, decided
+from tests.oracles import rules as oracle
+from tests.oracles import selecting
+
+
+@settings(deadline=None, max_examples=80)
+@given(cohorts(), st.data())
+def test_takes_the_oracles_rows_with_ties_and_duplicates(rows, data):
+    n = len(rows)
+    f = data.draw(st.integers(0, (n - 1) // 2))
+    server = rows[data.draw(st.integers(0, n - 1))] * np.float32(data.draw(st.sampled_from([1.0, 0.5, -1.0])))
+    decision = decided(MoNNA(f), rows, server=server, kind=WrongWithinBound)
+    assert decision.selected == selecting.nearest_rows(rows, server, f)
+    assert decision.values[n] == 0
+    check_reasons(decision, n)
+    pivot = data.draw(st.integers(0, n - 1))
+    decision = decided(MoNNA(f, pivot), rows)
+    assert decision.selected == selecting.neighborhoods(rows, f)[pivot]
+    check_reasons(decision, n)
+
+
+def test_result_is_the_plain_mean_and_the_server_is_not_in_it():
+    rows = np.random.default_rng(0).standard_normal((9, 500)).astype(np.float32)
+    rows[4] += 50
+    server = rows[1] + np.float32(0.01)
+    kept = selecting.nearest_rows(rows, server, 2)
+    assert 4 not in kept
+    np.testing.assert_allclose(MoNNA(2)(rows, server=server), rows[kept].astype(float).mean(0), rtol=1e-6, atol=1e-7)
+    assert MoNNA(2).uses == ("server",)
+    assert MoNNA(2, pivot=0).uses == ()
+    squares = oracle.squared_distances(np.vstack((rows, server)))[9, :9]
+    assert decided(MoNNA(2), rows, server=server).per_client["distances"].tolist() == np.sqrt(squares).tolist()
+
+
+def test_a_missing_server_row_and_a_pivot_out_of_range_are_refused():
+    rows = np.zeros((5, 3), np.float32)
+    with pytest.raises(RuleError, match="pass server="):
+        MoNNA(1)(rows)
+    with pytest.raises(RuleError, match="pivot=5 with n=5 clients, expected at most 4"):
+        MoNNA(1, pivot=5)(rows)
+    with pytest.raises(RuleError, match="got pivot=-1"):
+        MoNNA(1, pivot=-1)
+
+
+@pytest.mark.parametrize(("n", "f", "largest"), [(4, 2, 1), (5, 3, 2), (1, 1, 0)])
+def test_f_too_large_says_the_largest(n, f, largest):
+    with pytest.raises(RuleError, match=f"largest f for n={n} is {largest}"):
+        MoNNA(f, pivot=0)(np.zeros((n, 4), np.float32))
+    MoNNA(largest, pivot=0)(np.zeros((n, 4), np.float32))

@@ -1,0 +1,177 @@
+"""Aggregation on arrival under rules that see all updates: what `aggregate` gives, in every order, after any crash."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fedcore as fc
+from fedcore import spool as spools
+from fedcore.dtypes import round_from_float64
+from fedcore.errors import BudgetError, FormatError, LayoutError, MissingError, NonFiniteError, RuleError, ShapeError
+from fedcore.rules import GeometricMedian, Krum, Mean, Median, MultiKrum, NormClipping
+from fedcore.rules.files import FileExecutor
+
+SHAPES = {"a": ((3, 5000), "float32"), "b": ((700,), "float16"), "c": ((9000,), "float32")}
+RULES = [
+    Krum(2),
+    MultiKrum(2, 5),
+    Median(),
+    Mean(),
+    NormClipping(90.0),
+    NormClipping(90.0).then(MultiKrum(2)),
+    NormClipping(90.0).then(Median()),
+]
+
+
+def update(i: int, shift: float = 0.0, name: str | None = None) -> fc.Update:
+    rng = np.random.default_rng(i)
+    tensors = {
+        tensor: round_from_float64(rng.standard_normal(shape) + shift, dtype)
+        for tensor, (shape, dtype) in SHAPES.items()
+    }
+    return fc.Update.from_tensors(tensors, client_id=name or f"client-{i:02d}", num_examples=i + 1)
+
+
+CLIENTS = [update(i) for i in range(23)]
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(spools, "BATCH", 3)
+
+
+def spooled(folder: Path, rule, updates, **options) -> fc.Spool:
+    made = fc.Spool(rule, folder, **options)
+    for one in updates:
+        made.add(one)
+    return made
+
+
+@pytest.mark.parametrize("reference", [None, update(99)], ids=["from zero", "from a reference"])
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_the_result_is_that_of_aggregate_in_any_order_of_arrival(tmp_path, rule, reference):
+    expected = fc.aggregate(CLIENTS, rule, "parameters", reference=reference)
+    for k, order in enumerate((CLIENTS, CLIENTS[::-1])):
+        found = spooled(tmp_path / str(k), rule, order, reference=reference).result()
+        assert found.update.digest() == expected.update.digest()
+        assert found.coefficients == expected.coefficients
+        for what in ("selected", "not_counted", "n", "rule", "divisor"):
+            assert found.report.get(what) == expected.report.get(what)
+
+
+def test_coefficients_of_an_iteration_are_equal_within_their_bound(tmp_path):
+    expected = fc.aggregate(CLIENTS, GeometricMedian(), "parameters").coefficients
+    found = spooled(tmp_path / "spool", GeometricMedian(), CLIENTS).result().coefficients
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+
+
+def test_the_gram_grows_as_rows_arrive_and_is_not_made_again(tmp_path, monkeypatch):
+    """At the end there is only the last batch left, and no pass over all pairs."""
+    made = spooled(tmp_path / "spool", Krum(2), CLIENTS)
+    assert len(CLIENTS) - spools.BATCH - len(CLIENTS) // spools.SHARE <= made._grown.clients <= len(CLIENTS)
+    monkeypatch.setattr(FileExecutor, "gram", lambda self: self.known if self.known else pytest.fail("made again"))
+    expected = fc.aggregate(CLIENTS, Krum(2), "parameters").report["selected"]
+    assert made.result().report["selected"] == expected
+    assert made._grown.clients == len(CLIENTS)
+
+
+def test_the_grown_gram_is_the_gram(tmp_path):
+    made = spooled(tmp_path / "spool", Krum(2), CLIENTS)
+    made.result()
+    order = list(range(len(CLIENTS)))
+    found = made._grown.gram(order)
+    rows = np.stack([np.concatenate([np.float64(t).ravel() for t in u.tensors.values()]) for u in CLIENTS])
+    centred = rows - rows[0]
+    np.testing.assert_allclose(found.matrix, centred @ centred.T, atol=1e-4 * np.abs(centred @ centred.T).max())
+    assert found.offset == pytest.approx(np.linalg.norm(rows[0]), rel=1e-12)
+    assert (found.matrix == found.matrix.T).all()
+
+
+def test_a_first_client_far_away_is_not_kept_as_the_centre(tmp_path):
+    """It would make every pair doubtful: the Gram is made again about a better row."""
+    far = update(7, shift=1e4, name="attacker")
+    cohort = [far, *CLIENTS]
+    made = spooled(tmp_path / "spool", Krum(2), cohort)
+    found = made.result()
+    expected = fc.aggregate(cohort, Krum(2), "parameters")
+    assert made._grown.gram(list(range(len(cohort)))) is None
+    assert found.report["selected"] == expected.report["selected"]
+    assert found.report["redone_pairs"] == expected.report["redone_pairs"]
+
+
+def test_adding_goes_on_after_a_result(tmp_path):
+    made = spooled(tmp_path / "spool", Krum(2), CLIENTS[:9])
+    early = made.result()
+    for one in CLIENTS[9:]:
+        made.add(one)
+    assert early.update.digest() == fc.aggregate(CLIENTS[:9], Krum(2), "parameters").update.digest()
+    assert made.result().update.digest() == fc.aggregate(CLIENTS, Krum(2), "parameters").update.digest()
+
+
+def test_a_killed_server_goes_on_with_what_was_added(tmp_path):
+    spooled(tmp_path / "spool", Krum(2), CLIENTS[:10])
+    (tmp_path / "spool" / ".half.0123.part").write_bytes(b"what a crash leaves")
+    again = fc.Spool(Krum(2), tmp_path / "spool")
+    assert again.client_ids == tuple(u.client_id for u in CLIENTS[:10])
+    for one in CLIENTS[10:]:
+        again.add(one)
+    assert again.result().update.digest() == fc.aggregate(CLIENTS, Krum(2), "parameters").update.digest()
+
+
+def test_updates_in_files_are_added_too(tmp_path):
+    paths = []
+    for one in CLIENTS[:6]:
+        paths.append(tmp_path / f"{one.client_id}.safetensors")
+        paths[-1].write_bytes(one.to_bytes())
+    found = spooled(tmp_path / "spool", Krum(1), [fc.Update.open(path) for path in paths]).result()
+    assert found.update.digest() == fc.aggregate(CLIENTS[:6], Krum(1), "parameters").update.digest()
+
+
+def nan(one: fc.Update) -> fc.Update:
+    tensors = {name: np.array(values) for name, values in one.tensors.items()}
+    tensors["c"][5] = np.nan
+    return fc.Update.from_tensors(tensors, client_id="bad")
+
+
+def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path):
+    made = spooled(tmp_path / "spool", Krum(1), CLIENTS[:5])
+    files = set(os.listdir(tmp_path / "spool"))
+    with pytest.raises(NonFiniteError, match="client 'bad': tensor 'c' holds NaN or Inf at element 5"):
+        made.add(nan(CLIENTS[7]))
+    with pytest.raises(LayoutError, match="client 'client-03': sent two updates"):
+        made.add(CLIENTS[3])
+    with pytest.raises(LayoutError, match=r"client 'odd': tensor 'b' is missing .*like client 'client-00'"):
+        made.add(fc.Update.from_tensors({"a": CLIENTS[0].tensors["a"]}, client_id="odd"))
+    with pytest.raises(LayoutError, match="expected Update"):
+        made.add("client")  # type: ignore[arg-type]
+    assert set(os.listdir(tmp_path / "spool")) == files
+    expected = fc.aggregate(CLIENTS[:5], Krum(1), "parameters").update.digest()
+    assert made.result().update.digest() == expected
+
+
+def test_files_that_change_or_go_are_named(tmp_path):
+    made = spooled(tmp_path / "spool", Median(), CLIENTS[:5])
+    one = next(iter(made._updates.values()))
+    os.truncate(one.file.path, one.file.size - 100)
+    with pytest.raises(FormatError, match=r"client 'client-00': .*it changed"):
+        made.result()
+    os.unlink(one.file.path)
+    with pytest.raises(MissingError, match="client 'client-00': "):
+        made.result()
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(ShapeError, match="spool: got no update"):
+        fc.Spool(Krum(1), tmp_path / "spool").result()
+    with pytest.raises(RuleError, match="expected an instance of a rule"):
+        fc.Spool(Krum, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(BudgetError, match="memory: got 'much'"):
+        fc.Spool(Krum(1), tmp_path, memory="much")
+    with pytest.raises(RuleError, match="the largest f"):
+        spooled(tmp_path / "few", Krum(5), CLIENTS[:4]).result()
+    with pytest.raises(BudgetError, match=r"memory: got 1 MB, expected at least .* for"):
+        spooled(tmp_path / "small", Krum(1), CLIENTS[:9], memory="1MB").result()
