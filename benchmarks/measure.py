@@ -42,9 +42,9 @@ def alternate(works: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> d
     return {name: {"median": statistics.median(s), "min": min(s), "max": max(s)} for name, s in seconds.items()}
 
 
-def require_green(op: str) -> None:
-    """Stop unless the op's own tests pass: a wrong kernel has no speed."""
-    test = ROOT / "tests" / "ops" / f"test_{op}.py"
+def require_green(op: str, tests: str | None = None) -> None:
+    """Stop unless the op's own tests pass, or those in tests/`tests`: a wrong kernel has no speed."""
+    test = ROOT / "tests" / (tests or f"ops/test_{op}.py")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--rootdir", str(ROOT), str(test)]
     result = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=False)
     if result.returncode:

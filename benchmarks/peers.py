@@ -56,3 +56,20 @@ def nvflare(rows: list[np.ndarray], counts: list[int]) -> Callable[[], object]:
         return helper.get_result()
 
     return work
+
+
+def byzfl_aggregator(name: str, **arguments: object) -> Callable[[object], object]:
+    """An aggregator of ByzFL over a matrix. Its own __init__ wants torchvision for training, which this leaves out."""
+    import importlib
+    import importlib.util
+    import sys
+    import types
+
+    if "byzfl" not in sys.modules:
+        spec = importlib.util.find_spec("byzfl")
+        if spec is None or spec.submodule_search_locations is None:
+            raise ImportError("byzfl is not installed; install fedcore[bench]")
+        package = types.ModuleType("byzfl")
+        package.__path__, package.__spec__ = list(spec.submodule_search_locations), spec
+        sys.modules["byzfl"] = package
+    return getattr(importlib.import_module("byzfl.aggregators"), name)(**arguments)

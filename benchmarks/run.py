@@ -7,7 +7,27 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("weighted_sum", "squared_norms", "gram", "squared_distances", "lora_cohort", "demo")
+NAMES = (
+    "weighted_sum",
+    "squared_norms",
+    "gram",
+    "squared_distances",
+    "weighted_sums",
+    "sign_counts",
+    "exact_sum",
+    "median",
+    "trimmed_mean",
+    "mean_around_median",
+    "dequantising",
+    "rules",
+    "growth",
+    "outofcore",
+    "median",
+    "trimmed_mean",
+    "mean_around_median",
+    "lora_cohort",
+    "demo",
+)
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:

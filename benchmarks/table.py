@@ -6,9 +6,12 @@ import json
 import sys
 from pathlib import Path
 
+from table_rules import order_rows, rule_rows
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- measured: written by benchmarks/table.py -->", "<!-- end of measured -->"
+FAILURES_BEGIN, FAILURES_END = "<!-- failures: written by benchmarks/table.py -->", "<!-- end of failures -->"
 Row = tuple[str, str, str, str]
 
 
@@ -123,7 +126,8 @@ def demo_rows() -> list[Row]:
 
 def table() -> str:
     record = load("weighted_sum")
-    rows = [*weighted_sum_rows(), *squared_norms_rows(), *gram_rows(), *lora_rows(), *demo_rows()]
+    rows = [*weighted_sum_rows(), *squared_norms_rows(), *gram_rows(), *order_rows(), *rule_rows()]
+    rows += [*lora_rows(), *demo_rows()]
     machine = record["machine"]
     lines = [BEGIN, "| what | measured | goal | file in benchmarks/results |", "|---|---|---|---|"]
     lines += [f"| {what} | {measured} | {goal} | {source}.json |" for what, measured, goal, source in rows]
@@ -139,11 +143,29 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def failures_table() -> str:
+    """What fails elsewhere and does not here, from results/peer_failures.json."""
+    record = load("peer_failures")
+    lines = [FAILURES_BEGIN, "| peer | what | there | fedcore |", "|---|---|---|---|"]
+    for case in record["results"]["cases"]:
+        there = case["there"] if case["fails there"] else f"not in this version: {case['there']}"
+        cells = (case["peer"], case["what"], there, case["here"])
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, "", f"Reproduced on {record['date']} by `{record['command']}`.", FAILURES_END])
+
+
+def replaced(text: str, begin: str, end: str, table: str) -> str:
+    """`text` with what stands between two marks replaced. Exits where they are missing."""
+    if begin not in text or end not in text:
+        sys.exit(f"README.md: got no lines {begin!r} and {end!r}, expected both; put them where the table belongs")
+    return text[: text.index(begin)] + table + text[text.index(end) + len(end) :]
+
+
 def main() -> None:
-    text = README.read_text()
-    if BEGIN not in text or END not in text:
-        sys.exit(f"README.md: got no lines {BEGIN!r} and {END!r}, expected both; put them where the table belongs")
-    README.write_text(text[: text.index(BEGIN)] + table() + text[text.index(END) + len(END) :])
+    text = replaced(README.read_text(), BEGIN, END, table())
+    if (HERE / "results" / "peer_failures.json").exists():
+        text = replaced(text, FAILURES_BEGIN, FAILURES_END, failures_table())
+    README.write_text(text)
 
 
 if __name__ == "__main__":

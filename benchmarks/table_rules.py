@@ -1,0 +1,73 @@
+"""Rows of the README's measured table about order statistics, rules and cohorts in files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+Row = tuple[str, str, str, str]
+#: times np.median, and of the roof, by number of rows
+MEDIAN_GOALS = {10: ("110×", "0.65"), 100: ("100×", "0.45"), 1000: ("30×", "–")}
+
+
+def _results(name: str) -> dict:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["results"] if path.exists() else {}
+
+
+def _slower(entry: dict, peer: str) -> str | None:
+    found = [times for name, times in entry.items() if name.startswith(peer)]
+    return f"{found[0]['times slower than fedcore']:.0f}×" if found else None
+
+
+def order_rows() -> list[Row]:
+    """Each order statistic: of the roof at every n, against NumPy and ByzFL, and 16-bit rows against fp32."""
+    rows: list[Row] = []
+    for op in ("median", "trimmed_mean", "mean_around_median"):
+        results = _results(op)
+        for shape, entry in results.items():
+            if not isinstance(entry, dict) or "float32" not in shape:
+                continue
+            n = int(shape.removeprefix("peers, ").split(" ")[0])
+            times_goal, roof_goal = MEDIAN_GOALS.get(n, ("–", "–")) if op == "median" else ("12×", "–")
+            if shape.startswith("peers"):
+                numpy, theirs = _slower(entry, "numpy"), _slower(entry, "ByzFL")
+                if numpy:
+                    rows.append((f"{op}, {n} rows, 400 MB", f"{numpy} NumPy", times_goal, op))
+                if theirs:
+                    goal = "100×" if op == "mean_around_median" else "–"
+                    rows.append((f"{op}, {n} rows, 400 MB", f"{theirs} ByzFL", goal, op))
+            else:
+                ours = entry["fedcore"]
+                measured = f"{ours['of roof']:.2f} of the roof ({ours['GB/s']:.1f} GB/s)"
+                rows.append((f"{op}, {shape}", measured, roof_goal, op))
+        if "100 rows, bfloat16" in results:
+            wide, half = results["100 rows, float32"]["fedcore"], results["100 rows, bfloat16"]["fedcore"]
+            ratio = f"{half['rows/s'] / wide['rows/s']:.2f}× the rows/s of fp32"
+            rows.append((f"{op}, 100 rows, bfloat16", ratio, "1.6×" if op == "median" else "–", op))
+    return rows
+
+
+def rule_rows() -> list[Row]:
+    """Rules against their parts and against ByzFL."""
+    rows: list[Row] = []
+    for shape, entry in _results("rules").items():
+        if not isinstance(entry, dict):
+            continue
+        for name, times in entry.items():
+            if not isinstance(times, dict):
+                continue
+            if "over its parts" in times:
+                redone = f", {times['pairs redone']} pairs redone" if "pairs redone" in times else ""
+                goal = "1.30×" if shape.startswith("mixing") else "1.25×"
+                rows.append((f"{name}, {shape}", f"{times['over its parts']:.2f}× its parts{redone}", goal, "rules"))
+            if "times ByzFL" in times:
+                goal = "15×" if "Geometric" in name else "10×" if name == "fedcore Krum" else "–"
+                what = f"{name.removeprefix('fedcore ')}, {shape.removeprefix('against ByzFL, ')}"
+                rows.append((what, f"{times['times ByzFL']:.0f}× ByzFL", goal, "rules"))
+    for shape, entry in _results("weighted_sums").items():
+        if isinstance(entry, dict) and shape.startswith("mixing"):
+            share = f"{entry['fedcore']['of the fp64 peak']:.2f} of the fp64 peak"
+            rows.append((f"weighted_sums, {shape}", share, "0.70" if "100 x" in shape else "–", "weighted_sums"))
+    return rows
