@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.fedcore-ready
 
-.PHONY: demo test lint bench wheel clean
+.PHONY: demo test lint bench fuzz wheel clean
 
 demo: $(READY)
 	$(BIN)/fedcore demo
@@ -21,8 +21,17 @@ lint: $(READY)
 # The peers pin old versions of shared packages, so they get an environment of their own.
 bench: $(READY)
 	test -x .venv-bench/bin/fedcore || { $(PYTHON) -m venv .venv-bench && \
-	  .venv-bench/bin/pip install -q --disable-pip-version-check torch==2.13.0 pytest pytest-timeout hypothesis -e ".[bench]"; }
+	  .venv-bench/bin/pip install -q --disable-pip-version-check torch==2.13.0 pytest pytest-timeout hypothesis -e ".[bench]" && \
+	  .venv-bench/bin/pip install -q --disable-pip-version-check --no-deps byzfl==0.0.11 && \
+	  .venv-bench/bin/pip install -q --disable-pip-version-check scipy; }
 	.venv-bench/bin/python benchmarks/run.py
+
+# By coverage, for as long as FUZZ_SECONDS each; the suite runs plain mutations for a few seconds.
+FUZZ_SECONDS ?= 300
+fuzz: $(READY)
+	$(BIN)/pip install -q --disable-pip-version-check "atheris>=2.3"
+	for target in message directory adapter_config run_config; do \
+	  $(BIN)/python tests/fuzzing/run.py $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
 wheel: $(READY)
 	$(BIN)/python -m build --outdir dist .
