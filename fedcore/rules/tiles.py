@@ -8,6 +8,7 @@ a core.
 
 from __future__ import annotations
 
+import os
 import resource
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -33,9 +34,11 @@ class Tile(NamedTuple):
 
 
 def open_files_allowed() -> int:
-    """Files that a pass may keep open: half of what the process may open. The rest is for whoever it belongs to."""
+    """Files that a pass may keep open: half of those that the process may still open. The rest is for its other work."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft // 2 if soft != resource.RLIM_INFINITY else 1 << 20
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 20
+    return max(0, soft - len(os.listdir("/dev/fd"))) // 2
 
 
 class TileReader:
