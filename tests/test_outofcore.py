@@ -25,9 +25,9 @@ from fedcore.rules import (
     NormClipping,
     SignMajority,
     TrimmedMean,
+    tiles,
 )
 from fedcore.rules import budget as budgets
-from fedcore.rules import tiles
 from fedcore.rules.budget import GRAIN, Budget, parse_memory, shown_bytes
 from fedcore.rules.files import FileExecutor
 from fedcore.rules.rows import RowExecutor

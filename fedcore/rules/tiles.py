@@ -34,7 +34,7 @@ class Tile(NamedTuple):
 
 
 def open_files_allowed() -> int:
-    """Files that a pass may keep open: half of those that the process may still open. The rest is for its other work."""
+    """Files that a pass may keep open: half of those that the process may still open. The rest is for other work."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return 1 << 20
