@@ -302,18 +302,22 @@ static void check_encoded(int64_t d, int offset, int segments) {
 }
 
 int main(void) {
-    static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8193, 16385};
+    enum { LONG = 4000 }; /* what takes most of the time, under an emulator and sanitizers, comes in fewer kinds */
+    static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8209};
     for (int dtype = FC_F32; dtype <= FC_BF16; dtype++)
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
             for (int offset = 0; offset < 4; offset++)
-                for (int wild = 0; wild < 2; wild++) check((fc_dtype)dtype, sizes[s], offset, offset % 2 ? 3 : 1, wild);
+                for (int wild = 0; wild < 2; wild++)
+                    if (sizes[s] < LONG || wild == offset % 2)
+                        check((fc_dtype)dtype, sizes[s], offset, offset % 2 ? 3 : 1, wild);
     for (int dtype = FC_F32; dtype <= FC_BF16; dtype++) {
         for (int64_t n = 1; n < 70; n++) check_many_rows((fc_dtype)dtype, n);
         static const int64_t many[] = {127, 128, 129, 257, 700, 1025, 2049};
         for (size_t s = 0; s < sizeof many / sizeof *many; s++) check_many_rows((fc_dtype)dtype, many[s]);
     }
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
-        for (int offset = 0; offset < 4; offset++) check_encoded(sizes[s], offset, offset % 2 ? MOST : 1);
+        for (int offset = 0; offset < 4; offset++)
+            if (sizes[s] < LONG || offset % 2) check_encoded(sizes[s], offset, offset % 2 ? MOST : 1);
     printf("best ISA %d: %lld comparisons, %lld differ\n", (int)fc_isa_best(), (long long)compared,
            (long long)differed);
     return differed != 0;
