@@ -162,6 +162,8 @@ class RowTable:
 
         Of an encoded table always a copy, decoded.
         """
+        if len(self.lengths) == 1:  # what costs most here is asking NumPy
+            return self._piece(row, 0, start, min(stop, self.d))
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         parts = []
         for k in range(max(first, 0), len(self.lengths)):

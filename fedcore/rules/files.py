@@ -13,6 +13,7 @@ from fedcore.errors import LayoutError
 from fedcore.ops.rows import thread_count
 from fedcore.rules.budget import DEFAULT, Budget, shown_bytes
 from fedcore.rules.geometry import Gram
+from fedcore.rules.pivot import Blocks
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.tiles import Tile, TileReader, open_files_allowed
 from fedcore.updates import Cohort, Layout, Update
@@ -126,10 +127,12 @@ class FileExecutor(RowExecutor):
             progress(work, done, reader.count)
 
     @contextmanager
-    def sample(self, part: Any) -> Iterator[Callable[[int, int, int], np.ndarray]]:
+    def sample(self, part: Any) -> Iterator[Callable[[int, Blocks], np.ndarray]]:
         """Columns by small reads of their own."""
         with Descriptors(part.rows, open_files_allowed()) as descriptors:
-            yield lambda row, start, stop: to_float64(part.rows.columns(row, start, stop, descriptors))
+            yield lambda row, blocks: np.concatenate(
+                [to_float64(part.rows.columns(row, start, stop, descriptors)) for start, stop in blocks]
+            )
 
 
 def budget_for(layout: Layout, rows: int, memory: Any, gram: bool, threads: int | None) -> Budget:

@@ -18,7 +18,7 @@ from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
 from fedcore.rules.geometry import UNIT, Gram
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
-from fedcore.rules.pivot import choose_pivot
+from fedcore.rules.pivot import Blocks, choose_pivot
 from fedcore.rules.tiles import Tile
 from fedcore.updates import Cohort, Update
 
@@ -133,8 +133,8 @@ class RowExecutor:
         yield [Tile(0, _some(part, rows))]
 
     @contextmanager
-    def sample(self, part: Any) -> Iterator[Callable[[int, int, int], np.ndarray]]:
-        """A function of (row, start, stop) that gives a few columns of a part in fp64."""
+    def sample(self, part: Any) -> Iterator[Callable[[int, Blocks], np.ndarray]]:
+        """A function of a row and blocks (start, stop) that gives those columns of a part, joined, in fp64."""
         yield partial(_columns, part.data)
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
@@ -373,11 +373,12 @@ def row_of(given: Any, row: int) -> Any:
     return given.take([row]) if isinstance(given, RowTable) else given[row]
 
 
-def _columns(data: Rows, row: int, start: int, stop: int) -> np.ndarray:
+def _columns(data: Rows, row: int, blocks: Blocks) -> np.ndarray:
     if data.table is not None:
-        return to_float64(data.table.columns(row, start, stop))
+        return to_float64(np.concatenate([data.table.columns(row, *block) for block in blocks]))
     assert data.tensors is not None
-    return to_float64(view_of_tensor(data.tensors[row][start:stop].cpu()))
+    tensor = data.tensors[row]
+    return to_float64(np.concatenate([view_of_tensor(tensor[start:stop].cpu()) for start, stop in blocks]))
 
 
 def in_main_memory(given: Any) -> RowTable:
