@@ -21,6 +21,7 @@ enum {
     FC_EXACT_MOST = 32,     /* levels: each lies 2^33 or more below the one before, up to 2^20 rows */
     FC_NORM_LANES = 32,
     FC_GRAM_BLOCK = 256, /* fixed by the definition: fedcore/reference/gram.py */
+    FC_GRAM_RUN = 32,    /* and this: columns of one chain of multiply-adds */
     FC_GRAM_BLOCK_AMX = 512,
     FC_GRAM_PANEL_AMX = 6 * 16 * FC_GRAM_BLOCK_AMX + 128, /* bytes of a packed panel: six digits, 16 units */
     FC_GRAM_CHUNK = 8192,

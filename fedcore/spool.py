@@ -217,4 +217,6 @@ class _GrowingGram:
             if np.median(square[:n]) > FAR * np.median(apart, axis=1).min():
                 return None
         rounding = (self.columns + 4) * UNIT
-        return Gram(matrix, ops.GRAM_EPSILON * square, float(np.sqrt(self.square)), rounding)
+        return Gram(
+            matrix, ops.gram_epsilon(self.passes.get("backend")) * square, float(np.sqrt(self.square)), rounding
+        )

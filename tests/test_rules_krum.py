@@ -31,7 +31,7 @@ class WrongWithinBound(RowExecutor):
         gram = super().gram()
         square = gram.matrix.diagonal()
         sign = np.random.default_rng(0).choice([-1.0, 1.0], gram.matrix.shape)
-        error = np.triu(sign * ops.GRAM_EPSILON / 4 * (square[:, None] + square[None, :]), 1) * 0.99
+        error = np.triu(sign * ops.gram_epsilon() / 4 * (square[:, None] + square[None, :]), 1) * 0.99
         return gram.__class__(gram.matrix + error + error.T, gram.error, gram.offset, gram.rounding)
 
 

@@ -173,7 +173,8 @@ class RowExecutor:
             matrix += found
             offset += float(square[0])
         rounding = (sum(part.d for part in self.parts) + 4) * UNIT
-        return Gram(matrix, ops.GRAM_EPSILON * matrix.diagonal(), float(np.sqrt(offset)), rounding)
+        epsilon = ops.gram_epsilon(self.backend)
+        return Gram(matrix, epsilon * matrix.diagonal(), float(np.sqrt(offset)), rounding)
 
     def exact(self, pairs: np.ndarray, mix: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances in fp64, and bounds of 0: these values are the oracle.
