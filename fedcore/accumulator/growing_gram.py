@@ -12,7 +12,7 @@ from fedcore.rules.files import FileExecutor, FilePart, budget_for
 from fedcore.rules.geometry import UNIT, Gram
 from fedcore.rules.rows import row_of
 from fedcore.updates import Update
-from fedcore.updates.filerows import FileRows
+from fedcore.updates.filepieces import file_rows
 from fedcore.updates.layout import shown
 
 #: rows that wait before the Gram grows by them: at least so many, and a quarter of those that it has
@@ -77,12 +77,13 @@ class GrowingGram:
         """One over the references and then the clients, all of them plain rows."""
         layout = updates[0].layout
         who = [*(f"the {name}" for name in self.references), *(f"client {shown(u.client_id)}" for u in updates)]
-        parts = FileRows.of_updates([*self.references.values(), *updates], layout, who)
+        rows = [*self.references.values(), *updates]
         options = dict(self.passes)
-        budget = budget_for(layout, len(who), options.pop("memory"), True, options["threads"])
+        budget = budget_for(layout, rows, options.pop("memory"), True, options["threads"])
         budget.check(f"the Gram of {len(who)} rows")
         progress = options.pop("progress")
-        return FileExecutor([FilePart(rows, names) for names, rows in parts], who, {}, budget, progress, **options)
+        parts = [FilePart(found, names) for names, found in file_rows(rows, layout, who)]
+        return FileExecutor(parts, who, {}, budget, progress, **options)
 
     def gram(self, order: list[int]) -> Gram | None:
         """What rules see, clients in this order and then references; None where the centre lies far from the clients.

@@ -51,7 +51,7 @@ class StoredRows:
 
     def add(self, who: str, update: Update, weight: float) -> Update:
         """Write an update to disk; returns it as it lies there. Raises as `Accumulator.add` does."""
-        rows = len(self._updates) + 1 + len(self.references)
+        rows = [*self._updates.values(), update, *self.references.values()]
         budget = budget_for(update.layout, rows, self._memory, self._grown is not None, self._backend["threads"])
         budget.check(f"{len(self._updates) + 1} clients")
         # NaN is refused now, by a pass for norms, while the client is still there to be asked again
