@@ -14,9 +14,10 @@ from fedcore import ops
 from fedcore.engine import EXACT_LAW, Aggregate, Clock, Combination, make_report, make_update, split_tensors
 from fedcore.errors import FedcoreError, StorageError
 from fedcore.rules.files import FileExecutor
-from fedcore.rules.geometry import Geometry, Statistics, round_coefficients
+from fedcore.rules.geometry import Geometry, round_coefficients
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Coefficients, Rule
+from fedcore.rules.statistics import Statistics
 from fedcore.updates import Cohort, Update
 
 

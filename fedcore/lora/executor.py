@@ -9,8 +9,8 @@ import numpy as np
 
 from fedcore.lora.delta import Combined, FactorPasses
 from fedcore.rules.files import FileExecutor, budget_for
-from fedcore.rules.geometry import Gram
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Gram
 from fedcore.updates import Cohort, Update
 
 

@@ -12,9 +12,9 @@ from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError
 from fedcore.ops.rows import thread_count
 from fedcore.rules.budget import DEFAULT, Budget, shown_bytes
-from fedcore.rules.geometry import Gram
 from fedcore.rules.pivot import Blocks
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Gram
 from fedcore.rules.tiles import Tile, TileReader, open_files_allowed
 from fedcore.updates import Cohort, Layout, Update
 from fedcore.updates.filepieces import file_rows, widest

@@ -16,9 +16,9 @@ from fedcore.errors import LayoutError, NonFiniteError
 from fedcore.ops.rows import Rows, as_rows, raise_first_nonfinite, tensors_of, view_of_tensor
 from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
-from fedcore.rules.geometry import UNIT, Gram
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
 from fedcore.rules.pivot import Blocks, choose_pivot
+from fedcore.rules.statistics import UNIT, Gram
 from fedcore.rules.tiles import Tile
 from fedcore.updates import Cohort, Update
 
