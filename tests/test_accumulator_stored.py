@@ -11,7 +11,16 @@ import pytest
 import fedcore as fc
 from fedcore.accumulator import growing_gram
 from fedcore.dtypes import round_from_float64
-from fedcore.errors import BudgetError, FormatError, LayoutError, MissingError, NonFiniteError, RuleError, ShapeError
+from fedcore.errors import (
+    BudgetError,
+    FormatError,
+    LayoutError,
+    MissingError,
+    NonFiniteError,
+    RuleError,
+    ShapeError,
+    StorageError,
+)
 from fedcore.rules import GeometricMedian, Krum, Median, MultiKrum, NormClipping
 from fedcore.rules.files import FileExecutor, budget_for
 
@@ -208,6 +217,9 @@ def test_bad_arguments(tmp_path):
         fc.Accumulator(Krum(1), tmp_path / "kept").result()
     with pytest.raises(RuleError, match="expected an instance of a rule"):
         fc.Accumulator(Krum, tmp_path)  # type: ignore[arg-type]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="file: is a file, expected a directory"):
+        fc.Accumulator(Krum(1), tmp_path / "file")
     with pytest.raises(BudgetError, match="memory: got 'much'"):
         fc.Accumulator(Krum(1), tmp_path, memory="much")
     with pytest.raises(RuleError, match="the largest f"):

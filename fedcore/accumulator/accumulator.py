@@ -10,7 +10,7 @@ from fedcore.accumulator.stored import StoredRows
 from fedcore.accumulator.streamed import StreamedSums
 from fedcore.backends import requested
 from fedcore.engine import Aggregate, Clock, check_rule, check_same_parameters
-from fedcore.errors import LayoutError, RuleError, ShapeError
+from fedcore.errors import LayoutError, RuleError, ShapeError, StorageError
 from fedcore.ops.rows import thread_count
 from fedcore.rules.budget import DEFAULT, parse_memory
 from fedcore.rules.files import Progress
@@ -61,7 +61,7 @@ class Accumulator:
     equal within their bound.
 
     Raises RuleError, also for a directory that is missing or that the rule has no use for, BudgetError, BackendError,
-    and what `add` raises for files that are there already.
+    StorageError, and what `add` raises for files that are there already.
     """
 
     def __init__(
@@ -178,4 +178,7 @@ def _folder(rule: Rule, directory: str | os.PathLike[str] | None) -> Path | None
         raise RuleError(
             f"{rule!r}: it has to see all updates before it can weigh one, so it keeps updates on disk; give directory="
         )
-    return Path(directory)
+    folder = Path(directory)
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder}: is a file, expected a directory to keep updates in; give another directory=")
+    return folder

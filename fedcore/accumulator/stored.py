@@ -15,7 +15,7 @@ from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Rule
 from fedcore.updates import Cohort, Update
-from fedcore.updates.atomic import write_atomically
+from fedcore.updates.atomic import refused, write_atomically
 
 #: what follows a client's name on disk: its update, and the weight that it was given beside its own count
 UPDATE, WEIGHT = ".safetensors", ".weight"
@@ -65,7 +65,10 @@ class StoredRows:
         if weight != update.num_examples:
             write_atomically(path.with_suffix(WEIGHT), float(weight).hex().encode())
         else:  # what a crash between the two files left
-            path.with_suffix(WEIGHT).unlink(missing_ok=True)
+            try:
+                path.with_suffix(WEIGHT).unlink(missing_ok=True)
+            except OSError as error:
+                raise refused(path, error) from error
         write_atomically(path, update.parts())
         return self.known(who, Update.open(path), weight)
 
