@@ -27,6 +27,8 @@ RATES = {
 }
 #: what a stretch of columns takes beside that: where it begins between cuts, and where each segment ends
 BEFORE, BEYOND = UNITS["nf4"] // 2 + UNITS["nf4"] // BLOCK + 64, 16
+#: columns of a stretch of which many are remembered: it has few pieces
+SHORT = 256
 #: how rows of zeros lie
 ZEROS = "int8"
 
@@ -72,11 +74,14 @@ class EncodedFileRows(FileRows):
         self._units = np.vectorize(lambda name: UNITS.get(name, 1), otypes=[np.int64])(formats)
         self.itemsize = max(RATES[name] for name in set(formats.ravel().tolist()))
         self.margin = BEFORE + BEYOND * len(lengths)
-        #: of a few tiles: each is asked for by all rows
-        self.pieces = lru_cache(4)(self._pieces)
+        # each is asked for by all rows: a few tiles in turn, and each of the short stretches of a sample
+        self._of_tiles, self._of_samples = lru_cache(4)(self._pieces), lru_cache(16)(self._pieces)
+
+    def pieces(self, start: int, stop: int) -> Pieces:
+        """Columns start:stop."""
+        return (self._of_samples if stop - start <= SHORT else self._of_tiles)(start, stop)
 
     def _pieces(self, start: int, stop: int) -> Pieces:
-        """Columns start:stop."""
         first = min(int(np.searchsorted(self.starts, start, side="right")) - 1, len(self.lengths) - 1)
         some = slice(first, max(int(np.searchsorted(self.starts, stop, side="left")), first + 1))
         low, high = (np.clip(edge - self.starts[some], 0, self.lengths[some]) for edge in (start, stop))
