@@ -14,11 +14,11 @@ enum {
     FC_SUMS_GROUP = 8,  /* outputs that one tile of products covers at most */
     FC_SUMS_FEW = 4,    /* outputs up to which rows are read as they lie, FC_SUMS_STREAMS at a time */
     FC_SUMS_STREAMS = 8,
-    FC_SUMS_ROWS = 128,     /* rows of a strip: 24 KB, in the first-level cache for all outputs */
-    FC_SIGN_TILE = 16384,   /* columns whose votes stay in the second-level cache */
-    FC_NORM_BLOCK = 4096,   /* fixed by the definition: fedcore/reference/squared_norms.py */
-    FC_EXACT_CHUNK = 16384, /* fixed by the definition: fedcore/expansion.py */
-    FC_EXACT_MOST = 32,     /* levels: each lies 2^33 or more below the one before, up to 2^20 rows */
+    FC_SUMS_ROWS = 128,    /* rows of a strip: 24 KB, in the first-level cache for all outputs */
+    FC_SIGN_TILE = 16384,  /* columns whose votes stay in the second-level cache */
+    FC_NORM_BLOCK = 4096,  /* fixed by the definition: fedcore/reference/squared_norms.py */
+    FC_EXACT_CHUNK = 8192, /* fixed by the definition: fedcore/expansion.py */
+    FC_EXACT_MOST = 32,    /* levels: each lies 2^33 or more below the one before, up to 2^20 rows */
     FC_NORM_LANES = 32,
     FC_GRAM_BLOCK = 256, /* fixed by the definition: fedcore/reference/gram.py */
     FC_GRAM_RUN = 32,    /* and this: columns of one chain of multiply-adds */

@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fedcore import ops
-from fedcore.rules.geometry import Geometry, Gram, Statistics
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Gram, Statistics
 
 
 @st.composite

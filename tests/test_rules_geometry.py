@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedcore.errors import ShapeError
-from fedcore.rules.geometry import Geometry, Statistics
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.pivot import choose_pivot, sampled_columns
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Statistics
 from tests.oracles import rules as oracle
 
 

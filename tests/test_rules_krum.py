@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from fedcore import ops
 from fedcore.errors import NonFiniteError, RuleError
 from fedcore.rules import Krum, MultiKrum
-from fedcore.rules.geometry import Geometry, Gram, Statistics
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Gram, Statistics
 from tests.oracles import rules as oracle
 
 

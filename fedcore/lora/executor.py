@@ -9,8 +9,8 @@ import numpy as np
 
 from fedcore.lora.delta import Combined, FactorPasses
 from fedcore.rules.files import FileExecutor, budget_for
-from fedcore.rules.geometry import Gram
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Gram
 from fedcore.updates import Cohort, Update
 
 
@@ -109,6 +109,6 @@ def _check_budget(updates: Sequence[Update], memory: Any, threads: int | None) -
     for module, first in updates[0].modules.items():
         ranks = sum(update.modules[module].rank for update in updates if module in update.modules)
         sizes.append(8 * (4 * ranks * (first.d_in + first.d_out) + 3 * ranks**2))
-    budget = budget_for(updates[0].layout, len(updates), memory, False, threads)
+    budget = budget_for(updates[0].layout, updates, memory, False, threads)
     budget.least = budget.held + max(sizes)
     budget.check(f"the LoRA factors of {len(updates)} updates, module by module")

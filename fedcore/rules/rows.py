@@ -16,9 +16,9 @@ from fedcore.errors import LayoutError, NonFiniteError
 from fedcore.ops.rows import Rows, as_rows, raise_first_nonfinite, tensors_of, view_of_tensor
 from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
-from fedcore.rules.geometry import UNIT, Gram
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
 from fedcore.rules.pivot import Blocks, choose_pivot
+from fedcore.rules.statistics import UNIT, Gram
 from fedcore.rules.tiles import Tile
 from fedcore.updates import Cohort, Update
 
@@ -220,19 +220,6 @@ class RowExecutor:
         """The tensors of each part, one after the other."""
         return [part.tensors for part in self.parts]
 
-    def add_exactly(self, sums: Sequence[ops.ExactSum], row: int, coefficient: float) -> None:
-        """Add coefficient · row to the exact sums of each part: to all of them, or after an error to none."""
-        done = []
-        try:
-            for part, total in zip(self.parts, sums, strict=True):
-                with self._naming(part, [row]):
-                    total.add(take(part.given, [row]), coefficient)
-                done.append((part, total))
-        except BaseException:
-            for part, total in done:
-                total.add(take(part.given, [row]), -coefficient)
-            raise
-
     def order_statistic(self, decided: OrderStatistic, out_dtype: str | None = None) -> list[Any]:
         """The statistic of each part, coordinate by coordinate, rounded once to `out_dtype` or the part's own dtype."""
         mixed, n = decided.rounded(), self.clients
@@ -256,7 +243,7 @@ class RowExecutor:
         dtype, whole = out_dtype or part.dtype, None
         with self.tiles(part, read, "combination") as tiles:
             for tile in tiles:
-                with self._naming(part, kept, tile.start):
+                with self.naming(part, kept, tile.start):
                     found = of_tile(tile, dtype)
                 if len(found) == part.d:
                     whole = found
@@ -271,7 +258,7 @@ class RowExecutor:
         return [int(row) for row in np.flatnonzero(used) if row not in self.zero] or [0]
 
     @contextmanager
-    def _naming(self, part: Any, rows: Sequence[int], start: int = 0) -> Iterator[None]:
+    def naming(self, part: Any, rows: Sequence[int], start: int = 0) -> Iterator[None]:
         """NonFiniteError of an op over columns of `rows` from `start` on, in the words of the caller."""
         try:
             yield
@@ -288,7 +275,7 @@ class RowExecutor:
             result = op(rows, center, total=total, backend=self.backend, threads=self.threads)
         except NonFiniteError:
             # a bad centre is a row of the part too: name the row, not the centre
-            with self._naming(part, read, tile.start):
+            with self.naming(part, read, tile.start):
                 raise_first_nonfinite(as_rows(tile.rows))
             raise
         return result.cpu().numpy() if hasattr(result, "cpu") else result

@@ -242,7 +242,7 @@ static char* random_bytes(int64_t bytes, int offset) {
     return memory;
 }
 
-enum { ORIGIN = 37, MOST = 3 }; /* the first column is this element of its tensor, so that no block begins with it */
+enum { ORIGIN = 37, MOST = 3 }; /* tensors are cut at multiples of this, where no block begins */
 
 /* Rows whose pieces are tensors of any format, quantised ones above all, with every array in memory of its own. */
 static void check_encoded(int64_t d, int offset, int segments) {
@@ -250,7 +250,7 @@ static void check_encoded(int64_t d, int offset, int segments) {
     char* memory[4][PIECES] = {{0}};
     const void *pointers[PIECES], *scales[3 * PIECES] = {0};
     uint8_t formats[PIECES];
-    int64_t starts[MOST + 1] = {0, d, d, d}, origins[MOST] = {ORIGIN, 0, 2 * ORIGIN};
+    int64_t starts[MOST + 1] = {0, d, d, d}, origins[PIECES];
     if (segments == MOST) {
         starts[1] = d / 3;
         starts[2] = d / 3 + d / 2;
@@ -258,7 +258,8 @@ static void check_encoded(int64_t d, int offset, int segments) {
     for (int at = 0; at < segments * ROWS; at++) {
         static const uint8_t kinds[] = {FC_NF4, FC_INT8, FC_F32, FC_NF4, FC_INT8, FC_BF16, FC_F16};
         const int k = at / ROWS, format = formats[at] = kinds[draw() % sizeof kinds];
-        const int64_t size = origins[k] + starts[k + 1] - starts[k], blocks = fc_ceil(size, FC_BLOCK);
+        origins[at] = (k + at % 3) * ORIGIN;
+        const int64_t size = origins[at] + starts[k + 1] - starts[k], blocks = fc_ceil(size, FC_BLOCK);
         const int quantised = format >= FC_INT8;
         const int64_t bytes = format == FC_NF4    ? fc_ceil(size, 2)
                               : format == FC_INT8 ? size
