@@ -92,8 +92,8 @@ typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 typedef void fc_decode_fn(const void* payload, const void* const* scales, int64_t first, int64_t length, float* out);
 
 typedef enum { FC_MEDIAN, FC_TRIMMED_MEAN, FC_MEAN_AROUND_MEDIAN } fc_statistic;
-/* Bytes that an order kernel works in: two keys a row, each in a vector of any ISA. */
-#define FC_ORDER_SCRATCH(rows) (2 * (rows) * FC_ALIGN)
+/* Bytes that an order kernel works in: two keys a row, each in a vector of any ISA; five and a sample for selection. */
+#define FC_ORDER_SCRATCH(rows) ((5 * (rows) + 2000) * FC_ALIGN)
 /* Of columns offset to offset + length of n rows, acc[k] = the median, or the sum that is still to be divided.
  * 1 if any element is not finite. */
 typedef int fc_order_fn(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
@@ -156,6 +156,9 @@ extern const float fc_dynamic_code[256];
      0.7229568362236023f,   \
      1.0f}
 fc_order_fn fc_order_f32_ref, fc_order_f16_ref, fc_order_bf16_ref;
+/* Two ways of fc_order_f32_avx512, which takes the one that is fast on the processor. */
+fc_order_fn fc_order_f32_floats_avx512, fc_order_f32_keys_avx512;
+enum { FC_ORDER_SELECT = 300 }; /* rows from which the latter takes medians by selection */
 
 extern const fc_kernels fc_kernels_ref;
 #if defined(__x86_64__)

@@ -1,4 +1,5 @@
-/* Order statistics with AVX-512 F, BW: fp32 as floats, since VMINPS runs on two ports where VPMINSD has one. A float
+/* Order statistics with AVX-512 F, BW: fp32 as floats, since on Intel's processors VMINPS
+ * runs on two ports where VPMINSD has one (on AMD's it is the other way about: order_keys_avx512.c). A float
  * comparison takes -0 and +0 for equal, which no statistic shows: sums start at +0 and a zero result is +0. NaN, which
  * it would lose, is looked for as rows are loaded. 16-bit types as integer keys, 32 columns a
  * vector; there a comparison and two blends in place of some minima and maxima keep the second port busy. */
@@ -70,10 +71,19 @@ static inline D widen_f32(__m512 x, int part) {
 #undef CHECK
 #undef WIDEN
 
-int fc_order_f32_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
-                        int64_t f, void* scratch, double* acc) {
+int fc_order_f32_floats_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length,
+                               fc_statistic statistic, int64_t f, void* scratch, double* acc) {
     if (length < 16) return fc_order_f32_ref(rows, n, offset, length, statistic, f, scratch, acc);
     return run_f32(rows, n, offset, length, statistic, f, scratch, acc);
+}
+
+/* The same bits either way. */
+int fc_order_f32_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
+                        int64_t f, void* scratch, double* acc) {
+    fc_order_fn* const way = __builtin_cpu_is("amd") || (statistic == FC_MEDIAN && n >= FC_ORDER_SELECT)
+                                 ? fc_order_f32_keys_avx512
+                                 : fc_order_f32_floats_avx512;
+    return way(rows, n, offset, length, statistic, f, scratch, acc);
 }
 
 typedef struct {

@@ -99,16 +99,19 @@ static inline void FN(put_window)(const V* sorted, int64_t n, int64_t f, double*
     for (int p = 0; p < PARTS; p++) {
         const D middle =
             n % 2 ? WIDEN(sorted[n / 2], p) : HALVE(ADD(WIDEN(sorted[n / 2 - 1], p), WIDEN(sorted[n / 2], p)));
-        D first = ZERO, total = ZERO;
+        D first = ZERO, total = ZERO, at = ZERO;
         for (int64_t s = 0; s < f; s++)
             first = ADD_IF(LESS(ABS(SUB(WIDEN(sorted[kept + s], p), middle)), ABS(SUB(WIDEN(sorted[s], p), middle))),
                            first, SPLAT(1.0));
         const D end = ADD(first, SPLAT((double)kept));
-        for (int64_t r = 0; r < n; r++) {
-            const D x = WIDEN(sorted[r], p), at = SPLAT((double)r);
-            if (r >= f && r < kept) total = ADD(total, x); /* in every lane's window */
-            else total = ADD_IF(BOTH(AT_MOST(first, at), LESS(at, end)), total, x);
-        }
+        int64_t r = 0;
+        for (; r < f && r < kept; r++, at = ADD(at, SPLAT(1.0))) /* before the end of every lane's window */
+            total = ADD_IF(AT_MOST(first, at), total, WIDEN(sorted[r], p));
+        for (; r < kept; r++) total = ADD(total, WIDEN(sorted[r], p)); /* in every lane's window */
+        for (at = SPLAT((double)r); r < f; r++, at = ADD(at, SPLAT(1.0)))
+            total = ADD_IF(BOTH(AT_MOST(first, at), LESS(at, end)), total, WIDEN(sorted[r], p));
+        for (; r < n; r++, at = ADD(at, SPLAT(1.0))) /* after the start of every lane's window */
+            total = ADD_IF(LESS(at, end), total, WIDEN(sorted[r], p));
         STORE(acc + p * (LANES / PARTS), total);
     }
 }

@@ -79,6 +79,11 @@ def unavailable(backend: str) -> str | None:
     return None
 
 
+def selected_isa() -> str | None:
+    """The instruction set whose C kernels run here, or None where they were not built."""
+    return importlib.import_module(_MODULES["c"]).isa_selected() if unavailable("c") is None else None
+
+
 def implementation(op: str, backend: str) -> Callable:
     """The function that implements `op` on `backend`. Raises BackendError saying why there is none."""
     if (op, backend) in _ABSENT:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.backends import requested, unavailable
+from fedcore.backends import requested, selected_isa
 from fedcore.ops.rows import as_center, as_rows
 from fedcore.ops.squared_norms import check_statistic, run_statistic
 from fedcore.reference.gram import CHUNK, EPSILON, EPSILON_AMX
@@ -53,9 +53,6 @@ def gram_epsilon(backend: str | None = None) -> float:
 
     Where the backend is left to the data, the largest of those that it may be. Raises BackendError if unknown.
     """
-    if requested(backend) in (None, "c") and unavailable("c") is None:
-        from fedcore.native import isa_selected
-
-        if isa_selected() == "amx":
-            return EPSILON_AMX
+    if requested(backend) in (None, "c") and selected_isa() == "amx":
+        return EPSILON_AMX
     return EPSILON

@@ -76,6 +76,28 @@ static void check_order(const fc_rows* x, int op, fc_dtype out, int64_t f) {
     free(got);
 }
 
+#if defined(__x86_64__)
+/* fp32 on AVX-512 by floats and by keys, whichever this processor would take. */
+static void check_both_ways(const void* const* rows, int64_t n, int64_t d) {
+    if (!fc_isa_available(FC_ISA_AVX512)) return;
+    fc_order_fn* const ways[] = {fc_order_f32_floats_avx512, fc_order_f32_keys_avx512};
+    double* results = malloc(2 * (size_t)d * sizeof *results);
+    void* scratch = fc_alloc((size_t)FC_ORDER_SCRATCH(n));
+    for (int statistic = FC_MEDIAN; statistic <= FC_MEAN_AROUND_MEDIAN; statistic++) {
+        fc_order_f32_ref(rows, n, 0, d, (fc_statistic)statistic, n / 3, scratch, results);
+        for (int way = 0; way < 2; way++) {
+            for (int64_t k = 0; k < d; k++) results[d + k] = NAN;
+            ways[way](rows, n, 0, d, (fc_statistic)statistic, n / 3, scratch, results + d);
+            for (int64_t k = 0; k < 2 * d; k++) results[k] += 0.0; /* -0 is put right later */
+            compare(results, results + d, (size_t)d * sizeof *results, way ? "keys" : "floats", FC_ISA_AVX512, FC_F32,
+                    d);
+        }
+    }
+    free(scratch);
+    free(results);
+}
+#endif
+
 /* Every leaf, merges of every depth: few columns of many rows that are pieces of one buffer. */
 static void check_many_rows(fc_dtype dtype, int64_t n) {
     enum { WIDE = 35 };
@@ -92,6 +114,9 @@ static void check_many_rows(fc_dtype dtype, int64_t n) {
     check_order(&x, 1, FC_F64, (n - 1) / 3);
     check_order(&x, 2, FC_F64, n / 3);
     check_order(&x, 2, FC_F32, n - 1);
+#if defined(__x86_64__)
+    if (dtype == FC_F32) check_both_ways(pointers, n, WIDE);
+#endif
     free(pointers);
     free(memory);
 }

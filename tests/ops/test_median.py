@@ -84,6 +84,20 @@ def test_ties_zeros_and_duplicates(data, n):
             laws.check_same_bits("median", list(np.ascontiguousarray(columns.T)), f, {"backend": "c"}, ("float64",))
 
 
+@pytest.mark.parametrize("n", [301, 1000])
+def test_ties_among_many_rows(compiled, n):
+    few = np.array([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 0.1, 3e38], np.float32)
+    rows = list(np.random.default_rng(0).choice(few, (n, 35), p=[0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05]))
+    rows[7] = np.where(np.arange(35) < 20, rows[7], np.float32(2.0))
+    laws.check_same_bits("median", rows, None, compiled, ("float64",))
+
+
+def test_columns_whose_sampled_rows_mislead(compiled):
+    """So many columns that in some the median lies beyond three standard deviations of what a sample of rows says."""
+    rows = np.random.default_rng(1).standard_normal((301, 20_000), dtype=np.float32)
+    assert np.array_equal(fc.ops.median(rows, **compiled), np.median(rows, axis=0))
+
+
 def _isas() -> list[str]:
     from fedcore.native import isa_available
 
