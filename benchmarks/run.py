@@ -26,6 +26,7 @@ NAMES = (
     "trimmed_mean",
     "mean_around_median",
     "lora_cohort",
+    "lora_delta_sum",
     "demo",
 )
 

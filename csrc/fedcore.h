@@ -52,6 +52,19 @@ typedef struct {
     const fc_encoding* encoding;
 } fc_rows;
 
+/* The LoRA factors of one module: client i's B is (d_out, ranks[i]) at b[i], its A is (ranks[i], d_in) at a[i], row by
+ * row; ranks differ from client to client and may be 0. b_dtypes, a_dtypes: FC_F32, FC_F16 or FC_BF16 of each. */
+typedef struct {
+    const void* const* b;
+    const void* const* a;
+    const uint8_t* b_dtypes;
+    const uint8_t* a_dtypes;
+    const int64_t* ranks;
+    int64_t clients;
+    int64_t d_out;
+    int64_t d_in;
+} fc_factors;
+
 /* 1 if this machine runs `isa`. */
 int fc_isa_available(fc_isa isa);
 /* What FC_ISA_AUTO means here. */
@@ -112,6 +125,14 @@ int fc_exact_sum(double* const* levels, int64_t count, uint8_t* depth, const fc_
  * decides the bits, not the levels that hold it. FC_NOT_FINITE if any output is Inf or NaN. */
 int fc_exact_round(const double* const* levels, const uint8_t* depth, int64_t columns, double divisor, void* out,
                    fc_dtype out_dtype, fc_isa isa, int threads);
+
+/* out = round(sum over i of coefficients[i] * B_i A_i, + base), (d_out, d_in) row by row, as defined in
+ * fedcore/reference/lora_delta_sum.py: clients of coefficient 0 are not read; coefficients NULL: 1 for
+ * all. base: (d_out, d_in) of base_dtype
+ * (FC_F32, FC_F16, FC_BF16), or NULL for none; `out` may be `base` where the dtypes are equal. FC_NOT_FINITE if any
+ * output is Inf or NaN. Same bits on every ISA. */
+int fc_lora_delta_sum(const fc_factors* x, const double* coefficients, const void* base, fc_dtype base_dtype, void* out,
+                      fc_dtype out_dtype, fc_isa isa, int threads);
 
 /* Read every byte of every row and nothing else, `streams` rows at a time: the roof that benchmarks compare with.
  * x->encoding must be NULL.

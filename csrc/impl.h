@@ -30,11 +30,14 @@ enum {
     FC_GRAM_AHEAD = 64 * FC_GRAM_BLOCK / 4,
     FC_BLOCK = 64, /* elements of a quantised block, blocks under one nested scale: fedcore/quantized.py */
     FC_NESTED = 256,
-    FC_DECODED = 1024,  /* columns of a row decoded at a time where a kernel reads them once: a group stays in L1 */
-    FC_PAIRS = 8,       /* pairs whose squared distances are summed side by side */
-    FC_ORDER_LEAF = 32, /* rows that are sorted in registers at most */
-    FC_ORDER_LAST = 5,  /* levels that the last pass of a merge does at most */
-    FC_GRAM_NEXT = 2,   /* rows after a panel's own whose place its packing is told */
+    FC_DECODED = 1024,   /* columns of a row decoded at a time where a kernel reads them once: a group stays in L1 */
+    FC_PAIRS = 8,        /* pairs whose squared distances are summed side by side */
+    FC_ORDER_LEAF = 32,  /* rows that are sorted in registers at most */
+    FC_ORDER_LAST = 5,   /* levels that the last pass of a merge does at most */
+    FC_GRAM_NEXT = 2,    /* rows after a panel's own whose place its packing is told */
+    FC_LORA_CHAIN = 256, /* fixed by the definition: fedcore/reference/lora_delta_sum.py */
+    FC_LORA_ROWS = 8,    /* a tile of products of factors */
+    FC_LORA_COLUMNS = 48,
     FC_ALIGN = 64,
 };
 
@@ -85,6 +88,9 @@ typedef void fc_pair_squares_fn(const float* const* a, const float* const* b, in
  * rows were divided by; may be changed. */
 typedef void fc_gram_products_fn(const float* panel, int64_t panels, int64_t first, int64_t length, double* sum,
                                  double* scale);
+/* Products of LoRA factors: acc[o * stride + c] (+)= the fp32 sum over k < length of b[k * FC_LORA_ROWS + o] *
+ * a[k * FC_LORA_COLUMNS + c], from 0.0 in the order of k with fused multiply-adds; `first`: acc is not read. */
+typedef void fc_lora_tile_fn(const float* b, const float* a, int64_t length, double* acc, int64_t stride, int first);
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
@@ -113,6 +119,7 @@ typedef struct {
     fc_gram_products_fn* gram_products; /* NULL: tile by tile */
     int gram_block;                     /* columns whose products are accumulated in fp32 */
     int gram_panel;                     /* bytes of a packed panel of a block */
+    fc_lora_tile_fn* lora_tile;
     fc_to_f32_fn* to_f32[3];
     fc_read_fn* read;
     fc_decode_fn* decode[2]; /* FC_INT8, FC_NF4 */
@@ -132,6 +139,7 @@ fc_block_norm_fn fc_squared_norms_f32_ref, fc_squared_norms_f16_ref, fc_squared_
 fc_gram_pack_fn fc_gram_pack_f32_ref, fc_gram_pack_f16_ref, fc_gram_pack_bf16_ref;
 fc_gram_tile_fn fc_gram_tile_ref;
 fc_pair_squares_fn fc_pair_squares_ref;
+fc_lora_tile_fn fc_lora_tile_ref;
 fc_to_f32_fn fc_to_f32_f32_ref, fc_to_f32_f16_ref, fc_to_f32_bf16_ref;
 fc_read_fn fc_read_ref;
 fc_decode_fn fc_decode_int8_ref, fc_decode_nf4_ref;

@@ -29,6 +29,7 @@ OPS = (
     "sign_counts",
     "exact_sum",
     "exact_round",
+    "lora_delta_sum",
 )
 
 _MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}

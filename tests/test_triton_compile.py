@@ -57,6 +57,13 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         scratch = {"scratch": "*i32" if row == "float32" else "*i16"}
         found[f"{op}-{row}-{out}"] = (op, {**aligned, "out_dtype": out, "N": 8, "F": 1}, {})
         found[f"{op}_blocks-{row}-{out}"] = (f"{op}_blocks", {"row_dtype": row, "out_dtype": out}, scratch)
+    terms = {"scales": "*fp64", **dict.fromkeys(("b_columns", "strides", "a_rows", "starts"), "*i64")}
+    terms |= dict.fromkeys(("d_out", "d_in", "tiles"), "i32")
+    for b, a in zip(DTYPES, ("bfloat16", "float32", "float16"), strict=True):
+        whole = {"b_dtype": b, "a_dtype": a, "out_dtype": "float32", "ALIGNED": True, "FULL": True}
+        edge = {"b_dtype": b, "a_dtype": a, "out_dtype": a, "ALIGNED": False, "FULL": False}
+        found[f"lora_delta_sum-{b}-{a}"] = ("lora_delta_sum", whole, terms)
+        found[f"lora_delta_sum-{b}-{a}-based-cut"] = ("lora_delta_sum", edge, terms | {"base": f"*{SHORT[a]}"})
     found["weighted_sums-cut"] = ("weighted_sums", {**cut, "out_dtype": "float32"}, {"d": "i64"})
     for op in ORDER:  # the most rows in registers, and an odd number of rows that are not aligned
         most = {"row_dtype": "float32", "out_dtype": "float32", "N": 32, "F": 7}
@@ -166,6 +173,7 @@ ARITHMETIC = {
     "weighted_sum": {"add.rn.f64", "mul.rn.f64"},
     "weighted_sums": {"fma.rn.f64"},
     "sign_counts": set(),
+    "lora_delta_sum": {"fma.rn.f32", "mul.rn.f64", "add.rn.f64"},
     # the product, the sum and the product of nf4, and the division of int8, each rounded
     "decode": {"mul.rn.f32", "add.rn.f32", "div.rn.f32"},
 }
@@ -234,7 +242,7 @@ VECTORS = [
 def test_aligned_rows_are_loaded_in_vectors(folder, variant):
     """16 bytes a thread and load, 8 where 32 rows take the registers: the kernels are bound by memory bandwidth."""
     ptx = opcodes((folder / f"{variant}.cuda").read_text())
-    wide = "cp.async.cg.shared.global" if variant.startswith("gram") else "ld.global.v4.b32"
+    wide = "cp.async.cg.shared.global" if variant.startswith(("gram", "lora")) else "ld.global.v4.b32"
     assert ("ld.global.v2.b32" if variant.endswith("most") else wide) in ptx
 
 

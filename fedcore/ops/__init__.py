@@ -2,6 +2,7 @@
 
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import GRAM_EPSILON, gram
+from fedcore.ops.lora_delta_sum import lora_delta_sum
 from fedcore.ops.mean_around_median import mean_around_median
 from fedcore.ops.median import median
 from fedcore.ops.sign_counts import sign_counts
@@ -15,6 +16,7 @@ __all__ = [
     "GRAM_EPSILON",
     "ExactSum",
     "gram",
+    "lora_delta_sum",
     "mean_around_median",
     "median",
     "sign_counts",
