@@ -27,6 +27,7 @@ NAMES = (
     "mean_around_median",
     "lora_cohort",
     "lora_delta_sum",
+    "lora_gram",
     "demo",
 )
 

@@ -53,7 +53,8 @@ typedef struct {
 } fc_rows;
 
 /* The LoRA factors of one module: client i's B is (d_out, ranks[i]) at b[i], its A is (ranks[i], d_in) at a[i], row by
- * row; ranks differ from client to client and may be 0. b_dtypes, a_dtypes: FC_F32, FC_F16 or FC_BF16 of each. */
+ * row; ranks differ from client to client and may be 0. b_dtypes, a_dtypes: FC_F32, FC_F16 or FC_BF16 of each, or
+ * FC_F64 where that is said. */
 typedef struct {
     const void* const* b;
     const void* const* a;
@@ -133,6 +134,14 @@ int fc_exact_round(const double* const* levels, const uint8_t* depth, int64_t co
  * output is Inf or NaN. Same bits on every ISA. */
 int fc_lora_delta_sum(const fc_factors* x, const double* coefficients, const void* base, fc_dtype base_dtype, void* out,
                       fc_dtype out_dtype, fc_isa isa, int threads);
+
+/* All inner products of the terms of all clients, R = sum of ranks of them in client order: gram_b[p * R + q] = columns
+ * p and q of the stacked B, gram_a[p * R + q] = rows p and q of the stacked A; symmetric, fp64, as defined in
+ * fedcore/reference/lora_blocks.py. Factors may be FC_F64 here. Same bits on every ISA. */
+int fc_lora_blocks(const fc_factors* x, double* gram_b, double* gram_a, fc_isa isa, int threads);
+/* out[i * clients + j] += <scales[i] B_i A_i, scales[j] B_j A_j>, symmetric, from the same blocks: out may hold the sum
+ * over other modules. Row i's diagonal entry is not finite where a factor of client i is not. */
+int fc_lora_gram(const fc_factors* x, const double* scales, double* out, fc_isa isa, int threads);
 
 /* Read every byte of every row and nothing else, `streams` rows at a time: the roof that benchmarks compare with.
  * x->encoding must be NULL.

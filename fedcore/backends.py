@@ -30,6 +30,8 @@ OPS = (
     "exact_sum",
     "exact_round",
     "lora_delta_sum",
+    "lora_blocks",
+    "lora_gram",
 )
 
 _MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}

@@ -12,8 +12,9 @@ from lora_factors import SHAPES, bound, dense, make_factors  # noqa: E402
 
 import fedcore as fc  # noqa: E402
 from fedcore.errors import NonFiniteError, RangeError  # noqa: E402
-from fedcore.kernels import lora_delta_sum  # noqa: E402
+from fedcore.kernels import lora_blocks, lora_delta_sum  # noqa: E402
 from fedcore.ops.factors import tensor_of  # noqa: E402
+from fedcore.reference import lora_blocks as lora_blocks_definition  # noqa: E402
 from fedcore.reference import lora_delta_sum as lora_delta_sum_definition  # noqa: E402
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -62,3 +63,31 @@ class TestLoraDeltaSum:
         with pytest.raises(NonFiniteError, match=r"client 1: a holds nan at \(2, 49\)"):
             fc.ops.lora_delta_sum(on(device, b), on(device, a), [1, 1], backend="triton")
         assert torch.isfinite(fc.ops.lora_delta_sum(on(device, b), on(device, a), [1, 0], backend="triton")).all()
+
+
+class TestLoraGram:
+    def test_constants_are_the_definitions(self):
+        assert lora_blocks.CHUNK == lora_blocks_definition.CHUNK
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("shape", [(7, 47, (3, 0, 1)), (1025, 9, (33,)), (40, 1030, (31, 2)), (3, 4, (0, 0))])
+    def test_bound(self, device, shape, dtype):
+        b, a = make_factors(*shape, dtype)
+        expected = fc.ops.lora_blocks(b, a, backend="reference")
+        found = fc.ops.lora_blocks(on(device, b), on(device, a), backend="triton")
+        for got, exact, d in zip(found, expected, shape[:2], strict=True):
+            size = np.sqrt(exact.diagonal())
+            assert (np.abs(got - exact) <= 2 * (d + 1) * 2.0**-53 * size[:, None] * size[None, :]).all()
+        scales = np.linspace(0.5, -2, len(b))
+        got = fc.ops.lora_gram([(on(device, b), on(device, a), scales)] * 2, backend="triton")
+        exact = fc.ops.lora_gram([(b, a, scales)] * 2, backend="c")
+        np.testing.assert_allclose(got, exact, rtol=1e-11, atol=1e-11 * np.abs(exact).max())
+
+    def test_fp64_factors_and_mixed_dtypes(self, device):
+        b, a = make_factors(40, 50, (3, 4), "float32")
+        given = [b[0], b[1].astype(np.float64)], [a[0].astype(np.float64), a[1].astype(np.float64) / 3]
+        got = fc.ops.lora_gram([(on(device, given[0]), on(device, given[1]), None)], backend="triton")
+        np.testing.assert_allclose(got, fc.ops.lora_gram([(*given, None)]), rtol=1e-12)
+        given[1][1][3, 7] = np.nan
+        with pytest.raises(NonFiniteError, match=r"client 1: a holds nan at \(3, 7\)"):
+            fc.ops.lora_gram([(on(device, given[0]), on(device, given[1]), None)], backend="triton")

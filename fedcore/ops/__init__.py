@@ -3,6 +3,7 @@
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import GRAM_EPSILON, gram
 from fedcore.ops.lora_delta_sum import lora_delta_sum
+from fedcore.ops.lora_gram import lora_blocks, lora_gram
 from fedcore.ops.mean_around_median import mean_around_median
 from fedcore.ops.median import median
 from fedcore.ops.sign_counts import sign_counts
@@ -16,7 +17,9 @@ __all__ = [
     "GRAM_EPSILON",
     "ExactSum",
     "gram",
+    "lora_blocks",
     "lora_delta_sum",
+    "lora_gram",
     "mean_around_median",
     "median",
     "sign_counts",

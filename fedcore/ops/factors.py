@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,9 +77,12 @@ def _check(who: str, factor: Any, as_tensor: bool, first: Any, dtypes: Sequence[
         raise DTypeError(
             f"{who}: got {type(factor).__name__}, expected NumPy arrays or torch tensors, all factors of one kind"
         )
+    known = False
     if factor.ndim != 2:
         raise ShapeError(f"{who}: got shape {tuple(factor.shape)}, expected a matrix")
-    if name_of(factor.dtype) not in dtypes:
+    with contextlib.suppress(DTypeError):  # any other dtype is refused below, by client
+        known = name_of(factor.dtype) in dtypes
+    if not known:
         raise DTypeError(f"{who}: got {factor.dtype}, expected one of {', '.join(dtypes)}; convert the factor first")
     if not (factor.is_contiguous() if as_tensor else factor.flags.c_contiguous):
         raise ShapeError(f"{who}: its elements are not contiguous, row by row; pass a contiguous copy")

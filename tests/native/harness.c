@@ -343,6 +343,21 @@ static void check_lora(int64_t d_out, int64_t d_in, int offset) {
         free(got);
         free(base);
     }
+    const int64_t terms = 318; /* the sum of ranks */
+    const size_t bytes = (size_t)(terms * terms) * sizeof(double);
+    double *blocks[4], grams[2][CLIENTS * CLIENTS];
+    for (int m = 0; m < 4; m++) blocks[m] = malloc(bytes);
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int slot = isa != FC_ISA_REF;
+        memset(grams[slot], 0, sizeof grams[slot]);
+        fc_lora_blocks(&x, blocks[2 * slot], blocks[2 * slot + 1], (fc_isa)isa, 2);
+        fc_lora_gram(&x, coefficients, grams[slot], (fc_isa)isa, 2);
+        if (!slot) continue;
+        for (int m = 0; m < 2; m++) compare(blocks[m], blocks[2 + m], bytes, "lora_blocks", (fc_isa)isa, FC_F32, d_in);
+        compare(grams[0], grams[1], sizeof grams[0], "lora_gram", (fc_isa)isa, FC_F32, d_in);
+    }
+    for (int m = 0; m < 4; m++) free(blocks[m]);
     for (int f = 0; f < 2 * CLIENTS; f++) free(memory.memory[f]);
 }
 
