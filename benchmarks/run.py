@@ -28,6 +28,7 @@ NAMES = (
     "lora_cohort",
     "lora_delta_sum",
     "lora_gram",
+    "lora_delta_order",
     "demo",
 )
 

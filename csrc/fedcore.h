@@ -143,6 +143,15 @@ int fc_lora_blocks(const fc_factors* x, double* gram_b, double* gram_a, fc_isa i
  * over other modules. Row i's diagonal entry is not finite where a factor of client i is not. */
 int fc_lora_gram(const fc_factors* x, const double* scales, double* out, fc_isa isa, int threads);
 
+/* Order statistics of the clients' dense products: out[p][q], (d_out, d_in) row by row, is what fc_median or
+ * fc_trimmed_mean gives of the n rows that fc_lora_delta_sum gives in FC_F32 for each client alone with its coefficient
+ * (NULL: 1). A client of coefficient 0 or rank 0 counts as zeros. 0 <= 2f < clients. FC_NOT_FINITE if any product or
+ * output is Inf or NaN. Same bits on every ISA. */
+int fc_lora_delta_median(const fc_factors* x, const double* coefficients, void* out, fc_dtype out_dtype, fc_isa isa,
+                         int threads);
+int fc_lora_delta_trimmed_mean(const fc_factors* x, const double* coefficients, int64_t f, void* out,
+                               fc_dtype out_dtype, fc_isa isa, int threads);
+
 /* Read every byte of every row and nothing else, `streams` rows at a time: the roof that benchmarks compare with.
  * x->encoding must be NULL.
  * *digest receives the OR of all words, so that no read can be dropped. */

@@ -112,6 +112,9 @@ typedef enum { FC_MEDIAN, FC_TRIMMED_MEAN, FC_MEAN_AROUND_MEDIAN } fc_statistic;
 typedef int fc_order_fn(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
                         int64_t f, void* scratch, double* acc);
 
+/* order.c: a zero is +0, also one that was rounded to: the last step of an order statistic, on the way out. */
+void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype);
+
 typedef struct {
     fc_accumulate_fn* accumulate[3];
     fc_finish_fn* finish[3][4]; /* by row dtype, whose layout acc has, and output dtype */

@@ -91,3 +91,30 @@ class TestLoraGram:
         given[1][1][3, 7] = np.nan
         with pytest.raises(NonFiniteError, match=r"client 1: a holds nan at \(3, 7\)"):
             fc.ops.lora_gram([(on(device, given[0]), on(device, given[1]), None)], backend="triton")
+
+
+class TestLoraDeltaOrder:
+    @pytest.mark.parametrize(("d_out", "n"), [(70, 5), (9, 4), (130, 35)])
+    def test_bits_of_exact_products(self, device, monkeypatch, d_out, n):
+        """Small integers have no rounding: the bits are the definition's, over rows that need several buffers."""
+        monkeypatch.setattr("fedcore.kernels.lora_delta_median.PRODUCTS", 1)
+        rng = np.random.default_rng(n)
+        ranks = [int(rng.integers(0, 4)) for _ in range(n)]
+        b = [rng.integers(-8, 9, (d_out, r)).astype(np.float32) for r in ranks]
+        a = [rng.integers(-8, 9, (r, 67)).astype(np.float32) for r in ranks]
+        c = np.where(np.arange(n) == 2, 0.0, rng.integers(1, 4, n))
+        a[2] = a[2] * np.float32(np.nan)
+        for call, options in ((fc.ops.lora_delta_median, {}), (fc.ops.lora_delta_trimmed_mean, {"f": 1})):
+            expected = call(b=b, a=a, coefficients=c, **options, backend="c")
+            got = call(b=on(device, b), a=on(device, a), coefficients=c, **options, backend="triton")
+            np.testing.assert_array_equal(got.cpu().numpy(), expected)
+
+    def test_bound_and_bad_values(self, device):
+        b, a = ([x.copy() for x in side] for side in make_factors(20, 70, (16, 3, 40), "float32"))
+        got = fc.ops.lora_delta_median(on(device, b), on(device, a), backend="triton").cpu().numpy()
+        expected = fc.ops.lora_delta_median(b, a)
+        size = np.max([2 * bound([x], [y], [1.0]) for x, y in zip(b, a, strict=True)], axis=0)
+        assert (np.abs(got - expected) <= size + 2.0**-23 * np.abs(expected)).all()
+        b[1][3, 2] = np.inf
+        with pytest.raises(NonFiniteError, match=r"client 1: b holds inf at \(3, 2\)"):
+            fc.ops.lora_delta_median(on(device, b), on(device, a), backend="triton")

@@ -2,6 +2,7 @@
 
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import GRAM_EPSILON, gram
+from fedcore.ops.lora_delta_order import lora_delta_median, lora_delta_trimmed_mean
 from fedcore.ops.lora_delta_sum import lora_delta_sum
 from fedcore.ops.lora_gram import lora_blocks, lora_gram
 from fedcore.ops.mean_around_median import mean_around_median
@@ -18,7 +19,9 @@ __all__ = [
     "ExactSum",
     "gram",
     "lora_blocks",
+    "lora_delta_median",
     "lora_delta_sum",
+    "lora_delta_trimmed_mean",
     "lora_gram",
     "mean_around_median",
     "median",

@@ -343,6 +343,19 @@ static void check_lora(int64_t d_out, int64_t d_in, int offset) {
         free(got);
         free(base);
     }
+    const size_t size = (size_t)(d_out * d_in) * sizeof(float);
+    float *expected = malloc(size), *got = malloc(size);
+    for (int isa = FC_ISA_AVX2; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        fc_lora_delta_median(&x, NULL, expected, FC_F32, FC_ISA_REF, 1);
+        fc_lora_delta_median(&x, NULL, got, FC_F32, (fc_isa)isa, 2);
+        compare(expected, got, size, "lora_delta_median", (fc_isa)isa, FC_F32, d_in);
+        fc_lora_delta_trimmed_mean(&x, coefficients, offset, expected, FC_F32, FC_ISA_REF, 1);
+        fc_lora_delta_trimmed_mean(&x, coefficients, offset, got, FC_F32, (fc_isa)isa, 2);
+        compare(expected, got, size, "lora_delta_trimmed_mean", (fc_isa)isa, FC_F32, d_in);
+    }
+    free(expected);
+    free(got);
     const int64_t terms = 318; /* the sum of ranks */
     const size_t bytes = (size_t)(terms * terms) * sizeof(double);
     double *blocks[4], grams[2][CLIENTS * CLIENTS];
