@@ -26,6 +26,9 @@ NAMES = (
     "trimmed_mean",
     "mean_around_median",
     "lora_cohort",
+    "lora_delta_sum",
+    "lora_gram",
+    "lora_delta_order",
     "demo",
 )
 

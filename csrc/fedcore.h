@@ -52,6 +52,20 @@ typedef struct {
     const fc_encoding* encoding;
 } fc_rows;
 
+/* The LoRA factors of one module: client i's B is (d_out, ranks[i]) at b[i], its A is (ranks[i], d_in) at a[i], row by
+ * row; ranks differ from client to client and may be 0. b_dtypes, a_dtypes: FC_F32, FC_F16 or FC_BF16 of each, or
+ * FC_F64 where that is said. */
+typedef struct {
+    const void* const* b;
+    const void* const* a;
+    const uint8_t* b_dtypes;
+    const uint8_t* a_dtypes;
+    const int64_t* ranks;
+    int64_t clients;
+    int64_t d_out;
+    int64_t d_in;
+} fc_factors;
+
 /* 1 if this machine runs `isa`. */
 int fc_isa_available(fc_isa isa);
 /* What FC_ISA_AUTO means here. */
@@ -112,6 +126,31 @@ int fc_exact_sum(double* const* levels, int64_t count, uint8_t* depth, const fc_
  * decides the bits, not the levels that hold it. FC_NOT_FINITE if any output is Inf or NaN. */
 int fc_exact_round(const double* const* levels, const uint8_t* depth, int64_t columns, double divisor, void* out,
                    fc_dtype out_dtype, fc_isa isa, int threads);
+
+/* out = round(sum over i of coefficients[i] * B_i A_i, + base), (d_out, d_in) row by row, as defined in
+ * fedcore/reference/lora_delta_sum.py: clients of coefficient 0 are not read; coefficients NULL: 1 for
+ * all. base: (d_out, d_in) of base_dtype
+ * (FC_F32, FC_F16, FC_BF16), or NULL for none; `out` may be `base` where the dtypes are equal. FC_NOT_FINITE if any
+ * output is Inf or NaN. Same bits on every ISA. */
+int fc_lora_delta_sum(const fc_factors* x, const double* coefficients, const void* base, fc_dtype base_dtype, void* out,
+                      fc_dtype out_dtype, fc_isa isa, int threads);
+
+/* All inner products of the terms of all clients, R = sum of ranks of them in client order: gram_b[p * R + q] = columns
+ * p and q of the stacked B, gram_a[p * R + q] = rows p and q of the stacked A; symmetric, fp64, as defined in
+ * fedcore/reference/lora_blocks.py. Factors may be FC_F64 here. Same bits on every ISA. */
+int fc_lora_blocks(const fc_factors* x, double* gram_b, double* gram_a, fc_isa isa, int threads);
+/* out[i * clients + j] += <scales[i] B_i A_i, scales[j] B_j A_j>, symmetric, from the same blocks: out may hold the sum
+ * over other modules. Row i's diagonal entry is not finite where a factor of client i is not. */
+int fc_lora_gram(const fc_factors* x, const double* scales, double* out, fc_isa isa, int threads);
+
+/* Order statistics of the clients' dense products: out[p][q], (d_out, d_in) row by row, is what fc_median or
+ * fc_trimmed_mean gives of the n rows that fc_lora_delta_sum gives in FC_F32 for each client alone with its coefficient
+ * (NULL: 1). A client of coefficient 0 or rank 0 counts as zeros. 0 <= 2f < clients. FC_NOT_FINITE if any product or
+ * output is Inf or NaN. Same bits on every ISA. */
+int fc_lora_delta_median(const fc_factors* x, const double* coefficients, void* out, fc_dtype out_dtype, fc_isa isa,
+                         int threads);
+int fc_lora_delta_trimmed_mean(const fc_factors* x, const double* coefficients, int64_t f, void* out,
+                               fc_dtype out_dtype, fc_isa isa, int threads);
 
 /* Read every byte of every row and nothing else, `streams` rows at a time: the roof that benchmarks compare with.
  * x->encoding must be NULL.

@@ -31,11 +31,17 @@ enum {
     FC_GRAM_AHEAD = 64 * FC_GRAM_BLOCK / 4,
     FC_BLOCK = 64, /* elements of a quantised block, blocks under one nested scale: fedcore/quantized.py */
     FC_NESTED = 256,
-    FC_DECODED = 1024,  /* columns of a row decoded at a time where a kernel reads them once: a group stays in L1 */
-    FC_PAIRS = 8,       /* pairs whose squared distances are summed side by side */
-    FC_ORDER_LEAF = 32, /* rows that are sorted in registers at most */
-    FC_ORDER_LAST = 5,  /* levels that the last pass of a merge does at most */
-    FC_GRAM_NEXT = 2,   /* rows after a panel's own whose place its packing is told */
+    FC_DECODED = 1024,   /* columns of a row decoded at a time where a kernel reads them once: a group stays in L1 */
+    FC_PAIRS = 8,        /* pairs whose squared distances are summed side by side */
+    FC_ORDER_LEAF = 32,  /* rows that are sorted in registers at most */
+    FC_ORDER_LAST = 5,   /* levels that the last pass of a merge does at most */
+    FC_GRAM_NEXT = 2,    /* rows after a panel's own whose place its packing is told */
+    FC_LORA_CHAIN = 256, /* fixed by the definition: fedcore/reference/lora_delta_sum.py */
+    FC_LORA_ROWS = 8,    /* a tile of products of factors */
+    FC_LORA_COLUMNS = 48,
+    FC_LORA_CHUNK = 1024, /* fixed by the definition: fedcore/reference/lora_blocks.py */
+    FC_LORA_PANEL = 8,    /* terms of a packed panel of fp64: [element][term] */
+    FC_LORA_WIDE = 3,     /* panels that one tile of their products covers at most */
     FC_ALIGN = 64,
 };
 
@@ -86,6 +92,14 @@ typedef void fc_pair_squares_fn(const float* const* a, const float* const* b, in
  * rows were divided by; may be changed. */
 typedef void fc_gram_products_fn(const float* panel, int64_t panels, int64_t first, int64_t length, double* sum,
                                  double* scale);
+/* Products of LoRA factors: acc[o * stride + c] (+)= the fp32 sum over k < length of b[k * FC_LORA_ROWS + o] *
+ * a[k * FC_LORA_COLUMNS + c], from 0.0 in the order of k with fused multiply-adds; `first`: acc is not read. */
+typedef void fc_lora_tile_fn(const float* b, const float* a, int64_t length, double* acc, int64_t stride, int first);
+/* sum[r * stride + c] (+)= the fp64 sum over k < length of rows[k * FC_LORA_PANEL + r] * columns[k * FC_LORA_PANEL + c]
+ * for `wide` panels of columns, panel_stride apart, going on from `sum` (`first`: from 0.0, it is not read) in the
+ * order of k with fused multiply-adds. */
+typedef void fc_lora_gram_tile_fn(const double* rows, const double* columns, int64_t panel_stride, int wide,
+                                  int64_t length, double* sum, int64_t stride, int first);
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
@@ -98,6 +112,9 @@ typedef enum { FC_MEDIAN, FC_TRIMMED_MEAN, FC_MEAN_AROUND_MEDIAN } fc_statistic;
  * 1 if any element is not finite. */
 typedef int fc_order_fn(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
                         int64_t f, void* scratch, double* acc);
+
+/* order.c: a zero is +0, also one that was rounded to: the last step of an order statistic, on the way out. */
+void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype);
 
 typedef struct {
     fc_accumulate_fn* accumulate[3];
@@ -114,6 +131,8 @@ typedef struct {
     fc_gram_products_fn* gram_products; /* NULL: tile by tile */
     int gram_block;                     /* columns whose products are accumulated in fp32 */
     int gram_panel;                     /* bytes of a packed panel of a block */
+    fc_lora_tile_fn* lora_tile;
+    fc_lora_gram_tile_fn* lora_gram_tile;
     fc_to_f32_fn* to_f32[3];
     fc_read_fn* read;
     fc_decode_fn* decode[2]; /* FC_INT8, FC_NF4 */
@@ -133,6 +152,8 @@ fc_block_norm_fn fc_squared_norms_f32_ref, fc_squared_norms_f16_ref, fc_squared_
 fc_gram_pack_fn fc_gram_pack_f32_ref, fc_gram_pack_f16_ref, fc_gram_pack_bf16_ref;
 fc_gram_tile_fn fc_gram_tile_ref;
 fc_pair_squares_fn fc_pair_squares_ref;
+fc_lora_tile_fn fc_lora_tile_ref;
+fc_lora_gram_tile_fn fc_lora_gram_tile_ref;
 fc_to_f32_fn fc_to_f32_f32_ref, fc_to_f32_f16_ref, fc_to_f32_bf16_ref;
 fc_read_fn fc_read_ref;
 fc_decode_fn fc_decode_int8_ref, fc_decode_nf4_ref;

@@ -23,8 +23,7 @@ typedef struct {
     int bad;
 } job;
 
-/* A zero is +0, also one that was rounded to: the last step, on the way out. */
-static void put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype) {
+void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype) {
     if (dtype == FC_F32) {
         for (int64_t k = 0; k < length; k++) {
             uint32_t bits;
@@ -76,7 +75,7 @@ static void order_run(const job* j, int64_t item, char* memory, int* bad) {
         *bad |=
             j->kernels->order[x->dtype](rows, x->rows, x->encoding ? 0 : k, length, j->statistic, j->f, scratch, acc);
         *bad |= j->kernels->finish[FC_F32][j->out_dtype](acc, length, j->divisor, rounded, 0);
-        put_positive_zeros(j->out + (x->starts[low] + k) * size, rounded, length, j->out_dtype);
+        fc_put_positive_zeros(j->out + (x->starts[low] + k) * size, rounded, length, j->out_dtype);
         k += length;
     }
 }

@@ -29,6 +29,11 @@ OPS = (
     "sign_counts",
     "exact_sum",
     "exact_round",
+    "lora_delta_sum",
+    "lora_blocks",
+    "lora_gram",
+    "lora_delta_median",
+    "lora_delta_trimmed_mean",
 )
 
 _MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: what each layer may import of fedcore at the top of a file; a later layer may import every earlier one it names
-BOTTOM = {"errors", "dtypes", "quantized", "encoding", "rowtable", "expansion", "backends"}
+BOTTOM = {"errors", "dtypes", "quantized", "encoding", "rowtable", "expansion", "backends", "factors"}
 DATA = BOTTOM | {"ops", "updates"}
 METHODS = DATA | {"rules", "lora"}
 ENGINE = METHODS | {"engine", "accumulator"}
@@ -24,9 +24,10 @@ ALLOWED = {
     "encoding": {"dtypes", "quantized"},
     "rowtable": {"errors", "dtypes", "quantized", "encoding"},
     "expansion": set(),
+    "factors": {"dtypes"},
     "backends": {"errors"},
-    "reference": {"errors", "dtypes", "rowtable", "expansion"},
-    "native": {"errors", "dtypes", "rowtable", "expansion"},
+    "reference": {"errors", "dtypes", "rowtable", "expansion", "factors"},
+    "native": {"errors", "dtypes", "rowtable", "expansion", "factors"},
     "kernels": {"errors"},
     "ops": BOTTOM | {"reference"},
     "updates": DATA,

@@ -21,7 +21,7 @@ SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "f
 
 
 #: kernels whose module has another name
-HOME = {"ordered": "squared_distances"}
+HOME = {"ordered": "squared_distances", "lora_blocks": "lora_blocks"}
 ORDER = ("median", "trimmed_mean", "mean_around_median")
 
 
@@ -57,6 +57,15 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         scratch = {"scratch": "*i32" if row == "float32" else "*i16"}
         found[f"{op}-{row}-{out}"] = (op, {**aligned, "out_dtype": out, "N": 8, "F": 1}, {})
         found[f"{op}_blocks-{row}-{out}"] = (f"{op}_blocks", {"row_dtype": row, "out_dtype": out}, scratch)
+    terms = {"scales": "*fp64", **dict.fromkeys(("b_columns", "strides", "a_rows", "starts"), "*i64")}
+    terms |= dict.fromkeys(("d_out", "d_in", "tiles"), "i32")
+    for row in (*DTYPES, "float64"):
+        found[f"lora_blocks-{row}"] = ("lora_blocks", {"row_dtype": row}, terms | {"terms": "i32"})
+    for b, a in zip(DTYPES, ("bfloat16", "float32", "float16"), strict=True):
+        whole = {"b_dtype": b, "a_dtype": a, "out_dtype": "float32", "ALIGNED": True, "FULL": True}
+        edge = {"b_dtype": b, "a_dtype": a, "out_dtype": a, "ALIGNED": False, "FULL": False}
+        found[f"lora_delta_sum-{b}-{a}"] = ("lora_delta_sum", whole, terms)
+        found[f"lora_delta_sum-{b}-{a}-based-cut"] = ("lora_delta_sum", edge, terms | {"base": f"*{SHORT[a]}"})
     found["weighted_sums-cut"] = ("weighted_sums", {**cut, "out_dtype": "float32"}, {"d": "i64"})
     for op in ORDER:  # the most rows in registers, and an odd number of rows that are not aligned
         most = {"row_dtype": "float32", "out_dtype": "float32", "N": 32, "F": 7}
@@ -166,6 +175,8 @@ ARITHMETIC = {
     "weighted_sum": {"add.rn.f64", "mul.rn.f64"},
     "weighted_sums": {"fma.rn.f64"},
     "sign_counts": set(),
+    "lora_blocks": {"mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64"},
+    "lora_delta_sum": {"fma.rn.f32", "mul.rn.f64", "add.rn.f64"},
     # the product, the sum and the product of nf4, and the division of int8, each rounded
     "decode": {"mul.rn.f32", "add.rn.f32", "div.rn.f32"},
 }
@@ -185,7 +196,9 @@ def test_nvidia(folder, variant):
     assert ".target sm_90" in text
     assert ".param .f32" not in text, "a number travels as fp32"
     refuse(ptx, r"tf32|\.ftz|\.full|\.approx")
-    refuse(ptx, r"mma|^atom|^red\.")
+    refuse(ptx, r"^atom|^red\.")
+    # the fp64 matrix instructions alone: they are IEEE fused multiply-adds
+    refuse(ptx, r"mma(?!.*f64\.f64\.f64\.f64$)" if op == "lora_blocks" else "mma")
     if op != "weighted_sums":  # whose products are exact
         refuse(ptx, r"^fma.*f64")
     if op in ("sign_counts", "decode"):
@@ -215,7 +228,7 @@ def test_amd(folder, variant):
         refuse(assembly, r"v_(fma|fmac|mad).*_f64|v_div.*f64|v_rcp_f64")
 
 
-@pytest.mark.parametrize("variant", [name for name in sorted(variants()) if "_blocks" in name])
+@pytest.mark.parametrize("variant", [name for name in sorted(variants()) if "_blocks-" in name and "lora" not in name])
 def test_rows_of_a_tile_stay_in_the_registers_of_a_lane(folder, variant):
     """What crosses lanes is the one flag at the end. A wide load of a tile would spread its rows over lanes."""
     nvidia = (folder / f"{variant}.cuda").read_text()
@@ -234,7 +247,7 @@ VECTORS = [
 def test_aligned_rows_are_loaded_in_vectors(folder, variant):
     """16 bytes a thread and load, 8 where 32 rows take the registers: the kernels are bound by memory bandwidth."""
     ptx = opcodes((folder / f"{variant}.cuda").read_text())
-    wide = "cp.async.cg.shared.global" if variant.startswith("gram") else "ld.global.v4.b32"
+    wide = "cp.async.cg.shared.global" if variant.startswith(("gram", "lora")) else "ld.global.v4.b32"
     assert ("ld.global.v2.b32" if variant.endswith("most") else wide) in ptx
 
 

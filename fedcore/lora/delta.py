@@ -27,6 +27,7 @@ from fedcore.errors import RangeError
 from fedcore.lora.measure import RATIO, Measure, measure, product_norm, product_size, rebuild, rounding_of
 from fedcore.lora.stacks import Stack, check_pairs, read_factors, read_stack
 from fedcore.lora.truncation import truncate
+from fedcore.ops import lora_gram
 from fedcore.rules.statistics import UNIT
 from fedcore.updates import Update
 
@@ -56,6 +57,7 @@ class FactorPasses:
     zero_first   the first reference is zero, which is no update
 
     progress     called as progress(work, done, total): modules of one pass
+    threads      of compiled passes; None: as the ops choose
 
     A zero reference adds nothing to a sum.
     """
@@ -68,9 +70,10 @@ class FactorPasses:
         *,
         zero_first: bool = False,
         progress: Callable[[str, int, int], object] | None = None,
+        threads: int | None = None,
     ):
         check_pairs(updates, names, clients)
-        self.progress = progress
+        self.progress, self.threads = progress, threads
         self.updates, self.names, self.clients = list(updates), list(names), clients
         self.zero_first = zero_first
         self.modules = tuple(updates[0].modules)
@@ -100,16 +103,30 @@ class FactorPasses:
 
     def gram(self) -> tuple[np.ndarray, np.ndarray]:
         """(matrix (rows, rows), error (rows,)): inner products of the updates, and e with |D̂_ij − D_ij| ≤ e_i + e_j."""
-        rows = len(self.updates)
-        matrix, error = np.zeros((rows, rows)), np.zeros(rows)
-        for _, stack in self._stacks("gram"):
-            gram_a, gram_b = stack.a @ stack.a.T, stack.b.T @ stack.b
-            matrix += np.add.reduceat(np.add.reduceat(gram_a * gram_b, stack.starts, 0), stack.starts, 1)
-            size = np.add.reduceat(np.sqrt(gram_a.diagonal() * gram_b.diagonal()), stack.starts)
-            rank = np.bincount(stack.owner).max()
-            gamma = (stack.a.shape[1] + stack.b.shape[0] + rank**2 + 8 + len(self.modules)) * UNIT
-            error += 2 * gamma * np.square(size)
-        return matrix, error
+        error = np.zeros(len(self.updates))
+        for m, module in enumerate(self.modules):
+            pairs = [update.modules[module] for update in self.updates]
+            ranks, sizes = np.array([pair.rank for pair in pairs]), pairs[0].d_in + pairs[0].d_out
+            # P: orthogonal terms of a rebuilt row have Σ σ ≤ √r ‖Δ‖; the others' was measured, as part of `rounding`
+            rebuilt = np.sqrt(ranks * self.sizes.square[m])
+            size = np.where(self.sizes.rebuilt[m], rebuilt, self.sizes.rounding[m] / ((sizes + ranks**2) * UNIT))
+            error += 2 * (sizes + ranks.max() ** 2 + 8 + len(self.modules)) * UNIT * np.square(size)
+        return lora_gram(self._as_sent(), threads=self.threads), error
+
+    def _as_sent(self) -> Iterator[tuple[list[np.ndarray], list[np.ndarray], list[float]]]:
+        """(b, a, scales) of each module, read in place but for rows that are rebuilt, whose scale is in b."""
+        for m, module in enumerate(self._told("gram")):
+            b, a, scales = [], [], []
+            for row, update in enumerate(self.updates):
+                pair, rebuilt = update.modules[module], self.sizes.rebuilt[m, row]
+                if rebuilt:
+                    factors = self._factors(update, module, row, self.names[row])
+                else:
+                    factors = update.tensors[pair.b], update.tensors[pair.a]
+                b.append(np.ascontiguousarray(factors[0]))
+                a.append(np.ascontiguousarray(factors[1]))
+                scales.append(1.0 if rebuilt else pair.scale)
+            yield b, a, scales
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """‖Δ_i − Δ_ref‖², or ‖Δ_i‖² where the reference is zero: values (clients,) and bounds of their errors.

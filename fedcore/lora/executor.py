@@ -49,7 +49,9 @@ class DeltaExecutor:
         if passes.get("memory") is not None:
             _check_budget([*cohort, *given.values()], passes["memory"], passes["threads"])
         updates, who, progress = [*cohort, *given.values()], [*names, *given], passes.get("progress")
-        factors = FactorPasses(updates, who, len(cohort), zero_first=zero_first, progress=progress)
+        factors = FactorPasses(
+            updates, who, len(cohort), zero_first=zero_first, progress=progress, threads=passes.get("threads")
+        )
         dense = None
         if tensors := cohort[0].dense:
             make = FileExecutor.from_files if "memory" in passes else RowExecutor.from_cohort

@@ -2,6 +2,9 @@
 
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import gram, gram_epsilon
+from fedcore.ops.lora_delta_order import lora_delta_median, lora_delta_trimmed_mean
+from fedcore.ops.lora_delta_sum import lora_delta_sum
+from fedcore.ops.lora_gram import lora_blocks, lora_gram
 from fedcore.ops.mean_around_median import mean_around_median
 from fedcore.ops.median import median
 from fedcore.ops.sign_counts import sign_counts
@@ -15,6 +18,11 @@ __all__ = [
     "ExactSum",
     "gram",
     "gram_epsilon",
+    "lora_blocks",
+    "lora_delta_median",
+    "lora_delta_sum",
+    "lora_delta_trimmed_mean",
+    "lora_gram",
     "mean_around_median",
     "median",
     "sign_counts",

@@ -174,11 +174,11 @@ def gram(
                     ALIGNED=aligned, FULL=full, **options(tile),
                 )  # fmt: skip
                 fold(partials[:used], sums)
-        found = _assemble(sums.view(count, tile, tile), pairs.long(), n)
+        found = assemble(sums.view(count, tile, tile), pairs.long(), n)
         return found if total is None else total + found
 
 
-def _assemble(tiles: torch.Tensor, pairs: torch.Tensor, n: int) -> torch.Tensor:
+def assemble(tiles: torch.Tensor, pairs: torch.Tensor, n: int) -> torch.Tensor:
     """The (n, n) symmetric matrix of the tiles (count, tile, tile) on and above its diagonal."""
     tile, side = tiles.shape[1], int(pairs.max()) + 1
     grid = tiles.new_zeros((side, side, tile, tile))

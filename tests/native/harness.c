@@ -328,6 +328,83 @@ static void check_encoded(int64_t d, int offset, int segments) {
         for (int at = 0; at < PIECES; at++) free(memory[p][at]);
 }
 
+enum { CLIENTS = 7 };
+static const int64_t ranks[CLIENTS] = {3, 0, 16, 1, 200, 8, 40}; /* the last goes on in a second chain */
+
+/* Factors of every dtype in one module, each ending where its memory ends, at any alignment. */
+typedef struct {
+    char* memory[2 * CLIENTS];
+    const void* at[2 * CLIENTS];
+    uint8_t dtypes[2 * CLIENTS];
+} factor_memory;
+
+static fc_factors make_factors(factor_memory* m, int64_t d_out, int64_t d_in, int offset) {
+    for (int f = 0; f < 2 * CLIENTS; f++) {
+        m->dtypes[f] = (uint8_t)(draw() % 3);
+        const int64_t size = ranks[f % CLIENTS] * (f < CLIENTS ? d_out : d_in);
+        const int bytes = fc_itemsize((fc_dtype)m->dtypes[f]);
+        m->memory[f] = malloc((size_t)(size * bytes + offset) + 1);
+        m->at[f] = m->memory[f] + 1 + offset;
+        for (int64_t k = 0; k < size; k++) put(m->memory[f] + 1 + offset + k * bytes, (fc_dtype)m->dtypes[f], 0);
+    }
+    return (fc_factors){m->at, m->at + CLIENTS, m->dtypes, m->dtypes + CLIENTS, ranks, CLIENTS, d_out, d_in};
+}
+
+static void check_lora_gram(const fc_factors* x, const double* scales) {
+    int64_t terms = 0;
+    for (int i = 0; i < CLIENTS; i++) terms += ranks[i];
+    const size_t bytes = (size_t)(terms * terms) * sizeof(double);
+    double *blocks[4], grams[2][CLIENTS * CLIENTS] = {{0}};
+    for (int m = 0; m < 4; m++) blocks[m] = malloc(bytes);
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int slot = isa != FC_ISA_REF;
+        memset(grams[slot], 0, sizeof grams[slot]);
+        fc_lora_blocks(x, blocks[2 * slot], blocks[2 * slot + 1], (fc_isa)isa, 2);
+        fc_lora_gram(x, scales, grams[slot], (fc_isa)isa, 2);
+        if (!slot) continue;
+        for (int m = 0; m < 2; m++)
+            compare(blocks[m], blocks[2 + m], bytes, "lora_blocks", (fc_isa)isa, FC_F32, x->d_in);
+        compare(grams[0], grams[1], sizeof grams[0], "lora_gram", (fc_isa)isa, FC_F32, x->d_in);
+    }
+    for (int m = 0; m < 4; m++) free(blocks[m]);
+}
+
+static void check_lora(int64_t d_out, int64_t d_in, int offset) {
+    factor_memory memory;
+    const fc_factors x = make_factors(&memory, d_out, d_in, offset);
+    const double coefficients[CLIENTS] = {0.5, 1.0, -2.0, 1e-3, 0.0, 3.0, 1.0 / 3.0};
+    for (int out = 0; out < 4; out++) {
+        const size_t bytes = (size_t)(d_out * d_in * fc_itemsize((fc_dtype)out));
+        char *expected = malloc(bytes + 1), *got = malloc(bytes + 1);
+        char* base = malloc((size_t)(d_out * d_in * 2 + 1));
+        for (int64_t k = 0; k < d_out * d_in; k++) put(base + 1 + 2 * k, FC_BF16, 0);
+        for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+            if (!fc_isa_available((fc_isa)isa)) continue;
+            char* to = isa == FC_ISA_REF ? expected : got;
+            fc_lora_delta_sum(&x, out % 2 ? NULL : coefficients, out < 2 ? NULL : base + 1, FC_BF16, to, (fc_dtype)out,
+                              (fc_isa)isa, 2);
+            if (isa != FC_ISA_REF) compare(expected, got, bytes, "lora_delta_sum", (fc_isa)isa, FC_F32, d_in);
+        }
+        free(expected);
+        free(got);
+        free(base);
+    }
+    const size_t size = (size_t)(d_out * d_in) * sizeof(float);
+    float* order[4];
+    for (int m = 0; m < 4; m++) order[m] = malloc(size);
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        float** to = order + (isa == FC_ISA_REF ? 0 : 2);
+        fc_lora_delta_median(&x, NULL, to[0], FC_F32, (fc_isa)isa, 2);
+        fc_lora_delta_trimmed_mean(&x, coefficients, offset, to[1], FC_F32, (fc_isa)isa, 2);
+        for (int m = 0; m < 2; m++) compare(order[m], to[m], size, "lora_delta order", (fc_isa)isa, FC_F32, d_in);
+    }
+    for (int m = 0; m < 4; m++) free(order[m]);
+    if (offset == 1) check_lora_gram(&x, coefficients);
+    for (int f = 0; f < 2 * CLIENTS; f++) free(memory.memory[f]);
+}
+
 int main(void) {
     enum { LONG = 4000 }; /* what takes most of the time, under an emulator and sanitizers, comes in fewer kinds */
     static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8209};
@@ -345,6 +422,9 @@ int main(void) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int offset = 0; offset < 4; offset++)
             if (sizes[s] < LONG || offset % 2) check_encoded(sizes[s], offset, offset % 2 ? MOST : 1);
+    static const int64_t shapes[][2] = {{1, 1}, {8, 47}, {9, 50}, {65, 97}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int offset = 0; offset < 3; offset++) check_lora(shapes[s][0], shapes[s][1], offset);
     printf("best ISA %d: %lld comparisons, %lld differ\n", (int)fc_isa_best(), (long long)compared,
            (long long)differed);
     return differed != 0;
