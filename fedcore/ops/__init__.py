@@ -2,6 +2,7 @@
 
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import GRAM_EPSILON, gram
+from fedcore.ops.lora_truncate import Truncated, lora_truncate
 from fedcore.ops.mean_around_median import mean_around_median
 from fedcore.ops.median import median
 from fedcore.ops.sign_counts import sign_counts
@@ -14,7 +15,9 @@ from fedcore.ops.weighted_sums import weighted_sums
 __all__ = [
     "GRAM_EPSILON",
     "ExactSum",
+    "Truncated",
     "gram",
+    "lora_truncate",
     "mean_around_median",
     "median",
     "sign_counts",
