@@ -1,9 +1,9 @@
 """The mean in delta space of the LoRA adapters of a 7B model, truncated to their rank, from files.
 
-Every linear layer of 32 (hidden 4096, MLP 11008) at rank 16: 224 modules, 40M parameters, bf16, in one PEFT directory a
-client. Clients share a part and differ by noise of twice its size, so nothing is of low rank but what they share. Each
-run is a process of its own, so that its peak of resident memory is its own too; files are in the page cache where memory
-has room for them. Nothing is reported unless one module agrees with its dense fp64 sum and the SVD of that.
+Every linear layer of 32 (hidden 4096, MLP 11008) at rank 16: 224 modules, 40M parameters, bf16, in one PEFT directory
+a client. Clients share a part and differ by noise of twice its size, so nothing but what they share is of low rank.
+Each run is a process of its own, so that its peak of resident memory is its own too; files are in the page cache where
+memory has room for them. Nothing is reported unless one module agrees with its dense fp64 sum and the SVD of that.
 """
 
 from __future__ import annotations

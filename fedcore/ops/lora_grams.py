@@ -2,10 +2,10 @@
 
 Of Δ = B diag(c) A with B (d_out, R), A (R, d_in), c (R,):
 
-**Gram core.** G_B = BᵀB and G_A = AAᵀ in fp64, with eigenvectors E_B, E_A and roots Λ_B, Λ_A of their eigenvalues,
-leave the R × R core Λ_B E_Bᵀ E_A Λ_A, whose singular values are those of Δ. With W its leading right singular vectors,
-B (E_A Λ_A W) spans the leading left singular vectors: no root is inverted. Eigenvalues of squares keep half the digits,
-so that product is only made orthonormal, and the triplets are those of its projection Qᵀ Δ, taken from the factors
+**Gram core.** G_B = BᵀB and G_A = AAᵀ in fp64, and G_A = H Hᵀ by its eigenvectors: Hᵀ G_B H has the squares of Δ's
+singular values for eigenvalues. With W its leading eigenvectors, B H W spans the leading left singular vectors: no root
+is inverted. Squares keep half the digits, so that product is only made orthonormal, Q, and the triplets are those of
+its projection Qᵀ Δ, taken from the factors
 themselves. A direction that the Grams' rounding hides is no larger than `hidden`, where ‖δG‖ ≤ γ Σ ‖column‖²
 (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.5); where that is above TOLERANCE ‖Δ‖ there is no
 result, and QR decides.
@@ -27,13 +27,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fedcore.reference.lora_truncate import Leading
 
 #: the largest direction, against ‖Δ‖, that the Gram core may miss
 TOLERANCE = 2.0**-18
 #: inner products of a Gram longer than this are summed in parts, which bounds their rounding
-PART = {np.dtype("f4"): 4096, np.dtype("f8"): 512}
+PART = {np.dtype("f4"): 4096, np.dtype("f8"): 1024}
 #: vectors of a block beside those that are wanted
 OVERSAMPLING = 8
 #: blocks at most, and the share of ‖Δ − QQᵀΔ‖² that one must add for another one to follow
@@ -68,19 +69,22 @@ class Grams(NamedTuple):
         return True
 
 
-def term_grams(b: np.ndarray, a: np.ndarray) -> Grams:
-    """The Grams of the columns of b (d_out, R) and the rows of a (R, d_in), in their dtype, fp32 or fp64."""
+def term_grams(b: np.ndarray, a: np.ndarray, dtype: npt.DTypeLike | None = None) -> Grams:
+    """The Grams of the columns of b (d_out, R) and the rows of a (R, d_in), in `dtype` or theirs, fp32 or fp64."""
+    wanted = b.dtype if dtype is None else np.dtype(dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # found by `in_range`
-        (gram_b, slack_b), (gram_a, slack_a) = _gram(b), _gram(a.T)
+        (gram_b, slack_b), (gram_a, slack_a) = _gram(b, wanted), _gram(a.T, wanted)
     return Grams(gram_b, gram_a, slack_b, slack_a)
 
 
-def _gram(columns: np.ndarray) -> tuple[np.ndarray, float]:
-    d, part = len(columns), PART[columns.dtype]
-    found = columns[:part].T @ columns[:part]
+def _gram(columns: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, float]:
+    d, part = len(columns), PART[dtype]
+    first = columns[:part].astype(dtype, copy=False)
+    found = first.T @ first
     for start in range(part, d, part):
-        found += columns[start : start + part].T @ columns[start : start + part]
-    return found, (min(d, part) + d // part + 8) * _unit(columns.dtype)
+        rows = columns[start : start + part].astype(dtype, copy=False)
+        found += rows.T @ rows
+    return found, (min(d, part) + d // part + 8) * _unit(dtype)
 
 
 def _unit(dtype: np.dtype) -> float:
@@ -105,28 +109,25 @@ def _balance(grams: Grams, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gram_core(b: np.ndarray, a: np.ndarray, share: np.ndarray, q: int) -> Leading | None:
-    """The q leading triplets of b (d_out, R) · diag(share) · a (R, d_in), R ≤ d_out, d_in; None: see above. fp64."""
-    grams = term_grams(b, a)
+    """The q leading triplets of b (d_out, R) · diag(share) · a (R, d_in), fp32 or fp64, in fp64; None: see above."""
+    grams = term_grams(b, a, np.float64)
     if not grams.in_range(b, a):
         return None
     to_b, sizes = _balance(grams, share)
-    half_b, half_a = _half(grams.b), _half(grams.a)
-    _, values, vt = np.linalg.svd(half_b.T @ half_a)
-    norm, total = float(np.linalg.norm(values)), float(sizes @ sizes)
-    largest_b, largest_a = (float(half[:, -1] @ half[:, -1]) for half in (half_b, half_a))
+    squares, axes = np.linalg.eigh(grams.a)
+    half = axes * np.sqrt(np.maximum(squares, 0))
+    squares, axes = np.linalg.eigh(half.T @ (grams.b @ half))
+    squares = np.maximum(squares[::-1], 0)
+    square, total = float(squares.sum()), float(sizes @ sizes)
+    largest_b, largest_a = (float(np.abs(gram).sum(1).max()) for gram in (grams.b, grams.a))
     hidden = total * (grams.slack_b * largest_a + grams.slack_a * largest_b)
-    if not hidden <= (TOLERANCE * norm) ** 2:
+    if not hidden <= TOLERANCE**2 * square:
         return None
-    left, found, right = _project(b @ (to_b[:, None] * (half_a @ vt[:q].T)), b, a, share)
-    lost = float(np.linalg.norm(values[q:]))
-    norm, fourth = float(np.hypot(np.linalg.norm(found), lost)), float((found**4).sum() + (values[q:] ** 4).sum())
-    return Leading(left, right, found, norm, lost, hidden, fourth, len(a), "gram")
-
-
-def _half(gram: np.ndarray) -> np.ndarray:
-    """H with H Hᵀ = gram, columns from the least eigenvalue to the largest; what rounding made negative is 0."""
-    values, vectors = np.linalg.eigh(gram)
-    return vectors * np.sqrt(np.maximum(values, 0))
+    near = _product((to_b[:, None] * (half @ axes[:, ::-1][:, :q])).T, b.T).T
+    left, values, right = _project(near, b, a, share)
+    lost = float(squares[q:].sum())
+    norm, fourth = np.sqrt(float(values @ values) + lost), float((values**4).sum() + np.square(squares[q:]).sum())
+    return Leading(left, right, values, float(norm), float(np.sqrt(lost)), hidden, fourth, len(a), "gram")
 
 
 def _project(

@@ -69,9 +69,8 @@ def lora_truncate(
         raise WeightError(f"lora_truncate: got scale {scale}, expected a finite number other than 0; correct it")
     stacked_b, stacked_a, share, owner = _stacked(b, a, coefficients)
     for factor, axis in ((stacked_b, 0), (stacked_a, 1)):
-        bad = np.flatnonzero(~np.isfinite(factor).all(axis))
-        if bad.size:
-            row = int(owner[bad[0]])
+        if not np.isfinite(factor).all():
+            row = int(owner[np.flatnonzero(~np.isfinite(factor).all(axis))[0]])
             raise NonFiniteError(f"lora_truncate: row {row}: its factors hold NaN or Inf; leave that client out", row)
     found = leading(stacked_b, stacked_a, share, max(wanted))
     return {rank: balanced(found, rank, scale) for rank in wanted}
@@ -149,16 +148,17 @@ def leading(b: np.ndarray, a: np.ndarray, share: np.ndarray, rank: int, grams: G
     """
     (d_out, terms), d_in = b.shape, a.shape[1]
     rank, core = min(rank, terms, d_out, d_in), core_for(terms, d_out, d_in, rank)
-    if core == "block":
+    found = None
+    if core == "gram":
+        found = gram_core(b, a, share, rank)
+    elif core == "block":
         found = block_core(b, a, share, rank, term_grams(b, a) if grams is None else grams)
-        if found is not None:
-            return found
-    b, a = b.astype(np.float64, copy=False), a.astype(np.float64, copy=False)
-    if core == "block":
-        found = block_core(b, a, share, rank, term_grams(b, a))
-    else:
-        found = gram_core(b, a, share, rank) if core == "gram" else None
-    return qr_core(b * share, a, rank) if found is None else found
+        if found is None and b.dtype == np.float32:
+            b, a = b.astype(np.float64), a.astype(np.float64)
+            found = block_core(b, a, share, rank, term_grams(b, a))
+    if found is None:
+        found = qr_core(b.astype(np.float64, copy=False) * share, a.astype(np.float64, copy=False), rank)
+    return found
 
 
 def balanced(found: Leading, rank: int, scale: float) -> Truncated:

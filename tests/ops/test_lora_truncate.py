@@ -54,7 +54,7 @@ def test_the_gram_core_is_the_dense_truncation(kind, d_out, d_in, clients):
         assert found.norm == pytest.approx(size, rel=1e-12)
         for rank in (1, 4, 8):
             best = truncated(delta, rank)
-            assert np.linalg.norm(dense(found, rank) - best) <= 1e-9 * size
+            assert np.linalg.norm(dense(found, rank) - best) <= 1e-7 * size
             report = balanced(found, rank, 2.0)
             optimum = np.linalg.norm(delta - best) / size
             assert report.residual == pytest.approx(optimum, abs=2e-8)
