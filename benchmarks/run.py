@@ -26,6 +26,8 @@ NAMES = (
     "trimmed_mean",
     "mean_around_median",
     "lora_cohort",
+    "lora_truncate",
+    "lora_delta_cohort",
     "demo",
 )
 

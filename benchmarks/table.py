@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from table_rules import lora_rows as lora_delta_rows
 from table_rules import order_rows, rule_rows
 
 HERE = Path(__file__).parent
@@ -127,7 +128,7 @@ def demo_rows() -> list[Row]:
 def table() -> str:
     record = load("weighted_sum")
     rows = [*weighted_sum_rows(), *squared_norms_rows(), *gram_rows(), *order_rows(), *rule_rows()]
-    rows += [*lora_rows(), *demo_rows()]
+    rows += [*lora_rows(), *lora_delta_rows(), *demo_rows()]
     machine = record["machine"]
     lines = [BEGIN, "| what | measured | goal | file in benchmarks/results |", "|---|---|---|---|"]
     lines += [f"| {what} | {measured} | {goal} | {source}.json |" for what, measured, goal, source in rows]

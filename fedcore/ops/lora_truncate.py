@@ -186,7 +186,7 @@ def _more_kept(found: Leading, kept: int) -> float:
     """How much of ‖Δ‖² a product of this rank can keep beyond what ours does, at most.
 
     With t_j the squares of the values kept, σ_j² ≥ t_j (Cauchy interlacing). So it is the largest Σ_{j≤kept} s_j − t_j
-    with s_j ≥ t_j and Σ s_j² no more than Σ σ⁴ less what the other R − kept singular values take of it, which is the
+    with s_j ≥ t_j and Σ s_j² no more than Σ σ⁴ less what the other singular values take of it, which is the
     least where they share evenly what is left of ‖Δ‖². That rest shrinks by what is gained: each round starts from
     the gain of the one before, which was too large.
     """
@@ -194,9 +194,10 @@ def _more_kept(found: Leading, kept: int) -> float:
         return 0.0
     squares = found.values[:kept][::-1] ** 2
     left = float(found.norm**2 - squares.sum() - found.slack)
+    others = min(found.terms, len(found.left), found.right.shape[1]) - kept
     gained = left
     for _ in range(8):
-        rest = max(left - gained, 0.0) ** 2 / max(found.terms - kept, 1)
+        rest = max(left - gained, 0.0) ** 2 / max(others, 1)
         gained = _raised(squares, found.fourth - float(squares @ squares) - rest)
     return gained
 
