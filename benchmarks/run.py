@@ -22,13 +22,12 @@ NAMES = (
     "rules",
     "growth",
     "outofcore",
-    "median",
-    "trimmed_mean",
-    "mean_around_median",
     "lora_cohort",
     "lora_delta_sum",
     "lora_gram",
     "lora_delta_order",
+    "lora_truncate",
+    "lora_delta_cohort",
     "demo",
 )
 

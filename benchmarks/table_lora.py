@@ -42,3 +42,25 @@ def kernel_rows() -> list[Row]:
                 found = f"{entry[f'fedcore, {op}']['times torch']:.0f}× torch.bmm and torch.median"
                 rows.append((f"LoRA delta {op}, {shape}", found, "–", "lora_delta_order"))
     return rows
+
+
+def truncate_rows() -> list[Row]:
+    """lora_truncate against dense SVD and QR, its errors, and a whole cohort in delta space."""
+    rows: list[Row] = []
+    for shape, entry in _entries("lora_truncate").items():
+        if shape.startswith("accuracy"):
+            name = shape.removeprefix("accuracy, ")
+            rows.append((f"lora_truncate, error, {name}", f"{entry['error']:.0e}", "1e-6", "lora_truncate"))
+        elif shape.startswith("speed"):
+            name = shape.removeprefix("speed, ")
+            svd, qr = f"{entry['times dense SVD']:.0f}×", f"{entry['times QR core']:.1f}×"
+            rows.append((f"lora_truncate, {name}, against SVD of the summed delta", svd, "500×", "lora_truncate"))
+            rows.append((f"the same, against a QR core in fp64 NumPy, {name}", qr, "1.8×", "lora_truncate"))
+    if found := _entries("lora_delta_cohort"):
+        what = f"mean in delta space of {found['clients']} adapters, {found['modules']} modules, bf16, from files"
+        memory = f"{found['peak resident MB'] / 1000:.2f} GB"
+        rows.append((f"{what}, truncated to rank 16", f"{found['seconds']:.0f} s", "60 s", "lora_delta_cohort"))
+        rows.append((f"{what}: peak memory", memory, "2 GB", "lora_delta_cohort"))
+        near = f"{100 * (found['residual / least possible, at most'] - 1):.0f} %"
+        rows.append((f"{what}: residual above the optimum, at most", near, "–", "lora_delta_cohort"))
+    return rows

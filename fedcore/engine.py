@@ -36,7 +36,7 @@ Space = Literal["delta", "parameters"]
 ROW_LAW = "row-order fp64 sum, rounded once"
 EXACT_LAW = "exact sum, rounded once"
 ORDER_LAW = "order statistic of integer keys, rounded once"
-FACTOR_LAW = "stacked factors, truncated by QR and SVD"
+FACTOR_LAW = "stacked factors, truncated to their leading singular triplets"
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,13 @@ def aggregate(
                    are NumPy's and LAPACK's on every backend, and so are distances of mixtures that a selection forms
                    again; report["redone_on"] says where pairs were.
     threads        of the C kernels. BLAS and LAPACK, which do the work on factors, use NumPy's own threads
-                   (OMP_NUM_THREADS and the like), whatever this says.
+                   (OMP_NUM_THREADS and the like), whatever this says. With OMP_NUM_THREADS=1 two modules are worked on
+                   at a time, which is the quickest for a large cohort on two cores.
 
     In "parameters" space the result has the same bits on every backend, given the coefficients. In "delta" space
-    factors come from QR and SVD, equal within fp64 rounding; a client that alone counts is returned bit for bit.
+    factors come from `fedcore.ops.lora_truncate`: the closest of their rank within fp64 rounding, or where the clients'
+    ranks add up to 512 and more nearly that, report["modules"] says how nearly; a client that alone counts is returned
+    bit for bit.
 
     Stages before the last one of a composed rule are under report["before"], in their order.
 

@@ -24,20 +24,40 @@ import numpy as np
 
 from fedcore.dtypes import name_of, round_from_float64, to_float64
 from fedcore.errors import RangeError
-from fedcore.lora.measure import RATIO, Measure, measure, product_norm, product_size, rebuild, rounding_of
+from fedcore.lora.measure import (
+    RATIO,
+    Measure,
+    measure,
+    product_norm,
+    product_size,
+    rebuild,
+    refuse_cancelling,
+    rounding_of,
+)
+from fedcore.lora.reading import Terms, each_module
 from fedcore.lora.stacks import Stack, check_pairs, read_factors, read_stack
-from fedcore.lora.truncation import truncate
 from fedcore.ops import lora_gram
+from fedcore.ops.lora_cores import Grams, term_grams
+from fedcore.ops.lora_truncate import Leading, balanced, core_for, leading
 from fedcore.rules.statistics import UNIT
 from fedcore.updates import Update
 
 
 class ModuleReport(NamedTuple):
-    """What became of one module: the rank of the result, ‖Δ‖ before truncation, and ‖Δ − result‖ / ‖Δ‖."""
+    """What became of one module.
+
+    rank       of the result
+    norm       ‖Δ‖ before truncation
+    residual   ‖Δ − result‖ / ‖Δ‖; `most` is what it is at most, and no product of this rank has one below `least`
+    core       how it was found: 'qr', 'gram' or 'block' (fedcore/ops/lora_truncate.py), or 'kept' as one client sent it
+    """
 
     rank: int
     norm: float
     residual: float
+    most: float
+    least: float
+    core: str
 
 
 class Combined(NamedTuple):
@@ -175,25 +195,70 @@ class FactorPasses:
         clients = [int(i) for i in counted if i < self.clients]
         index = [int(i) for i in counted] or [0]
         alone = len(counted) == 1 and len(clients) == 1 and float(coefficients[counted[0]]) == divisor
-        sizes, result = self.sizes, Combined({}, {}, {})
-        for m, module in enumerate(self._told("combination")):
-            pair = self.updates[clients[0] if alone else 0].modules[module]
-            if alone:
-                norm = float(np.sqrt(sizes.square[m, clients[0]]))
-                result.tensors.update({name: self.updates[clients[0]].tensors[name] for name in (pair.a, pair.b)})
-                result.modules[module] = ModuleReport(pair.rank, norm, 0.0)
-            else:
-                # clips to almost nothing can leave the reference alone, or no row at all: the zero update
-                ranks = [self.updates[i].modules[module].rank for i in clients or range(self.clients)]
-                stack = read_stack(self.updates, module, index, self.names, self._factors)
-                share = coefficients[index].astype(np.float64) / divisor
-                b, a = stack.combine(share) if counted.size else (0 * stack.b, stack.a)
-                truncated = truncate(b, a, max(ranks), pair.scale)
-                for name, values in ((pair.a, truncated.a), (pair.b, truncated.b)):
-                    result.tensors[name] = _rounded(values, name_of(self.updates[0].tensors[name].dtype), name)
-                result.modules[module] = ModuleReport(max(ranks), truncated.norm, truncated.residual)
+        result = Combined({}, {}, {})
+        if alone:
+            for m, module in enumerate(self._told("combination")):
+                update = self.updates[clients[0]]
+                pair = update.modules[module]
+                norm = float(np.sqrt(self.sizes.square[m, clients[0]]))
+                result.tensors.update({name: update.tensors[name] for name in (pair.a, pair.b)})
+                result.modules[module] = ModuleReport(pair.rank, norm, 0.0, 0.0, 0.0, "kept")
+                result.scaling[module] = pair.scale
+            return result
+        for module, found in self._leading(index, coefficients.astype(np.float64) / divisor, clients):
+            pair = self.updates[0].modules[module]
+            rank = self._rank(module, clients)
+            truncated = balanced(found, rank, pair.scale)
+            for name, values in ((pair.a, truncated.a), (pair.b, truncated.b)):
+                result.tensors[name] = _rounded(values, name_of(self.updates[0].tensors[name].dtype), name)
+            result.modules[module] = ModuleReport(rank, *truncated[2:])
             result.scaling[module] = pair.scale
         return result
+
+    def _rank(self, module: str, clients: Sequence[int]) -> int:
+        # clips to almost nothing can leave the reference alone, or no row at all: the zero update
+        return max(self.updates[i].modules[module].rank for i in clients or range(self.clients))
+
+    def _leading(
+        self, index: Sequence[int], share: np.ndarray, clients: Sequence[int]
+    ) -> Iterator[tuple[str, Leading]]:
+        """Each module's leading triplets of Σ share_k Δ_k over the rows in `index`.
+
+        Where nothing has asked for `sizes` yet, every row is measured on the way, so that files are read once.
+        """
+        known = "sizes" in self.__dict__
+        sizes = self.sizes if known else Measure.empty(len(self.modules), len(self.updates))
+        rows = np.array(index if known else range(len(self.updates)), np.intp)
+
+        def work(m: int, terms: Terms) -> Leading:
+            rank = self._rank(self.modules[m], clients)
+            grams = None
+            if core_for(len(terms.a), len(terms.b), terms.a.shape[1], rank) == "block":
+                grams = term_grams(terms.b, terms.a)
+            self._check_finite(self.modules[m], rows, terms, grams)
+            if not known:
+                sizes.take_terms(m, terms, grams)
+            if sizes.rebuilt[m, rows].any():
+                terms, grams = _rebuilt(terms, sizes.rebuilt[m, rows]), None
+            weights = share[rows[terms.owner]] * terms.scale
+            # rows that do not count are left out, where their Grams are not made already
+            used = slice(None) if grams is not None or not weights.any() else np.flatnonzero(weights)
+            return leading(terms.b[:, used], terms.a[used], weights[used], rank, grams)
+
+        results = each_module([self.updates[row] for row in rows], self.modules, work)
+        yield from zip(self._told("combination"), results, strict=True)
+        if not known:
+            refuse_cancelling(sizes, self.modules, self.names, self.clients)
+            self.sizes = sizes
+
+    def _check_finite(self, module: str, rows: np.ndarray, terms: Terms, grams: Grams | None) -> None:
+        """Raise NonFiniteError naming the client and the tensor that holds NaN or Inf."""
+        if grams is None:
+            finite = np.isfinite(terms.b).all(0) & np.isfinite(terms.a).all(1)
+        else:  # a squared norm that overflows is looked at, too
+            finite = np.isfinite(grams.b.diagonal()) & np.isfinite(grams.a.diagonal())
+        for row in np.unique(rows[terms.owner[~finite]]).tolist():
+            read_factors(self.updates[row], module, row, self.names[row])
 
 
 def _change(client: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
@@ -211,6 +276,14 @@ def _change(client: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarray, 
             # what is left out: b − b° and a − a° are rounded, by u ‖b‖‖a‖ and the like, which `rounding` holds
             return float(np.sqrt(square)), rounding_of(b_2, a_2) * RATIO * terms
     return product_norm(np.hstack((b, -b_ref)), np.vstack((a, a_ref)))
+
+
+def _rebuilt(terms: Terms, hiding: np.ndarray) -> Terms:
+    """The same terms in fp64, rows that hide their product rebuilt."""
+    factors = [rebuild(*terms.row(i)) if hides else terms.row(i) for i, hides in enumerate(hiding)]
+    starts = np.cumsum([0, *(len(a) for _, a in factors)])
+    b, a = np.hstack([b for b, _ in factors]), np.vstack([a for _, a in factors])
+    return Terms(b, a, np.ones(len(a)), starts)
 
 
 def _rounded(values: np.ndarray, dtype: str, name: str) -> np.ndarray:

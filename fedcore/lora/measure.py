@@ -15,12 +15,15 @@ one holds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from fedcore.errors import NonFiniteError
+from fedcore.lora.reading import Terms
 from fedcore.lora.stacks import read_factors
+from fedcore.ops.lora_cores import Grams
 from fedcore.rules.statistics import UNIT
 from fedcore.updates import Update
 
@@ -41,6 +44,42 @@ class Measure(NamedTuple):
     square: np.ndarray
     rounding: np.ndarray
     rebuilt: np.ndarray
+
+    @classmethod
+    def empty(cls, modules: int, rows: int) -> Measure:
+        """Nothing measured yet."""
+        shape = (modules, rows)
+        return cls(np.zeros(shape), np.zeros(shape), np.zeros(shape, bool))
+
+    def take(self, m: int, row: int, b: np.ndarray, a: np.ndarray) -> None:
+        """Measure one row's factors of one module: b (d_out, r) and a (r, d_in) in fp64, its scale in b."""
+        square, terms = product_size(b, a)
+        self.rounding[m, row] = rounding_of(b, a) * terms
+        if not terms <= RATIO * np.sqrt(max(square, 0.0)):
+            self.rebuilt[m, row] = True
+            square = product_norm(b, a)[0] ** 2
+        self.square[m, row] = square
+
+    def take_terms(self, m: int, terms: Terms, grams: Grams | None) -> None:
+        """Measure every row of one module from its terms, and from their Grams where somebody has made them.
+
+        Grams in fp32 tell of nearly every row that P is well below RATIO ‖Δ‖; the others are measured in fp64.
+        """
+        for row, (start, stop) in enumerate(pairwise(terms.starts.tolist())):
+            if grams is None or not self._take_grams(m, row, terms, slice(start, stop), grams):
+                self.take(m, row, *terms.row(row))
+
+    def _take_grams(self, m: int, row: int, terms: Terms, own: slice, grams: Grams) -> bool:
+        gram_b, gram_a = grams.b[own, own].astype(np.float64), grams.a[own, own].astype(np.float64)
+        scale = terms.scale[own]
+        square = float(scale @ (gram_b * gram_a) @ scale)
+        size = float(np.sqrt(gram_b.diagonal() * gram_a.diagonal()) @ np.abs(scale))
+        surely = square - 2 * (grams.slack_b + grams.slack_a) * size**2
+        if not size <= RATIO * np.sqrt(max(surely, 0.0)):
+            return False
+        self.square[m, row] = square
+        self.rounding[m, row] = (len(terms.b) + terms.a.shape[1] + len(scale) ** 2) * UNIT * size
+        return True
 
 
 def product_size(b: np.ndarray, a: np.ndarray) -> tuple[float, float]:
@@ -86,22 +125,15 @@ def measure(
     Raises NonFiniteError, with the row, for a client or reference that sent NaN or Inf, or whose factors cancel so that
     their product is not defined in fp64; it names the client and the tensor or module.
     """
-    shape = (len(modules), len(updates))
-    found = Measure(np.zeros(shape), np.zeros(shape), np.zeros(shape, bool))
+    found = Measure.empty(len(modules), len(updates))
     for m, module in enumerate(modules if walk is None else walk):
         for row, update in enumerate(updates):
-            b, a = read_factors(update, module, row, names[row])
-            square, terms = product_size(b, a)
-            found.rounding[m, row] = rounding_of(b, a) * terms
-            if not terms <= RATIO * np.sqrt(max(square, 0.0)):
-                found.rebuilt[m, row] = True
-                square = product_norm(b, a)[0] ** 2
-            found.square[m, row] = square
-    _refuse_cancelling(found, modules, names, clients)
+            found.take(m, row, *read_factors(update, module, row, names[row]))
+    refuse_cancelling(found, modules, names, clients)
     return found
 
 
-def _refuse_cancelling(found: Measure, modules: Sequence[str], names: Sequence[str], clients: int) -> None:
+def refuse_cancelling(found: Measure, modules: Sequence[str], names: Sequence[str], clients: int) -> None:
     norms, rounding = np.sqrt(found.square.sum(0)), np.linalg.norm(found.rounding, axis=0)
     typical = float(np.median(norms[:clients]))
     for row in np.flatnonzero(rounding > TOLERANCE * (norms + typical)):

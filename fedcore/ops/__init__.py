@@ -5,6 +5,7 @@ from fedcore.ops.gram import gram, gram_epsilon
 from fedcore.ops.lora_delta_order import lora_delta_median, lora_delta_trimmed_mean
 from fedcore.ops.lora_delta_sum import lora_delta_sum
 from fedcore.ops.lora_gram import lora_blocks, lora_gram
+from fedcore.ops.lora_truncate import Truncated, lora_truncate
 from fedcore.ops.mean_around_median import mean_around_median
 from fedcore.ops.median import median
 from fedcore.ops.sign_counts import sign_counts
@@ -16,6 +17,7 @@ from fedcore.ops.weighted_sums import weighted_sums
 
 __all__ = [
     "ExactSum",
+    "Truncated",
     "gram",
     "gram_epsilon",
     "lora_blocks",
@@ -23,6 +25,7 @@ __all__ = [
     "lora_delta_sum",
     "lora_delta_trimmed_mean",
     "lora_gram",
+    "lora_truncate",
     "mean_around_median",
     "median",
     "sign_counts",

@@ -1,0 +1,250 @@
+"""lora_truncate against dense SVD in fp64, each core forced in turn: accuracy, certificates, gauge, and refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fedcore as fc
+from fedcore.dtypes import round_from_float64, to_float64
+from fedcore.errors import DTypeError, NonFiniteError, ShapeError, WeightError
+from fedcore.ops import lora_cores
+from fedcore.ops.lora_cores import block_core, gram_core, term_grams
+from fedcore.ops.lora_truncate import balanced, core_for, leading
+from fedcore.reference.lora_truncate import lora_truncate as qr_core
+from tests.oracles.delta import truncated
+
+
+def factors(kind: str, d_out: int, d_in: int, clients: int, rank: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Stacked b (d_out, R) and a (R, d_in) of one kind, fp64."""
+    rng = np.random.default_rng(seed)
+    terms = clients * rank
+    b, a = rng.standard_normal((d_out, terms)), rng.standard_normal((terms, d_in))
+    if kind == "near-identical":
+        a = np.tile(a[:rank], (clients, 1)) + 0.1 * a
+        b = np.tile(b[:, :rank], clients) + 0.3 * b
+    if kind == "graded":
+        b *= 10.0 ** -np.linspace(0, 12, terms)
+    if kind == "graded near-identical":
+        grades = np.tile(10.0 ** -np.linspace(0, 6, rank), clients)
+        b = (np.tile(b[:, :rank], clients) + 1e-3 * b) * grades
+        a = (np.tile(a[:rank], (clients, 1)) + 1e-3 * a) * grades[:, None]
+    return b, a
+
+
+KINDS = ["flat", "near-identical", "graded", "graded near-identical"]
+
+
+def dense(found, rank: int) -> np.ndarray:
+    """What a core's triplets say of Δ at one rank."""
+    return (found.left[:, :rank] * found.values[:rank]) @ found.right[:rank]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("d_out", "d_in", "clients"), [(150, 260, 6), (270, 140, 8), (128, 300, 16)])
+def test_the_gram_core_is_the_dense_truncation(kind, d_out, d_in, clients):
+    b, a = factors(kind, d_out, d_in, clients, 8)
+    share = np.linspace(0.5, -1.5, len(a))
+    delta = (b * share) @ a
+    size = np.linalg.norm(delta)
+    for core in (lambda *of: qr_core(of[0] * of[2], *of[1::2]), gram_core):
+        found = core(b, a, share, 8)
+        assert found.norm == pytest.approx(size, rel=1e-12)
+        for rank in (1, 4, 8):
+            best = truncated(delta, rank)
+            assert np.linalg.norm(dense(found, rank) - best) <= 1e-7 * size
+            report = balanced(found, rank, 2.0)
+            optimum = np.linalg.norm(delta - best) / size
+            assert report.residual == pytest.approx(optimum, abs=2e-8)
+            assert report.least <= optimum + 1e-15
+            assert optimum <= report.most + 1e-15
+
+
+def test_the_gram_core_leaves_what_its_grams_hide_to_qr():
+    """Terms that cancel: Δ is 2⁻²⁴ of what its factors are, and squares keep nothing of it."""
+    rng = np.random.default_rng(0)
+    b, a = rng.standard_normal((600, 40)), rng.standard_normal((40, 400))
+    b, a = np.hstack((b, -b)), np.vstack((a, a + 2.0**-24 * rng.standard_normal(a.shape)))
+    share = np.ones(80)
+    assert core_for(80, 600, 400, 8) == "gram"
+    assert gram_core(b, a, share, 8) is None
+    delta = b[:, :40] @ (a[:40] - a[40:])
+    found = leading(b, a, share, 8)
+    assert found.core == "qr"
+    assert np.linalg.norm(dense(found, 8) - truncated(delta, 8)) <= 1e-6 * np.linalg.norm(delta)
+
+
+BLOCK = ["flat", "near-identical", "graded"]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("kind", BLOCK)
+def test_the_block_core_is_near_the_optimum_and_says_how_near(kind, dtype):
+    b, a = (x.astype(dtype) for x in factors(kind, 700, 520, 40, 4))
+    share = np.linspace(0.5, 1.5, 160) / 40
+    delta = (b.astype("f8") * share) @ a.astype("f8")
+    size = np.linalg.norm(delta)
+    squares = np.linalg.svd(delta, compute_uv=False) ** 2
+    found = block_core(b, a, share, 4, term_grams(b, a))
+    if found is None:  # fp32 says that it cannot tell, where next to nothing is left
+        assert dtype == "f4"
+        assert squares[4:].sum() < 0.02 * squares.sum()
+        return
+    for rank in (1, 4):
+        report = balanced(found, rank, 1.0)
+        optimum = np.sqrt(squares[rank:].sum()) / size
+        ours = np.linalg.norm(delta - report.b @ report.a) / size
+        assert report.norm == pytest.approx(size, rel=1e-6)
+        assert ours**2 == pytest.approx(report.residual**2, abs=1e-7 if dtype == "f4" else 1e-13)
+        assert report.least <= optimum * (1 + 1e-9) <= ours * (1 + 2e-9) <= report.most * (1 + 1e-6)
+        assert ours <= 1.01 * optimum
+        # the certificate is worth something
+        if optimum > 0.1:
+            assert report.least >= 0.8 * optimum
+        # Σ σ⁴ is bounded from above, and by no more than fp32 makes of it
+        assert (squares**2).sum() * (1 - 1e-12) <= found.fourth <= (squares**2).sum() * (2 if dtype == "f4" else 1.001)
+    residual, kept = delta - dense(found, 4), dense(found, 4)
+    assert abs((residual * kept).sum()) <= 1e-7 * size**2
+    again = block_core(b, a, share, 4, term_grams(b, a))
+    assert again.left.tobytes() == found.left.tobytes()
+
+
+def test_what_fp32_leaves_open_is_decided_in_fp64(monkeypatch):
+    """Clients that are nearly one: what is left is a thousandth of Δ², no more than fp32 can be sure of."""
+    monkeypatch.setattr(lora_cores, "OPEN", 1e-3)
+    b, a = (x.astype("f4") for x in factors("near-identical", 640, 600, 140, 4))
+    share = np.full(560, 1 / 140)
+    assert core_for(560, 640, 600, 4) == "block"
+    assert block_core(b, a, share, 4, term_grams(b, a)) is None
+    delta = (b.astype("f8") * share) @ a.astype("f8")
+    report = balanced(leading(b, a, share, 4), 4, 1.0)
+    best = np.linalg.norm(delta - truncated(delta, 4)) / np.linalg.norm(delta)
+    assert report.core == "block"
+    assert report.residual == pytest.approx(best, rel=1e-6)
+    assert 0.99 * best <= report.least <= best <= report.most <= 1.0001 * best
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
+def test_ranks_at_once_are_each_the_best_and_orthogonal_to_what_is_left(d_out, d_in, clients, rank, seed):
+    rng = np.random.default_rng(seed)
+    ranks = rng.integers(1, rank + 1, clients)
+    b = [rng.standard_normal((d_out, r)).astype(np.float32) for r in ranks]
+    a = [rng.standard_normal((r, d_in)).astype(np.float32) for r in ranks]
+    share = rng.standard_normal(clients)
+    delta = sum(c * (x.astype("f8") @ y.astype("f8")) for c, x, y in zip(share, b, a, strict=True))
+    size = np.linalg.norm(delta)
+    found = fc.ops.lora_truncate(b, a, share, (1, 3, 60), scale=-0.5)
+    assert list(found) == [1, 3, 60]
+    for wanted, result in found.items():
+        product = -0.5 * result.b @ result.a
+        assert result.b.shape == (d_out, wanted)
+        np.testing.assert_allclose(product, truncated(delta, wanted), atol=1e-11 * size)
+        assert abs((product * (delta - product)).sum()) <= 1e-12 * size**2
+        assert result.residual == pytest.approx(np.linalg.norm(delta - product) / size, abs=1e-12)
+    # rows of a beyond the rank of Δ can still be trained, up to what fits
+    assert (np.linalg.norm(found[60].a, axis=1)[: min(sum(ranks), d_out, d_in)] > 0).all()
+
+
+def test_the_gauge_of_a_client_changes_nothing():
+    rng = np.random.default_rng(0)
+    for d_out, d_in, clients in ((450, 460, 20), (700, 560, 130)):
+        b = [rng.standard_normal((d_out, 4)) for _ in range(clients)]
+        a = [rng.standard_normal((4, d_in)) for _ in range(clients)]
+        a = [a[0] + x / 2 for x in a]
+        b = [b[0] + x / 2 for x in b]
+        share = np.full(clients, 1 / clients)
+        mixes = [np.diag(10.0 ** rng.uniform(-5, 5, 4)) @ np.linalg.qr(rng.standard_normal((4, 4)))[0] for _ in b]
+        before = fc.ops.lora_truncate(b, a, share, 4)[4]
+        gauged = (
+            [x @ m for x, m in zip(b, mixes, strict=True)],
+            [np.linalg.solve(m, y) for y, m in zip(a, mixes, strict=True)],
+        )
+        after = fc.ops.lora_truncate(*gauged, share, 4)[4]
+        assert before.core in ("gram", "block")
+        assert after.residual == pytest.approx(before.residual, rel=1e-5)
+        difference = np.linalg.norm(before.b @ before.a - after.b @ after.a)
+        assert difference <= (1e-4 if before.core == "block" else 1e-7) * before.norm
+
+
+@pytest.mark.parametrize(("d_out", "d_in", "terms"), [(3, 5, 4), (200, 260, 160), (600, 700, 560)])
+def test_nothing_at_all_stays_trainable(d_out, d_in, terms):
+    rng = np.random.default_rng(0)
+    for b, share in (
+        (np.zeros((d_out, terms)), np.ones(terms)),
+        (rng.standard_normal((d_out, terms)), np.zeros(terms)),
+    ):
+        result = fc.ops.lora_truncate(b, rng.standard_normal((terms, d_in)), share, 3)[3]
+        assert (result.norm, result.residual, result.most, result.least) == (0, 0, 0, 0)
+        assert not result.b.any()
+        np.testing.assert_allclose(result.a @ result.a.T, np.eye(3), atol=1e-12)
+
+
+def test_fewer_directions_than_ranks():
+    """Δ of rank 2 out of 600 terms: the other directions keep unit rows in a and zeros in b."""
+    rng = np.random.default_rng(0)
+    b = rng.standard_normal((640, 2)) @ rng.standard_normal((2, 600))
+    a = rng.standard_normal((600, 610))
+    result = fc.ops.lora_truncate(b, a, np.ones(600), 5)[5]
+    assert result.residual < 1e-6
+    np.testing.assert_allclose(result.b @ result.a, b @ a, atol=1e-6 * np.linalg.norm(b @ a))
+    assert (np.linalg.norm(result.a, axis=1) > 0.5).all()
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e30])
+def test_sizes_whose_squares_do_not_fit_fp32_are_taken_in_fp64(size):
+    rng = np.random.default_rng(0)
+    b = (size * rng.standard_normal((600, 560))).astype("f4")
+    a = (rng.standard_normal((560, 640)) / size / 100).astype("f4")
+    result = fc.ops.lora_truncate(b, a, np.ones(560), 2)[2]
+    delta = b.astype("f8") @ a.astype("f8")
+    assert result.core == "block"
+    assert result.norm == pytest.approx(np.linalg.norm(delta), rel=1e-9)
+    assert result.residual <= 1.01 * np.linalg.norm(delta - truncated(delta, 2)) / result.norm
+
+
+def test_dtypes_are_taken_as_they_are():
+    torch = pytest.importorskip("torch", reason="torch tensors are among what it takes")
+    rng = np.random.default_rng(0)
+    b, a = rng.standard_normal((9, 3)), rng.standard_normal((3, 7))
+    for dtype in ("float16", "bfloat16", "float32"):
+        x, y = (round_from_float64(v, dtype) for v in (b, a))
+        exact = [to_float64(v) for v in (x, y)]
+        expected = fc.ops.lora_truncate(*exact, np.ones(3), 2)[2]
+        tensors = [torch.from_numpy(v).to(getattr(torch, dtype)) for v in exact]
+        for pair in ((x, y), tensors):
+            assert fc.ops.lora_truncate(*pair, np.ones(3), 2)[2].b.tobytes() == expected.b.tobytes()
+
+
+def test_what_it_cannot_take_is_named():
+    b, a = np.ones((4, 2)), np.ones((2, 5))
+    truncate = fc.ops.lora_truncate
+    for ranks in (0, [], [2, -1], 1.5, None):
+        with pytest.raises(ShapeError, match=r"got ranks .*, expected whole numbers of at least 1"):
+            truncate([b], [a], [1.0], ranks)
+    with pytest.raises(ShapeError, match=r"got coefficients \(2,\), expected \(1,\)"):
+        truncate([b], [a], [1.0, 2.0], 1)
+    with pytest.raises(ShapeError, match=r"got coefficients \(1,\), expected \(2,\)"):
+        truncate(b, a, [1.0], 1)
+    with pytest.raises(ShapeError, match="got 2 b and 1 a"):
+        truncate([b, b], [a], [1.0, 1.0], 1)
+    with pytest.raises(ShapeError, match=r"row 1: got b \(4, 2\) and a \(5, 2\), expected b \(d_out, r\)"):
+        truncate([b, b], [a, a.T], [1.0, 1.0], 1)
+    with pytest.raises(ShapeError, match=r"got a factor of shape \(3,\)"):
+        truncate([np.ones(3)], [a], [1.0], 1)
+    with pytest.raises(ShapeError, match="none of them 0"):
+        truncate([b[:, :0]], [a[:0]], [1.0], 1)
+    with pytest.raises(DTypeError, match="int64"):
+        truncate([b.astype(int)], [a], [1.0], 1)
+    for scale in (0.0, np.inf):
+        with pytest.raises(WeightError, match="scale"):
+            truncate([b], [a], [1.0], 1, scale=scale)
+    with pytest.raises(WeightError, match="coefficient 1 is nan"):
+        truncate([b, b], [a, a], [1.0, np.nan], 1)
+    bad = a.copy()
+    bad[1, 3] = np.inf
+    with pytest.raises(NonFiniteError, match="row 1: its factors hold NaN or Inf") as caught:
+        truncate([b, b], [a, bad], [1.0, 1.0], 1)
+    assert caught.value.row == 1
