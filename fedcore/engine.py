@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedcore.backends import requested
-from fedcore.errors import LayoutError, NonFiniteError, RuleError, ShapeError
+from fedcore.errors import LayoutError, NonFiniteError, RuleError
 from fedcore.lora.delta import Combined, report_of
 from fedcore.lora.executor import DeltaExecutor
 from fedcore.ops.rows import thread_count
@@ -29,6 +29,7 @@ from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Decision, Rule, check_weights, chosen_references
 from fedcore.updates import Cohort, Layout, Update
 from fedcore.updates.bases import check_same_base
+from fedcore.updates.weights import weights_by_id
 
 Space = Literal["delta", "parameters"]
 
@@ -131,7 +132,7 @@ def aggregate(
     if memory is not None:
         parse_memory(memory)
     given = updates if isinstance(updates, Cohort) else [_opened(update) for update in updates]
-    cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), _weights_by_id(weights, given)
+    cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), weights_by_id(weights, given)
     if not isinstance(rule, Rule):
         raise RuleError(f"rule: got {rule!r}, expected an instance of a rule such as fedcore.rules.Krum(f=1)")
     if space == "delta" and not rule.linear:
@@ -159,21 +160,6 @@ def aggregate(
 
 def _opened(update: Update | str | os.PathLike[str]) -> Update:
     return Update.open(update) if isinstance(update, (str, os.PathLike)) else update
-
-
-def _weights_by_id(weights: Any, updates: Sequence[Update]) -> dict[str, Any] | None:
-    if weights is None:
-        return None
-    ids = [update.client_id for update in updates]
-    if isinstance(weights, Mapping):
-        for name in sorted(set(ids) ^ weights.keys()):
-            have = "has no weight" if name in ids else "sent no update but has a weight"
-            raise ShapeError(f"weights: client {name!r} {have}; give one weight for each client")
-        return dict(weights)
-    values = weights.tolist() if hasattr(weights, "tolist") else list(weights)
-    if not isinstance(values, list) or len(values) != len(ids):
-        raise ShapeError(f"weights: got {np.shape(weights)}, expected ({len(ids)},), one for each update")
-    return dict(zip(ids, values, strict=True))
 
 
 def run(

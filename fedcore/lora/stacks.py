@@ -103,6 +103,12 @@ def read_factors(update: Update, module: str, row: int, who: str) -> tuple[np.nd
 
     Raises NonFiniteError with the row, naming the client and the tensor, for a NaN or Inf.
     """
+    b, a = read_plain(update, module, row, who)
+    return b * update.modules[module].scale, a
+
+
+def read_plain(update: Update, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
+    """`read_factors` without the scale."""
     pair, found = update.modules[module], []
     for name in (pair.a, pair.b):
         values = to_float64(update.tensors[name])
@@ -110,4 +116,4 @@ def read_factors(update: Update, module: str, row: int, who: str) -> tuple[np.nd
             element = int(np.flatnonzero(~np.isfinite(values))[0])
             raise not_finite(who, name, element, row)
         found.append(values)
-    return found[1] * pair.scale, found[0]
+    return found[1], found[0]
