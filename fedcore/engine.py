@@ -36,6 +36,7 @@ Space = Literal["delta", "parameters"]
 ROW_LAW = "row-order fp64 sum, rounded once"
 EXACT_LAW = "exact sum, rounded once"
 ORDER_LAW = "order statistic of integer keys, rounded once"
+DELTA_ORDER_LAW = "order statistic of fp64 products rounded to fp32, truncated by SVD"
 FACTOR_LAW = "stacked factors, truncated by QR and SVD"
 
 
@@ -83,6 +84,7 @@ def aggregate(
     center: Update | None = None,
     weights: Mapping[str, float] | npt.ArrayLike | None = None,
     on_nonfinite: Literal["raise", "exclude"] = "raise",
+    dense: bool = False,
     backend: str | None = None,
     threads: int | None = None,
 ) -> Aggregate:
@@ -92,8 +94,9 @@ def aggregate(
                    order; paths are opened by `Update.open`
     rule           from fedcore.rules
     space          "delta": distances, norms and sums are of s · B · A, and the result is truncated to the clients'
-                   rank; ranks and scales may differ. For linear rules. "parameters": of the tensors as they are;
-                   ranks and scales must agree.
+                   rank; ranks and scales may differ. Order rules form Δ in fp32, a few rows of a module at a time, and
+                   then the SVD of the dense result. "parameters": of the tensors as they are; ranks and scales must
+                   agree.
     reference      the global update that the clients moved from: norms and clips are of the change. None is zero.
     server         a trusted update of the server's own, for rules that use one (FLTrust, MoNNA)
     center         where an iteration starts, for rules that use one (CenteredClipping); None is the reference
@@ -108,6 +111,8 @@ def aggregate(
     on_nonfinite   a client that sent NaN or Inf, or in "delta" space factors whose terms cancel, so that fp64 cannot
                    tell their product: "raise" names it; "exclude" leaves it out,
                    says so, and keeps the rule's f
+    dense          of an order rule in "delta" space: keep Δ whole, as one (d_out, d_in) fp32 tensor <module>.weight for
+                   each module, in place of factors; nothing is truncated
     backend        of passes over rows: 'reference', 'c', 'triton' or None for where they lie. Factors in "delta" space
                    are NumPy's and LAPACK's on every backend, and so are distances of mixtures that a selection forms
                    again; report["redone_on"] says where pairs were.
@@ -135,11 +140,8 @@ def aggregate(
     cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), weights_by_id(weights, given)
     if not isinstance(rule, Rule):
         raise RuleError(f"rule: got {rule!r}, expected an instance of a rule such as fedcore.rules.Krum(f=1)")
-    if space == "delta" and not rule.linear:
-        raise RuleError(
-            f"{rule!r}: it is taken coordinate by coordinate, which factors in space='delta' have none of; use "
-            "space='parameters' or a linear rule such as fedcore.rules.GeometricMedian()"
-        )
+    if dense and (space != "delta" or rule.linear):
+        raise RuleError(f"dense: got True for {rule!r} in space={space!r}; only an order rule in space='delta' forms Δ")
     references = chosen_references(rule, reference=reference, server=server, center=center)
     excluded: dict[str, str] = {}
     passes: dict[str, Any] = {"backend": backend, "threads": threads}
@@ -147,7 +149,7 @@ def aggregate(
         passes |= {"memory": memory, "progress": progress}
     while True:
         try:
-            return run(cohort, rule, space, references, by_id, excluded, passes)
+            return run(cohort, rule, space, references, by_id, excluded, passes, dense=dense)
         except NonFiniteError as error:
             if on_nonfinite == "raise" or not 0 <= error.row < len(cohort):
                 raise
@@ -171,11 +173,13 @@ def run(
     excluded: dict[str, str],
     passes: dict[str, Any],
     known: Gram | None = None,
+    dense: bool = False,
 ) -> Aggregate:
     """One attempt, with the clients that are left.
 
     passes   what executors take beside the rows
     known    the Gram of the rows in files, where it has been made already
+    dense    keep Δ of an order rule whole
     """
     clock = Clock()
     with clock.step("check"):
@@ -188,7 +192,7 @@ def run(
         check_same_base([*named, *given])
         executor: RowExecutor | DeltaExecutor
         if space == "delta":
-            executor = DeltaExecutor.from_cohort(cohort, references, names, **passes)
+            executor = DeltaExecutor.from_cohort(cohort, references, names, order=not rule.linear, **passes)
         else:
             check_same_parameters(cohort, given, names)
             executor = _row_executor(rule, cohort, references, names, passes, known)
@@ -198,7 +202,7 @@ def run(
     with clock.step("rule"):
         decided = rule.decide(Geometry(statistics), checked)
     with clock.step("combination"):
-        found = _combine(executor, decided, cohort[0].layout)
+        found = _combine(executor, decided, cohort[0].layout, dense)
         update = make_update(cohort, found)
     report = make_report(cohort, rule, space, decided, found, clock) | {"excluded": dict(excluded)}
     coefficients = {client: float(value) for client, value in zip(cohort.client_ids, found.coefficients, strict=False)}
@@ -230,8 +234,14 @@ class Combination:
     divisor: float | None = None
 
 
-def _combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: Layout) -> Combination:
+def _combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: Layout, dense: bool) -> Combination:
     """The pass that makes the result."""
+    if isinstance(decided, OrderStatistic) and isinstance(executor, DeltaExecutor):
+        combined, arrays = executor.order_statistic(decided, dense)
+        tensors = {} if executor.dense is None else split_tensors(executor.dense.tensors, arrays, layout)
+        law = DELTA_ORDER_LAW if combined.scaling else ORDER_LAW
+        counted = _counted(decided, executor.clients)
+        return Combination(combined.tensors | tensors, counted, law, combined if combined.modules else None)
     if isinstance(decided, OrderStatistic):
         assert isinstance(executor, RowExecutor)
         tensors = split_tensors(executor.tensors, executor.order_statistic(decided), layout)
@@ -303,7 +313,7 @@ def make_update(cohort: Cohort, found: Combination) -> Update:
         client_id="global",
         scaling=first.scaling if found.factors is None else found.factors.scaling,
         base=next((update.base for update in cohort if update.base is not None), None),
-        adapter_config=first.adapter_config,
+        adapter_config=None if found.factors is not None and not found.factors.scaling else first.adapter_config,
     )
 
 

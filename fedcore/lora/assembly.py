@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.dtypes import round_from_float64, to_float64
-from fedcore.errors import RangeError
+from fedcore.dtypes import to_float64
 from fedcore.lora.cohort import Clients, Part
 from fedcore.lora.measure import product_norm
 from fedcore.lora.module import Held, Module
+from fedcore.lora.stacks import rounded
 from fedcore.lora.traits import Traits
 from fedcore.updates import LoraPair, Update
 
@@ -49,12 +49,12 @@ class Aggregated:
 def as_sent(found: Held, dtype: str, name: str) -> Held:
     """The same with the adapter in the clients' dtype and the side adapter in its own, so that reports are of these."""
 
-    def rounded(part: Part, dtype: str) -> Part:
-        b, a = (to_float64(_rounded(values, dtype, name)) for values in (part.b, part.a))
+    def as_dtype(part: Part, dtype: str) -> Part:
+        b, a = (to_float64(rounded(values, dtype, name)) for values in (part.b, part.a))
         return Part(b, a, part.scale)
 
-    side = None if found.side is None else rounded(found.side, SIDE)
-    return replace(found, adapter=rounded(found.adapter, dtype), side=side)
+    side = None if found.side is None else as_dtype(found.side, SIDE)
+    return replace(found, adapter=as_dtype(found.adapter, dtype), side=side)
 
 
 def module_report(module: Module, found: Held) -> dict[str, float]:
@@ -116,7 +116,7 @@ def _update(
     for name, part in parts.items():
         pair = clients.modules[name]
         for key, values in ((pair.a, part.a), (pair.b, part.b)):
-            tensors[key] = _rounded(values, clients.dtype(name), key)
+            tensors[key] = rounded(values, clients.dtype(name), key)
         scaling[name] = part.scale
     whole = [update for update in clients.cohort if update.modules.keys() == parts.keys()]
     examples = int(clients.cohort.num_examples.sum()) if like is None else like.num_examples
@@ -134,20 +134,12 @@ def _base(clients: Clients) -> str | None:
     return next((update.base for update in clients.cohort if update.base is not None), None)
 
 
-def _rounded(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        result = round_from_float64(np.ascontiguousarray(values), dtype)
-    if not np.isfinite(to_float64(result)).all():
-        raise RangeError(f"tensor {name!r}: the result does not fit {dtype}; send wider factors")
-    return result
-
-
 def _side(clients: Clients, before: Update | None, parts: Mapping[str, Part]) -> Update | None:
     """The side adapter: what `parts` say, and of modules that nobody trained this round what lay there before."""
     tensors: dict[str, np.ndarray] = {}
     for name, part in parts.items():
         pair = clients.modules[name]
-        tensors[pair.a], tensors[pair.b] = _rounded(part.a, SIDE, pair.a), _rounded(part.b, SIDE, pair.b)
+        tensors[pair.a], tensors[pair.b] = rounded(part.a, SIDE, pair.a), rounded(part.b, SIDE, pair.b)
     scaling = dict.fromkeys(parts, 1.0)
     for name, pair in ({} if before is None else before.modules).items():
         if before is not None and name not in clients.modules:

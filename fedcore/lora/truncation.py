@@ -40,10 +40,7 @@ def truncations(b: np.ndarray, a: np.ndarray, wanted: Sequence[tuple[int, float]
     its column of scale · b positive. A direction in which Δ is 0 keeps a unit row in a and zeros in b, like a fresh
     adapter: with zeros in both, no training would ever bring it back.
     """
-    left, values, right = singular(b, a)
-    alive = values > values[0] * max(len(a), 1) * np.finfo(np.float64).eps
-    norm = float(np.linalg.norm(values))
-    return [_balanced(left, values, right, alive, norm, rank, scale) for rank, scale in wanted]
+    return balanced(*singular(b, a), wanted)
 
 
 def singular(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -60,13 +57,20 @@ def singular(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     return left * sign, values, right * sign[:, None]
 
 
-def _balanced(
-    left: np.ndarray, values: np.ndarray, right: np.ndarray, alive: np.ndarray, norm: float, rank: int, scale: float
-) -> Truncated:
+def balanced(
+    left: np.ndarray, values: np.ndarray, right: np.ndarray, wanted: Sequence[tuple[int, float]]
+) -> list[Truncated]:
+    """`truncations` of a product whose SVD is known."""
+    return [_cut(left, values, right, rank, scale) for rank, scale in wanted]
+
+
+def _cut(left: np.ndarray, values: np.ndarray, right: np.ndarray, rank: int, scale: float) -> Truncated:
     kept = min(rank, len(values))
-    alive, root = alive[:kept], np.sqrt(values[:kept] / abs(scale))
+    alive = values[:kept] > values[0] * max(len(left), right.shape[1]) * np.finfo(np.float64).eps
+    root = np.sqrt(values[:kept] / abs(scale))
     out_a, out_b = np.zeros((rank, right.shape[1])), np.zeros((len(left), rank))
     out_a[:kept] = right[:kept] * np.where(alive, root, 1.0)[:, None]
     out_b[:, :kept] = left[:, :kept] * (np.where(alive, root, 0.0) * np.sign(scale))
+    norm = float(np.linalg.norm(values))
     lost = float(np.linalg.norm(np.concatenate((values[:kept][~alive], values[kept:]))))
     return Truncated(out_a, out_b, norm, lost / norm if norm else 0.0)
