@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from fedcore.errors import ConfigError, MissingError, RuleError
 from fedcore.federation.config import BUILT_IN_TEXTS, Config
+from fedcore.federation.methods import method_faults
 from fedcore.federation.rule_names import make_chain
 from fedcore.federation.section import Section
 from fedcore.rules import Rule
@@ -82,6 +83,9 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
     faults = []
     for index, arm in enumerate(config.arms):
         settings = config.aggregation_of(arm)
+        if settings.method is not None:
+            faults += [f"{name}: arms[{index}]: {fault}" for fault in method_faults(config, index)]
+            continue
         try:
             rule = make_chain(settings.rule, settings.parameters, settings.before)
             faults += [f"{name}: {fault}" for fault in _missing(rule, config)]
