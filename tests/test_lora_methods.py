@@ -284,6 +284,7 @@ def test_sketches_are_linear_and_their_sum_is_the_papers_approximation(passes):
         best = np.linalg.norm(mean - dense.truncated(mean, rank)) / np.linalg.norm(mean)
         assert report["best"] == pytest.approx(best, abs=1e-9)
         assert report["residual"] > report["best"] - 1e-6
+    assert not np.allclose(method.matrices("up", 1, 24, 10)[0], method.matrices("up", 2, 24, 10)[0])
     whole = lora.RandomizedSketch(size=64, passes=passes).aggregate(updates)
     for module in SHAPES:
         close(held(whole, module), held(lora.FlexLoRA().aggregate(updates), module), mean_delta(updates, module))
