@@ -13,8 +13,8 @@ import numpy as np
 
 from fedcore.dtypes import name_of, to_float64
 from fedcore.lora.delta import Combined, FactorPasses, ModuleReport
+from fedcore.lora.singular import balanced
 from fedcore.lora.stacks import rounded
-from fedcore.lora.truncation import balanced
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
 
 #: bytes of fp32 products that exist at a time

@@ -17,8 +17,8 @@ from fedcore.errors import LayoutError, RuleError
 from fedcore.lora.cohort import Part
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
+from fedcore.lora.singular import singular
 from fedcore.lora.traits import Factors, Traits
-from fedcore.lora.truncation import singular
 from fedcore.updates import Update
 from fedcore.updates.layout import shown
 

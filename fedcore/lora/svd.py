@@ -15,8 +15,8 @@ from fedcore.lora.cohort import Part
 from fedcore.lora.factor_means import padded_mean
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
+from fedcore.lora.singular import singular, truncations
 from fedcore.lora.traits import Factors, Traits
-from fedcore.lora.truncation import singular, truncations
 from fedcore.updates.layout import shown
 
 

@@ -8,7 +8,6 @@ another of lower rank"). Cost: O((d_in + d_out) R²), never d_in · d_out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,48 +28,24 @@ class Truncated(NamedTuple):
 
 
 def truncate(b: np.ndarray, a: np.ndarray, rank: int, scale: float) -> Truncated:
-    """`truncations` to one rank."""
-    return truncations(b, a, [(rank, scale)])[0]
+    """The best factors of rank `rank` of b (d_out, R) · a (R, d_in), balanced: both carry the root of a singular value.
 
-
-def truncations(b: np.ndarray, a: np.ndarray, wanted: Sequence[tuple[int, float]]) -> list[Truncated]:
-    """The best factors of each (rank, scale) of b (d_out, R) · a (R, d_in), from one factorisation.
-
-    They are balanced: both carry the root of a singular value. The sign of each direction makes the largest entry of
-    its column of scale · b positive. A direction in which Δ is 0 keeps a unit row in a and zeros in b, like a fresh
-    adapter: with zeros in both, no training would ever bring it back.
-    """
-    return balanced(*singular(b, a), wanted)
-
-
-def singular(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(left (d_out, m), values (m,), right (m, d_in)) of b · a: its SVD with m = min(R, d_out, d_in) terms.
-
-    `left` has orthonormal columns and `right` orthonormal rows, whatever the rank of the product; the largest entry of
-    each column of `left` is positive.
+    The sign of each direction makes the largest entry of its column of scale · b positive. A direction in which Δ is 0
+    keeps a unit row in a and zeros in b, like a fresh adapter: with zeros in both, no training would ever bring it
+    back.
     """
     q_b, r_b = np.linalg.qr(b)
     q_a, r_a = np.linalg.qr(a.T)
-    u, values, vt = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
-    left, right = q_b @ u, vt @ q_a.T
-    sign = np.where(left[np.abs(left).argmax(0), np.arange(len(values))] < 0, -1.0, 1.0)
-    return left * sign, values, right * sign[:, None]
-
-
-def balanced(
-    left: np.ndarray, values: np.ndarray, right: np.ndarray, wanted: Sequence[tuple[int, float]]
-) -> list[Truncated]:
-    """`truncations` of a product whose SVD is known."""
-    return [_cut(left, values, right, rank, scale) for rank, scale in wanted]
-
-
-def _cut(left: np.ndarray, values: np.ndarray, right: np.ndarray, rank: int, scale: float) -> Truncated:
+    u, values, vt = np.linalg.svd(r_b @ r_a.T)
     kept = min(rank, len(values))
-    alive = values[:kept] > values[0] * max(len(left), right.shape[1]) * np.finfo(np.float64).eps
+    left, right = q_b @ u[:, :kept], vt[:kept] @ q_a.T
+    largest = np.abs(left).argmax(0)
+    sign = np.where(left[largest, np.arange(kept)] < 0, -1.0, 1.0)
+    alive = values[:kept] > values[0] * max(r_b.shape) * np.finfo(np.float64).eps
     root = np.sqrt(values[:kept] / abs(scale))
-    out_a, out_b = np.zeros((rank, right.shape[1])), np.zeros((len(left), rank))
-    out_a[:kept] = right[:kept] * np.where(alive, root, 1.0)[:, None]
-    out_b[:, :kept] = left[:, :kept] * (np.where(alive, root, 0.0) * np.sign(scale))
+    out_a, out_b = np.zeros((rank, a.shape[1])), np.zeros((b.shape[0], rank))
+    out_a[:kept] = right * (sign * np.where(alive, root, 1.0))[:, None]
+    out_b[:, :kept] = left * (sign * np.where(alive, root, 0.0) * np.sign(scale))
     norm = float(np.linalg.norm(values))
     lost = float(np.linalg.norm(np.concatenate((values[:kept][~alive], values[kept:]))))
     return Truncated(out_a, out_b, norm, lost / norm if norm else 0.0)
