@@ -22,9 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcore.dtypes import name_of
+from fedcore.dtypes import name_of, round_from_float64, to_float64
+from fedcore.errors import RangeError
 from fedcore.lora.measure import RATIO, Measure, measure, product_norm, product_size, rebuild, rounding_of
-from fedcore.lora.stacks import Stack, check_pairs, read_factors, read_stack, rounded
+from fedcore.lora.stacks import Stack, check_pairs, read_factors, read_stack
 from fedcore.lora.truncation import truncate
 from fedcore.rules.geometry import UNIT
 from fedcore.updates import Update
@@ -77,9 +78,9 @@ class FactorPasses:
     @cached_property
     def sizes(self) -> Measure:
         """What every row's factors measure: made once, before anything else is made of them. Raises NonFiniteError."""
-        return measure(self.updates, self.modules, self.names, self.clients, self.told("factors"))
+        return measure(self.updates, self.modules, self.names, self.clients, self._told("factors"))
 
-    def told(self, work: str) -> Iterator[str]:
+    def _told(self, work: str) -> Iterator[str]:
         """The modules, one after the other; progress is told of each that is done."""
         for done, module in enumerate(self.modules, 1):
             yield module
@@ -91,15 +92,16 @@ class FactorPasses:
         b, a = read_factors(update, module, row, who)
         return rebuild(b, a) if self.sizes.rebuilt[self.modules.index(module), row] else (b, a)
 
-    def factors(self, module: str, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """(b with the scale in it, a) of one row, once all rows are known to be finite and defined."""
-        self.sizes  # noqa: B018  # measured before anything else is made of factors
-        return self._factors(self.updates[row], module, row, self.names[row])
+    def each_factors(self, work: str) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:
+        """Each module with every row's (b with the scale in it, a), once all rows are known to be defined."""
+        assert self.sizes is not None
+        for module in self._told(work):
+            yield module, [self._factors(u, module, row, self.names[row]) for row, u in enumerate(self.updates)]
 
     def _stacks(self, work: str, rows: np.ndarray | None = None) -> Iterator[tuple[str, Stack]]:
         """Each module's stack, over all rows or some of them."""
         index = range(len(self.updates)) if rows is None else [int(row) for row in rows]
-        for module in self.told(work):
+        for module in self._told(work):
             yield module, read_stack(self.updates, module, index, self.names, self._factors)
 
     def gram(self) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +123,7 @@ class FactorPasses:
         The bounds hold for the exact products of the factors that were sent, rebuilt or not.
         """
         total, error = np.zeros(self.clients), np.zeros(self.clients)
-        for m, module in enumerate(self.told("norms")):
+        for m, module in enumerate(self._told("norms")):
             reference = None
             if len(self.updates) > self.clients and not self.zero_first:
                 reference = self._factors(self.updates[self.clients], module, self.clients, self.names[self.clients])
@@ -163,7 +165,7 @@ class FactorPasses:
         index = [int(i) for i in counted] or [0]
         alone = len(counted) == 1 and len(clients) == 1 and float(coefficients[counted[0]]) == divisor
         sizes, result = self.sizes, Combined({}, {}, {})
-        for m, module in enumerate(self.told("combination")):
+        for m, module in enumerate(self._told("combination")):
             pair = self.updates[clients[0] if alone else 0].modules[module]
             if alone:
                 norm = float(np.sqrt(sizes.square[m, clients[0]]))
@@ -177,7 +179,7 @@ class FactorPasses:
                 b, a = stack.combine(share) if counted.size else (0 * stack.b, stack.a)
                 truncated = truncate(b, a, max(ranks), pair.scale)
                 for name, values in ((pair.a, truncated.a), (pair.b, truncated.b)):
-                    result.tensors[name] = rounded(values, name_of(self.updates[0].tensors[name].dtype), name)
+                    result.tensors[name] = _rounded(values, name_of(self.updates[0].tensors[name].dtype), name)
                 result.modules[module] = ModuleReport(max(ranks), truncated.norm, truncated.residual)
             result.scaling[module] = pair.scale
         return result
@@ -198,6 +200,13 @@ def _change(client: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarray, 
             # what is left out: b − b° and a − a° are rounded, by u ‖b‖‖a‖ and the like, which `rounding` holds
             return float(np.sqrt(square)), rounding_of(b_2, a_2) * RATIO * terms
     return product_norm(np.hstack((b, -b_ref)), np.vstack((a, a_ref)))
+
+
+def _rounded(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    result = round_from_float64(values, dtype)
+    if not np.isfinite(to_float64(result)).all():
+        raise RangeError(f"tensor {name!r}: the result does not fit {dtype}; send wider factors")
+    return result
 
 
 def report_of(modules: Mapping[str, ModuleReport]) -> dict[str, dict[str, float]]:

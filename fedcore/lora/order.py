@@ -31,9 +31,9 @@ def order_statistic(
     options   backend and threads of the ops
     """
     result = Combined({}, {}, {})
-    for module in passes.told("combination"):
+    for module, found in passes.each_factors("combination"):
         pair = passes.updates[0].modules[module]
-        factors = {int(row): passes.factors(module, k) for k, row in enumerate(present)}
+        factors = dict(zip(present.tolist(), found, strict=True))
         delta = _module(decided, factors, rows, passes.clients, (pair.d_out, pair.d_in), options)
         rank = max(update.modules[module].rank for update in passes.updates[: passes.clients])
         if dense:
