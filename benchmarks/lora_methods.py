@@ -13,13 +13,13 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import RESULTS, machine, versions
+from measure import machine, versions
+from table_lora_methods import FILE, lines, load
 
 from fedcore import lora
 from fedcore.clients.core import train_core
@@ -32,7 +32,6 @@ from fedcore.federation.messages import client_seed
 from fedcore.lora import Aggregated, Method
 from fedcore.updates import Update
 
-FILE = RESULTS / "lora_methods.json"
 #: name in the table -> the method; sketches of 24 columns for adapters of rank 8
 METHODS: dict[str, Method] = {name: kind() for name, kind in lora.METHODS.items() if name != "randomized_sketch"} | {
     "flexlora, error feedback": lora.FlexLoRA(error_feedback=True),
@@ -78,7 +77,9 @@ class Seed:
                 # Fed-SB's first round is an ordinary one: its mean estimates where training goes, and fixes the factors
                 assert isinstance(method, lora.FedSB)
                 reference = method.fixed(result.update)
+                report = result.report
                 result = method.aggregate([recast(result.update, reference)], reference=reference)
+                result.report["bytes"] = report["bytes"]
             elif not isinstance(method, lora.FedSB):
                 reference = result.update
             side = result.side
@@ -149,44 +150,12 @@ def demo(seed: int, rounds: int, base: Path | None) -> Config:
     )
 
 
-def load() -> dict[str, Any]:
-    """The runs that are done, by "seed/method/rounds"."""
-    return json.loads(FILE.read_text())["results"] if FILE.exists() else {}
-
-
 def keep(runs: dict[str, Any]) -> None:
     """Write what is done, whole or not at all."""
     record = {"benchmark": "lora_methods", "machine": machine(), "versions": versions("torch", "peft", "bitsandbytes")}
     part = FILE.with_suffix(".part")
     part.write_text(json.dumps(record | {"results": runs}, indent=1) + "\n")
     part.replace(FILE)
-
-
-def table(runs: dict[str, Any], rounds: int) -> list[str]:
-    """Lines of a Markdown table: mean and standard deviation over seeds after the last round."""
-    lines = [
-        "| method | seeds | held-out loss | ranking accuracy | bytes up | bytes down | residual |",
-        "|---" * 7 + "|",
-    ]
-    for name in METHODS:
-        last = [run["rounds"][-1] for key, run in runs.items() if key.endswith(f"/{name}/{rounds}")]
-        if not last:
-            continue
-
-        def spread(field: str, of: Callable[[float], str], last: list[dict[str, Any]] = last) -> str:
-            values = [entry[field] for entry in last]
-            deviation = f" ± {of(statistics.stdev(values))}" if len(values) > 1 else ""
-            return of(statistics.mean(values)) + deviation
-
-        cells = [
-            spread("loss", "{:.4f}".format),
-            spread("accuracy", "{:.3f}".format),
-            f"{statistics.mean(entry['bytes_up'] for entry in last) / 1e6:.2f} MB",
-            f"{statistics.mean(entry['bytes_down'] for entry in last) / 1e6:.2f} MB",
-            spread("residual", "{:.2g}".format),
-        ]
-        lines.append(f"| {name} | {len(last)} | " + " | ".join(cells) + " |")
-    return lines
 
 
 def main() -> None:
@@ -209,7 +178,7 @@ def main() -> None:
             keep(runs)
             losses = " ".join(f"{entry['loss']:.4f}" for entry in run["rounds"])
             print(f"seed {seed}  {name:32}  {losses}  {run['seconds']:.0f} s", flush=True)
-    print("\n".join(table(runs, given.rounds)))
+    print("\n".join(lines(runs, given.rounds)))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,24 @@ R_B R_Aᵀ, whose SVD U S Vᵀ is that of Δ with Q_B U and Q_A V for singular v
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from fedcore.lora.truncation import Truncated
+
+class Truncation(NamedTuple):
+    """Factors of one rank, Δ ≈ scale · b · a, in fp64: a (rank, d_in), b (d_out, rank).
+
+    norm is ‖Δ‖ and residual ‖Δ − scale · b · a‖ / ‖Δ‖, 0 if Δ is 0.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    norm: float
+    residual: float
 
 
-def truncations(b: np.ndarray, a: np.ndarray, wanted: Sequence[tuple[int, float]]) -> list[Truncated]:
+def truncations(b: np.ndarray, a: np.ndarray, wanted: Sequence[tuple[int, float]]) -> list[Truncation]:
     """The best factors of each (rank, scale) of b (d_out, R) · a (R, d_in), from one factorisation.
 
     They are balanced: both carry the root of a singular value. The sign of each direction makes the largest entry of
@@ -39,12 +50,12 @@ def singular(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 def balanced(
     left: np.ndarray, values: np.ndarray, right: np.ndarray, wanted: Sequence[tuple[int, float]]
-) -> list[Truncated]:
+) -> list[Truncation]:
     """`truncations` of a product whose SVD is known."""
     return [_cut(left, values, right, rank, scale) for rank, scale in wanted]
 
 
-def _cut(left: np.ndarray, values: np.ndarray, right: np.ndarray, rank: int, scale: float) -> Truncated:
+def _cut(left: np.ndarray, values: np.ndarray, right: np.ndarray, rank: int, scale: float) -> Truncation:
     kept = min(rank, len(values))
     alive = values[:kept] > values[0] * max(len(left), right.shape[1]) * np.finfo(np.float64).eps
     root = np.sqrt(values[:kept] / abs(scale))
@@ -53,4 +64,4 @@ def _cut(left: np.ndarray, values: np.ndarray, right: np.ndarray, rank: int, sca
     out_b[:, :kept] = left[:, :kept] * (np.where(alive, root, 0.0) * np.sign(scale))
     norm = float(np.linalg.norm(values))
     lost = float(np.linalg.norm(np.concatenate((values[:kept][~alive], values[kept:]))))
-    return Truncated(out_a, out_b, norm, lost / norm if norm else 0.0)
+    return Truncation(out_a, out_b, norm, lost / norm if norm else 0.0)
