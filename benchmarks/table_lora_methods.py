@@ -55,8 +55,8 @@ TRAFFIC = ("bytes_up", "bytes_down")
 def section(rounds: int = 4) -> str:
     """What stands between the two marks of the README."""
     said = (
-        f"The demo's eight clients, rank 8, {rounds} rounds, one base in NF4; mean ± standard deviation over seeds, which "
-        "draw the partition, the adapter and the batches. `python benchmarks/lora_methods.py` makes it. A difference within "
-        "the spread is none."
+        f"The demo's eight clients, rank 8, {rounds} rounds, one base in NF4; mean ± standard deviation over seeds, "
+        "which draw the partition, the adapter and the batches. `python benchmarks/lora_methods.py` makes it. A "
+        "difference within the spread is none."
     )
     return "\n".join([BEGIN, *lines(load(), rounds), "", said, END])
