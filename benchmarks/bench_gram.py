@@ -63,7 +63,7 @@ def errors(d: int = 1_000_000, n: int = 10) -> dict[str, object]:
         "torch fp32 X @ X.T": worst(distances((matrix @ matrix.T).numpy().astype(np.float64))),
         "Flower compute_distances": worst(compute_distances([ArrayRecord({"w": Array(row)}) for row in data])),
         "fedcore, largest error over the documented bound": float(
-            np.max(np.abs(distances(ours) - exact)[size > 0] / (fc.ops.GRAM_EPSILON * size[size > 0]))
+            np.max(np.abs(distances(ours) - exact)[size > 0] / (fc.ops.gram_epsilon() * size[size > 0]))
         ),
     }
 

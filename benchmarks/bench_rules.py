@@ -13,8 +13,9 @@ from peers import byzfl_aggregator
 import fedcore as fc
 from fedcore.ops.rows import available_cores
 from fedcore.rowtable import RowTable
-from fedcore.rules.geometry import Geometry, Statistics
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Statistics
 
 #: attackers that the rules are told of
 F = 20

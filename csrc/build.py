@@ -11,6 +11,7 @@ import platform
 import re
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cffi import FFI
@@ -119,13 +120,20 @@ class BuildKernels(build_ext):
             extra_postargs=["-O2"],
         )
         extra = os.environ.get("FEDCORE_CFLAGS", "").split()
-        for path, flags in sources(machine, sys.platform == "linux" and self.compiles(temp, ISA_FLAGS["amx"])):
-            objects += self.compiler.compile(
+
+        def compiled(source: tuple[Path, list[str]]) -> list[str]:
+            path, flags = source
+            return self.compiler.compile(
                 [str(path)],
                 output_dir=str(temp),
                 include_dirs=[str(HERE), str(temp)],
                 extra_postargs=[*flags, "-fPIC", *extra],
             )
+
+        amx = sys.platform == "linux" and self.compiles(temp, ISA_FLAGS["amx"])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for made in pool.map(compiled, sources(machine, amx)):
+                objects += made
         destination = self.get_ext_fullpath(ext.name)
         Path(destination).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(objects, destination, extra_postargs=["-pthread", *extra], libraries=["m"])

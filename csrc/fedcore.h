@@ -28,11 +28,11 @@ typedef enum {
 typedef enum { FC_OK = 0, FC_NOT_FINITE = 1, FC_NO_MEMORY = 2, FC_NO_ISA = 3 } fc_status;
 
 /* How pieces lie that are not simply elements of their rows' dtype. Each is a tensor of which a range of elements
- * counts: column starts[k] + c of row i is element origins[k] + c of the tensor at pointers[k * rows + i], in the
- * format formats[k * rows + i]: FC_F32, FC_F16, FC_BF16, or quantised as defined in fedcore/quantized.py: FC_INT8 or
- * FC_NF4. scales: three tables like `pointers`, one after the other, of the scale arrays: absmax (fp32) of FC_INT8;
- * absmax (uint8), nested absmax (fp32) and offset (fp32) of FC_NF4; at any alignment; entries without a use are not
- * read. */
+ * counts: column starts[k] + c of row i is element origins[k * rows + i] + c of the tensor at pointers[k * rows + i],
+ * in the format formats[k * rows + i]: FC_F32, FC_F16, FC_BF16, or quantised as defined in fedcore/quantized.py:
+ * FC_INT8 or FC_NF4. scales: three tables like `pointers`, one after the other, of the scale arrays: absmax (fp32) of
+ * FC_INT8; absmax (uint8), nested absmax (fp32) and offset (fp32) of FC_NF4; at any alignment; entries without a use
+ * are not read. */
 typedef struct {
     const uint8_t* formats;
     const void* const* scales;

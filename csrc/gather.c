@@ -29,12 +29,12 @@ static void decode(const fc_kernels* kernels, const fc_rows* x, int64_t i, int64
 static const void* gather_encoded(const fc_kernels* kernels, const fc_rows* x, int64_t i, int64_t start, int64_t length,
                                   float* scratch) {
     int64_t k = piece_of(x, start);
-    const int64_t first = x->encoding->origins[k] + start - x->starts[k];
+    const int64_t first = x->encoding->origins[k * x->rows + i] + start - x->starts[k];
     if (x->encoding->formats[k * x->rows + i] == FC_F32 && x->starts[k + 1] - start >= length)
         return (const char*)x->pointers[k * x->rows + i] + first * (int64_t)sizeof(float);
     for (float* to = scratch; length > 0; k++) {
         const int64_t taken = fc_min(x->starts[k + 1] - start, length);
-        decode(kernels, x, i, k, x->encoding->origins[k] + start - x->starts[k], taken, to);
+        decode(kernels, x, i, k, x->encoding->origins[k * x->rows + i] + start - x->starts[k], taken, to);
         to += taken;
         start += taken;
         length -= taken;

@@ -86,7 +86,7 @@ void fc_gram_tile_avx2(const float* a, int rows, const float* b, int64_t panel_s
                        const char* const ahead[2]) {
     for (int p = 0; p < wide; p++)
         for (int top = 0; top < rows; top += ROWS) {
-            __m256 dot[ROWS][2];
+            __m256 dot[ROWS][2], before[ROWS][2];
             for (int r = 0; r < ROWS; r++) dot[r][0] = dot[r][1] = _mm256_setzero_ps();
             const float* column = b + p * panel_stride;
             for (int64_t k = 0; k < length; k++) {
@@ -98,11 +98,17 @@ void fc_gram_tile_avx2(const float* a, int rows, const float* b, int64_t panel_s
                     dot[r][0] = _mm256_fmadd_ps(row, first, dot[r][0]);
                     dot[r][1] = _mm256_fmadd_ps(row, second, dot[r][1]);
                 }
+                if ((k + 1) % FC_GRAM_RUN && k + 1 < length) continue;
+                for (int r = 0; r < ROWS; r++)
+                    for (int h = 0; h < 2; h++) {
+                        before[r][h] = k < FC_GRAM_RUN ? dot[r][h] : _mm256_add_ps(before[r][h], dot[r][h]);
+                        dot[r][h] = _mm256_setzero_ps();
+                    }
             }
             for (int r = 0; r < ROWS; r++)
                 for (int h = 0; h < 4; h++) {
                     const __m128 half =
-                        h % 2 ? _mm256_extractf128_ps(dot[r][h / 2], 1) : _mm256_castps256_ps128(dot[r][h / 2]);
+                        h % 2 ? _mm256_extractf128_ps(before[r][h / 2], 1) : _mm256_castps256_ps128(before[r][h / 2]);
                     const int64_t c = p * FC_GRAM_PANEL + 4 * h;
                     add_scaled(sum + (top + r) * stride + c, _mm256_cvtps_pd(half),
                                row_scale ? row_scale + top + r : NULL, column_scale ? column_scale + c : NULL);

@@ -50,13 +50,13 @@ INLINE void step(__m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE], const float* a, int row
     }
 }
 
-INLINE void tile(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length, double* sum,
-                 int64_t stride, const double* row_scale, const double* column_scale, const char* const ahead[2]) {
-    __m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE];
+/* Products of the columns start..end, from zero. */
+INLINE void run(__m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE], const float* a, int rows, const float* b, int64_t panel_stride,
+                int wide, int64_t start, int64_t end, const char* const ahead[2]) {
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < wide; p++) dot[r][p] = _mm512_setzero_ps();
-    int64_t k = 0;
-    for (; k + 4 <= length; k += 4) {
+    int64_t k = start;
+    for (; k + 4 <= end; k += 4) {
         _mm_prefetch(ahead[0] + k * 16, _MM_HINT_T1);
         step(dot, a + k * FC_GRAM_PANEL, rows, b + k * FC_GRAM_PANEL, panel_stride, wide);
         step(dot, a + (k + 1) * FC_GRAM_PANEL, rows, b + (k + 1) * FC_GRAM_PANEL, panel_stride, wide);
@@ -64,7 +64,19 @@ INLINE void tile(const float* a, int rows, const float* b, int64_t panel_stride,
         step(dot, a + (k + 2) * FC_GRAM_PANEL, rows, b + (k + 2) * FC_GRAM_PANEL, panel_stride, wide);
         step(dot, a + (k + 3) * FC_GRAM_PANEL, rows, b + (k + 3) * FC_GRAM_PANEL, panel_stride, wide);
     }
-    for (; k < length; k++) step(dot, a + k * FC_GRAM_PANEL, rows, b + k * FC_GRAM_PANEL, panel_stride, wide);
+    for (; k < end; k++) step(dot, a + k * FC_GRAM_PANEL, rows, b + k * FC_GRAM_PANEL, panel_stride, wide);
+}
+
+INLINE void tile(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length, double* sum,
+                 int64_t stride, const double* row_scale, const double* column_scale, const char* const ahead[2]) {
+    __m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE], before[FC_GRAM_ROWS][FC_GRAM_WIDE];
+    run(dot, a, rows, b, panel_stride, wide, 0, fc_min(FC_GRAM_RUN, length), ahead);
+    for (int64_t k = FC_GRAM_RUN; k < length; k += FC_GRAM_RUN) {
+        memcpy(before, dot, sizeof dot);
+        run(dot, a, rows, b, panel_stride, wide, k, fc_min(k + FC_GRAM_RUN, length), ahead);
+        for (int r = 0; r < rows; r++)
+            for (int p = 0; p < wide; p++) dot[r][p] = _mm512_add_ps(before[r][p], dot[r][p]);
+    }
     for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2 * wide; h++) {
             const __m512d value =

@@ -12,7 +12,7 @@ void fc_gram_tile_neon(const float* a, int rows, const float* b, int64_t panel_s
     (void)ahead; /* left to the hardware */
     for (int p = 0; p < wide; p++)
         for (int top = 0; top < rows; top += ROWS) {
-            float32x4_t dot[ROWS][VECTORS];
+            float32x4_t dot[ROWS][VECTORS], before[ROWS][VECTORS];
             for (int r = 0; r < ROWS; r++)
                 for (int v = 0; v < VECTORS; v++) dot[r][v] = vdupq_n_f32(0.0f);
             const float* column = b + p * panel_stride;
@@ -25,10 +25,16 @@ void fc_gram_tile_neon(const float* a, int rows, const float* b, int64_t panel_s
                     dot[2][v] = vfmaq_laneq_f32(dot[2][v], x, row, 2);
                     dot[3][v] = vfmaq_laneq_f32(dot[3][v], x, row, 3);
                 }
+                if ((k + 1) % FC_GRAM_RUN && k + 1 < length) continue;
+                for (int r = 0; r < ROWS; r++)
+                    for (int v = 0; v < VECTORS; v++) {
+                        before[r][v] = k < FC_GRAM_RUN ? dot[r][v] : vaddq_f32(before[r][v], dot[r][v]);
+                        dot[r][v] = vdupq_n_f32(0.0f);
+                    }
             }
             for (int r = 0; r < ROWS; r++)
                 for (int c = 0; c < FC_GRAM_PANEL; c++) {
-                    const double value = (double)dot[r][c / 4][c % 4];
+                    const double value = (double)before[r][c / 4][c % 4];
                     const int64_t at = p * FC_GRAM_PANEL + c;
                     sum[(top + r) * stride + at] += row_scale ? value * (row_scale[top + r] * column_scale[at]) : value;
                 }

@@ -24,9 +24,14 @@ void fc_gram_tile_ref(const float* a, int rows, const float* b, int64_t panel_st
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < wide * FC_GRAM_PANEL; c++) {
             const float* column = b + c / FC_GRAM_PANEL * panel_stride + c % FC_GRAM_PANEL;
-            float dot = 0.0f;
-            for (int64_t k = 0; k < length; k++) dot = fmaf(a[k * FC_GRAM_PANEL + r], column[k * FC_GRAM_PANEL], dot);
-            sum[r * stride + c] += row_scale ? (double)dot * (row_scale[r] * column_scale[c]) : (double)dot;
+            float total = 0.0f, dot = 0.0f;
+            for (int64_t k = 0; k < length; k++) {
+                dot = fmaf(a[k * FC_GRAM_PANEL + r], column[k * FC_GRAM_PANEL], dot);
+                if ((k + 1) % FC_GRAM_RUN && k + 1 < length) continue;
+                total = k < FC_GRAM_RUN ? dot : total + dot;
+                dot = 0.0f;
+            }
+            sum[r * stride + c] += row_scale ? (double)total * (row_scale[r] * column_scale[c]) : (double)total;
         }
 }
 

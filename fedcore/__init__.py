@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from fedcore import lora, rules
     from fedcore.accumulator import Accumulator
     from fedcore.engine import Aggregate, aggregate
-    from fedcore.spool import Spool
     from fedcore.updates import Cohort, Layout, Update
 
 __version__ = "0.1.0"
@@ -27,7 +26,6 @@ __all__ = [
     "FedcoreError",
     "Layout",
     "Quantized",
-    "Spool",
     "Update",
     "aggregate",
     "bf16",
@@ -40,7 +38,6 @@ __all__ = [
 
 _LAZY = {
     "Accumulator": "fedcore.accumulator",
-    "Spool": "fedcore.spool",
     "Aggregate": "fedcore.engine",
     "aggregate": "fedcore.engine",
     "Cohort": "fedcore.updates",

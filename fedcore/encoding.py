@@ -28,7 +28,7 @@ class Encoding(NamedTuple):
     formats    (s, n) uint8: FORMATS of each piece
     scales     (3, s, n) int64: byte offset of each scale array in its row's buffer, in the order of
                fedcore.quantized.SCALES; entries that a format has no use for are 0
-    origins    (s,) int64: the element of its tensor that a segment begins with
+    origins    (s, n) int64: the element of its tensor that a piece begins with
     """
 
     formats: np.ndarray
@@ -39,7 +39,7 @@ class Encoding(NamedTuple):
     def plain(cls, dtype: str, segments: int, rows: int) -> Encoding:
         """Pieces that lie as elements of one dtype."""
         formats = np.full((segments, rows), FORMATS[dtype], np.uint8)
-        return cls(formats, np.zeros((MOST_SCALES, segments, rows), np.int64), np.zeros(segments, np.int64))
+        return cls(formats, np.zeros((MOST_SCALES, *formats.shape), np.int64), np.zeros(formats.shape, np.int64))
 
     def contiguous(self) -> Encoding:
         """The same in arrays as the C kernels take them."""
@@ -49,19 +49,18 @@ class Encoding(NamedTuple):
 
     def take(self, rows: Sequence[int]) -> Encoding:
         """That of some of the rows."""
-        return Encoding(self.formats[:, rows], self.scales[:, :, rows], self.origins)
+        return Encoding(self.formats[:, rows], self.scales[:, :, rows], self.origins[:, rows])
 
     def extend(self, other: Encoding) -> Encoding:
-        """That of these rows and then the rows of `other`, which begins its segments at the same elements."""
-        scales = np.concatenate((self.scales, other.scales), 2)
-        return Encoding(np.concatenate((self.formats, other.formats), 1), scales, self.origins)
+        """That of these rows and then the rows of `other`."""
+        return Encoding(*(np.concatenate(both, -1) for both in zip(self, other, strict=True)))
 
     def parts(self, lengths: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """(used (s, n) bool, bytes (s, n) int64) of the payload and of each scale array, from the tensor's beginning.
 
         Bytes saturate where sizes are absurd, instead of overflowing.
         """
-        elements = np.minimum(self.origins + np.minimum(lengths, 1 << 60), 1 << 60)[:, None]
+        elements = np.minimum(self.origins + np.minimum(lengths, 1 << 60)[:, None], 1 << 60)
         blocks = -(-elements // BLOCK)
         itemsize = np.array([STORAGE[NAMES[c]].itemsize if NAMES.get(c) in STORAGE else 1 for c in range(8)], np.int64)
         int8, nf4 = self.formats == FORMATS["int8"], self.formats == FORMATS["nf4"]
@@ -69,13 +68,13 @@ class Encoding(NamedTuple):
         return [
             (np.ones_like(int8), payload),
             (int8 | nf4, np.where(int8, 4 * blocks, blocks)),
-            (nf4, np.broadcast_to(4 * -(-blocks // NESTED), nf4.shape)),
+            (nf4, 4 * -(-blocks // NESTED)),
             (nf4, np.full(nf4.shape, 4)),
         ]
 
     def decode(self, data: np.ndarray, at: int, segment: int, row: int, start: int, stop: int) -> np.ndarray:
         """(stop − start,) fp32: those columns of a piece that begins at byte `at` of its row's bytes; a copy."""
-        name, origin = NAMES[int(self.formats[segment, row])], int(self.origins[segment])
+        name, origin = NAMES[int(self.formats[segment, row])], int(self.origins[segment, row])
         start, stop = origin + start, origin + stop
         if name not in SCALES:
             dtype = STORAGE[name]

@@ -23,10 +23,11 @@ from fedcore.lora.executor import DeltaExecutor
 from fedcore.ops.rows import thread_count
 from fedcore.rules.budget import parse_memory
 from fedcore.rules.files import FileExecutor, Progress
-from fedcore.rules.geometry import Geometry, Gram, Statistics
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Decision, Rule, check_weights, chosen_references
+from fedcore.rules.statistics import Gram, Statistics
 from fedcore.updates import Cohort, Layout, Update
 from fedcore.updates.bases import check_same_base
 from fedcore.updates.weights import weights_by_id

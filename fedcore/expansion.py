@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
-CHUNK = 1 << 14
+CHUNK = 1 << 13
 
 
 class Expansion:
@@ -31,6 +33,15 @@ class Expansion:
             room = np.zeros(8 * self.d + 64, np.uint8)
             start = -room.ctypes.data % 64
             self.levels.append(room[start : start + 8 * self.d].view(np.float64))
+
+    def part(self, start: int, stop: int) -> Expansion:
+        """The sums of columns start:stop, which begin a chunk: views of these."""
+        self.reserve()
+        part = copy.copy(self)
+        part.d = stop - start
+        part.levels = [level[start:stop] for level in self.levels]
+        part.depth = self.depth[start // CHUNK : -(-stop // CHUNK)]
+        return part
 
     @property
     def nbytes(self) -> int:

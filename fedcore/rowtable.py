@@ -72,13 +72,12 @@ class RowTable:
     def _check_encoded(self, sizes: np.ndarray) -> None:
         encoding = self.encoding
         assert encoding is not None
-        expected = (self.offsets.shape, (MOST_SCALES, *self.offsets.shape), self.lengths.shape)
+        expected = (self.offsets.shape, (MOST_SCALES, *self.offsets.shape), self.offsets.shape)
         if (encoding.formats.shape, encoding.scales.shape, encoding.origins.shape) != expected:
             raise ShapeError(f"rows: their encoding is not of {self.offsets.shape} (segments, rows)")
         if not np.isin(encoding.formats, list(FORMATS.values())).all():
             raise DTypeError(f"rows: a format is unknown, expected one of {', '.join(FORMATS)}")
-        negative = ((self.lengths < 0) | (encoding.origins < 0))[:, None]
-        self._refuse(np.broadcast_to(negative, self.offsets.shape), sizes, "")
+        self._refuse((self.lengths < 0)[:, None] | (encoding.origins < 0), sizes, "")
         starts = (self.offsets, *encoding.scales)
         for start, (used, size), what in zip(
             starts, encoding.parts(self.lengths), ("", "absmax of ", "nested absmax of ", "offset of "), strict=True
@@ -162,6 +161,8 @@ class RowTable:
 
         Of an encoded table always a copy, decoded.
         """
+        if len(self.lengths) == 1:  # what costs most here is asking NumPy
+            return self._piece(row, 0, start, min(stop, self.d))
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         parts = []
         for k in range(max(first, 0), len(self.lengths)):
@@ -210,7 +211,7 @@ class RowTable:
         # an encoded piece is counted from its tensor's first element, which need not begin a block here
         whole = self.encoding
         part.encoding = Encoding(
-            whole.formats[first:last], whole.scales[:, first:last], whole.origins[first:last] + low
+            whole.formats[first:last], whole.scales[:, first:last], whole.origins[first:last] + low[:, None]
         )
         part.scales = np.ascontiguousarray(self.scales[:, first:last])
         part.pointers = np.ascontiguousarray(part.pointers)
@@ -225,8 +226,6 @@ class RowTable:
         if one.encoding or two.encoding or (one.dtype != two.dtype and one.source == two.source):
             one, two = one.encoded(), two.encoded()
         same = np.array_equal(one.lengths, two.lengths) and one.dtype == two.dtype
-        if one.encoding is not None and two.encoding is not None:
-            same = same and np.array_equal(one.encoding.origins, two.encoding.origins)
         if not same:
             raise ShapeError(
                 f"rows: {other.d} columns of {other.dtype} in {len(other.lengths)} segments cannot follow "

@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fedcore import ops
-from fedcore.rules.geometry import Geometry, Gram, Statistics
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Gram, Statistics
 
 
 @st.composite
@@ -33,7 +34,7 @@ class WrongWithinBound(RowExecutor):
         gram = super().gram()
         square = gram.matrix.diagonal()
         sign = np.random.default_rng(0).choice([-1.0, 1.0], gram.matrix.shape)
-        error = np.triu(sign * ops.GRAM_EPSILON / 4 * (square[:, None] + square[None, :]), 1) * 0.99
+        error = np.triu(sign * ops.gram_epsilon() / 4 * (square[:, None] + square[None, :]), 1) * 0.99
         return gram.__class__(gram.matrix + error + error.T, gram.error, gram.offset, gram.rounding)
 
 

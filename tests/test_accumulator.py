@@ -36,7 +36,7 @@ def cohort(n: int = 9) -> list[fc.Update]:
 
 
 def accumulated(updates, rule, reference=None, **options) -> fc.Accumulator:
-    made = fc.Accumulator(rule, reference, **options)
+    made = fc.Accumulator(rule, reference=reference, **options)
     for one in updates:
         made.add(one)
     return made
@@ -108,7 +108,7 @@ def test_values_are_the_exact_sum_rounded_to_fp64_divided_and_rounded(rule, move
 
 def test_results_may_be_taken_any_time_and_leave_no_trace():
     updates, reference = cohort(), update("", 5)
-    made = fc.Accumulator(NormClipping(20.0), reference)
+    made = fc.Accumulator(NormClipping(20.0), reference=reference)
     for i, one in enumerate(updates):
         made.add(one)
         assert made.client_ids == tuple(u.client_id for u in updates[: i + 1])
@@ -199,7 +199,7 @@ def test_bases_are_compared_with_all_before():
 
 def test_a_reference_is_what_clients_have_to_fit():
     reference = update("", 1, base="org/one")
-    made = fc.Accumulator(NormClipping(1.0), reference)
+    made = fc.Accumulator(NormClipping(1.0), reference=reference)
     with pytest.raises(LayoutError, match="client 'a': module 'm' has scale 1, expected 2 like reference"):
         made.add(update("a", 3, scaling={"m": 1.0}))
     with pytest.raises(LayoutError, match="client 'a': its base model is 'org/two', expected 'org/one' like reference"):
@@ -220,9 +220,16 @@ def test_the_configuration_is_that_of_the_first_client_by_name():
 
 
 @pytest.mark.parametrize("rule", [Krum(f=1), NormClipping(1.0).then(Mean())])
-def test_a_rule_that_has_to_see_all_updates_is_refused(rule):
-    with pytest.raises(RuleError, match=r"has to see all updates .* Mean\(\) or NormClipping\(max_norm\)"):
+def test_a_rule_that_has_to_see_all_updates_asks_for_a_directory(rule):
+    with pytest.raises(RuleError, match=r"has to see all updates .* keeps updates on disk; give directory="):
         fc.Accumulator(rule)
+
+
+@pytest.mark.parametrize("rule", [Mean(), NormClipping(1.0)])
+def test_a_rule_that_keeps_nothing_has_no_use_for_a_directory(tmp_path, rule):
+    with pytest.raises(RuleError, match=r"keeps no update, so it has no use for directory='.*kept'; leave it out"):
+        fc.Accumulator(rule, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
 
 
 def test_other_arguments_that_cannot_be_used():

@@ -91,6 +91,20 @@ def test_the_table_names_every_adapter(five, tmp_path, capsys, monkeypatch):
     assert shown.count("not selected") == 3
 
 
+@pytest.mark.parametrize(("rule", "left_out"), [("median", 0), ("bulyan", 2)])
+def test_the_table_of_a_rule_without_coefficients_names_every_adapter(
+    five, tmp_path, capsys, monkeypatch, rule, left_out
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    more = [str(adapter(tmp_path, f"b{i}", 0.001 * i)) for i in range(3)]
+    options = ["--weights", "equal", "--space", "parameters", *(["--f", "1"] if rule == "bulyan" else [])]
+    assert run(*five, *more, "-o", tmp_path / "out", "--rule", rule, *options) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in [*five, *more])
+    assert "coefficient" not in shown
+    assert shown.count("not chosen") == left_out
+
+
 @pytest.mark.parametrize("space", ["delta", "parameters"])
 def test_norm_clipping_takes_its_norm_and_a_reference(five, tmp_path, space):
     options = ("--rule", "norm_clipping", "--set", "max_norm=0.05", "--space", space, "--reference", five[0])

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 BOTTOM = {"errors", "dtypes", "quantized", "encoding", "rowtable", "expansion", "backends"}
 DATA = BOTTOM | {"ops", "updates"}
 METHODS = DATA | {"rules", "lora"}
-ENGINE = METHODS | {"engine", "accumulator", "spool"}
+ENGINE = METHODS | {"engine", "accumulator"}
 CLIENTS = ENGINE | {"clients", "attacks"}
 ALLOWED = {
     "errors": set(),
@@ -34,7 +34,6 @@ ALLOWED = {
     "lora": METHODS,
     "engine": ENGINE,
     "accumulator": ENGINE,
-    "spool": ENGINE,
     "clients": CLIENTS,
     "attacks": CLIENTS,
     "federation": CLIENTS | {"federation"},
@@ -91,7 +90,6 @@ def test_imports_point_downward(layer, path):
             public = {
                 "Update",
                 "Cohort",
-                "Spool",
                 "Layout",
                 "aggregate",
                 "Aggregate",

@@ -13,7 +13,8 @@ from fedcore.errors import LayoutError, NonFiniteError, RangeError
 from fedcore.lora import FactorPasses, truncate
 from fedcore.lora.executor import DeltaExecutor
 from fedcore.rules import Krum, Mean, MultiKrum, NormClipping
-from fedcore.rules.geometry import Geometry, Statistics
+from fedcore.rules.geometry import Geometry
+from fedcore.rules.statistics import Statistics
 from tests.oracles import delta as dense
 from tests.oracles import rules as oracle
 

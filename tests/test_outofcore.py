@@ -100,6 +100,25 @@ def test_files_give_the_bits_of_memory_at_every_width_of_tiles(six, narrow, rule
     assert {**first, "seconds": 0} == {**again, "seconds": 0}
 
 
+@pytest.mark.parametrize(
+    ("rule", "format"),
+    [(Mean(), "nf4"), (Krum(1), "int8"), (Median(), None), (NormClipping(9.0).then(SignMajority(0.5)), "nf4")],
+)
+def test_triton_takes_tiles_of_files(narrow, tmp_path, rule, format):
+    """Interpreted, where it can read what lies in main memory."""
+    if reason := fc.backends.unavailable("triton"):
+        pytest.skip(f"Triton cannot run here: {reason}")
+    shapes = {"a": ((GRAIN + 700,), "float32"), "b": ((9, 30), "float32"), "c": ((50,), "float16")}
+    updates = [update(i, shapes) for i in range(5)]
+    updates = updates if format is None else [one.quantize(format) for one in updates]
+    paths = written(tmp_path / "sent", updates)
+    expected = fc.aggregate(updates, rule, "parameters", backend="reference")
+    narrow(1)
+    found = fc.aggregate(paths, rule, "parameters", memory="1GB", backend="triton")
+    assert found.update.digest() == expected.update.digest()
+    assert found.coefficients == expected.coefficients
+
+
 @pytest.mark.parametrize("backend", ["reference", "c"])
 def test_statistics_have_the_bits_of_one_pass(six, narrow, backend):
     if backend == "c" and (reason := fc.backends.unavailable("c")):
@@ -402,13 +421,19 @@ def test_sizes_are_shown_rounded_up():
 
 def test_tiles_and_what_is_beside_them_fit_the_budget():
     for total in (10**8, 10**9, 7 * 10**9):
-        for rows, itemsize in ((3, 4), (100, 2), (1000, 4)):
-            one = Budget(total, rows, itemsize, 10**6, True, 2)
+        for rows, itemsize, margin in (
+            (3, 4, 0),
+            (100, 2, 0),
+            (1000, 4, 0),
+            (100, 1.0625, 9000),
+            (1000, 0.516, 20_000),
+        ):
+            one = Budget(total, rows, itemsize, 10**6, True, 2, margin)
             if one.least > total:
                 continue
             width = one.width(rows, itemsize, 1 << 40)
             assert width % GRAIN == 0
-            assert one.held + budgets.SLOTS * rows * (width * itemsize + budgets.PADDING) <= total
+            assert one.held + budgets.SLOTS * rows * (width * itemsize + margin + budgets.PADDING) <= total
 
 
 MEASURED = """

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from fedcore.errors import RuleError
 from fedcore.rules import Bulyan, NearestNeighborMixing, NormClipping
 from fedcore.rules.distances import Distances
-from fedcore.rules.geometry import Geometry, Statistics
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.shrinking import ShrinkingSums, choose_one_by_one
+from fedcore.rules.statistics import Statistics
 from tests.cohorts import WrongWithinBound, check_reasons, cohorts, decided
 from tests.oracles import rules as oracle
 from tests.oracles import selecting

@@ -15,7 +15,8 @@ import pytest
 from fedcore import backends
 from fedcore.rules import Bucketing, Bulyan, Krum, MinimumDiameterAveraging, MoNNA, MultiKrum
 from fedcore.rules import NearestNeighborMixing as NNM
-from fedcore.rules.geometry import Geometry, Statistics
+from fedcore.rules.geometry import Geometry
+from fedcore.rules.statistics import Statistics
 from tests.cohorts import WrongWithinBound
 from tests.oracles import rules as oracle
 from tests.oracles import selecting

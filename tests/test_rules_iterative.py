@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from fedcore.errors import RuleError
 from fedcore.rules import ARC, CenteredClipping, FLTrust, GeometricMedian, Krum, Mean, NormClipping, SpectralFilter
-from fedcore.rules.geometry import Geometry, Statistics
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Statistics
 from tests.oracles import iterative as oracle
 
 cohorts = st.tuples(st.integers(3, 24), st.integers(1, 400), st.integers(0, 2**16))

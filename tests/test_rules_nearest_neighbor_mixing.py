@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from fedcore.errors import RuleError
 from fedcore.rules import Bucketing, Krum, Mean, MinimumDiameterAveraging, MoNNA, MultiKrum, NormClipping
 from fedcore.rules import NearestNeighborMixing as NNM
-from fedcore.rules.geometry import Geometry, Gram, Statistics
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Gram, Statistics
 from tests.cohorts import WrongWithinBound, cohorts, decided
 from tests.oracles import rules as oracle
 from tests.oracles import selecting

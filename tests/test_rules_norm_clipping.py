@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from fedcore.errors import LayoutError, RuleError
 from fedcore.rowtable import RowTable
 from fedcore.rules import Krum, Mean, MultiKrum, NormClipping
-from fedcore.rules.geometry import Geometry, Statistics
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Statistics
 from tests.oracles import rules as oracle
 
 

@@ -30,7 +30,7 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
     tables = {"scales": "*i64", "formats": "*i32", "nf4_code": "*fp32", "dynamic_code": "*fp32", "out": "*fp32"}
     found: dict[str, tuple[str, dict[str, object], dict[str, str]]] = {
         "fold": ("fold", {}, {}),
-        "decode": ("decode", {}, tables | {"first": "i64", "length": "i64", "stride": "i64"}),
+        "decode": ("decode", {}, tables | {"firsts": "*i64", "length": "i64", "stride": "i64"}),
     }
     for row, other in zip(DTYPES, ("bfloat16", "float32", "float16"), strict=True):
         full, cut = (

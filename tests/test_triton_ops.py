@@ -218,7 +218,7 @@ def distances(matrix: np.ndarray) -> np.ndarray:
 
 class TestGram:
     def test_constants_are_the_definitions(self):
-        assert (gram.BLOCK, gram.CHUNK) == (gram_definition.BLOCK, gram_definition.CHUNK)
+        assert (gram.BLOCK, gram.RUN, gram.CHUNK) == (gram_definition.BLOCK, gram_definition.RUN, gram_definition.CHUNK)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize(("n", "d"), [(5, 1), (2, 255), (1, 256), (16, 257), (17, 300), (33, 300), (2, 1025)])
@@ -375,7 +375,7 @@ def test_encoded_rows_give_the_bits_of_the_decoded_ones(monkeypatch, format, d):
             for given, b in (((found, center), "triton"), ((decoded, middle), "reference"))
         )
         size = exact.diagonal()[:, None] + exact.diagonal()[None, :]
-        assert (np.abs(got - exact) <= fc.ops.GRAM_EPSILON / 4 * size).all()
+        assert (np.abs(got - exact) <= fc.ops.gram_epsilon() / 4 * size).all()
 
 
 def test_every_code_of_both_formats_decodes_to_the_definition():

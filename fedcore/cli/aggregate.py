@@ -254,15 +254,14 @@ def _show(clients: Any, result: Any, output: Path, seconds: float) -> None:
 
     from fedcore.report.table import seconds as duration
 
-    table = Table("adapter", "share", "coefficient", "", box=SIMPLE_HEAD, pad_edge=False)
+    # an order rule gives no client a coefficient
+    weighed = bool(result.coefficients)
+    table = Table("adapter", *(("share", "coefficient") if weighed else ()), "", box=SIMPLE_HEAD, pad_edge=False)
+    left_out = result.report["not_counted"] | result.excluded
     for client in clients:
         value = result.coefficients.get(client, 0.0)
-        table.add_row(
-            client,
-            f"{value / result.report['divisor']:.4f}",
-            f"{value:.6g}",
-            result.excluded.get(client, "" if value else "not selected"),
-        )
+        numbers = (f"{value / result.report['divisor']:.4f}", f"{value:.6g}") if weighed else ()
+        table.add_row(client, *numbers, left_out.get(client, "" if value or not weighed else "not selected"))
     console = Console()
     console.print(table)
     if modules := result.report.get("modules"):

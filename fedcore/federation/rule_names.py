@@ -13,13 +13,17 @@ from fedcore.errors import RuleError
 
 
 def rule_classes() -> dict[str, type]:
-    """name -> class, such as 'multi_krum' -> MultiKrum: every rule that fedcore.rules exports, compositions aside."""
+    """name -> class, such as 'multi_krum' -> MultiKrum: every rule that fedcore.rules exports, compositions aside.
+
+    A capital begins a word where a small letter follows it, so that names that are spelled in capitals stay whole:
+    'arc', 'fltrust', 'monna'.
+    """
     from fedcore import rules
 
     exported = [value for value in map(rules.__dict__.get, rules.__all__) if inspect.isclass(value)]
     rule_types = [c for c in exported if issubclass(c, rules.Rule) and c is not rules.Composed]
     found = [c for c in rule_types if dataclasses.is_dataclass(c)]
-    return {re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", c.__name__).lower(): c for c in found}
+    return {re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", c.__name__).lower(): c for c in found}
 
 
 def in_file(parameter: str) -> str:

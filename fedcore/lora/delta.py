@@ -27,7 +27,7 @@ from fedcore.errors import RangeError
 from fedcore.lora.measure import RATIO, Measure, measure, product_norm, product_size, rebuild, rounding_of
 from fedcore.lora.stacks import Stack, check_pairs, read_factors, read_stack
 from fedcore.lora.truncation import truncate
-from fedcore.rules.geometry import UNIT
+from fedcore.rules.statistics import UNIT
 from fedcore.updates import Update
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from fedcore.lora.delta import Combined, FactorPasses
 from fedcore.lora.order import TILE_BYTES, order_statistic
 from fedcore.rules.files import FileExecutor, budget_for
-from fedcore.rules.geometry import Gram
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Gram
 from fedcore.updates import Cohort, Update
 
 
@@ -126,6 +126,6 @@ def _check_budget(updates: Sequence[Update], memory: Any, threads: int | None, o
         ranks = sum(update.modules[module].rank for update in updates if module in update.modules)
         formed = 6 * 8 * first.d_in * first.d_out + 4 * TILE_BYTES if order else 0
         sizes.append(8 * (4 * ranks * (first.d_in + first.d_out) + 3 * ranks**2) + formed)
-    budget = budget_for(updates[0].layout, len(updates), memory, False, threads)
+    budget = budget_for(updates[0].layout, updates, memory, False, threads)
     budget.least = budget.held + max(sizes)
     budget.check(f"the LoRA factors of {len(updates)} updates, module by module")

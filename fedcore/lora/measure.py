@@ -21,7 +21,7 @@ import numpy as np
 
 from fedcore.errors import NonFiniteError
 from fedcore.lora.stacks import read_factors
-from fedcore.rules.geometry import UNIT
+from fedcore.rules.statistics import UNIT
 from fedcore.updates import Update
 
 #: the largest P / ‖Δ‖ of factors that are used as they were sent; at or below it, a Gram of factors is safe

@@ -1,7 +1,7 @@
 """The public ops: each validates once, selects a backend and calls it."""
 
 from fedcore.ops.exact_sum import ExactSum
-from fedcore.ops.gram import GRAM_EPSILON, gram
+from fedcore.ops.gram import gram, gram_epsilon
 from fedcore.ops.mean_around_median import mean_around_median
 from fedcore.ops.median import median
 from fedcore.ops.sign_counts import sign_counts
@@ -12,9 +12,9 @@ from fedcore.ops.weighted_sum import weighted_sum
 from fedcore.ops.weighted_sums import weighted_sums
 
 __all__ = [
-    "GRAM_EPSILON",
     "ExactSum",
     "gram",
+    "gram_epsilon",
     "mean_around_median",
     "median",
     "sign_counts",

@@ -9,7 +9,7 @@ import numpy as np
 from fedcore.backends import default, implementation, requested
 from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
 from fedcore.errors import DTypeError, RangeError, ShapeError
-from fedcore.expansion import Expansion
+from fedcore.expansion import CHUNK, Expansion
 from fedcore.ops.rows import as_rows, choose, is_torch, raise_first_nonfinite, thread_count
 from fedcore.ops.weighted_sum import checked_divisor, checked_weights
 from fedcore.rowtable import RowTable
@@ -34,11 +34,12 @@ class ExactSum:
         self.d, self.backend, self.threads = int(d), backend, thread_count(threads)
         self._total = Expansion(self.d)
 
-    def add(self, row: Any, weight: float = 1.0) -> None:
+    def add(self, row: Any, weight: float = 1.0, start: int | None = None) -> None:
         """Add weight · row.
 
         row      (d,) array or CPU tensor in fp32, fp16 or bf16, or a RowTable of one row
         weight   a number as in weighted_sum, rounded to fp32; a row with weight 0 is not read
+        start    the row is only the columns from here on, as many as it has; a multiple of 8192
 
         Raises ShapeError, DTypeError, WeightError, BackendError and NonFiniteError with the column of a NaN or Inf;
         after any of them the sum is what it was.
@@ -46,12 +47,21 @@ class ExactSum:
         if not isinstance(row, (RowTable, np.ndarray)) and not is_torch(row):
             raise DTypeError(f"row: got {type(row).__name__}, expected a NumPy array, a torch tensor or a RowTable")
         data = as_rows(row if isinstance(row, RowTable) else [row])
-        if (data.n, data.d) != (1, self.d):
-            raise ShapeError(f"row: got {data.n} × {data.d}, expected one row of {self.d} columns")
+        total = self._total if start is None else self._part(start, data.d)
+        if (data.n, data.d) != (1, total.d):
+            raise ShapeError(f"row: got {data.n} × {data.d}, expected one row of {total.d} columns")
         w = checked_weights([weight], 1)[0]
         add = implementation("exact_sum", choose(data, self.backend))
-        if w != 0 and add(self._total, data.table, w, self.threads):
+        if w != 0 and add(total, data.table, w, self.threads):
             raise_first_nonfinite(data, op="exact_sum")
+
+    def _part(self, start: int, columns: int) -> Expansion:
+        if start % CHUNK or not 0 <= start <= self.d - columns:
+            raise ShapeError(
+                f"start: got {start} for {columns} columns, expected a multiple of {CHUNK} of at most "
+                f"{self.d - columns}, so that they end within {self.d}"
+            )
+        return self._total.part(start, start + columns)
 
     def result(self, divisor: float | None = None, out_dtype: Any = "float32") -> np.ndarray:
         """The sum rounded to fp64 once, divided by `divisor` if one is given, and rounded once to `out_dtype`: (d,).

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.backends import requested, unavailable
 from fedcore.ops.rows import as_center, as_rows
 from fedcore.ops.squared_norms import check_statistic, run_statistic
-from fedcore.reference.gram import CHUNK, EPSILON
+from fedcore.reference.gram import CHUNK, EPSILON, EPSILON_AMX
 
-#: |D̂_ij − D_ij| ≤ GRAM_EPSILON · (G_ii + G_jj) for D_ij = G_ii + G_jj − 2 G_ij, on every backend
-GRAM_EPSILON = EPSILON
 #: tiles of columns whose widths are multiples of this, their statistics added by total=, give the bits of one pass
 GRAIN = CHUNK
 
@@ -34,7 +33,7 @@ def gram(
              are multiples of 8192 columns give the bits of one pass.
     first    entries of two rows before this one are left as `total` has them: a Gram grows as rows arrive
 
-    Bound: |Ĝ_ij − G_ij| ≤ GRAM_EPSILON / 4 · (G_ii + G_jj) (derivation: fedcore/reference/gram.py). The bits of an
+    Bound: |Ĝ_ij − G_ij| ≤ gram_epsilon() / 4 · (G_ii + G_jj) (derivation: fedcore/reference/gram.py). The bits of an
     entry depend on its two rows and the centre alone, whatever the threads; they are the same on every ISA of the C
     kernels but AMX, which has bits of its own. Memory: threads × n² × 8 bytes beside the result.
     Raises ShapeError, DTypeError, and NonFiniteError with the row and column of a NaN or Inf.
@@ -47,3 +46,16 @@ def gram(
     result = run_statistic("gram", data, middle, backend, threads, **going_on)
     check_statistic("gram", data, middle, result.diagonal())
     return result
+
+
+def gram_epsilon(backend: str | None = None) -> float:
+    """ε with |D̂_ij − D_ij| ≤ ε (G_ii + G_jj) for D_ij = G_ii + G_jj − 2 G_ij, of the Gram that `backend` makes here.
+
+    Where the backend is left to the data, the largest of those that it may be. Raises BackendError if unknown.
+    """
+    if requested(backend) in (None, "c") and unavailable("c") is None:
+        from fedcore.native import isa_selected
+
+        if isa_selected() == "amx":
+            return EPSILON_AMX
+    return EPSILON

@@ -85,6 +85,6 @@ def _decode(table: RowTable, codes: tuple[Any, Any], out: Any) -> None:
             torch.from_numpy(np.ascontiguousarray(scales[:, k]).view(np.int64)),
             torch.from_numpy(encoding.formats[k].astype(np.int32)),
             codes,
-            int(encoding.origins[k]),
+            torch.from_numpy(encoding.origins[k]),
             out[:, start:stop],
         )

@@ -6,14 +6,15 @@ The reference forms differences and products in fp64. Compiled backends work on 
 column: a difference is rounded to fp32 once, a block's products are summed, and blocks are folded in fp64 in block
 order, chunk by chunk of CHUNK columns.
 
-Error bound, for any backend: |Ĝ_ij − G_ij| ≤ EPSILON / 4 · (G_ii + G_jj), so for D_ij = G_ii + G_jj − 2 G_ij
-|D̂_ij − D_ij| ≤ EPSILON · (G_ii + G_jj). Below u = 2⁻²⁴, and |x y| ≤ (x² + y²) / 2 throughout.
+Error bound: |Ĝ_ij − G_ij| ≤ ε / 4 · (G_ii + G_jj), so for D_ij = G_ii + G_jj − 2 G_ij |D̂_ij − D_ij| ≤
+ε · (G_ii + G_jj), with ε = EPSILON, or EPSILON_AMX on AMX. Below u = 2⁻²⁴, and |x y| ≤ (x² + y²) / 2 throughout.
 
 fp32 sums (all but AMX): blocks of BLOCK columns. Each row of a block is scaled by a power of two when its largest
-magnitude is outside [2⁻⁴⁰, 2⁴⁰] (so that squares neither overflow nor vanish); products are accumulated in fp32 in
-column order with a fused multiply-add. Differences give 2u, BLOCK sequential additions at most BLOCK · u (Higham 2002,
-Accuracy and Stability of Numerical Algorithms, §3.1), folding in fp64 less than u: (BLOCK + 4) · u / 2 in all. The
-worst case is never met in practice: rounding errors of random sign give about 2⁻²⁴.
+magnitude is outside [2⁻⁴⁰, 2⁴⁰] (so that squares neither overflow nor vanish); RUN products at a time are accumulated
+in fp32 in column order with a fused multiply-add, and the block's runs one after the other in fp32. Differences give
+2u, a run's additions at most RUN · u (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1), those of runs
+less than (BLOCK / RUN) · u, folding in fp64 less than u: (RUN + BLOCK / RUN + 4) · u / 2 in all. The worst case is
+never met in practice: rounding errors of random sign give about 2⁻²⁴.
 
 Integer sums (AMX): blocks of B = 512 columns. A row of a block, with largest magnitude P, is rounded to integers
 v = round(x / t) with t = 2^(e − 22), where e is the exponent of P · (1 + 2⁻⁷): |v| < 127 · (1 + 256 + 256²) and
@@ -29,7 +30,7 @@ fourth rounded to a multiple of 256; the result times t t' is exact in fp64.
 - Leaving out cc': B · 2¹⁴ · t t' ≤ 2²³ · 2^−43.96 · P P' ≤ 2^−21.9 (G_ii + G_jj) < 5 u (G_ii + G_jj). Rounding the
   fourth sum: 2¹⁵ t t' a block, less than u / 32.
 - Differences and folding: less than 2 u (G_ii + G_jj).
-That is under 57 u (G_ii + G_jj) in all, where EPSILON / 4 is 130 u. Nothing is flushed. The bits differ from those of
+That is under 57 u (G_ii + G_jj) in all. Nothing is flushed. The bits differ from those of
 the fp32 sums, inside the bound.
 
 With either, the bits of an entry depend on its two rows and the centre alone: not on the other rows, their order, or
@@ -44,9 +45,11 @@ from fedcore.dtypes import to_float64
 from fedcore.rowtable import RowTable
 
 BLOCK = 256
+RUN = 32
 CHUNK = 1 << 13
-#: |D̂_ij − D_ij| ≤ EPSILON · (G_ii + G_jj), all backends
-EPSILON = 4.0 * (BLOCK + 4) * 2.0**-24 / 2.0
+#: |D̂_ij − D_ij| ≤ EPSILON · (G_ii + G_jj), on all backends and instruction sets but AMX
+EPSILON = 4.0 * (RUN + BLOCK / RUN + 4) * 2.0**-24 / 2.0
+EPSILON_AMX = 4.0 * 57 * 2.0**-24
 
 
 def gram(

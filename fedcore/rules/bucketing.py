@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.rules.composition import Mixing, PreAggregation
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.parameters import check_count
-from fedcore.rules.rule import Mixing, PreAggregation
 
 
 @dataclass(frozen=True)

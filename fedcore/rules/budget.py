@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from fedcore.errors import BudgetError
@@ -63,18 +64,20 @@ class Budget:
     """Bytes that an aggregation may take, its output and the interpreter included.
 
     rows      rows of the extended cohort
-    itemsize  bytes of their widest element
+    itemsize  bytes of their widest element, scales included
+    margin    bytes of a row of a tile beside its elements
     output    bytes of the result
     gram      whether the rule needs a Gram
     """
 
-    def __init__(self, memory: Any, rows: int, itemsize: int, output: int, gram: bool, threads: int):
-        self.total = parse_memory(memory)
+    def __init__(self, memory: Any, rows: int, itemsize: float, output: int, gram: bool, threads: int, margin: int = 0):
+        self.total, self._beside = parse_memory(memory), PADDING + margin
         matrix = rows * rows * 8
         held = WORKSPACE + output
         #: what is taken beside the tiles
         self.held = held + (threads + 3) * matrix if gram else held
-        self.least = max(self.held + SLOTS * rows * (GRAIN * itemsize + PADDING), held + MATRICES * matrix * gram)
+        tiles = SLOTS * rows * (ceil(GRAIN * itemsize) + self._beside)
+        self.least = max(self.held + tiles, held + MATRICES * matrix * gram)
         self.rows = rows
 
     def check(self, what: str) -> None:
@@ -85,8 +88,8 @@ class Budget:
                 "more, or aggregate fewer clients at a time"
             )
 
-    def width(self, rows: int, itemsize: int, d: int) -> int:
+    def width(self, rows: int, itemsize: float, d: int) -> int:
         """Columns of a tile of so many rows: a multiple of GRAIN, or all there are."""
-        room = (self.total - self.held) // (SLOTS * max(rows, 1)) - PADDING
+        room = (self.total - self.held) // (SLOTS * max(rows, 1)) - self._beside
         wanted = min(room, max(READ, TILE // max(rows, 1)))
-        return min(max(wanted // itemsize // GRAIN, 1) * GRAIN, d)
+        return min(max(int(wanted / itemsize) // GRAIN, 1) * GRAIN, d)

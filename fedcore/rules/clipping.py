@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fedcore.rules.composition import Mixing, PreAggregation
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.parameters import check_count, check_minority, check_positive
-from fedcore.rules.rule import Coefficients, Mixing, PreAggregation
+from fedcore.rules.rule import Coefficients
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedcore.dtypes import STORAGE, to_float64
+from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError
 from fedcore.ops.rows import thread_count
 from fedcore.rules.budget import DEFAULT, Budget, shown_bytes
-from fedcore.rules.geometry import Gram
+from fedcore.rules.pivot import Blocks
 from fedcore.rules.rows import RowExecutor
+from fedcore.rules.statistics import Gram
 from fedcore.rules.tiles import Tile, TileReader, open_files_allowed
 from fedcore.updates import Cohort, Layout, Update
+from fedcore.updates.filepieces import file_rows, widest
 from fedcore.updates.filerows import Descriptors, FileRows
 
 #: called as progress(work, done, total): tiles of one pass, from the thread that aggregates
@@ -97,12 +99,12 @@ class FileExecutor(RowExecutor):
                 if difference := layout.difference(theirs):
                     raise LayoutError(f"{name}: {difference} like {names[0]}; convert it or send the same adapter")
         who = (*names, *(f"the {name}" for name in references))
-        found = FileRows.of_updates([*cohort, *references.values()], layout, who)
-        budget = budget_for(layout, len(who), memory, gram, threads)
+        rows = [*cohort, *references.values()]
+        budget = budget_for(layout, rows, memory, gram, threads)
         if memory is None:
             budget.total = max(budget.total, budget.least)
         budget.check(f"{len(cohort)} clients of {shown_bytes(int(layout.nbytes.sum()))}")
-        parts = [FilePart(rows, part) for part, rows in found]
+        parts = [FilePart(found, part) for part, found in file_rows(rows, layout, who)]
         return cls(parts, names, references, budget, progress, known, backend=backend, threads=threads)
 
     def gram(self) -> Gram:
@@ -126,18 +128,21 @@ class FileExecutor(RowExecutor):
             progress(work, done, reader.count)
 
     @contextmanager
-    def sample(self, part: Any) -> Iterator[Callable[[int, int, int], np.ndarray]]:
+    def sample(self, part: Any) -> Iterator[Callable[[int, Blocks], np.ndarray]]:
         """Columns by small reads of their own."""
         with Descriptors(part.rows, open_files_allowed()) as descriptors:
-            yield lambda row, start, stop: to_float64(part.rows.columns(row, start, stop, descriptors))
+            yield lambda row, blocks: np.concatenate(
+                [to_float64(part.rows.columns(row, start, stop, descriptors)) for start, stop in blocks]
+            )
 
 
-def budget_for(layout: Layout, rows: int, memory: Any, gram: bool, threads: int | None) -> Budget:
-    """The budget of an aggregation of so many rows, references included, of one layout."""
+def budget_for(
+    layout: Layout, updates: Sequence[Update | None], memory: Any, gram: bool, threads: int | None
+) -> Budget:
+    """The budget of an aggregation of the tensors of `layout` of these updates, references included; None is zeros."""
     given = DEFAULT if memory is None else memory
     # the result exists twice for a moment: as rows, and as the tensors of an update
     output = 2 * int(layout.decoded().nbytes.sum())
-    # what lies in another format may be decoded to fp32
-    plain = layout.formats == layout.dtypes
-    itemsize = max((STORAGE[dtype].itemsize for dtype in layout.dtypes), default=1) if plain else 4
-    return Budget(given, rows, itemsize, output, gram, thread_count(threads))
+    layouts = {id(update.layout): update.layout for update in updates if update is not None}
+    itemsize, margin = widest(layouts.values(), None in updates)
+    return Budget(given, len(updates), itemsize, output, gram, thread_count(threads), margin)

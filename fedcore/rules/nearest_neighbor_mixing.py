@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedcore.rules.composition import Mixing, PreAggregation
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.parameters import check_count, check_minority
-from fedcore.rules.rule import Mixing, PreAggregation
 from fedcore.rules.selection import nearest
 
 

@@ -7,28 +7,31 @@ affects speed and the size of error bounds, never a decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+#: (start, stop) of stretches of columns
+Blocks = Sequence[tuple[int, int]]
 
 BLOCKS = 16
 BLOCK = 256
 
 
-def sampled_columns(d: int) -> list[tuple[int, int]]:
+def sampled_columns(d: int) -> Blocks:
     """(start, stop) of BLOCKS blocks of BLOCK columns, evenly spaced over d; all columns if there are no more."""
     if d <= BLOCKS * BLOCK:
         return [(0, d)]
     return [(start, start + BLOCK) for start in (k * (d - BLOCK) // (BLOCKS - 1) for k in range(BLOCKS))]
 
 
-def choose_pivot(rows: int, d: int, columns: Callable[[int, int, int], np.ndarray]) -> int:
-    """The pivot's row number; `columns(row, start, stop)` gives columns as fp64."""
+def choose_pivot(rows: int, d: int, columns: Callable[[int, Blocks], np.ndarray]) -> int:
+    """The pivot's row number; `columns(row, blocks)` gives the columns of blocks (start, stop), joined, as fp64."""
     if rows < 3:
         return 0
     blocks = sampled_columns(d)
     with np.errstate(invalid="ignore", over="ignore"):
-        sample = np.stack([np.concatenate([columns(row, *block) for block in blocks]) for row in range(rows)])
+        sample = np.stack([columns(row, blocks) for row in range(rows)])
         inner = sample @ sample.T
         square = inner.diagonal()
         distance = np.nan_to_num(square[:, None] + square[None, :] - 2 * inner, nan=np.inf)

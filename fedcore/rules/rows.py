@@ -16,9 +16,9 @@ from fedcore.errors import LayoutError, NonFiniteError
 from fedcore.ops.rows import Rows, as_rows, raise_first_nonfinite, tensors_of, view_of_tensor
 from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
-from fedcore.rules.geometry import UNIT, Gram
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
-from fedcore.rules.pivot import choose_pivot
+from fedcore.rules.pivot import Blocks, choose_pivot
+from fedcore.rules.statistics import UNIT, Gram
 from fedcore.rules.tiles import Tile
 from fedcore.updates import Cohort, Update
 
@@ -133,8 +133,8 @@ class RowExecutor:
         yield [Tile(0, _some(part, rows))]
 
     @contextmanager
-    def sample(self, part: Any) -> Iterator[Callable[[int, int, int], np.ndarray]]:
-        """A function of (row, start, stop) that gives a few columns of a part in fp64."""
+    def sample(self, part: Any) -> Iterator[Callable[[int, Blocks], np.ndarray]]:
+        """A function of a row and blocks (start, stop) that gives those columns of a part, joined, in fp64."""
         yield partial(_columns, part.data)
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
@@ -173,7 +173,8 @@ class RowExecutor:
             matrix += found
             offset += float(square[0])
         rounding = (sum(part.d for part in self.parts) + 4) * UNIT
-        return Gram(matrix, ops.GRAM_EPSILON * matrix.diagonal(), float(np.sqrt(offset)), rounding)
+        epsilon = ops.gram_epsilon(self.backend)
+        return Gram(matrix, epsilon * matrix.diagonal(), float(np.sqrt(offset)), rounding)
 
     def exact(self, pairs: np.ndarray, mix: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances in fp64, and bounds of 0: these values are the oracle.
@@ -219,19 +220,6 @@ class RowExecutor:
         """The tensors of each part, one after the other."""
         return [part.tensors for part in self.parts]
 
-    def add_exactly(self, sums: Sequence[ops.ExactSum], row: int, coefficient: float) -> None:
-        """Add coefficient · row to the exact sums of each part: to all of them, or after an error to none."""
-        done = []
-        try:
-            for part, total in zip(self.parts, sums, strict=True):
-                with self._naming(part, [row]):
-                    total.add(take(part.given, [row]), coefficient)
-                done.append((part, total))
-        except BaseException:
-            for part, total in done:
-                total.add(take(part.given, [row]), -coefficient)
-            raise
-
     def order_statistic(self, decided: OrderStatistic, out_dtype: str | None = None) -> list[Any]:
         """The statistic of each part, coordinate by coordinate, rounded once to `out_dtype` or the part's own dtype."""
         mixed, n = decided.rounded(), self.clients
@@ -255,7 +243,7 @@ class RowExecutor:
         dtype, whole = out_dtype or part.dtype, None
         with self.tiles(part, read, "combination") as tiles:
             for tile in tiles:
-                with self._naming(part, kept, tile.start):
+                with self.naming(part, kept, tile.start):
                     found = of_tile(tile, dtype)
                 if len(found) == part.d:
                     whole = found
@@ -270,7 +258,7 @@ class RowExecutor:
         return [int(row) for row in np.flatnonzero(used) if row not in self.zero] or [0]
 
     @contextmanager
-    def _naming(self, part: Any, rows: Sequence[int], start: int = 0) -> Iterator[None]:
+    def naming(self, part: Any, rows: Sequence[int], start: int = 0) -> Iterator[None]:
         """NonFiniteError of an op over columns of `rows` from `start` on, in the words of the caller."""
         try:
             yield
@@ -287,7 +275,7 @@ class RowExecutor:
             result = op(rows, center, total=total, backend=self.backend, threads=self.threads)
         except NonFiniteError:
             # a bad centre is a row of the part too: name the row, not the centre
-            with self._naming(part, read, tile.start):
+            with self.naming(part, read, tile.start):
                 raise_first_nonfinite(as_rows(tile.rows))
             raise
         return result.cpu().numpy() if hasattr(result, "cpu") else result
@@ -373,11 +361,12 @@ def row_of(given: Any, row: int) -> Any:
     return given.take([row]) if isinstance(given, RowTable) else given[row]
 
 
-def _columns(data: Rows, row: int, start: int, stop: int) -> np.ndarray:
+def _columns(data: Rows, row: int, blocks: Blocks) -> np.ndarray:
     if data.table is not None:
-        return to_float64(data.table.columns(row, start, stop))
+        return to_float64(np.concatenate([data.table.columns(row, *block) for block in blocks]))
     assert data.tensors is not None
-    return to_float64(view_of_tensor(data.tensors[row][start:stop].cpu()))
+    tensor = data.tensors[row]
+    return to_float64(np.concatenate([view_of_tensor(tensor[start:stop].cpu()) for start, stop in blocks]))
 
 
 def in_main_memory(given: Any) -> RowTable:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedcore.rules.distances import Distances
-from fedcore.rules.geometry import UNIT, Geometry
+from fedcore.rules.geometry import Geometry
+from fedcore.rules.statistics import UNIT
 
 
 class Scoring(NamedTuple):

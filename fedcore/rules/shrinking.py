@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from fedcore.rules.distances import Distances
-from fedcore.rules.geometry import UNIT, Geometry
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.selection import lowest
+from fedcore.rules.statistics import UNIT
 
 
 class ShrinkingSums:

@@ -75,7 +75,7 @@ class TileReader:
 
     def _buffer(self) -> np.ndarray:
         """(rows, stride) uint8 at the start of a cache line."""
-        stride = min(self._width, self._rows.d) * self._rows.itemsize
+        stride = self._rows.room(min(self._width, self._rows.d))
         stride += -stride % PADDING + PADDING
         memory = np.empty(len(self._index) * stride + PADDING, np.uint8)
         start = -memory.ctypes.data % PADDING
@@ -91,24 +91,17 @@ class TileReader:
 
     def _fill(self, k: int, first: int, last: int) -> None:
         start, stop = self._span(k)
-        slot, size = self._slots[k % len(self._slots)], (stop - start) * self._rows.itemsize
+        slot = self._slots[k % len(self._slots)]
         if k + 1 < self.count:
             for row in self._index[first:last]:
                 self._rows.announce(row, *self._span(k + 1), self._descriptors)
         for place, row in enumerate(self._index[first:last], first):
-            self._rows.fill(row, start, stop, slot[place, :size], self._descriptors)
+            self._rows.fill(row, start, stop, slot[place], self._descriptors)
 
     def _table(self, k: int) -> RowTable:
         start, stop = self._span(k)
-        key = (k % len(self._slots), stop - start)
-        if key not in self._tables:
-            size = (stop - start) * self._rows.itemsize
-            buffers = [row[:size] for row in self._slots[key[0]]]
-            self._tables[key] = RowTable(
-                buffers,
-                np.zeros((1, len(buffers)), np.int64),
-                np.array([stop - start]),
-                self._rows.lying,
-                source=self._rows.dtype,
-            )
+        slot = k % len(self._slots)
+        key = (slot, stop - start if self._rows.alike else -1)
+        if key not in self._tables or not self._rows.alike:
+            self._tables[key] = self._rows.table(list(self._slots[slot]), self._index, start, stop)
         return self._tables[key]

@@ -8,18 +8,21 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedcore.errors import FedcoreError, StorageError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file, replacing an earlier one. Raises StorageError naming it; what was half-written is removed."""
+def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write a file, all at once or part by part, replacing an earlier one.
+
+    Raises StorageError naming it; what was half-written is removed.
+    """
     with _all_or_nothing(path) as beside:
         with beside.open("xb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

@@ -124,11 +124,10 @@ class Cohort(Sequence[Update]):
             formats = {u.layout.formats[k] for u, p in zip(self._updates, places, strict=True) for k in p}
         if len(formats) == 1 and (format := formats.pop()) in ROW_DTYPES:
             return RowTable(buffers, offsets, lengths, format, source=source)
-        codes = [
-            [FORMATS[update.layout.formats[k]] for k in p] for update, p in zip(self._updates, places, strict=True)
-        ]
+        each = zip(self._updates, places, strict=True)
+        codes = np.array([[FORMATS[update.layout.formats[k]] for k in p] for update, p in each], np.uint8).T
         scales = np.stack([update.scales[:, p] for update, p in zip(self._updates, places, strict=True)], axis=2)
-        encoding = Encoding(np.array(codes, np.uint8).T, scales, np.zeros(len(lengths), np.int64))
+        encoding = Encoding(codes, scales, np.zeros(codes.shape, np.int64))
         return RowTable(buffers, offsets, lengths, "float32", encoding, source)
 
     @cached_property

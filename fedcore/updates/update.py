@@ -262,7 +262,15 @@ class Update:
 
     def to_bytes(self) -> bytes:
         """Safetensors bytes that hold everything; equal updates give equal bytes."""
-        return b"".join(self._file(scaling=self.scaling, adapter_config=self.adapter_config))
+        return b"".join(self.parts())
+
+    def parts(self) -> Iterator[bytes | memoryview]:
+        """What `to_bytes` gives, in parts, each valid until the next; of what lies in a file a few MB at a time."""
+        order, _ = arrange(self.layout)
+        pieces = pieces_of(self.layout)
+        yield pack_header(self.layout, self._metadata(scaling=self.scaling, adapter_config=self.adapter_config))
+        for k in order:
+            yield from self._data(pieces[k])
 
     def to_peft(self, directory: str | os.PathLike[str]) -> None:
         """Write a PEFT directory, whole or not at all: beside, flushed to disk, then renamed. Its parents are made.
@@ -291,14 +299,6 @@ class Update:
     def _metadata(self, **also: Any) -> dict[str, str]:
         count = {"num_examples": self.num_examples} if self.counted else {}
         return pack_metadata(client_id=self.client_id, **count, base=self.base, **also)
-
-    def _file(self, **also: Any) -> Iterator[bytes | memoryview]:
-        """The parts of a safetensors file, in order."""
-        order, _ = arrange(self.layout)
-        pieces = pieces_of(self.layout)
-        yield pack_header(self.layout, self._metadata(**also))
-        for k in order:
-            yield from self._data(pieces[k])
 
     def _decoded_file(self) -> Iterator[bytes | memoryview]:
         """The parts of a safetensors file in which every tensor lies as its dtype; one is decoded at a time."""

@@ -35,11 +35,11 @@ def _decode_kernel(
     addresses,  # (n,) int64: where the tensors begin
     scales,  # (3, n) int64: where their scale arrays begin
     formats,  # (n,) int32
+    firsts,  # (n,) int64: element of each tensor that the first column is
     nf4_code,  # (16,) fp32
     dynamic_code,  # (256,) fp32
     out,  # (n, stride) fp32
     n,
-    first,  # element of the tensors that the first column is
     length,  # columns
     stride,
     BLOCK: tl.constexpr,
@@ -47,7 +47,7 @@ def _decode_kernel(
     row = tl.program_id(0)
     columns = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < length
-    element = first + columns
+    element = tl.load(firsts + row) + columns
     block = element // QUANTISED
     address, format = tl.load(addresses + row), tl.load(formats + row)
     absmax = tl.load(scales + row)
@@ -77,14 +77,15 @@ def decode(
     scales: torch.Tensor,
     formats: torch.Tensor,
     codes: tuple[torch.Tensor, torch.Tensor],
-    first: int,
+    firsts: torch.Tensor,
     out: torch.Tensor,
 ) -> None:
-    """Elements first to first + w of n tensors into `out`, (n, w) fp32, whose rows may lie apart.
+    """w elements of each of n tensors, from a first one on, into `out`, (n, w) fp32, whose rows may lie apart.
 
     addresses   (n,) int64: where each tensor begins
     scales      (3, n) int64: where its scale arrays begin, in the order of fedcore.quantized.SCALES
     formats     (n,) int32: numbers as in fedcore.encoding.FORMATS
+    firsts      (n,) int64: the first element of each tensor
     codes       the NF4 code (16,) and the dynamic code (256,), fp32
 
     All on the device of `out`, where everything that the addresses lead to lies. Raises BackendError if the kernel
@@ -98,7 +99,7 @@ def decode(
         return
     with on_device(out.device):
         _decode_kernel[(n, triton.cdiv(length, BLOCK))](
-            addresses, scales, formats, *codes, out, n, first, length, out.stride(0), BLOCK=BLOCK, **OPTIONS
+            addresses, scales, formats, firsts, *codes, out, n, length, out.stride(0), BLOCK=BLOCK, **OPTIONS
         )
 
 

@@ -1,7 +1,7 @@
 """Triton gram: tiles of rows against tiles of rows over chunks of columns, and the chunks' partials folded in order.
 
-Products of a block of BLOCK columns accumulate in fp32 with IEEE arithmetic (no tf32), blocks and chunks are folded in
-fp64 in order, and nothing is added atomically: the same bits every time on one device. A row of a block whose largest
+Products of RUN columns accumulate in fp32 with IEEE arithmetic (no tf32), those sums and chunks are folded in fp64 in
+order, and nothing is added atomically: the same bits every time on one device. A row of a block whose largest
 magnitude is outside [2⁻⁴⁰, 2⁴⁰] is scaled by a power of two first, which costs a second pass over that block only.
 Pairs of tiles change fastest over programs, so a chunk's rows are read from memory once and then from the L2 cache.
 Only pairs of tiles on and above the diagonal are formed. Speed on a GPU is unmeasured so far.
@@ -16,11 +16,11 @@ import triton.language as tl
 from fedcore.kernels.fold import fold
 from fedcore.kernels.rows import DTYPES, address_table, check_device, load, on_device, pieces, row_pointer
 
-# BLOCK and CHUNK fix the order of additions: the same numbers as in fedcore/reference/gram.py
+# these fix the order of additions: the same numbers as in fedcore/reference/gram.py
 BLOCK = 256
-CHUNK = 1 << 13
 #: columns of one tl.dot
-DEPTH = 32
+RUN = 32
+CHUNK = 1 << 13
 #: limit of the partials buffer, bytes
 PARTIALS = 64 << 20
 #: largest second dimension of a launch
@@ -57,7 +57,7 @@ def _scale_exponent(largest):
 
 @triton.jit
 def _centred(rows, center, columns, mask, exponent, FULL: tl.constexpr, SCALED: tl.constexpr):
-    """(TILE, DEPTH) fp32: x − center with one rounding, divided by 2^exponent (TILE,) if SCALED."""
+    """(TILE, RUN) fp32: x − center with one rounding, divided by 2^exponent (TILE,) if SCALED."""
     x = load(rows[:, None] + columns[None, :], mask[None, :], FULL).to(tl.float32)
     # dividing before the difference keeps a large one from overflowing; multiplying after it keeps a small one whole
     before = ((127 - tl.maximum(exponent, 0)) << 23).to(tl.float32, bitcast=True)[:, None]
@@ -77,20 +77,20 @@ def _centred(rows, center, columns, mask, exponent, FULL: tl.constexpr, SCALED: 
 @triton.jit
 def _block_product(
     left, right, center, start, d, left_exponent, right_exponent,
-    TILE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, FULL: tl.constexpr, SCALED: tl.constexpr,
+    TILE: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr, FULL: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """Inner products (TILE, TILE) fp32 over one block of columns, and the largest magnitudes (TILE,) of both sides."""
-    product = tl.zeros([TILE, TILE], tl.float32)
-    left_largest = tl.zeros([TILE, DEPTH], tl.float32)
-    right_largest = tl.zeros([TILE, DEPTH], tl.float32)
-    for k in tl.range(0, BLOCK, DEPTH):
-        columns = start + k + tl.arange(0, DEPTH)
+    """Inner products (TILE, TILE) fp64 over one block of columns, and the largest magnitudes (TILE,) of both sides."""
+    product = tl.zeros([TILE, TILE], tl.float64)
+    left_largest = tl.zeros([TILE, RUN], tl.float32)
+    right_largest = tl.zeros([TILE, RUN], tl.float32)
+    for k in tl.range(0, BLOCK, RUN):
+        columns = start + k + tl.arange(0, RUN)
         mask = columns < d
         a = _centred(left, center, columns, mask, left_exponent, FULL, SCALED)
         b = _centred(right, center, columns, mask, right_exponent, FULL, SCALED)
         left_largest = tl.maximum(left_largest, tl.abs(a))
         right_largest = tl.maximum(right_largest, tl.abs(b))
-        product = tl.dot(a, tl.trans(b), product, input_precision="ieee")
+        product += tl.dot(a, tl.trans(b), input_precision="ieee").to(tl.float64)
     return product, tl.max(left_largest, axis=1), tl.max(right_largest, axis=1)
 
 
@@ -108,7 +108,7 @@ def _gram_kernel(
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
-    DEPTH: tl.constexpr,
+    RUN: tl.constexpr,
     ALIGNED: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -124,16 +124,16 @@ def _gram_kernel(
     for block in range(blocks):
         start = (first + chunk).to(tl.int64) * CHUNK + block * BLOCK
         product, left_largest, right_largest = _block_product(
-            left_rows, right_rows, center, start, d, zero, zero, TILE, BLOCK, DEPTH, FULL, False
+            left_rows, right_rows, center, start, d, zero, zero, TILE, BLOCK, RUN, FULL, False
         )
         left_exponent = _scale_exponent(left_largest)
         right_exponent = _scale_exponent(right_largest)
         if tl.max(tl.maximum(tl.abs(left_exponent), tl.abs(right_exponent)), axis=0) > 0:
             product, left_largest, right_largest = _block_product(
-                left_rows, right_rows, center, start, d, left_exponent, right_exponent, TILE, BLOCK, DEPTH, FULL, True
+                left_rows, right_rows, center, start, d, left_exponent, right_exponent, TILE, BLOCK, RUN, FULL, True
             )  # fmt: skip
         scale = _power_of_two(left_exponent)[:, None] * _power_of_two(right_exponent)[None, :]
-        total += product.to(tl.float64) * scale
+        total += product * scale
     offset = (chunk.to(tl.int64) * count + pair) * TILE * TILE
     tl.store(partials + offset + within[:, None] * TILE + within[None, :], total)
 
@@ -170,7 +170,7 @@ def gram(
                 used = min(slots, first + chunks - start)
                 _gram_kernel[(count, used)](
                     addresses, center, pairs, partials, n, d, start, blocks,
-                    row_dtype=DTYPES[tensors[0].dtype], TILE=tile, BLOCK=BLOCK, CHUNK=CHUNK, DEPTH=DEPTH,
+                    row_dtype=DTYPES[tensors[0].dtype], TILE=tile, BLOCK=BLOCK, CHUNK=CHUNK, RUN=RUN,
                     ALIGNED=aligned, FULL=full, **options(tile),
                 )  # fmt: skip
                 fold(partials[:used], sums)

@@ -23,14 +23,15 @@ static void compare(const void* a, const void* b, size_t bytes, const char* what
     }
 }
 
-/* AMX has bits of its own: both are within EPSILON / 4 of fedcore/reference/gram.py, so they are within twice that. */
+/* AMX has bits of its own: both are within EPSILON / 4 and EPSILON_AMX / 4 of fedcore/reference/gram.py, so they are
+ * within the sum of the two. */
 enum { ROWS = 37 }; /* three panels of gram, the last with half a tile */
 static void check_near(const double* a, const double* b, fc_dtype dtype, int64_t d) {
     compared++;
     for (int i = 0; i < ROWS; i++)
         for (int k = 0; k < ROWS; k++) {
             const double size = a[i * ROWS + i] + a[k * ROWS + k];
-            if (fabs(a[i * ROWS + k] - b[i * ROWS + k]) <= 2 * 130 * 0x1p-24 * size) continue;
+            if (fabs(a[i * ROWS + k] - b[i * ROWS + k]) <= (22 + 57) * 0x1p-24 * size) continue;
             differed++;
             printf("gram: isa amx, dtype %d, %lld columns: %g and %g\n", (int)dtype, (long long)d, a[i * ROWS + k],
                    b[i * ROWS + k]);
@@ -241,7 +242,7 @@ static char* random_bytes(int64_t bytes, int offset) {
     return memory;
 }
 
-enum { ORIGIN = 37, MOST = 3 }; /* the first column is this element of its tensor, so that no block begins with it */
+enum { ORIGIN = 37, MOST = 3 }; /* tensors are cut at multiples of this, where no block begins */
 
 /* Rows whose pieces are tensors of any format, quantised ones above all, with every array in memory of its own. */
 static void check_encoded(int64_t d, int offset, int segments) {
@@ -249,7 +250,7 @@ static void check_encoded(int64_t d, int offset, int segments) {
     char* memory[4][PIECES] = {{0}};
     const void *pointers[PIECES], *scales[3 * PIECES] = {0};
     uint8_t formats[PIECES];
-    int64_t starts[MOST + 1] = {0, d, d, d}, origins[MOST] = {ORIGIN, 0, 2 * ORIGIN};
+    int64_t starts[MOST + 1] = {0, d, d, d}, origins[PIECES];
     if (segments == MOST) {
         starts[1] = d / 3;
         starts[2] = d / 3 + d / 2;
@@ -257,7 +258,8 @@ static void check_encoded(int64_t d, int offset, int segments) {
     for (int at = 0; at < segments * ROWS; at++) {
         static const uint8_t kinds[] = {FC_NF4, FC_INT8, FC_F32, FC_NF4, FC_INT8, FC_BF16, FC_F16};
         const int k = at / ROWS, format = formats[at] = kinds[draw() % sizeof kinds];
-        const int64_t size = origins[k] + starts[k + 1] - starts[k], blocks = fc_ceil(size, FC_BLOCK);
+        origins[at] = (k + at % 3) * ORIGIN;
+        const int64_t size = origins[at] + starts[k + 1] - starts[k], blocks = fc_ceil(size, FC_BLOCK);
         const int quantised = format >= FC_INT8;
         const int64_t bytes = format == FC_NF4    ? fc_ceil(size, 2)
                               : format == FC_INT8 ? size
@@ -302,18 +304,22 @@ static void check_encoded(int64_t d, int offset, int segments) {
 }
 
 int main(void) {
-    static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8193, 16385};
+    enum { LONG = 4000 }; /* what takes most of the time, under an emulator and sanitizers, comes in fewer kinds */
+    static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8209};
     for (int dtype = FC_F32; dtype <= FC_BF16; dtype++)
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
             for (int offset = 0; offset < 4; offset++)
-                for (int wild = 0; wild < 2; wild++) check((fc_dtype)dtype, sizes[s], offset, offset % 2 ? 3 : 1, wild);
+                for (int wild = 0; wild < 2; wild++)
+                    if (sizes[s] < LONG || wild == offset % 2)
+                        check((fc_dtype)dtype, sizes[s], offset, offset % 2 ? 3 : 1, wild);
     for (int dtype = FC_F32; dtype <= FC_BF16; dtype++) {
         for (int64_t n = 1; n < 70; n++) check_many_rows((fc_dtype)dtype, n);
         static const int64_t many[] = {127, 128, 129, 257, 700, 1025, 2049};
         for (size_t s = 0; s < sizeof many / sizeof *many; s++) check_many_rows((fc_dtype)dtype, many[s]);
     }
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
-        for (int offset = 0; offset < 4; offset++) check_encoded(sizes[s], offset, offset % 2 ? MOST : 1);
+        for (int offset = 0; offset < 4; offset++)
+            if (sizes[s] < LONG || offset % 2) check_encoded(sizes[s], offset, offset % 2 ? MOST : 1);
     printf("best ISA %d: %lld comparisons, %lld differ\n", (int)fc_isa_best(), (long long)compared,
            (long long)differed);
     return differed != 0;

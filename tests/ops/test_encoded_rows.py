@@ -163,7 +163,7 @@ def assembled(segments: list[list], offset: int) -> RowTable:
                 blob += array.tobytes() + b"\xff"
             offsets[k, i], scales[: len(starts) - 1, k, i] = starts[0], starts[1:]
         buffers.append(blob)
-    encoding = Encoding(formats, scales, np.zeros(len(segments), np.int64))
+    encoding = Encoding(formats, scales, np.zeros(formats.shape, np.int64))
     return RowTable(buffers, offsets, np.array(lengths), "float32", encoding)
 
 
@@ -202,7 +202,7 @@ def test_scales_that_are_not_finite_are_named_with_row_and_column(compiled, scal
 def test_tables_that_leave_their_buffers_are_refused():
     row = Quantized.from_array(make_rows(1, 200, "float32")[0], "nf4")
     buffer, starts = row.joined()
-    formats, origins = np.full((1, 1), FORMATS["nf4"], np.uint8), np.zeros(1, np.int64)
+    formats, origins = np.full((1, 1), FORMATS["nf4"], np.uint8), np.zeros((1, 1), np.int64)
 
     def table(payload=starts[0], scales=starts[1:], length=200, origin=0, size=buffer.size):
         encoding = Encoding(formats, np.array(scales, np.int64).reshape(3, 1, 1), origins + origin)

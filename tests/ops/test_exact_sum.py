@@ -188,6 +188,21 @@ def test_a_row_that_is_not_finite_leaves_nothing_behind(compiled, bits):
     assert same_bits(found.result(), check.result())
 
 
+def test_columns_from_a_start_on_are_a_part_of_the_row(compiled):
+    d = 3 * CHUNK + 9
+    rows = make_rows(4, d, "float32")
+    expected = total(rows, [3, -0.7, 1e9, 2], **compiled)
+    found = fc.ops.ExactSum(d, **compiled)
+    for start in (2 * CHUNK, 0, 3 * CHUNK, CHUNK):
+        for row, weight in zip(rows, [3, -0.7, 1e9, 2], strict=True):
+            found.add(row[start : start + CHUNK], weight, start)
+    assert same_bits(found.result(out_dtype="float64"), expected.result(out_dtype="float64"))
+    assert found.nbytes == expected.nbytes
+    for start, size in ((5, CHUNK), (3 * CHUNK, 10), (-CHUNK, CHUNK)):
+        with pytest.raises(ShapeError, match=rf"start: got {start} for {size} columns, expected a multiple of"):
+            found.add(np.ones(size, np.float32), 1, start)
+
+
 def test_no_memory_for_another_level_leaves_nothing_behind(monkeypatch):
     found = total([np.full(40, 1e20, np.float32), np.ones(40, np.float32)], [1, 1])
     before = found.result(out_dtype="float64")

@@ -21,7 +21,7 @@ def exact_gram(rows, center=None) -> np.ndarray:
 
 def within_bound(got: np.ndarray, exact: np.ndarray) -> bool:
     size = exact.diagonal()[:, None] + exact.diagonal()
-    return bool((np.abs(got - exact) <= fc.ops.GRAM_EPSILON / 4 * size).all())
+    return bool((np.abs(got - exact) <= fc.ops.gram_epsilon() / 4 * size).all())
 
 
 def distances(gram: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def exact_gram(rows: list[np.ndarray]) -> np.ndarray:
 
 def error_over_bound(got: np.ndarray, exact: np.ndarray) -> float:
     size = exact.diagonal()[:, None] + exact.diagonal()
-    return float(np.max(np.abs(got - exact)[size > 0] / (fc.ops.GRAM_EPSILON / 4 * size[size > 0]), initial=0.0))
+    return float(np.max(np.abs(got - exact)[size > 0] / (fc.ops.gram_epsilon() / 4 * size[size > 0]), initial=0.0))
 
 
 def test_the_bound_where_rounding_is_worst(amx):

@@ -9,19 +9,26 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore import spool as spools
+from fedcore.accumulator import growing_gram
 from fedcore.dtypes import round_from_float64
-from fedcore.errors import BudgetError, FormatError, LayoutError, MissingError, NonFiniteError, RuleError, ShapeError
-from fedcore.rules import GeometricMedian, Krum, Mean, Median, MultiKrum, NormClipping
-from fedcore.rules.files import FileExecutor
+from fedcore.errors import (
+    BudgetError,
+    FormatError,
+    LayoutError,
+    MissingError,
+    NonFiniteError,
+    RuleError,
+    ShapeError,
+    StorageError,
+)
+from fedcore.rules import GeometricMedian, Krum, Median, MultiKrum, NormClipping
+from fedcore.rules.files import FileExecutor, budget_for
 
 SHAPES = {"a": ((3, 5000), "float32"), "b": ((700,), "float16"), "c": ((9000,), "float32")}
 RULES = [
     Krum(2),
     MultiKrum(2, 5),
     Median(),
-    Mean(),
-    NormClipping(90.0),
     NormClipping(90.0).then(MultiKrum(2)),
     NormClipping(90.0).then(Median()),
 ]
@@ -41,11 +48,11 @@ CLIENTS = [update(i) for i in range(23)]
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(spools, "BATCH", 3)
+    monkeypatch.setattr(growing_gram, "BATCH", 3)
 
 
-def spooled(folder: Path, rule, updates, **options) -> fc.Spool:
-    made = fc.Spool(rule, folder, **options)
+def stored(folder: Path, rule, updates, **options) -> fc.Accumulator:
+    made = fc.Accumulator(rule, folder, **options)
     for one in updates:
         made.add(one)
     return made
@@ -56,7 +63,7 @@ def spooled(folder: Path, rule, updates, **options) -> fc.Spool:
 def test_the_result_is_that_of_aggregate_in_any_order_of_arrival(tmp_path, rule, reference):
     expected = fc.aggregate(CLIENTS, rule, "parameters", reference=reference)
     for k, order in enumerate((CLIENTS, CLIENTS[::-1])):
-        found = spooled(tmp_path / str(k), rule, order, reference=reference).result()
+        found = stored(tmp_path / str(k), rule, order, reference=reference).result()
         assert found.update.digest() == expected.update.digest()
         assert found.coefficients == expected.coefficients
         for what in ("selected", "not_counted", "n", "rule", "divisor"):
@@ -65,25 +72,29 @@ def test_the_result_is_that_of_aggregate_in_any_order_of_arrival(tmp_path, rule,
 
 def test_coefficients_of_an_iteration_are_equal_within_their_bound(tmp_path):
     expected = fc.aggregate(CLIENTS, GeometricMedian(), "parameters").coefficients
-    found = spooled(tmp_path / "spool", GeometricMedian(), CLIENTS).result().coefficients
+    found = stored(tmp_path / "kept", GeometricMedian(), CLIENTS).result().coefficients
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
 
 
 def test_the_gram_grows_as_rows_arrive_and_is_not_made_again(tmp_path, monkeypatch):
     """At the end there is only the last batch left, and no pass over all pairs."""
-    made = spooled(tmp_path / "spool", Krum(2), CLIENTS)
-    assert len(CLIENTS) - spools.BATCH - len(CLIENTS) // spools.SHARE <= made._grown.clients <= len(CLIENTS)
+    made = stored(tmp_path / "kept", Krum(2), CLIENTS)
+    assert (
+        len(CLIENTS) - growing_gram.BATCH - len(CLIENTS) // growing_gram.SHARE
+        <= made._kept._grown.clients
+        <= len(CLIENTS)
+    )
     monkeypatch.setattr(FileExecutor, "gram", lambda self: self.known if self.known else pytest.fail("made again"))
     expected = fc.aggregate(CLIENTS, Krum(2), "parameters").report["selected"]
     assert made.result().report["selected"] == expected
-    assert made._grown.clients == len(CLIENTS)
+    assert made._kept._grown.clients == len(CLIENTS)
 
 
 def test_the_grown_gram_is_the_gram(tmp_path):
-    made = spooled(tmp_path / "spool", Krum(2), CLIENTS)
+    made = stored(tmp_path / "kept", Krum(2), CLIENTS)
     made.result()
     order = list(range(len(CLIENTS)))
-    found = made._grown.gram(order)
+    found = made._kept._grown.gram(order)
     rows = np.stack([np.concatenate([np.float64(t).ravel() for t in u.tensors.values()]) for u in CLIENTS])
     centred = rows - rows[0]
     np.testing.assert_allclose(found.matrix, centred @ centred.T, atol=1e-4 * np.abs(centred @ centred.T).max())
@@ -95,16 +106,16 @@ def test_a_first_client_far_away_is_not_kept_as_the_centre(tmp_path):
     """It would make every pair doubtful: the Gram is made again about a better row."""
     far = update(7, shift=1e4, name="attacker")
     cohort = [far, *CLIENTS]
-    made = spooled(tmp_path / "spool", Krum(2), cohort)
+    made = stored(tmp_path / "kept", Krum(2), cohort)
     found = made.result()
     expected = fc.aggregate(cohort, Krum(2), "parameters")
-    assert made._grown.gram(list(range(len(cohort)))) is None
+    assert made._kept._grown.gram(list(range(len(cohort)))) is None
     assert found.report["selected"] == expected.report["selected"]
     assert found.report["redone_pairs"] == expected.report["redone_pairs"]
 
 
 def test_adding_goes_on_after_a_result(tmp_path):
-    made = spooled(tmp_path / "spool", Krum(2), CLIENTS[:9])
+    made = stored(tmp_path / "kept", Krum(2), CLIENTS[:9])
     early = made.result()
     for one in CLIENTS[9:]:
         made.add(one)
@@ -113,9 +124,9 @@ def test_adding_goes_on_after_a_result(tmp_path):
 
 
 def test_a_killed_server_goes_on_with_what_was_added(tmp_path):
-    spooled(tmp_path / "spool", Krum(2), CLIENTS[:10])
-    (tmp_path / "spool" / ".half.0123.part").write_bytes(b"what a crash leaves")
-    again = fc.Spool(Krum(2), tmp_path / "spool")
+    stored(tmp_path / "kept", Krum(2), CLIENTS[:10])
+    (tmp_path / "kept" / ".half.0123.part").write_bytes(b"what a crash leaves")
+    again = fc.Accumulator(Krum(2), tmp_path / "kept")
     assert again.client_ids == tuple(u.client_id for u in CLIENTS[:10])
     for one in CLIENTS[10:]:
         again.add(one)
@@ -127,8 +138,45 @@ def test_updates_in_files_are_added_too(tmp_path):
     for one in CLIENTS[:6]:
         paths.append(tmp_path / f"{one.client_id}.safetensors")
         paths[-1].write_bytes(one.to_bytes())
-    found = spooled(tmp_path / "spool", Krum(1), [fc.Update.open(path) for path in paths]).result()
+    found = stored(tmp_path / "kept", Krum(1), [fc.Update.open(path) for path in paths]).result()
     assert found.update.digest() == fc.aggregate(CLIENTS[:6], Krum(1), "parameters").update.digest()
+
+
+def test_weights_that_are_given_are_kept_too(tmp_path):
+    """And forgotten with the file that they belong to."""
+    rule = GeometricMedian(weighted=True)
+    weights = {one.client_id: 0.3 + i for i, one in enumerate(CLIENTS[:6])}
+    made = fc.Accumulator(rule, tmp_path / "kept")
+    for one in CLIENTS[:6]:
+        made.add(one, weights[one.client_id])
+    expected = fc.aggregate(CLIENTS[:6], rule, "parameters", weights=weights).coefficients
+    for again in (made, fc.Accumulator(rule, tmp_path / "kept")):
+        found = again.result().coefficients
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    for path in (tmp_path / "kept").glob("*.safetensors"):
+        path.unlink()
+    found = stored(tmp_path / "kept", rule, CLIENTS[:6]).result().coefficients
+    expected = fc.aggregate(CLIENTS[:6], rule, "parameters").coefficients
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+
+
+def test_a_weight_that_cannot_be_read_is_named(tmp_path):
+    made = fc.Accumulator(GeometricMedian(weighted=True), tmp_path / "kept")
+    made.add(CLIENTS[0], 0.5)
+    path = next((tmp_path / "kept").glob("*.weight"))
+    path.write_text("half")
+    with pytest.raises(FormatError, match=r"\.weight: holds no weight; remove it"):
+        fc.Accumulator(GeometricMedian(), tmp_path / "kept")
+
+
+def test_a_client_for_whom_there_is_no_memory_is_refused_before_it_is_written(tmp_path):
+    rows = 9
+    least = budget_for(CLIENTS[0].layout, CLIENTS[:rows], "1GB", True, 2).least
+    made = stored(tmp_path / "kept", Krum(1), CLIENTS[:rows], memory=least, threads=2)
+    with pytest.raises(BudgetError, match=r"expected at least .* for 10 clients"):
+        made.add(CLIENTS[rows])
+    assert len(list((tmp_path / "kept").iterdir())) == rows
+    assert made.result().report["n"] == rows
 
 
 def nan(one: fc.Update) -> fc.Update:
@@ -138,8 +186,8 @@ def nan(one: fc.Update) -> fc.Update:
 
 
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path):
-    made = spooled(tmp_path / "spool", Krum(1), CLIENTS[:5])
-    files = set(os.listdir(tmp_path / "spool"))
+    made = stored(tmp_path / "kept", Krum(1), CLIENTS[:5])
+    files = set(os.listdir(tmp_path / "kept"))
     with pytest.raises(NonFiniteError, match="client 'bad': tensor 'c' holds NaN or Inf at element 5"):
         made.add(nan(CLIENTS[7]))
     with pytest.raises(LayoutError, match="client 'client-03': sent two updates"):
@@ -148,13 +196,13 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path):
         made.add(fc.Update.from_tensors({"a": CLIENTS[0].tensors["a"]}, client_id="odd"))
     with pytest.raises(LayoutError, match="expected Update"):
         made.add("client")  # type: ignore[arg-type]
-    assert set(os.listdir(tmp_path / "spool")) == files
+    assert set(os.listdir(tmp_path / "kept")) == files
     expected = fc.aggregate(CLIENTS[:5], Krum(1), "parameters").update.digest()
     assert made.result().update.digest() == expected
 
 
 def test_files_that_change_or_go_are_named(tmp_path):
-    made = spooled(tmp_path / "spool", Median(), CLIENTS[:5])
+    made = stored(tmp_path / "kept", Median(), CLIENTS[:5])
     one = next(iter(made._updates.values()))
     os.truncate(one.file.path, one.file.size - 100)
     with pytest.raises(FormatError, match=r"client 'client-00': .*it changed"):
@@ -165,13 +213,16 @@ def test_files_that_change_or_go_are_named(tmp_path):
 
 
 def test_bad_arguments(tmp_path):
-    with pytest.raises(ShapeError, match="spool: got no update"):
-        fc.Spool(Krum(1), tmp_path / "spool").result()
+    with pytest.raises(ShapeError, match="accumulator: got no update"):
+        fc.Accumulator(Krum(1), tmp_path / "kept").result()
     with pytest.raises(RuleError, match="expected an instance of a rule"):
-        fc.Spool(Krum, tmp_path)  # type: ignore[arg-type]
+        fc.Accumulator(Krum, tmp_path)  # type: ignore[arg-type]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="file: is a file, expected a directory"):
+        fc.Accumulator(Krum(1), tmp_path / "file")
     with pytest.raises(BudgetError, match="memory: got 'much'"):
-        fc.Spool(Krum(1), tmp_path, memory="much")
+        fc.Accumulator(Krum(1), tmp_path, memory="much")
     with pytest.raises(RuleError, match="the largest f"):
-        spooled(tmp_path / "few", Krum(5), CLIENTS[:4]).result()
+        stored(tmp_path / "few", Krum(5), CLIENTS[:4]).result()
     with pytest.raises(BudgetError, match=r"memory: got 1 MB, expected at least .* for"):
-        spooled(tmp_path / "small", Krum(1), CLIENTS[:9], memory="1MB").result()
+        stored(tmp_path / "small", Krum(1), CLIENTS[:9], memory="1MB").result()

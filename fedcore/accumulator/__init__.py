@@ -1,0 +1,5 @@
+"""Aggregation on arrival: `Accumulator`, for every rule."""
+
+from fedcore.accumulator.accumulator import Accumulator
+
+__all__ = ["Accumulator"]

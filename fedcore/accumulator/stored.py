@@ -1,0 +1,100 @@
+"""Updates that are kept on disk until the result, for rules that have to see all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fedcore.accumulator.growing_gram import GrowingGram
+from fedcore.engine import Aggregate, run
+from fedcore.errors import FedcoreError, FormatError
+from fedcore.rules.files import FileExecutor, budget_for
+from fedcore.rules.rows import RowExecutor
+from fedcore.rules.rule import Rule
+from fedcore.updates import Cohort, Update
+from fedcore.updates.atomic import refused, write_atomically
+
+#: what follows a client's name on disk: its update, and the weight that it was given beside its own count
+UPDATE, WEIGHT = ".safetensors", ".weight"
+
+
+class StoredRows:
+    """Updates in one directory, a file each, and the Gram of those that a rule needs one of."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        directory: Path,
+        references: dict[str, Update | None],
+        passes: dict[str, Any],
+        files: dict[str, Any],
+    ):
+        self.rule, self.directory, self.references, self.passes = rule, directory, references, passes | files
+        self._backend, self._memory = passes, files["memory"]
+        #: in the order of arrival
+        self._updates: dict[str, Update] = {}
+        self._weights: dict[str, float] = {}
+        self._grown = GrowingGram(references, self.passes) if "gram" in rule.needs else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the Gram."""
+        return 0 if self._grown is None else self._grown.nbytes
+
+    def found(self) -> Iterator[tuple[Update, float | None]]:
+        """The updates that lie in the directory, with the weights they were given."""
+        for path in sorted(self.directory.glob(f"*{UPDATE}")):
+            yield Update.open(path), _weight_in(path.with_suffix(WEIGHT))
+
+    def add(self, who: str, update: Update, weight: float) -> Update:
+        """Write an update to disk; returns it as it lies there. Raises as `Accumulator.add` does."""
+        rows = [*self._updates.values(), update, *self.references.values()]
+        budget = budget_for(update.layout, rows, self._memory, self._grown is not None, self._backend["threads"])
+        budget.check(f"{len(self._updates) + 1} clients")
+        # NaN is refused now, by a pass for norms, while the client is still there to be asked again
+        alone, zero = Cohort([update]), {"zero": None}
+        if update.mapped:
+            RowExecutor.from_cohort(alone, zero, [who], **self._backend).squared_norms()
+        else:
+            FileExecutor.from_files(alone, zero, [who], gram=False, **self.passes).squared_norms()
+        path = self.directory / (hashlib.sha256(update.client_id.encode()).hexdigest()[:32] + UPDATE)
+        # the weight first: an update that lies there has been added
+        if weight != update.num_examples:
+            write_atomically(path.with_suffix(WEIGHT), float(weight).hex().encode())
+        else:  # what a crash between the two files left
+            try:
+                path.with_suffix(WEIGHT).unlink(missing_ok=True)
+            except OSError as error:
+                raise refused(path, error) from error
+        write_atomically(path, update.parts())
+        return self.known(who, Update.open(path), weight)
+
+    def known(self, who: str, update: Update, weight: float) -> Update:
+        """Take an update that lies in the directory."""
+        self._updates[update.client_id], self._weights[update.client_id] = update, weight
+        if self._grown is not None and self._grown.waiting(len(self._updates)) >= self._grown.batch:
+            with suppress(FedcoreError):  # the update has been added; what is wrong with another's file the result says
+                self._grown.grow(list(self._updates.values()))
+        return update
+
+    def result(self, cohort: Cohort) -> Aggregate:
+        """The aggregate of all of them, from the Gram as it has grown."""
+        gram = None
+        if self._grown is not None:
+            self._grown.grow(list(self._updates.values()))
+            arrived = list(self._updates)
+            gram = self._grown.gram([arrived.index(client) for client in cohort.client_ids])
+        return run(cohort, self.rule, "parameters", self.references, self._weights, {}, self.passes, gram)
+
+
+def _weight_in(path: Path) -> float | None:
+    """The weight that was written to a file; None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        return float.fromhex(path.read_text())
+    except ValueError:
+        raise FormatError(f"{path}: holds no weight; remove it, and the client is weighed by its examples") from None
