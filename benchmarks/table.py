@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import table_lora_methods
 from table_lora import kernel_rows, truncate_rows
 from table_rules import order_rows, rule_rows
 
@@ -166,6 +167,8 @@ def main() -> None:
     text = replaced(README.read_text(), BEGIN, END, table())
     if (HERE / "results" / "peer_failures.json").exists():
         text = replaced(text, FAILURES_BEGIN, FAILURES_END, failures_table())
+    if table_lora_methods.FILE.exists():
+        text = replaced(text, table_lora_methods.BEGIN, table_lora_methods.END, table_lora_methods.section())
     README.write_text(text)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedcore.backends import requested
-from fedcore.errors import LayoutError, NonFiniteError, RuleError, ShapeError
+from fedcore.errors import LayoutError, NonFiniteError, RuleError
 from fedcore.lora.delta import Combined, report_of
 from fedcore.lora.executor import DeltaExecutor
 from fedcore.ops.rows import thread_count
@@ -30,12 +30,14 @@ from fedcore.rules.rule import Decision, Rule, check_weights, chosen_references
 from fedcore.rules.statistics import Gram, Statistics
 from fedcore.updates import Cohort, Layout, Update
 from fedcore.updates.bases import check_same_base
+from fedcore.updates.weights import weights_by_id
 
 Space = Literal["delta", "parameters"]
 
 ROW_LAW = "row-order fp64 sum, rounded once"
 EXACT_LAW = "exact sum, rounded once"
 ORDER_LAW = "order statistic of integer keys, rounded once"
+DELTA_ORDER_LAW = "order statistic of fp32 products, truncated to its leading singular triplets"
 FACTOR_LAW = "stacked factors, truncated to their leading singular triplets"
 
 
@@ -83,6 +85,7 @@ def aggregate(
     center: Update | None = None,
     weights: Mapping[str, float] | npt.ArrayLike | None = None,
     on_nonfinite: Literal["raise", "exclude"] = "raise",
+    dense: bool = False,
     backend: str | None = None,
     threads: int | None = None,
 ) -> Aggregate:
@@ -92,8 +95,9 @@ def aggregate(
                    order; paths are opened by `Update.open`
     rule           from fedcore.rules
     space          "delta": distances, norms and sums are of s · B · A, and the result is truncated to the clients'
-                   rank; ranks and scales may differ. For linear rules. "parameters": of the tensors as they are;
-                   ranks and scales must agree.
+                   rank; ranks and scales may differ. Order rules form Δ in fp32, a few rows of a module at a time, and
+                   then the SVD of the dense result. "parameters": of the tensors as they are; ranks and scales must
+                   agree.
     reference      the global update that the clients moved from: norms and clips are of the change. None is zero.
     server         a trusted update of the server's own, for rules that use one (FLTrust, MoNNA)
     center         where an iteration starts, for rules that use one (CenteredClipping); None is the reference
@@ -108,6 +112,8 @@ def aggregate(
     on_nonfinite   a client that sent NaN or Inf, or in "delta" space factors whose terms cancel, so that fp64 cannot
                    tell their product: "raise" names it; "exclude" leaves it out,
                    says so, and keeps the rule's f
+    dense          of an order rule in "delta" space: keep Δ whole, as one (d_out, d_in) fp32 tensor <module>.weight for
+                   each module, in place of factors; nothing is truncated
     backend        of passes over rows: 'reference', 'c', 'triton' or None for where they lie. Factors in "delta" space
                    are NumPy's and LAPACK's on every backend, and so are distances of mixtures that a selection forms
                    again; report["redone_on"] says where pairs were.
@@ -135,14 +141,11 @@ def aggregate(
     if memory is not None:
         parse_memory(memory)
     given = updates if isinstance(updates, Cohort) else [_opened(update) for update in updates]
-    cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), _weights_by_id(weights, given)
+    cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), weights_by_id(weights, given)
     if not isinstance(rule, Rule):
         raise RuleError(f"rule: got {rule!r}, expected an instance of a rule such as fedcore.rules.Krum(f=1)")
-    if space == "delta" and not rule.linear:
-        raise RuleError(
-            f"{rule!r}: it is taken coordinate by coordinate, which factors in space='delta' have none of; use "
-            "space='parameters' or a linear rule such as fedcore.rules.GeometricMedian()"
-        )
+    if dense and (space != "delta" or rule.linear):
+        raise RuleError(f"dense: got True for {rule!r} in space={space!r}; only an order rule in space='delta' forms Δ")
     references = chosen_references(rule, reference=reference, server=server, center=center)
     excluded: dict[str, str] = {}
     passes: dict[str, Any] = {"backend": backend, "threads": threads}
@@ -150,7 +153,7 @@ def aggregate(
         passes |= {"memory": memory, "progress": progress}
     while True:
         try:
-            return run(cohort, rule, space, references, by_id, excluded, passes)
+            return run(cohort, rule, space, references, by_id, excluded, passes, dense=dense)
         except NonFiniteError as error:
             if on_nonfinite == "raise" or not 0 <= error.row < len(cohort):
                 raise
@@ -165,21 +168,6 @@ def _opened(update: Update | str | os.PathLike[str]) -> Update:
     return Update.open(update) if isinstance(update, (str, os.PathLike)) else update
 
 
-def _weights_by_id(weights: Any, updates: Sequence[Update]) -> dict[str, Any] | None:
-    if weights is None:
-        return None
-    ids = [update.client_id for update in updates]
-    if isinstance(weights, Mapping):
-        for name in sorted(set(ids) ^ weights.keys()):
-            have = "has no weight" if name in ids else "sent no update but has a weight"
-            raise ShapeError(f"weights: client {name!r} {have}; give one weight for each client")
-        return dict(weights)
-    values = weights.tolist() if hasattr(weights, "tolist") else list(weights)
-    if not isinstance(values, list) or len(values) != len(ids):
-        raise ShapeError(f"weights: got {np.shape(weights)}, expected ({len(ids)},), one for each update")
-    return dict(zip(ids, values, strict=True))
-
-
 def run(
     cohort: Cohort,
     rule: Rule,
@@ -189,11 +177,13 @@ def run(
     excluded: dict[str, str],
     passes: dict[str, Any],
     known: Gram | None = None,
+    dense: bool = False,
 ) -> Aggregate:
     """One attempt, with the clients that are left.
 
     passes   what executors take beside the rows
     known    the Gram of the rows in files, where it has been made already
+    dense    keep Δ of an order rule whole
     """
     clock = Clock()
     with clock.step("check"):
@@ -206,7 +196,7 @@ def run(
         check_same_base([*named, *given])
         executor: RowExecutor | DeltaExecutor
         if space == "delta":
-            executor = DeltaExecutor.from_cohort(cohort, references, names, **passes)
+            executor = DeltaExecutor.from_cohort(cohort, references, names, order=not rule.linear, **passes)
         else:
             check_same_parameters(cohort, given, names)
             executor = _row_executor(rule, cohort, references, names, passes, known)
@@ -216,7 +206,7 @@ def run(
     with clock.step("rule"):
         decided = rule.decide(Geometry(statistics), checked)
     with clock.step("combination"):
-        found = _combine(executor, decided, cohort[0].layout)
+        found = _combine(executor, decided, cohort[0].layout, dense)
         update = make_update(cohort, found)
     report = make_report(cohort, rule, space, decided, found, clock) | {"excluded": dict(excluded)}
     coefficients = {client: float(value) for client, value in zip(cohort.client_ids, found.coefficients, strict=False)}
@@ -248,8 +238,14 @@ class Combination:
     divisor: float | None = None
 
 
-def _combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: Layout) -> Combination:
+def _combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: Layout, dense: bool) -> Combination:
     """The pass that makes the result."""
+    if isinstance(decided, OrderStatistic) and isinstance(executor, DeltaExecutor):
+        combined, arrays = executor.order_statistic(decided, dense)
+        tensors = {} if executor.dense is None else split_tensors(executor.dense.tensors, arrays, layout)
+        law = DELTA_ORDER_LAW if combined.scaling else ORDER_LAW
+        counted = _counted(decided, executor.clients)
+        return Combination(combined.tensors | tensors, counted, law, combined if combined.modules else None)
     if isinstance(decided, OrderStatistic):
         assert isinstance(executor, RowExecutor)
         tensors = split_tensors(executor.tensors, executor.order_statistic(decided), layout)
@@ -321,7 +317,7 @@ def make_update(cohort: Cohort, found: Combination) -> Update:
         client_id="global",
         scaling=first.scaling if found.factors is None else found.factors.scaling,
         base=next((update.base for update in cohort if update.base is not None), None),
-        adapter_config=first.adapter_config,
+        adapter_config=None if found.factors is not None and not found.factors.scaling else first.adapter_config,
     )
 
 

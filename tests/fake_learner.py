@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,19 +60,28 @@ class FakeLearner:
 
     def __init__(self) -> None:
         self.trained: list[str] = []
+        self.options: list[dict[str, Any]] = []
+        self.sides: list[Update | None] = []
 
     def initial(self) -> Update:
         return self._update(np.zeros((6, 2), np.float32), np.ones((2, 4), np.float32), "", 1)
 
-    def train(self, adapter: Update, client: Client, steps: int, seed: int, proximal_mu: float = 0.0) -> Update:
+    def train(
+        self, adapter: Update, client: Client, steps: int, seed: int, proximal_mu: float = 0.0, **options: Any
+    ) -> Update:
         self.trained.append(client.id)
+        self.options.append(options)
         b = np.array(adapter.tensors[f"{MODULE}.lora_B.weight"])
         a = np.array(adapter.tensors[f"{MODULE}.lora_A.weight"])
         noise = np.random.default_rng(seed).normal(0, 0.05, b.shape).astype(np.float32)
         goal = np.float32(1 + 0.01 * int(client.id.rpartition("-")[2]))
-        return self._update(b + np.float32(0.3) * (goal - b) + noise, a, client.id, len(client.texts))
+        trains = options.get("trains", ("b",))
+        moved = b + np.float32(0.3) * (goal - b) + noise if "b" in trains else b
+        turned = a + noise[:2, :1] if "a" in trains and options else a
+        return self._update(moved, turned, client.id, len(client.texts))
 
-    def evaluate(self, adapter: Update | None) -> Metrics:
+    def evaluate(self, adapter: Update | None, side: Update | None = None) -> Metrics:
+        self.sides.append(side)
         b = (adapter or self.initial()).tensors[f"{MODULE}.lora_B.weight"]
         loss = float(np.mean((np.asarray(b, np.float64) - 1.02) ** 2))
         return Metrics(loss, float(np.exp(min(loss, 700.0))), 0.5)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore.errors import RuleError
-from fedcore.rules import Bucketing, Bulyan, Krum, MinimumDiameterAveraging, MoNNA, MultiKrum
+from fedcore.rules import Bucketing, Krum, MinimumDiameterAveraging, MoNNA, MultiKrum
 from fedcore.rules import NearestNeighborMixing as NNM
 from tests.oracles import delta, selecting
 from tests.oracles import rules as oracle
@@ -83,8 +82,3 @@ def test_equal_clients_tie_and_the_lowest_row_wins_although_factors_give_no_exac
     found = fc.aggregate(copies, NNM(4).then(Krum(2)), "delta").report["before"][0]["neighbor_of"]
     hoods = selecting.neighborhoods(rows, 4)
     assert list(found.values()) == [sum(row in hood for hood in hoods) for row in range(9)]
-
-
-def test_bulyan_needs_coordinates():
-    with pytest.raises(RuleError, match="coordinate by coordinate"):
-        fc.aggregate(CLIENTS, Bulyan(1), "delta")

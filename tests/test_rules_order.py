@@ -109,11 +109,6 @@ def test_the_engine_gives_what_the_rule_gives_and_says_how(rule):
         assert found.report["before"][0]["rule"] == "NormClipping(max_norm=9.0)"
 
 
-def test_order_rules_are_refused_in_delta_space_with_what_to_do():
-    with pytest.raises(RuleError, match=r"coordinate by coordinate.*use space='parameters'"):
-        fc.aggregate(updates_of(some_rows(5, 100)), Median(), space="delta")
-
-
 def test_nan_is_named_or_its_client_excluded():
     rows = some_rows(6, 100)
     rows[4, 50] = np.nan

@@ -1,4 +1,4 @@
-"""The command line: `fedcore demo | run | aggregate | report | doctor`. Each command lives in the file of its name.
+"""The command line: `fedcore demo | run | aggregate | plan | report | doctor`, one command a file of its name.
 
 Results go to stdout (one JSON object with --json), progress and errors to stderr. An error is one line and exit
 code 1, a misuse of the command line 2, an interruption 130.
@@ -15,6 +15,7 @@ import typer
 from fedcore.cli.aggregate import aggregate
 from fedcore.cli.demo import demo
 from fedcore.cli.doctor import doctor
+from fedcore.cli.plan import plan
 from fedcore.cli.report import report
 from fedcore.cli.run import run
 from fedcore.cli.terminal import Failed, Interrupted
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, run, aggregate, report, doctor):
+for command in (demo, run, aggregate, plan, report, doctor):
     app.command()(command)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from fedcore.cli.method import aggregate_by_method, refuse_beside_method
 from fedcore.cli.run import Json
 from fedcore.cli.terminal import LateProgress, only_results_on_stdout, print_json
 from fedcore.errors import ExistsError, LayoutError, NonFiniteError, RuleError, WeightError
@@ -29,10 +30,16 @@ def aggregate(
     rule: Annotated[
         str, typer.Option(help="mean, norm_clipping, krum, multi_krum, ...: a rule of fedcore.rules.")
     ] = "mean",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="fedit, flexlora, flora, ...: a method of fedcore.lora in place of a rule.", show_default=False
+        ),
+    ] = None,
     f: Annotated[int | None, typer.Option("--f", help="How many clients may be Byzantine.", show_default=False)] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Another parameter of the rule, such as m=3; repeatable."),
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the rule or method, such as m=3; repeatable."),
     ] = None,
     before: Annotated[
         list[str] | None,
@@ -54,6 +61,13 @@ def aggregate(
     center: Annotated[
         Path | None, typer.Option(help="Where centered_clipping starts; --reference if absent.", show_default=False)
     ] = None,
+    side: Annotated[
+        Path | None, typer.Option(help="The side adapter of the last round (--method).", show_default=False)
+    ] = None,
+    starts: Annotated[
+        Path | None, typer.Option(help="Directory for each client's own start (--method).", show_default=False)
+    ] = None,
+    number: Annotated[int, typer.Option("--round", help="The round, from 1 (--method).", min=1)] = 1,
     on_nonfinite: Annotated[str, typer.Option(help="'raise' or 'exclude' a client with NaN or Inf.")] = "raise",
     backend: Annotated[str | None, typer.Option(help="'c', 'triton' or 'reference'.", show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the kernels.", min=1, show_default=False)] = None,
@@ -74,6 +88,24 @@ def aggregate(
     _each_once(directories)
     if os.path.lexists(output):
         raise ExistsError(f"{output}: already exists; choose another --output or remove it")
+    if method is not None:
+        other = {"before": before, "f": f, "server": server, "center": center, "memory": memory, "backend": backend}
+        chosen_rule = {"rule": None if rule == "mean" else rule, "space": None if space == "delta" else space}
+        refuse_beside_method(chosen_rule | other | {"on-nonfinite": None if on_nonfinite == "raise" else on_nonfinite})
+        aggregate_by_method(
+            directories,
+            output,
+            method,
+            _settings("--set", settings or []),
+            weights=_weights(weights, directories),
+            reference=reference,
+            side=side,
+            starts=starts,
+            number=number,
+            json=json,
+        )
+        return
+    _only_for_methods({"side": side, "starts": starts})
     given = ({} if f is None else {"f": f}) | _settings("--set", settings or [])
     chosen = make_chain(rule, given, [_stage(text) for text in before or []], _option)
     _one_of("--space", space, ("delta", "parameters"))
@@ -120,6 +152,12 @@ def aggregate(
         )
         return
     _show(cohort.client_ids, result, output, seconds)
+
+
+def _only_for_methods(given: dict[str, Path | None]) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise RuleError(f"--{option}: got {value} without --method; a rule leaves nothing beside the adapter")
 
 
 def _weights(text: str, directories: list[Path]) -> dict[str, float] | None:

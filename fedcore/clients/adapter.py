@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from fedcore.errors import ConfigError, LayoutError
 from fedcore.updates import Update
 from fedcore.updates.bases import is_digest, same_name
 
-__all__ = ["AdapterSettings", "attach", "load", "read", "trainable"]
+__all__ = ["AdapterSettings", "adapter_parameters", "attach", "load", "only", "read", "trainable"]
 
 _ADAPTER = "default"
 
@@ -62,11 +64,40 @@ def attach(base: Base, settings: AdapterSettings, seed: int) -> Update:
 
 
 def trainable(base: Base) -> dict[str, torch.nn.Parameter]:
+    """The adapter's parameters by their names in PEFT files, sorted, those frozen by `only` left out."""
+    return {name: parameter for name, parameter in adapter_parameters(base).items() if parameter.requires_grad}
+
+
+@contextmanager
+def only(base: Base, factors: Collection[str]) -> Iterator[None]:
+    """While this lasts, of each module only these factors ("a", "b") train; modules_to_save always do.
+
+    Raises LayoutError for anything else.
+    """
+    if unknown := set(factors) - {"a", "b"}:
+        raise LayoutError(f"factors: got {min(unknown)!r}, expected 'a' and 'b', the factors of an adapter")
+    frozen = [p for name, p in adapter_parameters(base).items() if (f := _factor(name)) and f not in factors]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _factor(name: str) -> str | None:
+    """ "a" or "b" for a factor of an adapter, None for another tensor."""
+    found = re.search(r"\.lora_(?:embedding_)?([AB])(?=\.|$)", name)
+    return found.group(1).lower() if found else None
+
+
+def adapter_parameters(base: Base) -> dict[str, torch.nn.Parameter]:
     """The adapter's parameters by their names in PEFT files, sorted. Raises LayoutError where there is none."""
     found = {
         re.sub(rf"(\.lora_\w+)\.{_ADAPTER}(?=\.|$)", r"\1", name): parameter
         for name, parameter in base.model.named_parameters()
-        if parameter.requires_grad
+        if parameter.requires_grad or f".{_ADAPTER}" in name
     }
     if not found:
         raise LayoutError(f"base {base.name}: has no adapter; call fedcore.clients.attach first")
@@ -75,7 +106,7 @@ def trainable(base: Base) -> dict[str, torch.nn.Parameter]:
 
 def read(base: Base, *, client_id: str, num_examples: int) -> Update:
     """A copy of the attached adapter: fp32 tensors, per-module scales, the base's digest, PEFT's configuration."""
-    tensors = {name: parameter.detach().cpu() for name, parameter in trainable(base).items()}
+    tensors = {name: parameter.detach().cpu() for name, parameter in adapter_parameters(base).items()}
     return Update.from_tensors(
         tensors,
         num_examples=num_examples,
@@ -97,7 +128,7 @@ def load(base: Base, update: Update) -> None:
             f"update {update.client_id or '(no id)'}: belongs to base {update.base[:16]}, expected {base.name} with "
             f"digest {base.digest[:16]}; use the same weights, quantisation and kind of device"
         )
-    parameters = trainable(base)
+    parameters = adapter_parameters(base)
     _check_names(update, parameters)
     for module, scale in _scaling(base).items():
         if update.scaling.get(module, scale) != scale:

@@ -26,8 +26,11 @@ def train(
     *,
     client_id: str = "",
     progress: Progress | None = None,
+    parameters: dict[str, torch.nn.Parameter] | None = None,
 ) -> TrainingResult:
     """Train the attached adapter in place: AdamW (no weight decay), cosine from the learning rate to 0, fp32 loss.
+
+    `parameters` by name train in place of the adapter's, where they are given.
 
     Texts are packed into blocks with the end-of-text token between and drawn without replacement under `seed`; a
     client with few texts sees them again. The same seed gives the same bits on one machine with one number of torch
@@ -47,7 +50,7 @@ def train(
             f"{who}: got {len(texts)} texts with nothing in them, expected at least one character to train on"
         )
     base.check_trainable()
-    parameters = trainable(base)
+    parameters = trainable(base) if parameters is None else parameters
     generator = torch.Generator().manual_seed(seed)
     shape = (settings.steps, settings.batch_size, settings.sequence_length)
     batches = pack(base.tokenizer, texts, shape[0] * shape[1], shape[2], generator).view(shape).to(base.device)

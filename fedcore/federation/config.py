@@ -154,7 +154,13 @@ class Aggregation(Section):
     """[aggregation]: how the server makes one update of many."""
 
     rule: str = Field(default="mean", description="a rule of fedcore.rules in snake case")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="the rule's own parameters, such as { f = 2 }")
+    method: str | None = Field(
+        default=None,
+        description='a method of fedcore.lora in place of a rule, such as "flexlora": `fedcore plan` lists them',
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="the rule's or method's own parameters, such as { f = 2 }"
+    )
     before: list[dict[str, Any]] = Field(
         default_factory=list,
         description='pre-aggregations in order, as in [{ rule = "norm_clipping", max_norm = 1.0 }]',
@@ -177,6 +183,7 @@ class Arm(Section):
 
     name: Name = Field(description="names the arm in the table and its folder")
     rule: str | None = Field(default=None, description="overrides aggregation.rule")
+    method: str | None = Field(default=None, description="overrides aggregation.method, and rule by the mean")
     parameters: dict[str, Any] | None = Field(default=None, description="overrides aggregation.parameters")
     before: list[dict[str, Any]] | None = Field(default=None, description="overrides aggregation.before")
     space: Literal["delta", "parameters"] | None = Field(default=None, description="overrides aggregation.space")
@@ -223,10 +230,11 @@ class Config(Section):
         return self
 
     def aggregation_of(self, arm: Arm) -> Aggregation:
-        """[aggregation] as this arm has it. A rule of the arm's own starts from no parameters and nothing before it."""
+        """[aggregation] as this arm has it. A rule or method of its own has nothing of its settings."""
         changes: dict[str, Any] = {"space": arm.space or self.aggregation.space}
-        if arm.rule is not None:
-            changes |= {"rule": arm.rule, "parameters": arm.parameters or {}, "before": arm.before or []}
+        if arm.rule is not None or arm.method is not None:
+            changes |= {"rule": arm.rule or "mean", "method": arm.method}
+            changes |= {"parameters": arm.parameters or {}, "before": arm.before or []}
         else:
             changes |= {k: v for k in ("parameters", "before") if (v := getattr(arm, k)) is not None}
         return self.aggregation.model_copy(update=changes)

@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedcore.errors import ConfigError, MissingError, RuleError
-from fedcore.federation.config import BUILT_IN_TEXTS, Aggregation, Config
+from fedcore.federation.config import BUILT_IN_TEXTS, Config
+from fedcore.federation.methods import method_faults
 from fedcore.federation.rule_names import make_chain
 from fedcore.federation.section import Section
 from fedcore.rules import Rule
@@ -82,9 +83,12 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
     faults = []
     for index, arm in enumerate(config.arms):
         settings = config.aggregation_of(arm)
+        if settings.method is not None:
+            faults += [f"{name}: arms[{index}]: {fault}" for fault in method_faults(config, index)]
+            continue
         try:
             rule = make_chain(settings.rule, settings.parameters, settings.before)
-            faults += [f"{name}: {fault}" for fault in _missing(rule, config, settings)]
+            faults += [f"{name}: {fault}" for fault in _missing(rule, config)]
             if clients is not None:
                 rule.check(clients)
         except RuleError as error:
@@ -100,16 +104,11 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
 
 
-def _missing(rule: Rule, config: Config, settings: Aggregation) -> list[str]:
+def _missing(rule: Rule, config: Config) -> list[str]:
     """What a rule needs and the file does not have."""
     faults = []
     if "server" in rule.uses and config.server.data is None:
         faults.append(f'server.data: missing; {rule!r} compares with an update of the server: data = "texts.jsonl"')
-    if not rule.linear and settings.space == "delta":
-        faults.append(
-            f'aggregation.space: got "delta" with {rule!r}, which is taken coordinate by coordinate, as factors have '
-            'none; set space = "parameters"'
-        )
     return faults
 
 

@@ -1,7 +1,8 @@
 """The run folder: where everything a run leaves has its place, created whole, opened again to resume.
 
 config.toml  run.json  ledger.jsonl  metrics.jsonl  updates/  arms/<name>/round-<n>.safetensors  arms/<name>/adapter/
-arms/<name>/server-<n>.safetensors (of a server optimiser)  adapter/  report.html
+arms/<name>/server-<n>.safetensors (of a server optimiser)  arms/<name>/side-<n>.safetensors, side/ (of a LoRA method)
+adapter/  report.html
 """
 
 from __future__ import annotations
@@ -101,13 +102,16 @@ class RunFolder:
 
     def load_global(self, arm: str, number: int, digest: str) -> Update:
         """The adapter that round `number` made. Raises LayoutError if it is not the one in the ledger."""
-        path = self._global(arm, number)
-        if not path.is_file():
-            raise MissingError(f"{path}: the ledger has this round, the adapter is not there; restore it from a copy")
-        update = Update.from_bytes(path.read_bytes(), source=str(path))
-        if update.digest() != digest:
-            raise LayoutError(f"{path}: its digest is {update.digest()[:16]}..., the ledger says {digest[:16]}...")
-        return update
+        return _known(self._global(arm, number), digest)
+
+    def save_side(self, arm: str, number: int, side: Update) -> Update:
+        """Keep the side adapter after round `number`; gives it back as read from those bytes."""
+        write_atomically(self._side(arm, number), data := side.to_bytes())
+        return Update.from_bytes(data, source=str(self._side(arm, number)))
+
+    def load_side(self, arm: str, number: int, digest: str) -> Update:
+        """The side adapter after round `number`. Raises LayoutError if it is not the one in the ledger."""
+        return _known(self._side(arm, number), digest)
 
     def save_state(self, arm: str, number: int, state: ServerState) -> str:
         """Keep what the server optimiser remembers after round `number`; gives back the SHA-256 of its file."""
@@ -145,6 +149,9 @@ class RunFolder:
     def _global(self, arm: str, number: int) -> Path:
         return self.path / "arms" / arm / f"round-{number:03d}.safetensors"
 
+    def _side(self, arm: str, number: int) -> Path:
+        return self.path / "arms" / arm / f"side-{number:03d}.safetensors"
+
     def _state(self, arm: str, number: int) -> Path:
         return self.path / "arms" / arm / f"server-{number:03d}.safetensors"
 
@@ -156,6 +163,16 @@ class RunFolder:
         except BlockingIOError:
             self._lock.close()
             raise StorageError(f"{self.path}: another process is running this; wait for it or stop it") from None
+
+
+def _known(path: Path, digest: str) -> Update:
+    """An adapter that the ledger knows by its digest."""
+    if not path.is_file():
+        raise MissingError(f"{path}: the ledger has this round, the adapter is not there; restore it from a copy")
+    update = Update.from_bytes(path.read_bytes(), source=str(path))
+    if update.digest() != digest:
+        raise LayoutError(f"{path}: its digest is {update.digest()[:16]}..., the ledger says {digest[:16]}...")
+    return update
 
 
 def refuse_existing(path: Path) -> None:

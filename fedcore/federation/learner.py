@@ -33,14 +33,26 @@ class Learner(Protocol):
         """The adapter that every arm starts from (B = 0: the base itself)."""
         ...
 
-    def train(self, adapter: Update, client: Client, steps: int, seed: int, proximal_mu: float = 0.0) -> Update:
+    def train(
+        self,
+        adapter: Update,
+        client: Client,
+        steps: int,
+        seed: int,
+        proximal_mu: float = 0.0,
+        *,
+        trains: Sequence[str] = ("a", "b"),
+        side: Update | None = None,
+    ) -> Update:
         """What the client has after `steps` local steps from `adapter`. Same arguments, same result.
 
-        proximal_mu: FedProx's pull back to `adapter`.
+        proximal_mu  FedProx's pull back to `adapter`
+        trains       the factors that train; the others come back as they were
+        side         a side adapter that is added and does not train
         """
         ...
 
-    def evaluate(self, adapter: Update | None) -> Metrics:
+    def evaluate(self, adapter: Update | None, side: Update | None = None) -> Metrics:
         """Held-out loss, perplexity and accuracy of the base with this adapter, or of the base alone."""
         ...
 
@@ -64,26 +76,40 @@ class QLoRALearner:
         """The adapter that every arm starts from (B = 0)."""
         return self._initial
 
-    def train(self, adapter: Update, client: Client, steps: int, seed: int, proximal_mu: float = 0.0) -> Update:
+    def train(
+        self,
+        adapter: Update,
+        client: Client,
+        steps: int,
+        seed: int,
+        proximal_mu: float = 0.0,
+        *,
+        trains: Sequence[str] = ("a", "b"),
+        side: Update | None = None,
+    ) -> Update:
         """Load the adapter, train it on the client's texts, check that the frozen base is as it was, read it back."""
-        from fedcore.clients.adapter import load, read
+        from fedcore.clients.adapter import load, only, read
+        from fedcore.clients.beside import beside
         from fedcore.clients.settings import TrainingSettings
         from fedcore.clients.training import train
 
         settings = TrainingSettings(**self._config.training.model_dump() | {"steps": steps, "proximal_mu": proximal_mu})
         load(self._base, adapter)
-        train(self._base, client.texts, settings, seed, client_id=client.id)
+        with only(self._base, trains), beside(self._base, side):
+            train(self._base, client.texts, settings, seed, client_id=client.id)
         self._base.check_unchanged()
         return read(self._base, client_id=client.id, num_examples=len(client.texts))
 
-    def evaluate(self, adapter: Update | None) -> Metrics:
+    def evaluate(self, adapter: Update | None, side: Update | None = None) -> Metrics:
         """Score the held-out texts and questions. The base alone is the initial adapter, whose B is zero."""
         from fedcore.clients.adapter import load
+        from fedcore.clients.beside import beside
         from fedcore.clients.evaluation import evaluate
 
         load(self._base, adapter or self._initial)
         length = self._config.training.sequence_length
-        metrics = evaluate(self._base, self._texts.held_out, self._texts.questions, sequence_length=length)
+        with beside(self._base, side):
+            metrics = evaluate(self._base, self._texts.held_out, self._texts.questions, sequence_length=length)
         self._base.check_unchanged()
         return metrics
 

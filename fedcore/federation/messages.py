@@ -9,6 +9,7 @@ from fedcore.federation.config import Arm, Config
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
+from fedcore.federation.method_round import Start, opened, own_start, training_options
 from fedcore.federation.receipt import check_message
 from fedcore.updates import Update
 
@@ -17,15 +18,16 @@ SERVER = "server"
 
 
 def gather(
-    federation: Federation, arm: Arm, number: int, broadcast: Update, receipts: dict[str, Receipt], clock: Clock
+    federation: Federation, arm: Arm, number: int, start: Start, receipts: dict[str, Receipt], clock: Clock
 ) -> None:
     """Have each client train whose message is not in `receipts` yet, and journal what it sends.
 
     Poisoned clients are the last ones: when they send, what the honest ones sent lies in the journal, and an attack
     sees those bytes, in a resumed round as in one that was never interrupted.
     """
-    config, journal = federation.config, federation.folder.journal
+    config, journal, broadcast = federation.config, federation.folder.journal, start.adapter
     attackers, honest = poisoned(federation.clients, arm), None
+    options = training_options(federation, arm, number, start)
     for done, client in enumerate(federation.clients):
         federation.progress(arm.name, (number - 1) * len(federation.clients) + done, federation.total, round=number)
         if client.id in receipts:
@@ -33,9 +35,10 @@ def gather(
         with clock.phase("training"):
             seed = client_seed(config, number, client.id)
             training = config.training
-            update = federation.learner.train(broadcast, client, training.steps, seed, training.proximal_mu)
+            own = own_start(federation, arm, number, client.id, start)
+            update = federation.learner.train(own, client, training.steps, seed, training.proximal_mu, **options)
             if client.id in attackers:
-                honest = honest or [decoded(receipts[c.id]) for c in federation.clients if c.id not in attackers]
+                honest = honest or [opened(receipts[c.id]) for c in federation.clients if c.id not in attackers]
                 update = poison(federation, arm, number, client.id, update, honest, broadcast)
             message = encoded(config, update)
         with clock.phase("journal"):
@@ -69,11 +72,6 @@ def poisoned(clients: tuple[Client, ...], arm: Arm) -> list[str]:
     return [client.id for client in clients[-arm.attack.clients :]] if arm.attack else []
 
 
-def decoded(receipt: Receipt) -> Update:
-    """The update in a message that was received."""
-    return Update.from_bytes(receipt.open(), source=str(receipt.path))
-
-
 def client_seed(config: Config, number: int, client: str) -> int:
     """Seeds a client's batches: the same in every arm, another for each round and client."""
     return int.from_bytes(hashlib.sha256(f"{config.run.seed}/{number}/{client}".encode()).digest()[:4], "little")
@@ -93,4 +91,4 @@ def server_update(
             message = update.to_bytes()
             check_message(message, SERVER, broadcast, "raise")
             receipts[SERVER] = federation.folder.journal.receive(arm.name, number, SERVER, message)
-    return decoded(receipts[SERVER])
+    return opened(receipts[SERVER])

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedcore import ops
 from fedcore.engine import Aggregate, aggregate
 from fedcore.errors import NonFiniteError
 from fedcore.federation.center import moved_on
 from fedcore.federation.config import Arm
 from fedcore.federation.context import Clock, Federation
+from fedcore.federation.folder import RunFolder
 from fedcore.federation.journal import Receipt
-from fedcore.federation.messages import SERVER, decoded, gather, poisoned, server_update
+from fedcore.federation.messages import SERVER, gather, poisoned, server_update
+from fedcore.federation.method_round import Start, evaluate, method_step, opened
+from fedcore.federation.methods import method_of
+from fedcore.federation.norms import change_norms
 from fedcore.federation.rule_names import make_chain
 from fedcore.federation.server_state import ServerState
 from fedcore.rules import Rule
@@ -24,61 +27,91 @@ if TYPE_CHECKING:
     from fedcore.clients.settings import Metrics
 
 
-def run_round(federation: Federation, arm: Arm, number: int, broadcast: Update) -> Update:
-    """Broadcast, train, journal, aggregate, enter in the ledger, evaluate: the new global adapter.
+def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> Start:
+    """Broadcast, train, journal, aggregate, enter in the ledger, evaluate: what the next round starts from.
 
     Each step that an earlier, interrupted attempt at this round finished is taken from the run folder instead.
     """
-    folder, clock = federation.folder, Clock()
+    folder, clock, broadcast = federation.folder, Clock(), start.adapter
     resumed = folder.ledger.find(arm=arm.name, round=number) is not None
 
     receipts = folder.journal.received(arm.name, number)
     resumed = resumed or bool(receipts)
     trusted = {SERVER: receipts.pop(SERVER)} if SERVER in receipts else {}
-    gather(federation, arm, number, broadcast, receipts, clock)
+    gather(federation, arm, number, start, receipts, clock)
 
     entry = folder.ledger.find(arm=arm.name, round=number)
     if entry is None:
-        rule, known = rule_of(federation, arm).for_round(number), {}
-        if "server" in rule.uses:
-            known["server"] = server_update(federation, arm, number, broadcast, trusted, clock)
-        with clock.phase("aggregation"):
-            if "center" in rule.uses and (center := center_of(federation, arm, number, broadcast)):
-                known["center"] = center
-            result, cohort = combine(federation, arm, rule, receipts, broadcast, known)
-            moved, state = move(federation, arm, number, broadcast, result.update)
-        # for the report alone, so in no phase
-        counted = Cohort(update for update in cohort if update.client_id not in result.excluded)
-        norms = change_norms(counted, broadcast)
+        if method_of(federation.config, arm) is not None:
+            following, entry = method_step(federation, arm, number, start, receipts, clock)
+        else:
+            following, entry = rule_step(federation, arm, number, broadcast, receipts, trusted, clock)
         with clock.phase("journal"):
-            also: dict[str, Any] = {name: update.digest() for name, update in known.items()}
-            if state is not None:
-                also["optimizer"] = {
-                    "rule": repr(federation.config.optimizer_of(arm)),
-                    "aggregate": result.update.digest(),
-                    "state": folder.save_state(arm.name, number, state),
-                }
-            adapter = folder.save_global(arm.name, number, moved)
-            entry = ledger_entry(federation, arm, number, receipts, broadcast, result, norms, adapter)
-            folder.ledger.append(entry | also)
+            folder.ledger.append(entry)
     else:
-        adapter = folder.load_global(arm.name, number, entry["output"])
+        following = read_start(folder, arm.name, number, entry)
 
     with clock.phase("evaluation"):
-        metrics = federation.learner.evaluate(adapter)
+        metrics = evaluate(federation, arm, following, receipts)
+    up = sum(receipt.size for receipt in receipts.values())
+    down = len(federation.clients) * len(broadcast.to_bytes())
+    if travelled := entry["report"].get("bytes"):
+        # the journal keeps whole adapters; of these a method sends what moved
+        up, down = (sum(client[way] for client in travelled.values()) for way in ("up", "down"))
     folder.metrics.append(
         {
             "arm": arm.name,
             "round": number,
             **scores(metrics),
-            "bytes_up": sum(receipt.size for receipt in receipts.values()),
-            "bytes_down": len(federation.clients) * len(broadcast.to_bytes()),
+            "bytes_up": up,
+            "bytes_down": down,
             "seconds": clock.seconds,
         }
         | ({"resumed": True} if resumed else {})
     )
     federation.progress(arm.name, number * len(federation.clients), federation.total, round=number, loss=metrics.loss)
-    return adapter
+    return following
+
+
+def read_start(folder: RunFolder, arm: str, number: int, entry: dict[str, Any]) -> Start:
+    """What a finished round left to start from, as the ledger's entry says."""
+    side = entry.get("side")
+    adapter = folder.load_global(arm, number, entry["output"])
+    return Start(adapter, None if side is None else folder.load_side(arm, number, side))
+
+
+def rule_step(
+    federation: Federation,
+    arm: Arm,
+    number: int,
+    broadcast: Update,
+    receipts: dict[str, Receipt],
+    trusted: dict[str, Receipt],
+    clock: Clock,
+) -> tuple[Start, dict[str, Any]]:
+    """Aggregate the messages by the arm's rule and keep what came out: (the next start, the ledger's entry)."""
+    folder = federation.folder
+    rule, known = rule_of(federation, arm).for_round(number), {}
+    if "server" in rule.uses:
+        known["server"] = server_update(federation, arm, number, broadcast, trusted, clock)
+    with clock.phase("aggregation"):
+        if "center" in rule.uses and (center := center_of(federation, arm, number, broadcast)):
+            known["center"] = center
+        result, cohort = combine(federation, arm, rule, receipts, broadcast, known)
+        moved, state = move(federation, arm, number, broadcast, result.update)
+    # for the report alone, so in no phase
+    counted = Cohort(update for update in cohort if update.client_id not in result.excluded)
+    norms = change_norms(counted, broadcast)
+    with clock.phase("journal"):
+        also: dict[str, Any] = {name: update.digest() for name, update in known.items()}
+        if state is not None:
+            also["optimizer"] = {
+                "rule": repr(federation.config.optimizer_of(arm)),
+                "aggregate": result.update.digest(),
+                "state": folder.save_state(arm.name, number, state),
+            }
+        adapter = folder.save_global(arm.name, number, moved)
+    return Start(adapter), ledger_entry(federation, arm, number, receipts, broadcast, result, norms, adapter) | also
 
 
 def scores(metrics: Metrics) -> dict[str, float | None]:
@@ -119,7 +152,7 @@ def combine(
     known: what the rule looks at besides, by the name of aggregate's argument: "server", "center".
     """
     settings = federation.config.aggregation_of(arm)
-    cohort = Cohort([decoded(receipt) for receipt in receipts.values()])
+    cohort = Cohort([opened(receipt) for receipt in receipts.values()])
     try:
         result = aggregate(
             cohort,
@@ -153,15 +186,6 @@ def move(
         assert entry is not None
         state = folder.load_state(arm.name, number - 1, entry["optimizer"]["state"])
     return optimizer.step(broadcast, aggregated, state)
-
-
-def change_norms(cohort: Cohort, broadcast: Update) -> dict[str, float]:
-    """Euclidean norm of each client's parameters minus the broadcast ones."""
-    reference = Cohort([broadcast])
-    squares = np.zeros(len(cohort))
-    for (_, rows), (_, center) in zip(cohort.tables(), reference.tables(), strict=True):
-        squares += ops.squared_norms(rows, center=center.columns(0, 0, center.d))
-    return dict(zip(cohort.client_ids, np.sqrt(squares).tolist(), strict=True))
 
 
 def ledger_entry(

@@ -15,8 +15,8 @@ from fedcore.federation.folder import RunFolder, check_writable, refuse_existing
 from fedcore.federation.learner import Learner, QLoRALearner, text_digest
 from fedcore.federation.machine import machine, versions
 from fedcore.federation.messages import client_seed
-from fedcore.federation.round import run_round, scores
-from fedcore.updates import Update
+from fedcore.federation.method_round import Start
+from fedcore.federation.round import read_start, run_round, scores
 
 #: the rows of the table that are not arms
 BASE, LOCAL_ONLY = "base", "local-only"
@@ -57,21 +57,26 @@ def run_arms(
         evaluate_base(federation)
         train_alone(federation)
         final = {arm.name: run_arm(federation, arm) for arm in config.arms}
-        folder.save_adapter(final[config.run.adapter_from or config.arms[0].name])
+        chosen = final[config.run.adapter_from or config.arms[0].name]
+        folder.save_adapter(chosen.adapter)
+        if chosen.side is not None:
+            folder.save_adapter(chosen.side, "side")
     return folder
 
 
-def run_arm(federation: Federation, arm: Arm) -> Update:
-    """All rounds of one arm from the initial adapter, finished ones read back. Returns the last adapter."""
-    folder, adapter = federation.folder, federation.learner.initial()
+def run_arm(federation: Federation, arm: Arm) -> Start:
+    """All rounds of one arm from the initial adapter, finished ones read back. Returns what it ends with."""
+    folder, start = federation.folder, Start(federation.learner.initial())
     for number in range(1, federation.config.run.rounds + 1):
         entry = folder.ledger.find(arm=arm.name, round=number)
         if entry is not None and folder.metrics.find(arm=arm.name, round=number):
-            adapter = folder.load_global(arm.name, number, entry["output"])
+            start = read_start(folder, arm.name, number, entry)
         else:
-            adapter = run_round(federation, arm, number, adapter)
-    folder.save_adapter(adapter, "arms", arm.name)
-    return adapter
+            start = run_round(federation, arm, number, start)
+    folder.save_adapter(start.adapter, "arms", arm.name)
+    if start.side is not None:
+        folder.save_adapter(start.side, "arms", arm.name, "side")
+    return start
 
 
 def run_facts(config: Config, texts: Texts, learner: Learner) -> dict[str, Any]:

@@ -131,14 +131,15 @@ class FactorPasses:
             rebuilt = np.sqrt(ranks * self.sizes.square[m])
             size = np.where(self.sizes.rebuilt[m], rebuilt, self.sizes.rounding[m] / ((sizes + ranks**2) * UNIT))
             error += 2 * (sizes + ranks.max() ** 2 + 8 + len(self.modules)) * UNIT * np.square(size)
-        return lora_gram(self._as_sent(), threads=self.threads), error
+        return lora_gram((sent for _, sent in self.as_sent("gram")), threads=self.threads), error
 
-    def _as_sent(self) -> Iterator[tuple[list[np.ndarray], list[np.ndarray], list[float]]]:
-        """(b, a, scales) of each module, read in place but for rows that are rebuilt, whose scale is in b."""
-        for m, module in enumerate(self._told("gram")):
+    def as_sent(self, work: str) -> Iterator[tuple[str, tuple[list[np.ndarray], list[np.ndarray], list[float]]]]:
+        """Each module's (b, a, scales), read in place but for rows that are rebuilt, whose scale is in b, in fp64."""
+        sizes = self.sizes
+        for m, module in enumerate(self._told(work)):
             b, a, scales = [], [], []
             for row, update in enumerate(self.updates):
-                pair, rebuilt = update.modules[module], self.sizes.rebuilt[m, row]
+                pair, rebuilt = update.modules[module], sizes.rebuilt[m, row]
                 if rebuilt:
                     factors = self._factors(update, module, row, self.names[row])
                 else:
@@ -146,7 +147,7 @@ class FactorPasses:
                 b.append(np.ascontiguousarray(factors[0]))
                 a.append(np.ascontiguousarray(factors[1]))
                 scales.append(1.0 if rebuilt else pair.scale)
-            yield b, a, scales
+            yield module, (b, a, scales)
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """‖Δ_i − Δ_ref‖², or ‖Δ_i‖² where the reference is zero: values (clients,) and bounds of their errors.

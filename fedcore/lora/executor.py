@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from fedcore.lora.delta import Combined, FactorPasses
+from fedcore.lora.order import TILE_BYTES, order_statistic
 from fedcore.rules.files import FileExecutor, budget_for
+from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.statistics import Gram
 from fedcore.updates import Cohort, Update
@@ -23,8 +25,9 @@ class DeltaExecutor:
         dense: RowExecutor | None,
         names: Sequence[str],
         references: Mapping[str, Update | None],
+        **options: Any,
     ):
-        self.factors, self.dense = factors, dense
+        self.factors, self.dense, self.options = factors, dense, options
         self.names, self.clients, self.references = tuple(names), len(names), len(references)
         given = [self.clients + k for k, update in enumerate(references.values()) if update is not None]
         #: the rows that have factors: a zero reference has none
@@ -36,18 +39,21 @@ class DeltaExecutor:
         cohort: Cohort,
         references: Mapping[str, Update | None],
         names: Sequence[str],
+        *,
+        order: bool = False,
         **passes: Any,
     ) -> DeltaExecutor:
         """Rows are s · B · A of each module, and the dense tensors; ranks and scales may differ from row to row.
 
         References are by name; None is zero. `passes` is what `RowExecutor.from_cohort` takes beside the rows, or,
         where `memory` is among it, `FileExecutor.from_files`: factors then are read from their files module by module,
-        dense tensors in tiles. Raises LayoutError naming the client and module, BudgetError with the least that works.
+        dense tensors in tiles. `order`: an order statistic is to come, which needs room for a dense Δ. Raises
+        LayoutError naming the client and module, BudgetError with the least that works.
         """
         given = {name: update for name, update in references.items() if update is not None}
         zero_first = bool(references) and next(iter(references.values())) is None
         if passes.get("memory") is not None:
-            _check_budget([*cohort, *given.values()], passes["memory"], passes["threads"])
+            _check_budget([*cohort, *given.values()], passes["memory"], passes["threads"], order)
         updates, who, progress = [*cohort, *given.values()], [*names, *given], passes.get("progress")
         factors = FactorPasses(
             updates, who, len(cohort), zero_first=zero_first, progress=progress, threads=passes.get("threads")
@@ -56,7 +62,8 @@ class DeltaExecutor:
         if tensors := cohort[0].dense:
             make = FileExecutor.from_files if "memory" in passes else RowExecutor.from_cohort
             dense = make(cohort, references, names, tensors, **passes)
-        return cls(factors if factors.modules else None, dense, names, references)
+        options = {name: passes[name] for name in ("backend", "threads")}
+        return cls(factors if factors.modules else None, dense, names, references, **options)
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """(clients,) fp64 squared distances to the reference, and bounds of their errors."""
@@ -101,16 +108,26 @@ class DeltaExecutor:
             combined = self.factors.combine(coefficients[self.present], divisor)
         return combined, [] if self.dense is None else self.dense.weighted_sum(coefficients, divisor)
 
+    def order_statistic(self, decided: OrderStatistic, dense: bool) -> tuple[Combined, list[np.ndarray]]:
+        """The statistic of each Δ, truncated or dense, and of the dense tensors."""
+        combined = Combined({}, {}, {})
+        if self.factors is not None:
+            rows = self.clients + self.references
+            combined = order_statistic(self.factors, decided, self.present, rows, dense, **self.options)
+        return combined, [] if self.dense is None else self.dense.order_statistic(decided)
 
-def _check_budget(updates: Sequence[Update], memory: Any, threads: int | None) -> None:
+
+def _check_budget(updates: Sequence[Update], memory: Any, threads: int | None, order: bool) -> None:
     """Raise BudgetError unless there is room for the factors of the largest module of all updates, in fp64.
 
-    They exist four times for a moment: as they are read, stacked, and in the QR of the stack; and their two Grams.
+    They exist four times for a moment: as they are read, stacked, and in the QR of the stack; and their two Grams. An
+    order statistic needs the tiles of products, and Δ with its SVD, some six matrices of its size.
     """
     sizes = [0]
     for module, first in updates[0].modules.items():
         ranks = sum(update.modules[module].rank for update in updates if module in update.modules)
-        sizes.append(8 * (4 * ranks * (first.d_in + first.d_out) + 3 * ranks**2))
+        formed = 6 * 8 * first.d_in * first.d_out + 4 * TILE_BYTES if order else 0
+        sizes.append(8 * (4 * ranks * (first.d_in + first.d_out) + 3 * ranks**2) + formed)
     budget = budget_for(updates[0].layout, updates, memory, False, threads)
     budget.least = budget.held + max(sizes)
     budget.check(f"the LoRA factors of {len(updates)} updates, module by module")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcore.dtypes import to_float64
-from fedcore.errors import LayoutError
+from fedcore.dtypes import round_from_float64, to_float64
+from fedcore.errors import LayoutError, RangeError
 from fedcore.rules.rows import not_finite
 from fedcore.updates import Update
 
@@ -103,6 +103,12 @@ def read_factors(update: Update, module: str, row: int, who: str) -> tuple[np.nd
 
     Raises NonFiniteError with the row, naming the client and the tensor, for a NaN or Inf.
     """
+    b, a = read_plain(update, module, row, who)
+    return b * update.modules[module].scale, a
+
+
+def read_plain(update: Update, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
+    """`read_factors` without the scale."""
     pair, found = update.modules[module], []
     for name in (pair.a, pair.b):
         values = to_float64(update.tensors[name])
@@ -110,4 +116,13 @@ def read_factors(update: Update, module: str, row: int, who: str) -> tuple[np.nd
             element = int(np.flatnonzero(~np.isfinite(values))[0])
             raise not_finite(who, name, element, row)
         found.append(values)
-    return found[1] * pair.scale, found[0]
+    return found[1], found[0]
+
+
+def rounded(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """fp64 values of tensor `name`, rounded once. Raises RangeError naming it where `dtype` cannot hold one."""
+    with np.errstate(over="ignore"):
+        result = round_from_float64(np.ascontiguousarray(values), dtype)
+    if not np.isfinite(to_float64(result)).all():
+        raise RangeError(f"tensor {name!r}: the result does not fit {dtype}; send wider factors")
+    return result

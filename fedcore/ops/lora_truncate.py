@@ -144,6 +144,8 @@ def core_for(terms: int, d_out: int, d_in: int, rank: int) -> str:
 def leading(b: np.ndarray, a: np.ndarray, share: np.ndarray, rank: int, grams: Grams | None = None) -> Leading:
     """The leading triplets of b (d_out, R) · diag(share) · a (R, d_in), both finite and fp32 or fp64.
 
+    The largest entry of each column of `left` is positive.
+
     grams   their `term_grams`, where somebody has made them for the block iteration; they are used up
     """
     (d_out, terms), d_in = b.shape, a.shape[1]
@@ -158,20 +160,20 @@ def leading(b: np.ndarray, a: np.ndarray, share: np.ndarray, rank: int, grams: G
             found = block_core(b, a, share, rank, term_grams(b, a))
     if found is None:
         found = qr_core(b.astype(np.float64, copy=False) * share, a.astype(np.float64, copy=False), rank)
-    return found
+    largest = np.abs(found.left).argmax(0)
+    sign = np.where(found.left[largest, np.arange(len(largest))] < 0, -1.0, 1.0)
+    return found._replace(left=found.left * sign, right=found.right * sign[:, None])
 
 
 def balanced(found: Leading, rank: int, scale: float) -> Truncated:
     """Factors of one rank from leading triplets, and what is certain of them."""
     kept = min(rank, len(found.values))
     values, left, right = found.values[:kept], found.left[:, :kept], found.right[:kept]
-    largest = np.abs(left).argmax(0)
-    sign = np.where(left[largest, np.arange(kept)] < 0, -1.0, 1.0)
     alive = values > found.values[0] * found.terms * np.finfo(np.float64).eps
     root = np.sqrt(values / abs(scale))
     out_a, out_b = np.zeros((rank, right.shape[1])), np.zeros((len(left), rank))
-    out_a[:kept] = right * (sign * np.where(alive, root, 1.0))[:, None]
-    out_b[:, :kept] = left * (sign * np.where(alive, root, 0.0) * np.sign(scale))
+    out_a[:kept] = right * np.where(alive, root, 1.0)[:, None]
+    out_b[:, :kept] = left * (np.where(alive, root, 0.0) * np.sign(scale))
     lost = float(np.linalg.norm(np.concatenate((values[~alive], found.values[kept:], [found.lost]))))
     if not found.norm:
         return Truncated(out_a, out_b, 0.0, 0.0, 0.0, 0.0, found.core)

@@ -132,7 +132,8 @@ def _ledger(ledger: Sequence[dict[str, Any]]) -> str:
             for key in ("excluded", "not_counted")
         )
         parameters = ", ".join(f"{name} = {value}" for name, value in entry["parameters"].items())
-        rule = entry["rule"] + (f" ({parameters})" if parameters else "") + f", {entry['space']}"
+        rule = entry["rule"] + (f" ({parameters})" if parameters else "")
+        rule += f", {entry['space']}" if "space" in entry else ""
         whole = escape(json.dumps(entry, indent=1))
         lines.append(
             f'<tr><th scope="row">{escape(entry["arm"])}</th><td>{entry["round"]}</td>'

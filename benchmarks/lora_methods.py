@@ -1,0 +1,185 @@
+"""How well each LoRA method learns, on the demo's clients: held-out loss after each round, five seeds, mean and spread.
+
+    python benchmarks/lora_methods.py [--seeds 5] [--methods "fedit;flexlora"] [--rounds 4]
+
+One base model for all seeds (its texts go to no client); a seed draws the partition, the adapter and the batches. Each
+run of a seed and method is kept in results/lora_methods.json when it is done, and not made again. It needs the training
+extra, which the benchmarks' own environment lacks: run it with .venv/bin/python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import machine, versions
+from table_lora_methods import FILE, lines, load
+
+from fedcore import lora
+from fedcore.clients.core import train_core
+from fedcore.clients.settings import TrainingSettings
+from fedcore.federation.config import Config
+from fedcore.federation.config_file import parse_config
+from fedcore.federation.data import load_texts
+from fedcore.federation.learner import QLoRALearner, built_in_base
+from fedcore.federation.messages import client_seed
+from fedcore.lora import Aggregated, Method
+from fedcore.updates import Update
+
+#: name in the table -> the method; sketches of 24 columns for adapters of rank 8
+METHODS: dict[str, Method] = {name: kind() for name, kind in lora.METHODS.items() if name != "randomized_sketch"} | {
+    "flexlora, error feedback": lora.FlexLoRA(error_feedback=True),
+    "randomized_sketch, one pass": lora.RandomizedSketch(size=24),
+    "randomized_sketch, two passes": lora.RandomizedSketch(size=24, passes=2),
+}
+
+
+class Seed:
+    """The texts, the base and the first adapter of one seed."""
+
+    def __init__(self, config: Config):
+        self.config, self.texts = config, load_texts(config)
+        self.learner = QLoRALearner(config, self.texts, quiet)
+        self.initial = self.learner.initial()
+
+    def train(self, start: Update, number: int, client: Any, **options: Any) -> Update:
+        """One client's adapter after its local steps."""
+        seed = client_seed(self.config, number, client.id)
+        return self.learner.train(start, client, self.config.training.steps, seed, **options)
+
+    def run(self, method: Method) -> dict[str, Any]:
+        """All rounds of a method: scores, bytes and residuals by round."""
+        start, reference, side, number = self.initial, self.initial, None, 0
+        if isinstance(method, lora.FRLoRA):
+            start, side = method.restart(self.initial, base_weights(self.learner))
+            reference = start
+        result: Aggregated | None = None
+        rounds, begin = [], time.perf_counter()
+        while number < self.config.run.rounds:
+            number += 1
+            fixing = isinstance(method, lora.FedSB) and number == 1
+            step = lora.FlexLoRA() if fixing else method
+            updates = []
+            for client in self.texts.clients:
+                own = start if result is None else result.start_of(client.id)
+                if "core" in step.trains(number):
+                    updates.append(self.train_core(own, reference, number, client))
+                else:
+                    updates.append(self.train(own, number, client, trains=step.trains(number), side=side))
+            result = step.aggregate(updates, reference=reference, side=side, number=number)
+            if fixing:
+                # Fed-SB's first round is an ordinary one: its mean estimates where training goes, and fixes the factors
+                assert isinstance(method, lora.FedSB)
+                reference = method.fixed(result.update)
+                report = result.report
+                result = method.aggregate([recast(result.update, reference)], reference=reference)
+                result.report["bytes"] = report["bytes"]
+            elif not isinstance(method, lora.FedSB):
+                reference = result.update
+            side = result.side
+            rounds.append(self.scores(method, result, updates))
+        return {"rounds": rounds, "seconds": time.perf_counter() - begin}
+
+    def train_core(self, start: Update, fixed: Update, number: int, client: Any) -> Update:
+        """One client's adapter after training its core."""
+        training = self.config.training
+        settings = TrainingSettings(**training.model_dump())
+        seed = client_seed(self.config, number, client.id)
+        return train_core(self.learner._base, client.texts, settings, seed, start, fixed, client_id=client.id)
+
+    def scores(self, method: Method, result: Aggregated, updates: list[Update]) -> dict[str, Any]:
+        """What clients hold, scored; where each holds another model, the mean over clients."""
+        held = [result.update]
+        if method.traits.exact == "personal":
+            held = [result.start_of(update.client_id) for update in updates]
+        metrics = [self.learner.evaluate(adapter, result.side) for adapter in held]
+        modules, traffic = result.report["modules"].values(), result.report["bytes"].values()
+        return {
+            "loss": statistics.mean(m.loss for m in metrics),
+            "accuracy": statistics.mean(m.accuracy or 0.0 for m in metrics),
+            "bytes_up": sum(client["up"] for client in traffic),
+            "bytes_down": sum(client["down"] for client in traffic),
+            "residual": statistics.mean(report["residual"] for report in modules),
+            "without_side": statistics.mean(report["without_side"] for report in modules),
+        }
+
+
+def recast(adapter: Update, fixed: Update) -> Update:
+    """An adapter whose Δ lies between the fixed factors, as a product of B₀, a core and A₀."""
+    tensors = {}
+    for module, pair in adapter.modules.items():
+        left, right = (np.asarray(fixed.tensors[name], np.float64) for name in (pair.b, pair.a))
+        delta_b, delta_a = (np.asarray(adapter.tensors[name], np.float64) for name in (pair.b, pair.a))
+        core = (left.T @ delta_b) @ (delta_a @ right.T)
+        tensors |= {pair.a: fixed.tensors[pair.a], pair.b: np.float32(left @ core)}
+        assert module in fixed.modules
+    return Update.from_tensors(
+        tensors, client_id="start", scaling=adapter.scaling, base=adapter.base, adapter_config=adapter.adapter_config
+    )
+
+
+def base_weights(learner: QLoRALearner) -> dict[str, np.ndarray]:
+    """module -> the base weights that its adapter stands beside, dequantised."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    found = {}
+    for name, module in learner._base.model.named_modules():
+        if hasattr(module, "base_layer"):
+            weight = module.base_layer.weight
+            found[name] = dequantize_4bit(weight.data, weight.quant_state).double().numpy()
+    return found
+
+
+def quiet(*_: object, **__: object) -> None:
+    """Show nothing."""
+
+
+def demo(seed: int, rounds: int, base: Path | None) -> Config:
+    """The demo's configuration at a seed, on one base for all seeds."""
+    text = resources.files("fedcore.cli").joinpath("demo.toml").read_text(encoding="utf-8")
+    config = parse_config(text, "demo.toml", Path())
+    model = config.model if base is None else config.model.model_copy(update={"source": str(base)})
+    return config.model_copy(
+        update={"run": config.run.model_copy(update={"seed": seed, "rounds": rounds}), "model": model}
+    )
+
+
+def keep(runs: dict[str, Any]) -> None:
+    """Write what is done, whole or not at all."""
+    record = {"benchmark": "lora_methods", "machine": machine(), "versions": versions("torch", "peft", "bitsandbytes")}
+    part = FILE.with_suffix(".part")
+    part.write_text(json.dumps(record | {"results": runs}, indent=1) + "\n")
+    part.replace(FILE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--methods", default=";".join(METHODS), help="names of the table, separated by ;")
+    given = parser.parse_args()
+    runs, base = load(), None
+    for seed in range(given.seeds):
+        wanted = [name for name in given.methods.split(";") if f"{seed}/{name}/{given.rounds}" not in runs]
+        if not wanted:
+            continue
+        if base is None:
+            first = demo(0, given.rounds, None)
+            base = built_in_base(first, load_texts(first), quiet)
+        made = Seed(demo(seed, given.rounds, base))
+        for name in wanted:
+            runs[f"{seed}/{name}/{given.rounds}"] = run = made.run(METHODS[name])
+            keep(runs)
+            losses = " ".join(f"{entry['loss']:.4f}" for entry in run["rounds"])
+            print(f"seed {seed}  {name:32}  {losses}  {run['seconds']:.0f} s", flush=True)
+    print("\n".join(lines(runs, given.rounds)))
+
+
+if __name__ == "__main__":
+    main()

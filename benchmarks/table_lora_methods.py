@@ -1,0 +1,62 @@
+"""The table of how well LoRA methods learn, from results/lora_methods.json: mean and standard deviation over seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).parent / "results" / "lora_methods.json"
+BEGIN, END = "<!-- lora methods: written by benchmarks/table.py -->", "<!-- end of lora methods -->"
+
+
+def load() -> dict[str, Any]:
+    """The runs that are done, by "seed/method/rounds"."""
+    return json.loads(FILE.read_text())["results"] if FILE.exists() else {}
+
+
+def _spread(values: list[float], digits: str) -> str:
+    deviation = f" ± {format(statistics.stdev(values), digits)}" if len(values) > 1 else ""
+    return format(statistics.mean(values), digits) + deviation
+
+
+def lines(runs: dict[str, Any], rounds: int) -> list[str]:
+    """A Markdown table of the runs of so many rounds, methods in the order in which they were first run.
+
+    Loss, accuracy and residual are those after the last round; bytes are sums over rounds and clients.
+    """
+    found: dict[str, list[list[dict[str, Any]]]] = {}
+    for key, run in runs.items():
+        _, name, count = key.split("/")
+        if int(count) == rounds:
+            found.setdefault(name, []).append(run["rounds"])
+    head = "| method | seeds | held-out loss | ranking accuracy | bytes up | bytes down | residual |"
+    rows = [head, "|---" * 7 + "|"]
+    for name, each in found.items():
+        last = [run[-1] for run in each]
+        total = {way: statistics.mean(sum(entry[way] for entry in run) for run in each) for way in TRAFFIC}
+        cells = [
+            name,
+            str(len(each)),
+            _spread([entry["loss"] for entry in last], ".3f"),
+            _spread([entry["accuracy"] for entry in last], ".3f"),
+            *(f"{value / 1e6:.2f} MB" for value in total.values()),
+            f"{statistics.mean(entry['residual'] for entry in last):.2g}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+#: the fields of a round that are added up over rounds
+TRAFFIC = ("bytes_up", "bytes_down")
+
+
+def section(rounds: int = 4) -> str:
+    """What stands between the two marks of the README."""
+    said = (
+        f"The demo's eight clients, rank 8, {rounds} rounds, one base in NF4; mean ± standard deviation over seeds, "
+        "which draw the partition, the adapter and the batches. `python benchmarks/lora_methods.py` makes it. A "
+        "difference within the spread is none."
+    )
+    return "\n".join([BEGIN, *lines(load(), rounds), "", said, END])

@@ -1,0 +1,94 @@
+"""`fedcore aggregate --method`: PEFT directories in; the adapter of the next round, and what lies beside it, out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedcore.cli.terminal import only_results_on_stdout, print_json
+from fedcore.errors import ExistsError, RuleError
+
+
+def aggregate_by_method(
+    directories: Sequence[Path],
+    output: Path,
+    method: str,
+    parameters: dict[str, Any],
+    *,
+    weights: dict[str, float] | None,
+    reference: Path | None,
+    side: Path | None,
+    starts: Path | None,
+    number: int,
+    json: bool,
+) -> None:
+    """Write the new adapter to `output`, what it leaves beside to `<output>-side`, each client's start to `starts`.
+
+    Raises ExistsError before any work if one of these exists, and what the method raises.
+    """
+    from fedcore.lora.combination import make_method
+    from fedcore.updates import Update
+
+    made = make_method(method, parameters)
+    beside = output.with_name(output.name + "-side")
+    for path in (output, *([beside] if made.traits.side else []), *([starts] if starts else [])):
+        if os.path.lexists(path):
+            raise ExistsError(f"{path}: already exists; choose another --output or --starts, or remove it")
+    begin = time.perf_counter()
+    with only_results_on_stdout():
+        updates = [Update.open(path, client_id=str(path)) for path in directories]
+        known = {name: Update.open(path) if path else None for name, path in (("reference", reference), ("side", side))}
+        result = made.aggregate(updates, weights, known["reference"], side=known["side"], number=number)
+        result.update.to_peft(output)
+        written = {"output": str(output)}
+        if result.side is not None:
+            result.side.to_peft(beside)
+            written["side"] = str(beside)
+        for path in directories if starts else ():
+            assert starts is not None
+            result.start_of(str(path)).to_peft(starts / path.resolve().name)
+    seconds = time.perf_counter() - begin
+    if json:
+        report = {"digest": result.update.digest(), "coefficients": result.coefficients, "seconds": seconds}
+        print_json(written | report | {"report": result.report})
+        return
+    _show(result, written, seconds)
+
+
+def refuse_beside_method(given: dict[str, Any]) -> None:
+    """Raise RuleError naming the first option that a method has no use for. given: option -> value, None for absent."""
+    for option, value in given.items():
+        if value is not None:
+            raise RuleError(
+                f"--{option}: got {value!r} with --method, which weighs clients by their examples and reads whole "
+                "adapters; leave out one of the two"
+            )
+
+
+def _show(result: Any, written: dict[str, str], seconds: float) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedcore.report.table import seconds as duration
+    from fedcore.report.table import size
+
+    table = Table("adapter", "share", "bytes up", "bytes down", box=SIMPLE_HEAD, pad_edge=False)
+    for client, value in result.coefficients.items():
+        traffic = result.report["bytes"][client]
+        share = f"{value / result.report['divisor']:.4f}"
+        table.add_row(client, share, size(traffic["up"]), size(traffic["down"]))
+    console = Console()
+    console.print(table)
+    modules = result.report["modules"]
+    worst = max(modules, key=lambda module: modules[module]["residual"])
+    said = f"{result.report['method']}: clients hold all but {modules[worst]['residual']:.2g} of a module ({worst})"
+    alone = max(report["without_side"] for report in modules.values())
+    if "side" in written:
+        said += f"; without the side adapter all but {alone:.2g}"
+    console.print(said, highlight=False, soft_wrap=True)
+    paths = "  ".join(written.values())
+    console.print(f"{paths}  {duration(seconds)}  SHA-256 {result.update.digest()}", highlight=False, soft_wrap=True)

@@ -1,0 +1,75 @@
+"""Fed-SB: both factors are fixed, and a small core between them trains and travels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedcore.errors import LayoutError
+from fedcore.lora.cohort import Part
+from fedcore.lora.method import Method
+from fedcore.lora.module import Held, Module
+from fedcore.lora.stacks import read_factors
+from fedcore.lora.traits import Factors, Traits
+from fedcore.ops.lora_truncate import leading
+from fedcore.updates import Update
+from fedcore.updates.layout import shown
+
+#: how far, relative to its norm, a client's B may be from B₀ R: fp32 factors round by a few 1e-7
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class FedSB(Method):
+    """Δ_i = s B₀ R_i A₀ with B₀ and A₀ fixed; the r × r cores are averaged: R = Σ p_i R_i.
+
+    Exact, and r² numbers a module travel. Adapters are (B₀ R_i, A₀), as PEFT loads them; the `reference` is (B₀, A₀),
+    as `fixed` makes it. Singhal et al. 2025, "Fed-SB: A Silver Bullet for Extreme Communication Efficiency and
+    Performance in (Private) Federated LoRA Fine-Tuning", arXiv 2502.15436, §3; the paper takes B₀ and A₀ from the SVD
+    of an estimate of the first full fine-tuning step.
+    """
+
+    cycle: ClassVar[tuple[Factors, ...]] = (("core",),)
+    traits: ClassVar[Traits] = Traits(
+        name="fedsb",
+        exact="exact",
+        sense="the core is linear in Δ, the factors around it never move",
+        start="from the new core between the same factors",
+        up="r²",
+        down="r²",
+        paper="Singhal et al. 2025, Fed-SB: A Silver Bullet for Extreme Communication Efficiency, arXiv 2502.15436",
+        reference=True,
+    )
+
+    def _module(self, module: Module) -> Held:
+        if module.reference is None:
+            raise LayoutError(f"the reference: module {shown(module.name)} is missing; give the fixed factors")
+        fixed, total = module.reference, np.zeros((module.reference.rank,) * 2)
+        for row, part in module.present.items():
+            core = core_of(part, fixed, f"{module.clients.names[row]}: module {shown(module.name)}")
+            total += float(module.clients.coefficients[row]) * core
+        core = total / module.clients.divisor
+        return Held(Part(fixed.b @ core, fixed.a, module.first.scale))
+
+    def fixed(self, estimate: Update) -> Update:
+        """(B₀, A₀) from the SVD of an adapter that estimates what training will do: B₀ = U and A₀ = Vᵀ, orthonormal."""
+        tensors: dict[str, np.ndarray] = {}
+        for module, pair in estimate.modules.items():
+            b, a = read_factors(estimate, module, -1, "the estimate")
+            found = leading(b, a, np.ones(pair.rank), pair.rank)
+            tensors |= {pair.a: found.right.astype(np.float32), pair.b: found.left.astype(np.float32)}
+        return Update.from_tensors(
+            tensors, scaling=estimate.scaling, base=estimate.base, adapter_config=estimate.adapter_config
+        )
+
+
+def core_of(part: Part, fixed: Part, who: str) -> np.ndarray:
+    """R (r, r) with b = B₀ R, by least squares. Raises LayoutError naming `who` where A or the span of B moved."""
+    if part.a.shape != fixed.a.shape or not np.array_equal(part.a, fixed.a):
+        raise LayoutError(f"{who}: A differs from the fixed one; train the core alone (fedsb)")
+    core = np.linalg.lstsq(fixed.b, part.b, rcond=None)[0]
+    if np.linalg.norm(part.b - fixed.b @ core) > _TOLERANCE * np.linalg.norm(part.b):
+        raise LayoutError(f"{who}: B is no product of the fixed B and a core; train the core alone (fedsb)")
+    return core

@@ -1,0 +1,125 @@
+"""A LoRA aggregation method: adapters of one round in, what clients start the next round from out.
+
+A client's model is W + side + s · B · A: the base, which is never touched, what earlier rounds left beside the adapter
+(a side adapter, at higher precision than a quantised base), and the adapter that it trains. The target of a round is
+what the mean of the clients' models holds, T = side + Σ p_i s_i B_i A_i; a method says how clients hold it next.
+
+Another method is one more frozen dataclass with its `traits` and a `_module` that works on one module's factors in
+fp64. It never touches the base: folding into quantised weights loses what is smaller than a quantisation step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fedcore.errors import LayoutError, RuleError
+from fedcore.lora.assembly import Aggregated, as_sent, assemble, module_report
+from fedcore.lora.cohort import Clients, check_alike, check_sizes, read_part
+from fedcore.lora.module import Held, Module
+from fedcore.lora.traits import Factors, Traits
+from fedcore.rules.geometry import round_coefficients
+from fedcore.rules.rule import check_weights
+from fedcore.updates import Cohort, LoraPair, Update
+from fedcore.updates.layout import shown
+from fedcore.updates.weights import weights_by_id
+
+
+class Method:
+    """A LoRA aggregation method. Subclasses are frozen dataclasses with `traits` and `_module`."""
+
+    traits: ClassVar[Traits]
+    #: what trains, travels up and travels down in turn: round 1 is the first entry, and so on around
+    cycle: ClassVar[tuple[Factors, ...]] = (("a", "b"),)
+    #: what travels down where it is not what trained
+    down: ClassVar[Factors | None] = None
+
+    def trains(self, number: int = 1) -> Factors:
+        """What clients train in round `number`, from 1; the rest is frozen."""
+        return self.cycle[(number - 1) % len(self.cycle)]
+
+    def sends(self, number: int = 1) -> Factors:
+        """What travels up in that round."""
+        return self.trains(number)
+
+    def receives(self, number: int = 1) -> Factors:
+        """What travels down after that round, beside the side adapter."""
+        return self.sends(number) if self.down is None else self.down
+
+    def traffic(self, pair: LoraPair, itemsize: int, number: int = 1) -> tuple[int, int]:
+        """(bytes up, bytes down) of one module at a client with this pair, the side adapter aside."""
+        sizes = {"a": pair.rank * pair.d_in, "b": pair.rank * pair.d_out, "core": pair.rank**2}
+        up = sum(sizes[factor] for factor in self.sends(number))
+        return itemsize * up, itemsize * sum(sizes[factor] for factor in self.receives(number))
+
+    def aggregate(
+        self,
+        updates: Iterable[Update | str | os.PathLike[str]],
+        weights: Mapping[str, float] | npt.ArrayLike | None = None,
+        reference: Update | None = None,
+        *,
+        side: Update | None = None,
+        number: int = 1,
+    ) -> Aggregated:
+        """Aggregate the adapters of one round.
+
+        updates    of one base, with distinct client_ids; paths are opened by `Update.open`. All factors, whatever
+                   travelled: what was frozen is as the client got it
+        weights    client_id -> weight, or one number for each update; None takes their num_examples
+        reference  the adapter that clients started from; methods with traits.reference need it. A client that lacks a
+                   module counts with it there
+        side       what lies beside the adapter already, as an earlier `Aggregated.side` gave it
+        number     the round, from 1
+
+        All sums are in fp64, rounded once to the clients' dtype; side adapters are fp32. Means of factors are
+        `ops.weighted_sum`. Raises LayoutError, NonFiniteError, RuleError, WeightError, ShapeError and RangeError, each
+        naming the client, tensor or module.
+        """
+        if not isinstance(number, int) or number < 1:
+            raise RuleError(f"number: got {number!r}, expected the round, a whole number from 1")
+        clients = self._clients(updates, weights, reference, side)
+        held: dict[str, Held] = {}
+        modules: dict[str, dict[str, float]] = {}
+        for name, pair in clients.modules.items():
+            parts = tuple(clients.part(row, name) for row in range(len(clients.cohort)))
+            known = None if reference is None else read_part(reference, name, -1, "the reference")
+            beside = None if side is None else read_part(side, name, -1, "the side adapter")
+            module = Module(name, parts, clients, pair.d_out, pair.d_in, number, known, beside)
+            found = held[name] = as_sent(self._module(module), clients.dtype(name), name)
+            modules[name] = module_report(module, found)
+        return assemble(
+            repr(self), self.traits, partial(self.traffic, number=number), clients, held, side, number, modules
+        )
+
+    def _module(self, module: Module) -> Held:
+        raise TypeError(f"{type(self).__name__}: a method defines `_module`")
+
+    def _clients(self, updates: Any, weights: Any, reference: Update | None, side: Update | None) -> Clients:
+        """The cohort, checked. Raises as `aggregate` does."""
+        given = [Update.open(u) if isinstance(u, (str, os.PathLike)) else u for u in updates]
+        cohort, by_id = Cohort(given), weights_by_id(weights, given)
+        names = tuple(f"client {shown(client)}" for client in cohort.client_ids)
+        for who, update in zip(names, cohort, strict=True):
+            if not update.modules:
+                raise LayoutError(f"{who}: has no LoRA factors, expected <module>.lora_A.weight and .lora_B.weight")
+        share = cohort.num_examples if by_id is None else [by_id[client] for client in cohort.client_ids]
+        checked = check_weights(share, names) if self.traits.weighted else np.ones(len(cohort))
+        assert checked is not None
+        if self.traits.reference and reference is None:
+            raise LayoutError(f"reference: missing; {self.traits.name} needs the adapter that clients started from")
+        if side is not None and not self.traits.side:
+            raise RuleError(
+                f"side: got an adapter, and {self.traits.name} leaves none beside the adapter; leave it out"
+            )
+        extra = [("the reference", reference), ("the side adapter", side)]
+        known = [*zip(names, cohort, strict=True), *((who, update) for who, update in extra if update is not None)]
+        check_sizes(known, len(cohort))
+        clients = Clients(cohort, names, round_coefficients(checked))
+        if not self.traits.mixed:
+            check_alike(clients, self.traits.name)
+        return clients

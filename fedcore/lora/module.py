@@ -1,0 +1,90 @@
+"""One module of a round: what a method gets of it, and what it says becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedcore.dtypes import to_float64
+from fedcore.lora.cohort import Clients, Part, stacked
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module of a round, as `Method._module` gets it.
+
+    name        of the module
+    parts       (n,) the clients' factors, None where a client did not train it
+    clients     the cohort, for means of tensors as they were sent
+    d_out, d_in the size of Δ
+    number      the round, from 1
+    reference   the factors that clients started from; None if no reference was given or it lacks the module
+    side        (b, a) that lies beside the adapter already, the scale in b; None for nothing
+    """
+
+    name: str
+    parts: tuple[Part | None, ...]
+    clients: Clients
+    d_out: int
+    d_in: int
+    number: int
+    reference: Part | None
+    side: Part | None
+
+    @property
+    def present(self) -> dict[int, Part]:
+        """row -> factors, of the clients that trained this module."""
+        return {row: part for row, part in enumerate(self.parts) if part is not None}
+
+    @property
+    def first(self) -> Part:
+        """The factors of the first client that has them: what its scale is, the result's is."""
+        return next(iter(self.present.values()))
+
+    @property
+    def rank(self) -> int:
+        """The highest rank among the clients."""
+        return max(part.rank for part in self.present.values())
+
+    def terms(self) -> list[tuple[float, Part]]:
+        """(coefficient, factors) whose sum is Σ p_i Δ_i; a client without the module counts with the reference's Δ."""
+        shares = self.clients.shares
+        found = [(float(shares[row]), part) for row, part in self.present.items()]
+        absent = float(sum(shares[row] for row, part in enumerate(self.parts) if part is None))
+        return found + ([(absent, self.reference)] if absent and self.reference is not None else [])
+
+    def target(self) -> tuple[np.ndarray, np.ndarray]:
+        """Stacked factors of T = side + Σ p_i Δ_i."""
+        return self.stack([*self.terms(), *([(1.0, self.side)] if self.side is not None else [])])
+
+    def stack(self, terms: list[tuple[float, Part]]) -> tuple[np.ndarray, np.ndarray]:
+        """Factors of a sum of (coefficient, factors)."""
+        return stacked(terms, self.d_out, self.d_in)
+
+    def mean(self, factor: str) -> np.ndarray:
+        """The weighted mean of one factor ("a" or "b") over the clients, rounded once to their dtype, in fp64."""
+        rows = list(self.present)
+        names = [getattr(self.clients.cohort[row].modules[self.name], factor) for row in rows]
+        return to_float64(self.clients.mean(names, rows, self.clients.dtype(self.name)))
+
+
+@dataclass(frozen=True)
+class Held:
+    """What becomes of one module.
+
+    adapter    the factors that clients start from
+    side       what lies beside it from now on, scale 1
+    own        row -> factors of that client, where they are not `adapter`
+    held       terms of what the model holds, if not adapter + side: the mean over clients of what each holds
+    side_rank  rank of what has to travel for `side` this round
+    details    more to report
+    """
+
+    adapter: Part
+    side: Part | None = None
+    own: Mapping[int, Part] = field(default_factory=dict)
+    held: list[tuple[float, Part]] | None = None
+    side_rank: int = 0
+    details: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,187 @@
+"""Methods whose result does not fit the adapter, FLoRA, FedEx-LoRA and FR-LoRA: the rest lies in a side adapter.
+
+The papers add that rest to the base weights. A base in NF4 rounds away what is smaller than a quantisation step, so
+here it stays a side adapter: W is never written to, and clients add side(x) to the output of each module. Its rank
+grows from round to round until it is the smaller side of Δ; `side_rank` caps it, and what the cap loses is reported.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedcore.errors import LayoutError, RuleError
+from fedcore.lora.cohort import Part
+from fedcore.lora.method import Method
+from fedcore.lora.module import Held, Module
+from fedcore.lora.traits import Factors, Traits
+from fedcore.ops.lora_truncate import leading
+from fedcore.updates import Update
+from fedcore.updates.layout import shown
+
+
+@dataclass(frozen=True)
+class FLoRA(Method):
+    """The stacked factors, [p_1 s_1 B_1, p_2 s_2 B_2, ...] and [A_1; A_2; ...], join the side adapter.
+
+    side_rank  cap of the side adapter's rank; None keeps all of it
+    seed       of the fresh A (uniform within ±1/√d_in, as PEFT draws it); B is 0
+
+    Exact, for any ranks and scales. Wang et al. 2024, "FLoRA: Federated Fine-Tuning Large Language Models with
+    Heterogeneous Low-Rank Adaptations", NeurIPS, §3.
+    """
+
+    side_rank: int | None = None
+    seed: int = 0
+
+    down: ClassVar[Factors | None] = ()
+    traits: ClassVar[Traits] = Traits(
+        name="flora",
+        exact="exact",
+        sense="the stack of all factors has the product Σ p_i Δ_i",
+        start="from a fresh adapter (A random, B = 0) beside a side adapter that grows",
+        up="r(d_out + d_in)",
+        down="Σr(d_out + d_in)",
+        paper="Wang et al. 2024, FLoRA: Federated Fine-Tuning LLMs with Heterogeneous Low-Rank Adaptations",
+        mixed=True,
+        linear=False,
+        side=True,
+    )
+
+    def __post_init__(self) -> None:
+        _check_cap(self.traits.name, self.side_rank)
+
+    def _module(self, module: Module) -> Held:
+        b, _ = module.stack(module.terms())
+        side = compressed(*module.target(), self.side_rank)
+        draw = np.random.default_rng([self.seed, module.number, zlib.crc32(module.name.encode())])
+        first = max(module.present.values(), key=lambda part: part.rank)
+        bound = 1 / np.sqrt(module.d_in)
+        fresh = Part(np.zeros((module.d_out, first.rank)), draw.uniform(-bound, bound, first.a.shape), first.scale)
+        own = {
+            row: Part(fresh.b[:, : part.rank], fresh.a[: part.rank], part.scale)
+            for row, part in module.present.items()
+            if (part.rank, part.scale) != (fresh.rank, fresh.scale)
+        }
+        return Held(fresh, side, own, side_rank=min(b.shape[1], side.rank))
+
+
+@dataclass(frozen=True)
+class FedExLoRA(Method):
+    """The means of B and of A, as FedIT, and what they miss, Σ p_i s B_i A_i − s B̄ Ā, in the side adapter.
+
+    side_rank  cap of the side adapter's rank; None keeps all of it
+
+    Exact. The residual has the shape of the module's Δ, d_out × d_in; a layer that stores its weights transposed
+    (GPT-2's Conv1D) is the client's to transpose. Singhal et al. 2024, "FedEx-LoRA: Exact Aggregation for Federated and
+    Efficient Fine-Tuning of Foundation Models", arXiv 2410.09432, §4.
+    """
+
+    side_rank: int | None = None
+
+    traits: ClassVar[Traits] = Traits(
+        name="fedex_lora",
+        exact="exact",
+        sense="the means and the residual together are Σ p_i Δ_i",
+        start="from the new A and B beside a side adapter that grows",
+        up="r(d_out + d_in)",
+        down="(Σr + 2r)(d_out + d_in)",
+        paper="Singhal et al. 2024, FedEx-LoRA: Exact Aggregation for Federated Fine-Tuning, arXiv 2410.09432",
+        linear=False,
+        side=True,
+    )
+
+    def __post_init__(self) -> None:
+        _check_cap(self.traits.name, self.side_rank)
+
+    def _module(self, module: Module) -> Held:
+        mean = Part(module.mean("b"), module.mean("a"), module.first.scale)
+        terms = [*module.terms(), (-1.0, mean)]
+        travels = module.stack(terms)[0].shape[1]
+        before = [] if module.side is None else [(1.0, module.side)]
+        side = compressed(*module.stack([*terms, *before]), self.side_rank)
+        return Held(mean, side, side_rank=min(travels, side.rank))
+
+
+@dataclass(frozen=True)
+class FRLoRA(Method):
+    """Every round starts from the same B₀ and A₀, and its change s (B̄ Ā − B₀ A₀) joins the side adapter.
+
+    side_rank  cap of the side adapter's rank; None keeps all of it
+
+    B₀ and A₀, the best rank-r part of the base weights, are the `reference`; `restart` makes them and the side adapter
+    that takes them out of the base again. Not exact: B̄ Ā is the product of means. Yan et al. 2025, "Federated Residual
+    Low-Rank Adaptation of Large Language Models", ICLR, §3; the start was checked against the authors' code (ours_init
+    of FRLoRA/fed_global.py).
+    """
+
+    side_rank: int | None = None
+
+    traits: ClassVar[Traits] = Traits(
+        name="frlora",
+        exact="no",
+        sense="the product of the means of B and A",
+        start="from the first round's A and B beside a side adapter that grows",
+        up="r(d_out + d_in)",
+        down="r(d_out + d_in)",
+        paper="Yan et al. 2025, Federated Residual Low-Rank Adaptation of Large Language Models",
+        side=True,
+        reference=True,
+    )
+
+    def __post_init__(self) -> None:
+        _check_cap(self.traits.name, self.side_rank)
+
+    def _module(self, module: Module) -> Held:
+        if module.reference is None:
+            raise LayoutError(f"the reference: module {shown(module.name)} is missing; give the adapter of the start")
+        mean = Part(module.mean("b"), module.mean("a"), module.first.scale)
+        terms = [(1.0, mean), (-1.0, module.reference)]
+        before = [] if module.side is None else [(1.0, module.side)]
+        side = compressed(*module.stack([*terms, *before]), self.side_rank)
+        # clients know B₀ and A₀, and are told B̄ and Ā once: as factors of the change, not as a start
+        return Held(module.reference, side)
+
+    def restart(self, initial: Update, weights: dict[str, np.ndarray]) -> tuple[Update, Update]:
+        """(the adapter that every round starts from, the side adapter of the first): from the base weights.
+
+        initial  an adapter of the wanted modules, ranks and scales
+        weights  module -> its base weights (d_out, d_in), dequantised
+
+        Raises LayoutError naming a module whose weights are missing or of another shape.
+        """
+        adapter: dict[str, np.ndarray] = {}
+        side: dict[str, np.ndarray] = {}
+        for module, pair in initial.modules.items():
+            matrix = np.asarray(weights.get(module, np.empty(0)), np.float64)
+            if matrix.shape != (pair.d_out, pair.d_in):
+                raise LayoutError(
+                    f"weights: module {shown(module)} has shape {matrix.shape}, expected ({pair.d_out}, {pair.d_in})"
+                )
+            u, values, vt = np.linalg.svd(matrix, full_matrices=False)
+            root = np.sqrt(values[: pair.rank] / abs(pair.scale))
+            adapter[pair.a] = (root[:, None] * vt[: pair.rank]).astype(np.float32)
+            adapter[pair.b] = (u[:, : pair.rank] * (root * np.sign(pair.scale))).astype(np.float32)
+            side[pair.a], side[pair.b] = adapter[pair.a], np.float32(-pair.scale) * adapter[pair.b]
+        config, ones = initial.adapter_config, dict.fromkeys(initial.modules, 1.0)
+        start = Update.from_tensors(
+            adapter, scaling=initial.scaling, client_id="global", base=initial.base, adapter_config=config
+        )
+        return start, Update.from_tensors(side, scaling=ones, client_id="side", base=initial.base)
+
+
+def compressed(b: np.ndarray, a: np.ndarray, cap: int | None) -> Part:
+    """b · a as a side adapter: as it is while its rank fits, else by its SVD, without loss or at the rank `cap`."""
+    most = min(b.shape[0], a.shape[1], len(a) if cap is None else cap)
+    if len(a) <= most:
+        return Part(b, a, 1.0)
+    found = leading(b, a, np.ones(len(a)), most)
+    return Part(found.left * found.values, found.right, 1.0)
+
+
+def _check_cap(name: str, cap: int | None) -> None:
+    if cap is not None and (not isinstance(cap, int) or cap < 1):
+        raise RuleError(f"{name}: got side_rank {cap!r}, expected a whole number of at least 1")

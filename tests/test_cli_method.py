@@ -1,0 +1,101 @@
+"""`fedcore aggregate --method` and `fedcore plan`: directories in and out, refused combinations in one line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fedcore.cli import main
+from fedcore.lora import METHODS, FLoRA
+from fedcore.lora.combination import refusals
+from fedcore.updates import Update
+from tests.oracles import delta as dense
+from tests.test_lora_methods import SHAPES, mean_delta, mixed
+
+
+@pytest.fixture
+def directories(tmp_path):
+    for update in mixed():
+        update.to_peft(tmp_path / update.client_id)
+    return [tmp_path / update.client_id for update in mixed()]
+
+
+def run(capsys, *arguments):
+    code = main(list(map(str, arguments)))
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def test_a_method_writes_the_adapter_what_lies_beside_it_and_each_start(directories, tmp_path, capsys):
+    out, starts = tmp_path / "next", tmp_path / "starts"
+    code, shown, _ = run(
+        capsys, "aggregate", *directories, "-o", out, "--method", "flora", "--starts", starts, "--json"
+    )
+    assert code == 0
+    said = json.loads(shown)
+    assert said["side"] == f"{out}-side"
+    side = Update.from_peft(said["side"])
+    for module in SHAPES:
+        np.testing.assert_allclose(dense.dense(side, module), mean_delta(mixed(), module), atol=1e-4)
+    for update in mixed():
+        assert Update.from_peft(starts / update.client_id).scaling == pytest.approx(update.scaling)
+    assert said["report"]["method"] == repr(FLoRA())
+    again = tmp_path / "after"
+    code, shown, _ = run(
+        capsys, "aggregate", *directories, "-o", again, "--method", "flora", "--side", side_of(out), "--round", 2
+    )
+    assert code == 0
+    assert "without the side adapter" in shown
+    twice = Update.from_peft(f"{again}-side")
+    np.testing.assert_allclose(dense.dense(twice, "up"), 2 * mean_delta(mixed(), "up"), atol=1e-4)
+
+
+def side_of(output):
+    return f"{output}-side"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--method", "flexlora", "--rule", "krum"), ("--rule", "krum", "--method")),
+        (("--method", "flexlora", "--before", "norm_clipping:max_norm=1"), ("--before",)),
+        (("--method", "flexlora", "--space", "parameters"), ("--space",)),
+        (("--method", "flexlora", "--memory", "1GB"), ("--memory",)),
+        (("--method", "fedit"), ("fedit takes no mixed", "rank")),
+        (("--method", "flexlor"), ("'flexlor'", "flexlora")),
+        (("--method", "flexlora", "--set", "f=1"), ("flexlora", "'f'", "rank, error_feedback")),
+        (("--method", "frlora"), ("reference: missing",)),
+        (("--side", "nowhere"), ("--side", "without --method")),
+    ],
+)
+def test_what_does_not_go_together_is_one_line_and_writes_nothing(directories, tmp_path, capsys, options, words):
+    code, _, error = run(capsys, "aggregate", *directories, "-o", tmp_path / "out", *options)
+    assert code == 1
+    assert error.count("\n") == 1
+    assert all(word in error for word in words), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan_says_what_fits_and_why_the_rest_does_not(capsys):
+    code, shown, _ = run(capsys, "plan", "--ranks", "4,8", "--masks", "--json")
+    assert code == 0
+    found = json.loads(shown)["methods"]
+    fitting = {name for name, traits in found.items() if not traits["refused"]}
+    assert fitting == {"ffa_lora", "fedsa_lora", "randomized_sketch"}
+    assert found["rolora"]["trains"] == "b, then a"
+    code, _, error = run(capsys, "plan", "--method", "flora", "--masks")
+    assert code == 1
+    assert "masks hide" in error
+    assert run(capsys, "plan", "--method", "fedit")[0] == 0
+    assert "at least 1" in run(capsys, "plan", "--ranks", "4,x")[2]
+
+
+def test_a_method_takes_no_rule_and_no_server_optimizer():
+    for kind in METHODS.values():
+        assert not refusals(kind())
+        assert len(refusals(kind(), rule="krum", optimizer="fedadam")) == 2
+        assert refusals(kind(), before=True)
+        assert bool(refusals(kind(), mixed=True)) == (not kind.traits.mixed)
+        assert bool(refusals(kind(), masks=True)) == (not kind.traits.linear)
