@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from fedcore.cli import main
 from fedcore.lora import METHODS, FLoRA
@@ -68,6 +69,11 @@ def side_of(output):
         (("--method", "flexlora", "--set", "f=1"), ("flexlora", "'f'", "rank, error_feedback")),
         (("--method", "frlora"), ("reference: missing",)),
         (("--side", "nowhere"), ("--side", "without --method")),
+        (("--method", "flexlora", "--threads", "2"), ("--threads", "--method")),
+        (("--method", "flexlora", "--set", "rank=true"), ("flexlora", "--set rank", "got True", "whole number")),
+        (("--method", "flexlora", "--set", "error_feedback=no"), ("--set error_feedback", "'no'", "true or false")),
+        (("--method", "hetlora", "--weights", "1,99,1,1,1"), ("--weights", "hetlora", "ignores")),
+        (("--rule", "krum", "--set", "f=true"), ("krum", "--f", "got True", "whole number")),
     ],
 )
 def test_what_does_not_go_together_is_one_line_and_writes_nothing(directories, tmp_path, capsys, options, words):
@@ -75,6 +81,34 @@ def test_what_does_not_go_together_is_one_line_and_writes_nothing(directories, t
     assert code == 1
     assert error.count("\n") == 1
     assert all(word in error for word in words), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapters_that_say_their_examples_beside_one_that_does_not_are_refused(directories, tmp_path, capsys):
+    silent = directories[0] / "adapter_model.safetensors"
+    tensors = safetensors.numpy.load_file(silent)
+    safetensors.numpy.save_file(tensors, silent, metadata={"format": "pt"})
+    said = ("aggregate", *directories, "-o", tmp_path / "out", "--method", "flexlora")
+    code, _, error = run(capsys, *said)
+    assert code == 1
+    assert "--weights counts" in error
+    assert str(directories[0]) in error
+    assert not (tmp_path / "out").exists()
+    # weights do not move hetlora, so that it needs no counts
+    assert run(capsys, *said[:-1], "hetlora", "--json")[0] == 0
+    assert run(capsys, *said, "-o", tmp_path / "equal", "--weights", "equal")[0] == 0
+
+
+def test_starts_of_one_name_are_refused_before_anything_is_written(tmp_path, capsys):
+    sites = [tmp_path / update.client_id / "adapter" for update in mixed()]
+    for site, update in zip(sites, mixed(), strict=True):
+        update.to_peft(site)
+    code, _, error = run(
+        capsys, "aggregate", *sites, "-o", tmp_path / "out", "--method", "flora", "--starts", tmp_path / "starts"
+    )
+    assert code == 1
+    assert error.count("\n") == 1
+    assert all(word in error for word in ("--starts", str(sites[0]), str(sites[1]), "'adapter'"))
     assert not (tmp_path / "out").exists()
 
 

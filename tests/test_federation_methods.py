@@ -112,6 +112,19 @@ def folder_side(folder):
     return Update.from_peft(folder.path / "side" / "adapter")
 
 
+def test_the_parameters_of_rules_are_checked_by_their_types_too():
+    with pytest.raises(ConfigError, match="krum: parameter 'f': got '1', expected a whole number"):
+        parse_config(text(("m", 'rule = "krum"\nparameters = { f = "1" }')), "c.toml")
+
+
+def test_an_arm_with_its_own_method_has_nothing_of_the_settings_of_rules():
+    settings = {"aggregation": 'rule = "centered_clipping"\nparameters = { radius = 1.0 }\nspace = "parameters"\n'}
+    settings["aggregation"] += 'center = "moved_on"'
+    config = parse_config(text(("m", 'method = "flora"'), ("rule", ""), **settings), "c.toml")
+    assert config.aggregation_of(config.arms[0]).space == "delta"
+    assert config.aggregation_of(config.arms[1]).center == "moved_on"
+
+
 @pytest.mark.parametrize(
     ("body", "sections", "said"),
     [
@@ -120,14 +133,22 @@ def folder_side(folder):
         ('method = "flexlora"\nrule = "krum"', {}, "rule 'krum' chooses otherwise"),
         ('method = "fedit"\nserver = { optimizer = "fedadam" }', {}, "server optimizer 'fedadam'"),
         ('method = "fedsb"', {}, "no factors to train a core between"),
-        ('method = "ffa_lora"\nattack = { clients = 1 }', {}, "factors that are frozen"),
+        ('method = "ffa_lora"\nattack = { clients = 1 }', {}, "factors that are frozen or stay local"),
         ('method = "fedit"', {"message": 'format = "int8"'}, 'message.format = "int8"'),
         ('method = "fedit"', {"aggregation": 'on_nonfinite = "exclude"'}, "methods count every client"),
+        ('method = "fedit"\nattack = { clients = 99 }', {}, "attack.clients: got 99 of 3 clients"),
+        ('method = "fedit"\nattack = { kind = "inf" }', {}, 'attack.kind: got "inf"'),
+        ('method = "fedsa_lora"\nattack = { clients = 1 }', {}, "factors that are frozen or stay local"),
+        ('method = "fedit"\nspace = "parameters"', {}, 'space = "parameters"'),
+        ("", {"aggregation": 'method = "fedit"\nspace = "parameters"'}, 'space = "parameters"'),
+        ("", {"aggregation": 'method = "fedit"\ncenter = "moved_on"'}, 'center = "moved_on"'),
+        ('method = "flexlora"\nparameters = { rank = true }', {}, "parameter 'rank': got True"),
+        ('method = "flexlora"\nparameters = { error_feedback = "no" }', {}, "'error_feedback': got 'no'"),
     ],
 )
 def test_what_does_not_go_together_is_one_line_of_the_file(body, sections, said):
     with pytest.raises(ConfigError) as error:
         parse_config(text(("m", body), **sections), "c.toml")
     assert said in str(error.value)
-    assert str(error.value).startswith("c.toml: arms[0]: ")
+    assert str(error.value).startswith("c.toml: arms[0]")
     assert "\n" not in str(error.value)

@@ -230,8 +230,13 @@ class Config(Section):
         return self
 
     def aggregation_of(self, arm: Arm) -> Aggregation:
-        """[aggregation] as this arm has it. A rule or method of its own has nothing of its settings."""
+        """[aggregation] as this arm has it. A rule or method of its own has nothing of its settings.
+
+        Nor has a method its space and center, which are for rules.
+        """
         changes: dict[str, Any] = {"space": arm.space or self.aggregation.space}
+        if arm.method is not None:
+            changes = {"space": arm.space or "delta", "center": "reference"}
         if arm.rule is not None or arm.method is not None:
             changes |= {"rule": arm.rule or "mean", "method": arm.method}
             changes |= {"parameters": arm.parameters or {}, "before": arm.before or []}

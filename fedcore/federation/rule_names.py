@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedcore.errors import RuleError
+from fedcore.federation.parameters import check_types, in_file
 
 
 def rule_classes() -> dict[str, type]:
@@ -26,15 +27,10 @@ def rule_classes() -> dict[str, type]:
     return {re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", c.__name__).lower(): c for c in found}
 
 
-def in_file(parameter: str) -> str:
-    """A parameter as a configuration file spells it."""
-    return f"parameter {parameter!r}"
-
-
 def make_rule(name: str, parameters: dict[str, Any], spelled: Callable[[str], str] = in_file) -> Any:
     """The rule `name` with its parameters; `spelled` is how the caller's user writes a parameter.
 
-    Raises RuleError naming the rule or parameter that is unknown or missing.
+    Raises RuleError naming the rule or parameter that is unknown, missing or of another type.
     """
     classes = rule_classes()
     if name not in classes:
@@ -50,6 +46,7 @@ def make_rule(name: str, parameters: dict[str, Any], spelled: Callable[[str], st
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and parameter not in parameters:
             raise RuleError(f"{name}: {spelled(parameter)} is missing; give a value for it")
+    check_types(name, classes[name], parameters, spelled)
     return classes[name](**parameters)
 
 
