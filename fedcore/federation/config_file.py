@@ -129,6 +129,16 @@ def _at_odds(config: Config, index: int) -> list[str]:
             f'{key}.optimizer: got "{used.optimizer}" with space = "delta" (arm {arm.name!r}), expected space = '
             '"parameters": factors of a truncated delta have another gauge each round, so their momentum means nothing'
         )
+    if config.adapter.mixed and settings.method is None and settings.space == "parameters":
+        faults.append(
+            f'adapter.ranks: got {list(config.adapter.each_rank)} with space = "parameters" (arm {arm.name!r}), '
+            'which adds up factors of one rank; set space = "delta"'
+        )
+    if config.adapter.mixed and arm.attack:
+        faults.append(
+            f"arms[{index}].attack: got one with adapter.ranks = {list(config.adapter.each_rank)}, and attacks are "
+            "crafted from adapters of one rank; give all clients one rank"
+        )
     if arm.attack and not arm.attack.made().finite and settings.on_nonfinite == "raise":
         faults.append(
             f'arms[{index}].attack.kind: got "{arm.attack.kind}" with aggregation.on_nonfinite = "raise", which stops '

@@ -41,9 +41,9 @@ def method_faults(config: Config, index: int) -> list[str]:
     optimizer = (config.server if arm.server is None else arm.server).optimizer
     name, rounds = method.traits.name, range(1, len(method.cycle) + 1)
     whole = all(set(factors) == {"a", "b"} for n in rounds for factors in (method.trains(n), method.sends(n)))
-    found = refusals(method, rule=settings.rule, before=bool(settings.before), optimizer=optimizer)
-    if "core" in method.trains():
-        found.append(f"{name}: a run has no factors to train a core between; use fedcore.clients.core.train_core")
+    found = refusals(
+        method, rule=settings.rule, before=bool(settings.before), optimizer=optimizer, mixed=config.adapter.mixed
+    )
     if config.message.format is not None:
         found.append(
             f'{name}: got message.format = "{config.message.format}", and frozen factors must stay as they were'

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 CAPTION = (
-    "Scores on held-out texts after the last round; bytes and seconds are sums over all rounds and clients, "
-    "without the time that updates took to reach the disk. "
+    "Scores on held-out texts after the last round; bytes and seconds are sums over all rounds and clients: bytes of "
+    "tensors, without headers, and seconds without the time that updates took to reach the disk. "
     "Local-only is the mean over clients that each train alone with the same number of steps; its perplexity is exp of "
     "the mean loss. Ranking accuracy is of questions with four answers: guessing gives 25 %."
 )
