@@ -126,6 +126,54 @@ def test_plan_says_what_fits_and_why_the_rest_does_not(capsys):
     assert "at least 1" in run(capsys, "plan", "--ranks", "4,x")[2]
 
 
+def test_plan_shows_every_name_whole_and_what_lies_beside(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run(capsys, "plan")[1]
+    lines = {words[0]: line for line in shown.splitlines() if (words := line.split())}
+    assert set(METHODS) <= set(lines)
+    assert all(len(line) <= 80 for name, line in lines.items() if name in METHODS)
+    assert "side" in shown
+    assert "reference" in shown
+    code, shown, error = run(capsys, "plan", "--method", "frlora")
+    assert (code, error) == (0, "")
+    for words in (METHODS["frlora"].traits.start, METHODS["frlora"].traits.paper, "side adapter", "started from"):
+        assert words in " ".join(shown.split())
+
+
+def test_plan_says_a_refusal_once_and_in_one_line(capsys):
+    options = ("--masks", "--scales", "2,1", "--optimizer", "fedadam", "--rule", "krum")
+    code, shown, error = run(capsys, "plan", "--method", "fedex_lora", *options)
+    assert code == 1
+    assert error.count("\n") == 1
+    for words in ("takes no mixed", "masks hide", "rule 'krum'", "optimizer 'fedadam'"):
+        assert error.count(words) == 1
+        assert words not in shown
+    found = json.loads(run(capsys, "plan", "--modules-differ", "--json")[1])["methods"]
+    assert {name for name, traits in found.items() if not traits["refused"]} == {
+        name for name, kind in METHODS.items() if kind.traits.mixed
+    }
+    # one scale is none that differs
+    assert not json.loads(run(capsys, "plan", "--scales", "2,2", "--method", "fedit", "--json")[1])["methods"]["fedit"][
+        "refused"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--rule", "nonsense"), "rule: got 'nonsense', expected one of"),
+        (("--rule", "krumm"), "did you mean 'krum'?"),
+        (("--scales", "2,x"), "--scales: got '2,x', expected numbers"),
+        (("--optimizer", "adamw"), "--optimizer: got 'adamw'"),
+    ],
+)
+def test_plan_refuses_what_it_does_not_know(capsys, options, words):
+    code, shown, error = run(capsys, "plan", *options)
+    assert (code, shown) == (1, "")
+    assert words in error
+    assert error.count("\n") == 1
+
+
 def test_a_method_takes_no_rule_and_no_server_optimizer():
     for kind in METHODS.values():
         assert not refusals(kind())
