@@ -25,10 +25,10 @@ class SpectralFilter(Rule):
     Eigenvectors come from the Gram matrix, converged, where ByzFL's CAF takes one step of the power method from a
     random start. The clients' own weights are ignored.
 
-    Breakdown point: f of n; needs 2f < n. Cost: the Gram matrix and one sum; an eigenproblem in n-space for each
-    filter step, of which there are at most n, since each takes all weight of one client. Allouah, Guerraoui and Stephan 2025, "Towards Trustworthy Federated
-    Learning with Untrusted Participants", ICML, Algorithm 2 (CAF); Diakonikolas et al. 2017, "Being Robust (in High
-    Dimensions) Can Be Practical", ICML, for the filter.
+    Breakdown point: f of n; needs 2f < n. Cost: the Gram matrix and one sum; an eigenproblem in n-space for each filter
+    step, of which there are at most n, since each takes all weight of one client. Allouah, Guerraoui and Stephan 2025,
+    "Towards Trustworthy Federated Learning with Untrusted Participants", ICML, Algorithm 2 (CAF); Diakonikolas et al.
+    2017, "Being Robust (in High Dimensions) Can Be Practical", ICML, for the filter.
     """
 
     f: int
