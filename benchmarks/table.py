@@ -133,8 +133,8 @@ def table() -> str:
     lines += [f"| {what} | {measured} | {goal} | {source}.json |" for what, measured, goal, source in rows]
     lines += ["", *taken_on([source for *_, source in rows]), ""]
     lines += [
-        "Medians of 11 alternations with the roof, a plain multi-stream read of the same rows by the same threads in the "
-        "same run. The command and the versions are in each file; `make bench` takes them all again.",
+        "Medians of 11 alternations with the roof, a plain multi-stream read of the same rows by the same threads in "
+        "the same run. The command and the versions are in each file; `make bench` takes them all again.",
         END,
     ]
     return "\n".join(lines)
