@@ -104,7 +104,9 @@ def as_rich(table: Sequence[Row], title: str) -> Table:
     split |= {"evaluation": "evalu-\nation", "held-out loss": "loss"}
     for heading, field, _ in _COLUMNS:
         short = split.get(heading, heading.replace(" ", "\n"))
-        shown.add_column(short, justify="left" if field == "name" else "right", no_wrap=field != "name")
+        shown.add_column(
+            short, justify="left" if field == "name" else "right", no_wrap=field != "name", overflow="fold"
+        )
     for row in table:
         shown.add_row(*(write(getattr(row, field)) for _, field, write in _COLUMNS))
     return shown
