@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from fedcore.backends import requested
 from fedcore.errors import LayoutError, NonFiniteError, RuleError
-from fedcore.lora.delta import Combined, report_of
 from fedcore.lora.executor import DeltaExecutor
+from fedcore.lora.result import Combined, report_of
 from fedcore.ops.rows import thread_count
 from fedcore.rules.budget import parse_memory
 from fedcore.rules.files import FileExecutor, Progress

@@ -15,7 +15,7 @@ from tests.oracles import delta as dense
 from tests.oracles import lora as oracle
 from tests.test_lora_methods import SHAPES, adapter, alike, cores, frozen, mean_delta, mixed, parts, shares
 
-NEEDS_ALIKE = {"fedit", "rolora", "fedex_lora", "lora_fair", "frlora", "fedsvd", "fedsb"}
+NEEDS_ALIKE = {"fedit", "rolora", "lora_fair", "frlora", "fedsvd", "fedsb"}
 
 
 def changed(update, client_id="odd", base=None, **tensors):
@@ -120,11 +120,21 @@ def test_what_is_missing_or_out_of_range_is_named():
     good = alike(2)
     for make, words in (
         (lambda: lora.FlexLoRA(rank=0), ("flexlora", "rank 0")),
-        (lambda: lora.FedSVD(every=0), ("fedsvd", "every = 0")),
+        (lambda: lora.FedSVD(every=0), ("fedsvd", "every 0")),
         (lambda: lora.LoRAFAIR(0.0), ("lora_fair", "0.0")),
         (lambda: lora.FLoRA(side_rank=0), ("flora", "side_rank 0")),
         (lambda: lora.RandomizedSketch(size=0), ("size 0",)),
         (lambda: lora.RandomizedSketch(passes=3), ("passes 3",)),
+        (lambda: lora.FlexLoRA(rank=True), ("flexlora", "rank True")),
+        (lambda: lora.FlexLoRA(error_feedback="no"), ("flexlora", "error_feedback 'no'")),
+        (lambda: lora.FedSVD(every=True), ("fedsvd", "every True")),
+        (lambda: lora.LoRAFAIR(True), ("lora_fair", "True")),
+        (lambda: lora.FLoRA(side_rank=True), ("flora", "side_rank True")),
+        (lambda: lora.FLoRA(seed=-1), ("flora", "seed -1")),
+        (lambda: lora.RandomizedSketch(seed=-1), ("randomized_sketch", "seed -1")),
+        (lambda: lora.RandomizedSketch(size=True), ("size True",)),
+        (lambda: lora.RandomizedSketch(passes=True), ("passes True",)),
+        (lambda: lora.FedIT().aggregate(good, number=True), ("number", "True")),
         (lambda: lora.FedIT().aggregate(good, number=0), ("number", "0")),
         (lambda: lora.FedIT().aggregate(good, side=adapter(5, "side")), ("side", "fedit")),
     ):

@@ -16,56 +16,28 @@ practice. Rows equal within that are a tie.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
-from fedcore.dtypes import name_of, round_from_float64, to_float64
-from fedcore.errors import RangeError
 from fedcore.lora.measure import (
     RATIO,
     Measure,
+    change_norm,
     measure,
     product_norm,
-    product_size,
     rebuild,
     refuse_cancelling,
-    rounding_of,
 )
 from fedcore.lora.reading import Terms, each_module
-from fedcore.lora.stacks import Stack, check_pairs, read_factors, read_stack
+from fedcore.lora.result import Combined, ModuleReport
+from fedcore.lora.stacks import Stack, check_factors, read_factors, read_stack
 from fedcore.ops import lora_gram
 from fedcore.ops.lora_cores import Grams, term_grams
 from fedcore.ops.lora_truncate import Leading, balanced, core_for, leading
 from fedcore.rules.statistics import UNIT
 from fedcore.updates import Update
-
-
-class ModuleReport(NamedTuple):
-    """What became of one module.
-
-    rank       of the result
-    norm       ‖Δ‖ before truncation
-    residual   ‖Δ − result‖ / ‖Δ‖; `most` is what it is at most, and no product of this rank has one below `least`
-    core       how it was found: 'qr', 'gram' or 'block' (fedcore/ops/lora_truncate.py), or 'kept' as one client sent it
-    """
-
-    rank: int
-    norm: float
-    residual: float
-    most: float
-    least: float
-    core: str
-
-
-class Combined(NamedTuple):
-    """The LoRA part of a result: tensors by name, scales and reports by module."""
-
-    tensors: dict[str, np.ndarray]
-    scaling: dict[str, float]
-    modules: dict[str, ModuleReport]
 
 
 class FactorPasses:
@@ -92,7 +64,7 @@ class FactorPasses:
         progress: Callable[[str, int, int], object] | None = None,
         threads: int | None = None,
     ):
-        check_pairs(updates, names, clients)
+        check_factors(updates, names, clients)
         self.progress, self.threads = progress, threads
         self.updates, self.names, self.clients = list(updates), list(names), clients
         self.zero_first = zero_first
@@ -166,7 +138,7 @@ class FactorPasses:
                     # a Gram's norm is off by RATIO times what a product by QR is
                     slack *= 1 if self.sizes.rebuilt[m, i] else RATIO
                 else:
-                    norm, bound = _change(self._factors(self.updates[i], module, i, self.names[i]), reference)
+                    norm, bound = change_norm(self._factors(self.updates[i], module, i, self.names[i]), reference)
                     slack += bound + float(self.sizes.rounding[m, self.clients])
                 total[i] += norm**2
                 error[i] += 2 * norm * slack + slack**2
@@ -209,11 +181,7 @@ class FactorPasses:
         for module, found in self._leading(index, coefficients.astype(np.float64) / divisor, clients):
             pair = self.updates[0].modules[module]
             rank = self._rank(module, clients)
-            truncated = balanced(found, rank, pair.scale)
-            for name, values in ((pair.a, truncated.a), (pair.b, truncated.b)):
-                result.tensors[name] = _rounded(values, name_of(self.updates[0].tensors[name].dtype), name)
-            result.modules[module] = ModuleReport(rank, *truncated[2:])
-            result.scaling[module] = pair.scale
+            result.keep(module, self.updates[0], balanced(found, rank, pair.scale))
         return result
 
     def _rank(self, module: str, clients: Sequence[int]) -> int:
@@ -262,38 +230,9 @@ class FactorPasses:
             read_factors(self.updates[row], module, row, self.names[row])
 
 
-def _change(client: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
-    """(‖b a − b° a°‖, bound of its error) of a client's factors (b, a) and the reference's (b°, a°).
-
-    At one rank it is tried as [b − b°, b°] · [a; a − a°], whose terms are as small as the change where a client moved
-    a little; where those terms cancel too, and at other ranks, QR of the stacked factors decides.
-    """
-    (b, a), (b_ref, a_ref) = client, reference
-    if len(a) == len(a_ref):
-        step_b, step_a = b - b_ref, a - a_ref
-        b_2, a_2 = np.hstack((step_b, b_ref)), np.vstack((a, step_a))
-        square, terms = product_size(b_2, a_2)
-        if terms <= RATIO * np.sqrt(max(square, 0.0)):
-            # what is left out: b − b° and a − a° are rounded, by u ‖b‖‖a‖ and the like, which `rounding` holds
-            return float(np.sqrt(square)), rounding_of(b_2, a_2) * RATIO * terms
-    return product_norm(np.hstack((b, -b_ref)), np.vstack((a, a_ref)))
-
-
 def _rebuilt(terms: Terms, hiding: np.ndarray) -> Terms:
     """The same terms in fp64, rows that hide their product rebuilt."""
     factors = [rebuild(*terms.row(i)) if hides else terms.row(i) for i, hides in enumerate(hiding)]
     starts = np.cumsum([0, *(len(a) for _, a in factors)])
     b, a = np.hstack([b for b, _ in factors]), np.vstack([a for _, a in factors])
     return Terms(b, a, np.ones(len(a)), starts)
-
-
-def _rounded(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    result = round_from_float64(values, dtype)
-    if not np.isfinite(to_float64(result)).all():
-        raise RangeError(f"tensor {name!r}: the result does not fit {dtype}; send wider factors")
-    return result
-
-
-def report_of(modules: Mapping[str, ModuleReport]) -> dict[str, dict[str, float]]:
-    """The reports as JSON-able dictionaries by module."""
-    return {module: report._asdict() for module, report in modules.items()}

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.lora.delta import Combined, FactorPasses
+from fedcore.lora.delta import FactorPasses
 from fedcore.lora.order import TILE_BYTES, order_statistic
+from fedcore.lora.result import Combined
 from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor

@@ -55,7 +55,7 @@ class Measure(NamedTuple):
         """Measure one row's factors of one module: b (d_out, r) and a (r, d_in) in fp64, its scale in b."""
         square, terms = product_size(b, a)
         self.rounding[m, row] = rounding_of(b, a) * terms
-        if not terms <= RATIO * np.sqrt(max(square, 0.0)):
+        if hides(square, terms):
             self.rebuilt[m, row] = True
             square = product_norm(b, a)[0] ** 2
         self.square[m, row] = square
@@ -95,6 +95,28 @@ def product_norm(b: np.ndarray, a: np.ndarray) -> tuple[float, float]:
     norm = float(np.linalg.norm(r_b @ r_a.T))
     terms = float(np.linalg.norm(b, axis=0) @ np.linalg.norm(a, axis=1))
     return norm, rounding_of(b, a) * terms
+
+
+def hides(square: float, terms: float) -> bool:
+    """Whether terms of that size, P, hide a product whose ‖·‖² their Grams make out to be `square`; NaN hides too."""
+    return not terms <= RATIO * np.sqrt(max(square, 0.0))
+
+
+def change_norm(client: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+    """(‖b a − b° a°‖, bound of its error) of two factor pairs (b, a) and (b°, a°).
+
+    At one rank it is tried as [b − b°, b°] · [a; a − a°], whose terms are as small as the change where a client moved
+    a little; where those terms cancel too, and at other ranks, QR of the stacked factors decides.
+    """
+    (b, a), (b_ref, a_ref) = client, reference
+    if len(a) == len(a_ref):
+        step_b, step_a = b - b_ref, a - a_ref
+        b_2, a_2 = np.hstack((step_b, b_ref)), np.vstack((a, step_a))
+        square, terms = product_size(b_2, a_2)
+        if not hides(square, terms):
+            # what is left out: b − b° and a − a° are rounded, by u ‖b‖‖a‖ and the like, which `rounding` holds
+            return float(np.sqrt(square)), rounding_of(b_2, a_2) * RATIO * terms
+    return product_norm(np.hstack((b, -b_ref)), np.vstack((a, a_ref)))
 
 
 def rounding_of(b: np.ndarray, a: np.ndarray) -> float:
