@@ -5,6 +5,7 @@ from fedcore.lora.corrected import HetLoRA, LoRAFAIR
 from fedcore.lora.delta import FactorPasses
 from fedcore.lora.factor_means import FedIT, FedSALoRA, FFALoRA, RoLoRA
 from fedcore.lora.fixed import FedSB
+from fedcore.lora.merge import merge
 from fedcore.lora.method import Method
 from fedcore.lora.result import Combined, ModuleReport
 from fedcore.lora.side import FedExLoRA, FLoRA, FRLoRA
@@ -55,4 +56,5 @@ __all__ = [
     "RandomizedSketch",
     "RoLoRA",
     "Traits",
+    "merge",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore.lora.cohort import Part
 from fedcore.lora.factor_means import slices, zero_padded
-from fedcore.lora.measure import product_norm
+from fedcore.lora.measure import norm_of
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
 from fedcore.lora.parameters import check_positive
@@ -40,7 +40,7 @@ class HetLoRA(Method):
     )
 
     def _module(self, module: Module) -> Held:
-        norms = {row: abs(p.scale) * product_norm(p.b, p.a)[0] for row, p in module.present.items()}
+        norms = {row: abs(p.scale) * norm_of(p.b, p.a) for row, p in module.present.items()}
         total = sum(norms.values())
         mean = zero_padded(module, {row: norm / total if total else 1 / len(norms) for row, norm in norms.items()})
         return Held(mean, own=slices(module, mean))

@@ -18,14 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
+from fedcore.errors import LayoutError
 from fedcore.lora.measure import (
     RATIO,
     Measure,
     change_norm,
     measure,
+    norm_of,
     product_norm,
     rebuild,
     refuse_cancelling,
@@ -35,9 +38,13 @@ from fedcore.lora.result import Combined, ModuleReport
 from fedcore.lora.stacks import Stack, check_factors, read_factors, read_stack
 from fedcore.ops import lora_gram
 from fedcore.ops.lora_cores import Grams, term_grams
-from fedcore.ops.lora_truncate import Leading, balanced, core_for, leading
+from fedcore.ops.lora_truncate import Leading, Truncated, balanced, core_for, leading
 from fedcore.rules.statistics import UNIT
 from fedcore.updates import Update
+from fedcore.updates.layout import shown
+
+#: of a result: a rank, or one for each module: the highest of the clients that count (None), or "full"
+Rank = int | Literal["full"] | None
 
 
 class FactorPasses:
@@ -50,8 +57,9 @@ class FactorPasses:
 
     progress     called as progress(work, done, total): modules of one pass
     threads      of compiled passes; None: as the ops choose
+    rank         of what sums are truncated to; None: the highest of the clients that count; "full": not at all
 
-    A zero reference adds nothing to a sum.
+    A zero reference adds nothing to a sum. Raises LayoutError for a rank above the smaller side of a module's Δ.
     """
 
     def __init__(
@@ -63,8 +71,16 @@ class FactorPasses:
         zero_first: bool = False,
         progress: Callable[[str, int, int], object] | None = None,
         threads: int | None = None,
+        rank: Rank = None,
     ):
         check_factors(updates, names, clients)
+        for module, pair in updates[0].modules.items():
+            if isinstance(rank, int) and rank > min(pair.d_out, pair.d_in):
+                raise LayoutError(
+                    f"module {shown(module)}: got rank {rank}, expected at most {min(pair.d_out, pair.d_in)}, the "
+                    "smaller side of its Δ; ask for a lower rank"
+                )
+        self.rank = rank
         self.progress, self.threads = progress, threads
         self.updates, self.names, self.clients = list(updates), list(names), clients
         self.zero_first = zero_first
@@ -159,7 +175,7 @@ class FactorPasses:
         return total, error
 
     def combine(self, coefficients: np.ndarray, divisor: float) -> Combined:
-        """Σ c_k Δ_k / divisor, each module truncated to the highest rank among the clients that count.
+        """Σ c_k Δ_k / divisor, each module truncated to `rank`.
 
         coefficients (rows,) fp32. Where one client alone counts its factors are returned as they are, bit for bit.
         Otherwise factors are rounded once to the clients' dtype and the scale is the first client's.
@@ -168,8 +184,8 @@ class FactorPasses:
         clients = [int(i) for i in counted if i < self.clients]
         index = [int(i) for i in counted] or [0]
         alone = len(counted) == 1 and len(clients) == 1 and float(coefficients[counted[0]]) == divisor
-        result = Combined({}, {}, {})
-        if alone:
+        result, share = Combined({}, {}, {}), coefficients.astype(np.float64) / divisor
+        if alone and self._has_rank(self.updates[clients[0]]):
             for m, module in enumerate(self._told("combination")):
                 update = self.updates[clients[0]]
                 pair = update.modules[module]
@@ -178,13 +194,24 @@ class FactorPasses:
                 result.modules[module] = ModuleReport(pair.rank, norm, 0.0, 0.0, 0.0, "kept")
                 result.scaling[module] = pair.scale
             return result
-        for module, found in self._leading(index, coefficients.astype(np.float64) / divisor, clients):
+        if self.rank == "full":
+            for module, stack in self._stacks("combination", np.array(index)):
+                scale = self.updates[0].modules[module].scale
+                result.keep(module, self.updates[0], _whole(*stack.combine(share[index]), scale))
+            return result
+        for module, found in self._leading(index, share, clients):
             pair = self.updates[0].modules[module]
-            rank = self._rank(module, clients)
+            rank = self.rank_of(module, clients)
             result.keep(module, self.updates[0], balanced(found, rank, pair.scale))
         return result
 
-    def _rank(self, module: str, clients: Sequence[int]) -> int:
+    def _has_rank(self, update: Update) -> bool:
+        return not isinstance(self.rank, int) or all(pair.rank == self.rank for pair in update.modules.values())
+
+    def rank_of(self, module: str, clients: Sequence[int]) -> int:
+        """What a sum over these clients is truncated to."""
+        if isinstance(self.rank, int):
+            return self.rank
         # clips to almost nothing can leave the reference alone, or no row at all: the zero update
         return max(self.updates[i].modules[module].rank for i in clients or range(self.clients))
 
@@ -200,7 +227,7 @@ class FactorPasses:
         rows = np.array(index if known else range(len(self.updates)), np.intp)
 
         def work(m: int, terms: Terms) -> Leading:
-            rank = self._rank(self.modules[m], clients)
+            rank = self.rank_of(self.modules[m], clients)
             grams = None
             if core_for(len(terms.a), len(terms.b), terms.a.shape[1], rank) == "block":
                 grams = term_grams(terms.b, terms.a)
@@ -228,6 +255,16 @@ class FactorPasses:
             finite = np.isfinite(grams.b.diagonal()) & np.isfinite(grams.a.diagonal())
         for row in np.unique(rows[terms.owner[~finite]]).tolist():
             read_factors(self.updates[row], module, row, self.names[row])
+
+
+def _whole(b: np.ndarray, a: np.ndarray, scale: float) -> Truncated:
+    """Stacked factors of Δ as they are while their rank fits it, and else all that it has."""
+    narrow = min(len(b), a.shape[1])
+    if 0 < len(a) <= narrow:
+        return Truncated(a, b / scale, norm_of(b, a), 0.0, 0.0, 0.0, "stacked")
+    if not len(a):  # nothing counts: the zero update
+        b, a, narrow = np.zeros((len(b), 1)), np.zeros((1, a.shape[1])), 1
+    return balanced(leading(b, a, np.ones(len(a)), narrow), narrow, scale)
 
 
 def _rebuilt(terms: Terms, hiding: np.ndarray) -> Terms:

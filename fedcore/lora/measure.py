@@ -97,6 +97,12 @@ def product_norm(b: np.ndarray, a: np.ndarray) -> tuple[float, float]:
     return norm, rounding_of(b, a) * terms
 
 
+def norm_of(b: np.ndarray, a: np.ndarray) -> float:
+    """‖b a‖ from Grams, or by QR where the terms hide it."""
+    square, terms = product_size(b, a)
+    return product_norm(b, a)[0] if hides(square, terms) else float(np.sqrt(square))
+
+
 def hides(square: float, terms: float) -> bool:
     """Whether terms of that size, P, hide a product whose ‖·‖² their Grams make out to be `square`; NaN hides too."""
     return not terms <= RATIO * np.sqrt(max(square, 0.0))

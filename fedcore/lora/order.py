@@ -48,7 +48,7 @@ def order_statistic(
             norm = float(np.linalg.norm(delta.astype(np.float64)))
             result.modules[module] = ModuleReport(min(delta.shape), norm, 0.0, 0.0, 0.0, "kept")
             continue
-        rank = max(update.modules[module].rank for update in passes.updates[: passes.clients])
+        rank = passes.rank_of(module, range(passes.clients))
         result.keep(module, passes.updates[0], _truncated(delta, rank, pair.scale))
     return result
 
