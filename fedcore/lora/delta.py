@@ -22,26 +22,24 @@ from typing import Literal
 
 import numpy as np
 
-from fedcore.errors import LayoutError
 from fedcore.lora.measure import (
     RATIO,
     Measure,
     change_norm,
     measure,
-    norm_of,
     product_norm,
     rebuild,
+    rebuild_rows,
     refuse_cancelling,
 )
 from fedcore.lora.reading import Terms, each_module
-from fedcore.lora.result import Combined, ModuleReport
-from fedcore.lora.stacks import Stack, check_factors, read_factors, read_stack
+from fedcore.lora.result import Combined, ModuleReport, whole
+from fedcore.lora.stacks import Stack, check_factors, check_fits, read_factors, read_stack
 from fedcore.ops import lora_gram
 from fedcore.ops.lora_cores import Grams, term_grams
-from fedcore.ops.lora_truncate import Leading, Truncated, balanced, core_for, leading
+from fedcore.ops.lora_truncate import Leading, balanced, core_for, leading
 from fedcore.rules.statistics import UNIT
 from fedcore.updates import Update
-from fedcore.updates.layout import shown
 
 #: of a result: a rank, or one for each module: the highest of the clients that count (None), or "full"
 Rank = int | Literal["full"] | None
@@ -59,7 +57,7 @@ class FactorPasses:
     threads      of compiled passes; None: as the ops choose
     rank         of what sums are truncated to; None: the highest of the clients that count; "full": not at all
 
-    A zero reference adds nothing to a sum. Raises LayoutError for a rank above the smaller side of a module's Δ.
+    A zero reference adds nothing to a sum. Raises LayoutError for a rank that no Δ of a module's size has.
     """
 
     def __init__(
@@ -75,11 +73,8 @@ class FactorPasses:
     ):
         check_factors(updates, names, clients)
         for module, pair in updates[0].modules.items():
-            if isinstance(rank, int) and rank > min(pair.d_out, pair.d_in):
-                raise LayoutError(
-                    f"module {shown(module)}: got rank {rank}, expected at most {min(pair.d_out, pair.d_in)}, the "
-                    "smaller side of its Δ; ask for a lower rank"
-                )
+            if isinstance(rank, int):
+                check_fits(rank, module, pair.d_out, pair.d_in)
         self.rank = rank
         self.progress, self.threads = progress, threads
         self.updates, self.names, self.clients = list(updates), list(names), clients
@@ -197,7 +192,7 @@ class FactorPasses:
         if self.rank == "full":
             for module, stack in self._stacks("combination", np.array(index)):
                 scale = self.updates[0].modules[module].scale
-                result.keep(module, self.updates[0], _whole(*stack.combine(share[index]), scale))
+                result.keep(module, self.updates[0], whole(*stack.combine(share[index]), scale))
             return result
         for module, found in self._leading(index, share, clients):
             pair = self.updates[0].modules[module]
@@ -235,7 +230,7 @@ class FactorPasses:
             if not known:
                 sizes.take_terms(m, terms, grams)
             if sizes.rebuilt[m, rows].any():
-                terms, grams = _rebuilt(terms, sizes.rebuilt[m, rows]), None
+                terms, grams = rebuild_rows(terms, sizes.rebuilt[m, rows]), None
             weights = share[rows[terms.owner]] * terms.scale
             # rows that do not count are left out, where their Grams are not made already
             used = slice(None) if grams is not None or not weights.any() else np.flatnonzero(weights)
@@ -255,21 +250,3 @@ class FactorPasses:
             finite = np.isfinite(grams.b.diagonal()) & np.isfinite(grams.a.diagonal())
         for row in np.unique(rows[terms.owner[~finite]]).tolist():
             read_factors(self.updates[row], module, row, self.names[row])
-
-
-def _whole(b: np.ndarray, a: np.ndarray, scale: float) -> Truncated:
-    """Stacked factors of Δ as they are while their rank fits it, and else all that it has."""
-    narrow = min(len(b), a.shape[1])
-    if 0 < len(a) <= narrow:
-        return Truncated(a, b / scale, norm_of(b, a), 0.0, 0.0, 0.0, "stacked")
-    if not len(a):  # nothing counts: the zero update
-        b, a, narrow = np.zeros((len(b), 1)), np.zeros((1, a.shape[1])), 1
-    return balanced(leading(b, a, np.ones(len(a)), narrow), narrow, scale)
-
-
-def _rebuilt(terms: Terms, hiding: np.ndarray) -> Terms:
-    """The same terms in fp64, rows that hide their product rebuilt."""
-    factors = [rebuild(*terms.row(i)) if hides else terms.row(i) for i, hides in enumerate(hiding)]
-    starts = np.cumsum([0, *(len(a) for _, a in factors)])
-    b, a = np.hstack([b for b, _ in factors]), np.vstack([a for _, a in factors])
-    return Terms(b, a, np.ones(len(a)), starts)

@@ -47,8 +47,8 @@ class FFALoRA(Method):
     """A is frozen and the same at all clients; B = Σ p_i (s_i / s) B_i.
 
     Exact. Clients of a lower rank hold the first rows of A, and B_i is padded with zeros: slices of one A keep the mean
-    exact, at every scale. Sun et al. 2024, "Improving LoRA in Privacy-preserving Federated Learning", ICLR, §4; mixed
-    ranks are not in the paper.
+    exact, at every scale. Those clients then hold the first columns of B alone; the report says what they lack. Sun et
+    al. 2024, "Improving LoRA in Privacy-preserving Federated Learning", ICLR, §4; mixed ranks are not in the paper.
     """
 
     cycle: ClassVar[tuple[Factors, ...]] = (("b",),)

@@ -139,6 +139,14 @@ def rebuild(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q_b @ (u * root), (root[:, None] * vt) @ q_a.T
 
 
+def rebuild_rows(terms: Terms, hiding: np.ndarray) -> Terms:
+    """The same terms in fp64, rows that hide their product rebuilt."""
+    factors = [rebuild(*terms.row(i)) if hides else terms.row(i) for i, hides in enumerate(hiding)]
+    starts = np.cumsum([0, *(len(a) for _, a in factors)])
+    b, a = np.hstack([b for b, _ in factors]), np.vstack([a for _, a in factors])
+    return Terms(b, a, np.ones(len(a)), starts)
+
+
 def measure(
     updates: Sequence[Update],
     modules: Sequence[str],

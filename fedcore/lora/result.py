@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fedcore.dtypes import to_float64
-from fedcore.lora.measure import change_norm
+from fedcore.lora.measure import change_norm, norm_of
 from fedcore.lora.stacks import dtype_of, rounded
-from fedcore.ops.lora_truncate import Truncated
+from fedcore.ops.lora_truncate import Truncated, balanced, leading
 from fedcore.updates import Update
 
 
@@ -63,6 +63,16 @@ class Combined(NamedTuple):
             found.core,
         )
         self.scaling[module] = pair.scale
+
+
+def whole(b: np.ndarray, a: np.ndarray, scale: float) -> Truncated:
+    """Stacked factors of Δ as they are while their rank fits it, and else all that it has."""
+    narrow = min(len(b), a.shape[1])
+    if 0 < len(a) <= narrow:
+        return Truncated(a, b / scale, norm_of(b, a), 0.0, 0.0, 0.0, "stacked")
+    if not len(a):  # nothing counts: the zero update
+        b, a, narrow = np.zeros((len(b), 1)), np.zeros((1, a.shape[1])), 1
+    return balanced(leading(b, a, np.ones(len(a)), narrow), narrow, scale)
 
 
 def report_of(modules: Mapping[str, ModuleReport]) -> dict[str, dict[str, float]]:

@@ -98,6 +98,15 @@ def _check_same_names(kind: str, first: Iterable[str], update: Iterable[str], fi
         raise LayoutError(f"{name}: {kind} {shown(extra)} is extra, {first_name} has none; send the same adapter")
 
 
+def check_fits(rank: int, module: str, d_out: int, d_in: int) -> None:
+    """Raise LayoutError for a wanted rank that no Δ of that size has."""
+    if rank > min(d_out, d_in):
+        raise LayoutError(
+            f"module {shown(module)}: got rank {rank}, expected at most {min(d_out, d_in)}, the smaller side of its "
+            "Δ; ask for a lower rank"
+        )
+
+
 def dtype_of(update: Update, name: str) -> str:
     """The dtype of one tensor."""
     return update.layout.dtypes[update.layout.index[name]]

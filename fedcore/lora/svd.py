@@ -10,15 +10,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedcore.errors import LayoutError
 from fedcore.lora.cohort import Part, from_triplets
 from fedcore.lora.factor_means import padded_mean
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
 from fedcore.lora.parameters import check_flag, check_whole
+from fedcore.lora.stacks import check_fits
 from fedcore.lora.traits import Factors, Traits
 from fedcore.ops.lora_truncate import balanced, leading
-from fedcore.updates.layout import shown
 
 #: the smallest singular value that a side adapter keeps, against ‖T‖: twice the rounding of fp32
 NEGLIGIBLE = 2.0**-23
@@ -145,11 +144,7 @@ def truncated(module: Module, b: np.ndarray, a: np.ndarray, cap: int | None = No
     keep   what b · a has beyond the mean of what clients start from becomes the side adapter
     """
     rank = module.rank if cap is None else cap
-    if rank > min(module.d_out, module.d_in):
-        raise LayoutError(
-            f"module {shown(module.name)}: got rank {rank}, expected at most {min(module.d_out, module.d_in)}, the "
-            "smaller side of its Δ; ask for a lower rank"
-        )
+    check_fits(rank, module.name, module.d_out, module.d_in)
     wanted = {row: (min(part.rank, rank), part.scale) for row, part in module.present.items()}
     chosen = rank, next((scale for r, scale in wanted.values() if r == rank), module.widest.scale)
     triplets = leading(b, a, np.ones(len(a)), rank)
