@@ -9,6 +9,7 @@ import fedcore as fc
 from fedcore import lora
 from fedcore.dtypes import round_from_float64
 from fedcore.errors import FedcoreError, LayoutError, NonFiniteError, RuleError, WeightError
+from fedcore.lora.combination import refusals
 from tests.oracles import delta as dense
 from tests.test_lora_methods import SHAPES, adapter, alike, cores, frozen, held, mixed
 
@@ -79,6 +80,20 @@ def test_every_linear_method_can_be_finished_and_no_other():
             ):
                 with pytest.raises(RuleError, match=f"{name}: .*sum of messages"):
                     call()
+
+
+def test_sums_take_mixed_ranks_where_the_plan_says_so():
+    for name, kind in lora.METHODS.items():
+        method, fixed = kind(), frozen("a") if name == "ffa_lora" else {}
+        if not method.traits.linear or name == "fedsb":
+            continue
+        taken = not refusals(method, mixed=True, masks=True)
+        assert taken == (name in ("ffa_lora", "randomized_sketch"))
+        try:
+            found = method.message(adapter(3, "low", rank=2, **fixed), adapter(4, "global", **fixed))
+        except LayoutError:
+            found = None
+        assert (found is not None) == taken
 
 
 def test_sixteen_bits_and_dense_tensors_come_back_as_they_were():

@@ -182,8 +182,7 @@ class FactorPasses:
         result, share = Combined({}, {}, {}), coefficients.astype(np.float64) / divisor
         if alone and self._has_rank(self.updates[clients[0]]):
             for m, module in enumerate(self._told("combination")):
-                update = self.updates[clients[0]]
-                pair = update.modules[module]
+                pair = (update := self.updates[clients[0]]).modules[module]
                 norm = float(np.sqrt(self.sizes.square[m, clients[0]]))
                 result.tensors.update({name: update.tensors[name] for name in (pair.a, pair.b)})
                 result.modules[module] = ModuleReport(pair.rank, norm, 0.0, 0.0, 0.0, "kept")
@@ -195,9 +194,8 @@ class FactorPasses:
                 result.keep(module, self.updates[0], whole(*stack.combine(share[index]), scale))
             return result
         for module, found in self._leading(index, share, clients):
-            pair = self.updates[0].modules[module]
-            rank = self.rank_of(module, clients)
-            result.keep(module, self.updates[0], balanced(found, rank, pair.scale))
+            scale = self.updates[0].modules[module].scale
+            result.keep(module, self.updates[0], balanced(found, self.rank_of(module, clients), scale))
         return result
 
     def _has_rank(self, update: Update) -> bool:
