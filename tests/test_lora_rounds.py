@@ -117,7 +117,7 @@ def test_reported_residuals_are_those_of_the_rounded_factors(name):
 def test_terms_that_cancel_hide_neither_norm_nor_residual():
     rng = np.random.default_rng(0)
     b, a = rng.standard_normal((70, 3)), rng.standard_normal((3, 96))
-    b[:, 1], a[1] = -1e5 * b[:, 0], a[0]
+    b[:, 1], a[1] = -3e4 * b[:, 0], a[0] / 0.3
     b[:, 0] *= 1e5
     tensors = {"m.lora_A.weight": np.float32(a), "m.lora_B.weight": np.float32(b)}
     update = fc.Update.from_tensors(tensors, client_id="c0", scaling={"m": 1.0})
@@ -179,6 +179,10 @@ def test_a_client_without_a_module_counts_with_all_of_a_wider_reference():
     following = untrained(exact, [small, other])
     again = target(following, "up", exact.side, exact.update)
     assert off(again, goal["up"]) < 2e-6
+    for method in (lora.HetLoRA(), lora.FedExLoRA()):  # ranks that no client of this round has can still be trained
+        wide = method.aggregate([small, other], reference=reference).update.tensors
+        assert np.array_equal(wide["down.lora_A.weight"][4:], reference.tensors["down.lora_A.weight"][4:])
+        assert not wide["down.lora_B.weight"][:, 4:].any()
     shared = lora.FedSALoRA().aggregate([small, other], reference=reference).update
     assert np.array_equal(shared.tensors["down.lora_A.weight"], fixed["a"]["down"])
 

@@ -159,9 +159,9 @@ def padded_mean(module: Module) -> Part:
 
 def factor_means(module: Module) -> Part:
     """The means of B and of A over the clients that have the module: padded with zeros where ranks or scales differ."""
-    first, present = module.first, module.present
-    if all((part.rank, part.scale) == (first.rank, first.scale) for part in present.values()):
-        return Part(module.mean("b"), module.mean("a"), first.scale)
+    widest, present = module.widest, module.present
+    if all((part.rank, part.scale) == (widest.rank, widest.scale) for part in present.values()):
+        return Part(module.mean("b"), module.mean("a"), widest.scale)
     shares = {row: float(module.clients.shares[row]) for row in present}
     return zero_padded(module, {row: share / sum(shares.values()) for row, share in shares.items()})
 
