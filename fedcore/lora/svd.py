@@ -29,7 +29,8 @@ class FlexLoRA(Method):
 
     rank            the highest that anyone gets; None is the highest among the clients and the reference
     error_feedback  what T has beyond the mean of the clients' starts lies beside them as a side adapter, which the next
-                    round's T counts: T is what clients hold in the mean, and at one rank what each of them holds
+                    round's T counts: T is what clients hold in the mean, and at one rank what each of them holds. At
+                    mixed ranks the global adapter beside it is more than T: score what clients start from
 
     Best rank r in the Frobenius norm, whatever the gauge; the side adapter has what rounding to the clients' dtype
     loses, too. A client without a module counts with the global adapter, so give `reference` from round 2 on. Bai et
