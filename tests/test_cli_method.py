@@ -117,7 +117,7 @@ def test_plan_says_what_fits_and_why_the_rest_does_not(capsys):
     assert code == 0
     found = json.loads(shown)["methods"]
     fitting = {name for name, traits in found.items() if not traits["refused"]}
-    assert fitting == {"ffa_lora", "fedsa_lora", "randomized_sketch"}
+    assert fitting == {"ffa_lora", "randomized_sketch"}
     assert found["rolora"]["trains"] == "b, then a"
     code, _, error = run(capsys, "plan", "--method", "flora", "--masks")
     assert code == 1
@@ -142,7 +142,7 @@ def test_plan_shows_every_name_whole_and_what_lies_beside(capsys, monkeypatch):
 
 def test_plan_says_a_refusal_once_and_in_one_line(capsys):
     options = ("--masks", "--scales", "2,1", "--optimizer", "fedadam", "--rule", "krum")
-    code, shown, error = run(capsys, "plan", "--method", "fedex_lora", *options)
+    code, shown, error = run(capsys, "plan", "--method", "lora_fair", *options)
     assert code == 1
     assert error.count("\n") == 1
     for words in ("takes no mixed", "masks hide", "rule 'krum'", "optimizer 'fedadam'"):
