@@ -248,6 +248,11 @@ def test_settings_reach_the_rule_as_numbers_or_text(five, tmp_path, capsys):
     assert run(*five, "-o", tmp_path / "out", *options) == 0
     assert json.loads(capsys.readouterr().out)["rule"] == "MultiKrum(f=1, m=2, neighbors='byzfl', weighted=False)"
 
+    for said, expected in (("no", False), ("False", False), ("yes", True), ("true", True)):
+        options = ("--rule", "multi_krum", "--f", 1, "--set", f"weighted={said}", "--json")
+        assert run(*five, "-o", tmp_path / said, *options) == 0
+        assert f"weighted={expected})" in json.loads(capsys.readouterr().out)["rule"]
+
 
 def test_pre_aggregations_come_in_the_order_that_rows_pass_them(five, tmp_path, capsys):
     stages = ("--before", "norm_clipping:max_norm=9.5", "--before", "norm_clipping:max_norm=1")

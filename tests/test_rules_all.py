@@ -19,7 +19,7 @@ from fedcore.rules import Composed, Krum, PreAggregation
 N = 15
 #: class -> how it is made from f, and the largest f for 15 clients; None for a rule without f
 ROBUST: dict[str, tuple[Any, int | None]] = {
-    "ARC": (lambda f: rules.ARC(f).then(Krum(0)), 7),
+    "ARC": (lambda f: rules.ARC(f), 7),
     "Bucketing": (lambda f: rules.Bucketing(2, seed=0).then(Krum(f)), None),
     "Bulyan": (lambda f: rules.Bulyan(f), 3),
     "CenteredClipping": (lambda f: rules.CenteredClipping(1.0), None),
@@ -38,7 +38,7 @@ ROBUST: dict[str, tuple[Any, int | None]] = {
 }
 #: rules that use weights: made so that they are asked to
 WEIGHTED: dict[str, Any] = {
-    "ARC": lambda: rules.ARC(2),
+    "ARC": lambda: rules.ARC(2, weighted=True),
     "GeometricMedian": lambda: rules.GeometricMedian(weighted=True),
     "Mean": lambda: rules.Mean(),
     "MultiKrum": lambda: rules.MultiKrum(2, weighted=True),
@@ -85,6 +85,14 @@ def test_weights_move_a_rule_that_was_asked_to_use_them(name):
     rows, references = some_rows()
     assert rule.uses_weights
     assert rule(rows, np.arange(1, N + 1), **references).tobytes() != rule(rows, **references).tobytes()
+
+
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if name not in ("Mean", "NormClipping", "GeometricMedian")])
+def test_a_rule_is_asked_to_use_weights_by_true_alone(name):
+    for value in ("no", "False", 1, None):
+        with pytest.raises(RuleError, match=rf"{name}: got weighted={value!r}, expected True or False"):
+            getattr(rules, name)(f=2, weighted=value)
+    assert not getattr(rules, name)(f=2, weighted=np.False_).uses_weights
 
 
 @pytest.mark.parametrize("name", ROBUST)

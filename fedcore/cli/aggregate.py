@@ -180,15 +180,22 @@ def _option(parameter: str) -> str:
     return "--f" if parameter == "f" else f"--set {parameter}"
 
 
+#: how a command line spells a bool, in any case
+_TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
+
+
 def _settings(option: str, texts: list[str]) -> dict[str, Any]:
-    """NAME=VALUE as a rule takes it: an integer, a number, true or false, else text. Raises RuleError."""
+    """NAME=VALUE as a rule takes it: an integer, a number, true or false (yes, no), else text. Raises RuleError."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise RuleError(f"{option}: got {text!r}, expected NAME=VALUE such as m=3")
+        if (word := value.lower()) in _TRUTHS:
+            found[name] = _TRUTHS[word]
+            continue
         try:
-            # a number as JSON writes it, true, false; null, lists and quotes are no settings of a rule
+            # a number as JSON writes it; null, lists and quotes are no settings of a rule
             plain = jsonlib.loads(value)
             found[name] = plain if isinstance(plain, (int, float)) else value
         except ValueError:

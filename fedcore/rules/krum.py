@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore.errors import RuleError
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_bound, check_count
+from fedcore.rules.parameters import check_bool, check_bound, check_count
 from fedcore.rules.rule import Coefficients, Rule
 from fedcore.rules.selection import Scoring, select
 
@@ -115,6 +115,7 @@ class MultiKrum(Rule):
 
     def __post_init__(self) -> None:
         _check_neighbors("MultiKrum", self.f, self.neighbors)
+        check_bool("MultiKrum", "weighted", self.weighted)
         if self.m is not None:
             check_count("MultiKrum", "m", self.m, 1)
 
