@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 import fedcore as fc
 from fedcore.errors import NonFiniteError, RuleError
-from fedcore.rules import ARC, Mean, MeanAroundMedian, Median, NormClipping, SignMajority, TrimmedMean
+from fedcore.rules import (
+    ARC,
+    Bucketing,
+    Bulyan,
+    Mean,
+    MeanAroundMedian,
+    Median,
+    NearestNeighborMixing,
+    NormClipping,
+    SignMajority,
+    TrimmedMean,
+)
 from fedcore.rules import order_statistic as module
 from tests.oracles import iterative
 from tests.oracles import order as oracle
@@ -48,6 +59,23 @@ def test_each_rule_equals_its_oracle(n, d, data):
     rows = np.array(data.draw(st.lists(elements, min_size=n * d, max_size=n * d)), np.float32).reshape(n, d)
     for rule, expected in RULES:
         np.testing.assert_allclose(rule(rows), expected(rows).astype(np.float32), rtol=1e-6, atol=1e-45)
+
+
+ORDER = [Median(), TrimmedMean(1), MeanAroundMedian(1), SignMajority(1.0), Bulyan(0)]
+
+
+@pytest.mark.parametrize("following", ORDER, ids=repr)
+@pytest.mark.parametrize("first", [NearestNeighborMixing(1), Bucketing(2, 0), NormClipping(1.0), ARC(1)], ids=repr)
+def test_a_composition_of_rows_in_any_format_has_the_bits_of_the_decoded_rows(first, following, monkeypatch):
+    rows = some_rows(d=1300)
+    int8 = [fc.Quantized.from_array(row, "int8") for row in rows]
+    nf4 = [fc.Quantized.from_array(row, "nf4") for row in rows]
+    monkeypatch.setattr(module, "MIXED_BYTES", 1)  # two tiles
+    rule = first.then(following)
+    for given in (int8, nf4, [*int8[:3], *rows[3:5], *nf4[5:]]):
+        decoded = np.array([row if isinstance(row, np.ndarray) else row.to_float32() for row in given])
+        found = rule(given, reference=given[0])
+        assert found.tobytes() == rule(decoded, reference=decoded[0]).tobytes()
 
 
 @settings(max_examples=40, deadline=None)

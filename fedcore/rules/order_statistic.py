@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fedcore import ops
-from fedcore.ops.rows import as_rows
+from fedcore.ops.rows import as_center, as_rows
 from fedcore.rowtable import RowTable
 from fedcore.rules.geometry import combine, round_coefficients
 from fedcore.rules.stage import Stage
@@ -66,7 +66,11 @@ def column_statistic(
     if mixed is None:
         return _statistic(decided, rows, center, **options)
     passes = {name: value for name, value in options.items() if name != "out_dtype"}
-    d, pieces = as_rows(rows).d, []
+    data, pieces = as_rows(rows), []
+    if data.device is None:  # torch tensors stay what they are, for the answer's sake; of the rest a table can be cut
+        rows = data.table
+        center = None if center is None else as_center(center, data).table  # type: ignore[union-attr]
+    d = data.d
     width = max(1 << 10, MIXED_BYTES // (4 * len(mixed[0])))
     for start in range(0, max(d, 1), width):
         stop = min(start + width, d)
@@ -100,7 +104,7 @@ def _moved_by_majority(rows: Any, center: Any, step: float, out_dtype: str, **pa
 
 
 def _columns(rows: Any, start: int, stop: int) -> Any:
-    """Columns of rows, or of one row, in the form that they were given in."""
+    """Columns of a table, of tensors or of one tensor."""
     if isinstance(rows, RowTable):
         return rows.slice(start, stop)
     return rows[start:stop] if getattr(rows, "ndim", 2) == 1 else [row[start:stop] for row in rows]
