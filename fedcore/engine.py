@@ -223,7 +223,12 @@ def _row_executor(
 ) -> RowExecutor:
     if "memory" not in passes:
         return RowExecutor.from_cohort(cohort, references, names, **passes)
-    return FileExecutor.from_files(cohort, references, names, gram="gram" in rule.needs, known=known, **passes)
+    return FileExecutor.from_files(cohort, references, names, known=known, **room_for(rule, len(cohort)), **passes)
+
+
+def room_for(rule: Rule, clients: int) -> dict[str, Any]:
+    """What a memory budget is to have room for beside rows and the result."""
+    return {"gram": "gram" in rule.needs, "mixtures": rule.mixtures(clients)}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.accumulator.growing_gram import GrowingGram
-from fedcore.engine import Aggregate, run
+from fedcore.engine import Aggregate, room_for, run
 from fedcore.errors import FedcoreError, FormatError
 from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.rows import RowExecutor
@@ -52,7 +52,8 @@ class StoredRows:
     def add(self, who: str, update: Update, weight: float) -> Update:
         """Write an update to disk; returns it as it lies there. Raises as `Accumulator.add` does."""
         rows = [*self._updates.values(), update, *self.references.values()]
-        budget = budget_for(update.layout, rows, self._memory, self._grown is not None, self._backend["threads"])
+        room = room_for(self.rule, len(rows) - len(self.references))
+        budget = budget_for(update.layout, rows, self._memory, threads=self._backend["threads"], **room)
         budget.check(f"{len(self._updates) + 1} clients")
         # NaN is refused now, by a pass for norms, while the client is still there to be asked again
         alone, zero = Cohort([update]), {"zero": None}

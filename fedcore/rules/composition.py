@@ -83,6 +83,11 @@ class Composed(Rule):
         """Whether the last part does: mixing alone moves with weights only through it."""
         return self.following.uses_weights
 
+    def mixtures(self, clients: int) -> int:
+        """Those that the last pre-aggregation hands on, where an order rule follows."""
+        handed_on = self.first.rows(clients)
+        return 0 if self.linear else self.following.mixtures(handed_on) or handed_on
+
     def check(self, clients: int) -> None:
         """Raise RuleError if either part cannot run."""
         self.first.check(clients)

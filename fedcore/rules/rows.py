@@ -61,6 +61,9 @@ class RowExecutor:
     zero                  rows that are zero: they are seen by the statistics and left out of sums
     """
 
+    #: what mixtures of rows before an order statistic may take at a time; None where nobody counts
+    mixed_bytes: int | None = None
+
     def __init__(
         self,
         parts: Sequence[Part],
@@ -235,7 +238,7 @@ class RowExecutor:
         def of_tile(tile: Tile, dtype: str) -> Any:
             center = row_of(tile.rows, len(kept)) if centered else None
             rows = take(tile.rows, range(len(kept)))
-            return column_statistic(decided, rows, used, center, out_dtype=dtype, **options)
+            return column_statistic(decided, rows, used, center, self.mixed_bytes, out_dtype=dtype, **options)
 
         return [self._combined(part, read, of_tile, out_dtype) for part in self.parts]
 

@@ -74,6 +74,10 @@ class Rule:
     linear: ClassVar[bool] = True
     streams: ClassVar[bool] = False
 
+    def mixtures(self, clients: int) -> int:
+        """How many mixtures of so many rows must be formed for an order statistic; 0 where the rows themselves do."""
+        return 0
+
     def check(self, clients: int) -> None:
         """Raise RuleError if the rule cannot run on this many clients."""
 
