@@ -7,6 +7,7 @@ kinds of honest rows and some draws, as a fraction of the bound: 1 is the bound.
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 from measure import RESULTS, ROOT, save
@@ -83,6 +84,8 @@ def plot(results: dict[str, dict]) -> None:
 
 
 def main() -> None:
+    if find_spec("matplotlib") is None:
+        sys.exit("breakdown: matplotlib is not installed; install fedcore[bench] or fedcore[train]")
     results = measured()
     largest = {
         name: max(max(found.values()) for found in entry["error over bound"].values())
