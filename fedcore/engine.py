@@ -51,7 +51,7 @@ class Aggregate:
                    report["mix"]
     excluded       client_id -> why it was left out before the rule ran (NaN or Inf, or factors that cancel)
     report         JSON-able: rule, space, n, divisor, seconds by step, what the rule decided and why, truncation by
-                   module
+                   module; "counted" lists the clients that count, "not_counted" says why each other one does not
     """
 
     update: Update
@@ -140,6 +140,8 @@ def aggregate(
     thread_count(threads)
     if memory is not None:
         parse_memory(memory)
+    if not isinstance(updates, Iterable) or isinstance(updates, (str, os.PathLike)):
+        raise LayoutError(f"updates: got {updates!r}, expected a sequence of updates or paths; put one in a list")
     given = updates if isinstance(updates, Cohort) else [_opened(update) for update in updates]
     cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), weights_by_id(weights, given)
     if not isinstance(rule, Rule):
@@ -350,9 +352,25 @@ def make_report(
         "law": found.law,
         "divisor": found.divisor,
         "reference_coefficients": found.coefficients[len(cohort) :].tolist(),
-        "not_counted": {ids[row]: reason for row, reason in decided.reasons.items()},
+        "counted": [ids[row] for row in found.counted],
+        "not_counted": {
+            ids[row]: reason for row, reason in sorted((_without_share(decided, ids) | decided.reasons).items())
+        },
         "seconds": clock.seconds,
         **details,
+    }
+
+
+def _without_share(decided: Decision, ids: Sequence[str]) -> dict[int, str]:
+    """row -> why its coefficient is 0, of every client whose is."""
+    if isinstance(decided, OrderStatistic):
+        return {}
+    used = decided.rounded()[0][: len(ids)]
+    return {
+        int(row): f"its coefficient {decided.values[row]:.3g} rounds to 0 in fp32"
+        if decided.values[row]
+        else "its coefficient is 0: the result lies on other rows alone"
+        for row in np.flatnonzero(used == 0)
     }
 
 

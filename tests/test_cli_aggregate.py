@@ -103,6 +103,7 @@ def test_the_table_of_a_rule_without_coefficients_names_every_adapter(
     assert all(name in shown for name in [*five, *more])
     assert "coefficient" not in shown
     assert shown.count("not chosen") == left_out
+    assert shown.count(" counts") == 8 - left_out
 
 
 @pytest.mark.parametrize("space", ["delta", "parameters"])

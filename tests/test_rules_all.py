@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fedcore as fc
 from fedcore import rules
-from fedcore.errors import RuleError
+from fedcore.errors import LayoutError, RuleError
 from fedcore.federation.rule_names import rule_classes
 from fedcore.rules import Composed, Krum, PreAggregation
 
@@ -117,3 +118,58 @@ def test_a_pre_aggregation_alone_is_the_mean_of_what_it_hands_on(name):
     rows, _ = some_rows()
     found, expected = first(rows), first.then(rules.Mean())(rows)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def updates_of(rows: np.ndarray) -> list[fc.Update]:
+    return [fc.Update.from_tensors({"w": row}, client_id=f"c{i:02d}") for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_a_report_lists_who_counts_and_why_others_do_not(name):
+    rows, references = some_rows()
+    given = {key: updates_of(row[None])[0] for key, row in references.items()}
+    found = fc.aggregate(updates_of(rows), ROBUST[name][0](2), "parameters", **given)
+    counted, others = found.report["counted"], found.report["not_counted"]
+    assert sorted([*counted, *others]) == [f"c{i:02d}" for i in range(N)]
+    assert all(others.values())
+    if found.coefficients:
+        assert counted == [client for client, value in found.coefficients.items() if value]
+
+
+def test_a_coefficient_of_zero_has_a_reason():
+    rows = np.zeros((5, 3), np.float32)
+    rows[3], rows[4] = 1, -1
+    report = fc.aggregate(updates_of(rows), rules.GeometricMedian(), "parameters").report
+    assert (
+        {"c03", "c04"}
+        <= set(report["not_counted"])
+        == set(["c00", "c01", "c02", "c03", "c04"]) - set(report["counted"])
+    )
+    assert "the result lies on other rows alone" in report["not_counted"]["c03"]
+    rows[4] = 3e38
+    report = fc.aggregate(updates_of(rows), rules.NormClipping(1e-5), "parameters").report
+    assert "rounds to 0 in fp32" in report["not_counted"]["c04"]
+
+
+def test_what_is_no_rule_or_no_sequence_is_named():
+    for rule in (rules.NormClipping(1.0), rules.ARC(1).then(rules.NormClipping(1.0))):
+        for following in (3, Krum):
+            with pytest.raises(RuleError, match=r"then: got .*, expected an instance of a rule such as Krum"):
+                rule.then(following)
+    for updates in (5, "folder", None):
+        with pytest.raises(LayoutError, match=r"updates: got .*, expected a sequence of updates or paths"):
+            fc.aggregate(updates, rules.Mean())
+
+
+def test_too_few_mixed_rows_say_of_how_many_clients():
+    with pytest.raises(RuleError, match=r"with n=3 clients.*Bucketing\(.*\) makes 3 mixed rows of 9 clients"):
+        rules.Bucketing(3, seed=0).then(Krum(1))(some_rows()[0][:9])
+
+
+def test_bounds_of_parameters():
+    for step in (3e38, 1e-60):
+        with pytest.raises(RuleError, match=re.escape(f"SignMajority: got step={step!r}, expected a number of fp32")):
+            rules.SignMajority(step)
+    for fraction in (np.float32(0.1), np.float64(0.1), 0):
+        assert rules.TrimmedMean(fraction=fraction).dropped(20) == round(fraction * 20)
+    assert rules.TrimmedMean(fraction=0.29).dropped(100) == 29

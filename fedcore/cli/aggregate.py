@@ -108,6 +108,10 @@ def aggregate(
     _only_for_methods({"side": side, "starts": starts})
     given = ({} if f is None else {"f": f}) | _settings("--set", settings or [])
     chosen = make_chain(rule, given, [_stage(text) for text in before or []], _option)
+    if "server" in chosen.uses and server is None:
+        raise RuleError(
+            f"--rule {rule}: got no --server, expected the adapter that the server trained; pass --server DIR"
+        )
     _one_of("--space", space, ("delta", "parameters"))
     _one_of("--on-nonfinite", on_nonfinite, ("raise", "exclude"))
     if backend is not None:
@@ -265,10 +269,11 @@ def _show(clients: Any, result: Any, output: Path, seconds: float) -> None:
     weighed = bool(result.coefficients)
     table = Table("adapter", *(("share", "coefficient") if weighed else ()), "", box=SIMPLE_HEAD, pad_edge=False)
     left_out = result.report["not_counted"] | result.excluded
+    counted = set(result.report["counted"])
     for client in clients:
         value = result.coefficients.get(client, 0.0)
         numbers = (f"{value / result.report['divisor']:.4f}", f"{value:.6g}") if weighed else ()
-        table.add_row(client, *numbers, left_out.get(client, "" if value or not weighed else "not selected"))
+        table.add_row(client, *numbers, left_out.get(client, "" if weighed or client not in counted else "counts"))
     console = Console()
     console.print(table)
     if modules := result.report.get("modules"):
