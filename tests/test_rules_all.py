@@ -170,3 +170,7 @@ def test_bounds_of_parameters():
     for fraction in (np.float32(0.1), np.float64(0.1), 0):
         assert rules.TrimmedMean(fraction=fraction).dropped(20) == round(fraction * 20)
     assert rules.TrimmedMean(fraction=0.29).dropped(100) == 29
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(fc, name) is not None for name in fc.__all__)
