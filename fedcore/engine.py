@@ -166,6 +166,7 @@ def aggregate(
             if on_nonfinite == "raise" or not 0 <= error.row < len(cohort):
                 raise
             excluded[cohort[error.row].client_id] = str(error)
+            rule = rule.without(error.row)
             if len(cohort) == 1:
                 message = f"every client sent NaN or Inf or factors that cancel, the last one: {error}"
                 raise NonFiniteError(message) from None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import fedcore as fc
 from fedcore.errors import NonFiniteError, RuleError
-from fedcore.rules import MoNNA
+from fedcore.rules import MoNNA, NearestNeighborMixing
 from tests.cohorts import WrongWithinBound, check_reasons, cohorts, decided
 from tests.oracles import rules as oracle
 from tests.oracles import selecting
@@ -80,5 +80,12 @@ def test_nan_names_the_client_and_the_tensor_or_the_server():
         fc.aggregate(updates, rule, "parameters", server=updates_of(rows[6:], 6)[0], on_nonfinite="exclude")
     with pytest.raises(NonFiniteError, match="the server: holds NaN or Inf at column 5; repair the server"):
         rule(rows[:3], server=rows[6])
+    rows[6, 5] = 0
+    for rule in (MoNNA(1, pivot=5), NearestNeighborMixing(1).then(MoNNA(1, pivot=5))):  # the same client is trusted
+        found = fc.aggregate(updates_of(rows), rule, "parameters", on_nonfinite="exclude")
+        assert "MoNNA(f=1, pivot=4)" in found.report["rule"]
+        assert "distances" not in found.report or found.report["distances"]["c5"] == 0
+    with pytest.raises(RuleError, match="the trusted row, pivot=3, was excluded"):
+        fc.aggregate(updates_of(rows), MoNNA(1, pivot=3), "parameters", on_nonfinite="exclude")
     with pytest.raises(NonFiniteError, match="row 3: holds NaN or Inf at column 25; drop"):
         MoNNA(1, pivot=3)(rows[:6])

@@ -111,6 +111,10 @@ class Composed(Rule):
         assert isinstance(first, PreAggregation)
         return Composed(first, self.following.for_round(number))
 
+    def without(self, row: int) -> Rule:
+        """Both parts without it, where a row that is handed on is a client's own."""
+        return Composed(self.first, self.following.without(row)) if self.first.rows(row + 1) == row + 1 else self
+
     def then(self, following: Rule) -> Rule:
         """A longer chain: a.then(b).then(c) is a.then(b.then(c))."""
         return Composed(self.first, self.following.then(following))

@@ -89,6 +89,10 @@ class Rule:
         """The rule with the randomness of round `number`; a rule without any is the same in every round."""
         return self
 
+    def without(self, row: int) -> Rule:
+        """The rule for a cohort without that client: one that names a row by its number keeps to that row."""
+        return self
+
     def then(self, following: Rule) -> Rule:
         """Only a pre-aggregation hands rows on. Raises RuleError."""
         raise RuleError(
