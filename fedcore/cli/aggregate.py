@@ -111,6 +111,10 @@ def aggregate(
     _only_for_methods({"side": side, "starts": starts})
     given = ({} if f is None else {"f": f}) | _settings("--set", settings or [])
     chosen = make_chain(rule, given, [_stage(text) for text in before or []], as_option)
+    if "server" in chosen.uses and server is None:
+        raise RuleError(
+            f"--rule {rule}: got no --server, expected the adapter that the server trained; pass --server DIR"
+        )
     _one_of("--space", space, ("delta", "parameters"))
     _one_of("--on-nonfinite", on_nonfinite, ("raise", "exclude"))
     if backend is not None:
@@ -178,15 +182,22 @@ def _weights(text: str, directories: list[Path]) -> dict[str, float] | None:
     return {str(path): value for path, value in zip(directories, values, strict=True)}
 
 
+#: how a command line spells a bool, in any case
+_TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
+
+
 def _settings(option: str, texts: list[str]) -> dict[str, Any]:
-    """NAME=VALUE as a rule takes it: an integer, a number, true or false, else text. Raises RuleError."""
+    """NAME=VALUE as a rule takes it: an integer, a number, true or false (yes, no), else text. Raises RuleError."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise RuleError(f"{option}: got {text!r}, expected NAME=VALUE such as m=3")
+        if (word := value.lower()) in _TRUTHS:
+            found[name] = _TRUTHS[word]
+            continue
         try:
-            # a number as JSON writes it, true, false; null, lists and quotes are no settings of a rule
+            # a number as JSON writes it; null, lists and quotes are no settings of a rule
             plain = jsonlib.loads(value)
             found[name] = plain if isinstance(plain, (int, float)) else value
         except ValueError:
@@ -245,10 +256,11 @@ def _show(clients: Any, result: Any, output: Path, seconds: float) -> None:
     weighed = bool(result.coefficients)
     table = Table("adapter", *(("share", "coefficient") if weighed else ()), "", box=SIMPLE_HEAD, pad_edge=False)
     left_out = result.report["not_counted"] | result.excluded
+    counted = set(result.report["counted"])
     for client in clients:
         value = result.coefficients.get(client, 0.0)
         numbers = (f"{value / result.report['divisor']:.4f}", f"{value:.6g}") if weighed else ()
-        table.add_row(client, *numbers, left_out.get(client, "" if value or not weighed else "not selected"))
+        table.add_row(client, *numbers, left_out.get(client, "" if weighed or client not in counted else "counts"))
     console = Console()
     console.print(table)
     if modules := result.report.get("modules"):
