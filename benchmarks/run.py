@@ -14,6 +14,7 @@ NAMES = (
     "squared_distances",
     "weighted_sums",
     "sign_counts",
+    "clip_noise",
     "exact_sum",
     "median",
     "trimmed_mean",

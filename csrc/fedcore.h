@@ -114,6 +114,17 @@ int fc_mean_around_median(const fc_rows* x, int64_t f, void* out, fc_dtype out_d
  * as many columns, of any row dtype, or NULL for zero. FC_NOT_FINITE if any element of rows or center is Inf or NaN. */
 int fc_sign_counts(const fc_rows* x, const fc_rows* center, int32_t* out, fc_isa isa, int threads);
 
+/* out[k] = scale * x[0][k] rounded to an integer, ties to even; x has one row. scale has at most 24 significant bits
+ * and keeps every product at most 2^30 in size (fedcore/reference/clip_round.py). *squares: the exact sum of squares of
+ * out. A row with Inf or NaN must not be given. Same on every ISA. */
+int fc_clip_round(const fc_rows* x, double scale, int32_t* out, int64_t* squares, fc_isa isa, int threads);
+/* out[k] = round((sum over i of what fc_clip_round gives of row i with scales[i], + noise[k]) * grid / divisor): exact
+ * before the division, one rounding to out_dtype. Rows of scale 0 are not read. noise: NULL for none. grid: a power of
+ * two; divisor NaN means none. No partial sum may exceed 2^50 in size. FC_NOT_FINITE if a noise is not from -2^50
+ * to 2^50 - 1 or an output is Inf or NaN. Same on every ISA. */
+int fc_clip_noise_accumulate(const fc_rows* x, const double* scales, double grid, const int64_t* noise, double divisor,
+                             void* out, fc_dtype out_dtype, fc_isa isa, int threads);
+
 /* Exact sums. Column k has the value levels[0][k] + ... + levels[count - 1][k], never rounded (fedcore/expansion.py).
  * depth[c]: the levels that chunk c of FC_EXACT_CHUNK columns uses; the others are all 0 there and are not touched.
  *

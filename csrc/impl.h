@@ -45,6 +45,9 @@ enum {
     FC_ALIGN = 64,
 };
 
+/* Integer noise lies from minus this to below it, and sums of rounded rows do too: all of it is exact in fp64. */
+#define FC_CLIP_MOST (1ull << 50)
+
 /* acc[k] (+)= sum of w[r] * rows[r][k] over `count` <= FC_WS_GROUP rows in order; `first`: start from 0.0, do not read
  * acc. An implementation may keep acc in an order of its own inside whole groups of columns; its finish knows it. */
 typedef void fc_accumulate_fn(const void* const* rows, const double* w, int count, int64_t length, double* acc,
@@ -100,6 +103,12 @@ typedef void fc_lora_tile_fn(const float* b, const float* a, int64_t length, dou
  * order of k with fused multiply-adds. */
 typedef void fc_lora_gram_tile_fn(const double* rows, const double* columns, int64_t panel_stride, int wide,
                                   int64_t length, double* sum, int64_t stride, int first);
+/* out[k] = scale * row[k] rounded to an integer, ties to even, at most 2^30 in size; the sum of their squares. Scale
+ * and element have at most 24 significant bits each, so their product is exact. */
+typedef int64_t fc_clip_round_fn(const void* row, double scale, int64_t length, int32_t* out);
+/* sum[k] += the same integers of `count` <= FC_WS_GROUP rows. */
+typedef void fc_clip_noise_accumulate_fn(const void* const* rows, const double* scales, int count, int64_t length,
+                                         int64_t* sum);
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
@@ -133,6 +142,8 @@ typedef struct {
     int gram_panel;                     /* bytes of a packed panel of a block */
     fc_lora_tile_fn* lora_tile;
     fc_lora_gram_tile_fn* lora_gram_tile;
+    fc_clip_round_fn* clip_round[3];
+    fc_clip_noise_accumulate_fn* clip_noise_accumulate[3];
     fc_to_f32_fn* to_f32[3];
     fc_read_fn* read;
     fc_decode_fn* decode[2]; /* FC_INT8, FC_NF4 */
@@ -154,6 +165,9 @@ fc_gram_tile_fn fc_gram_tile_ref;
 fc_pair_squares_fn fc_pair_squares_ref;
 fc_lora_tile_fn fc_lora_tile_ref;
 fc_lora_gram_tile_fn fc_lora_gram_tile_ref;
+fc_clip_round_fn fc_clip_round_f32_ref, fc_clip_round_f16_ref, fc_clip_round_bf16_ref;
+fc_clip_noise_accumulate_fn fc_clip_noise_accumulate_f32_ref, fc_clip_noise_accumulate_f16_ref,
+    fc_clip_noise_accumulate_bf16_ref;
 fc_to_f32_fn fc_to_f32_f32_ref, fc_to_f32_f16_ref, fc_to_f32_bf16_ref;
 fc_read_fn fc_read_ref;
 fc_decode_fn fc_decode_int8_ref, fc_decode_nf4_ref;

@@ -16,6 +16,10 @@
 #define DECLARE_EXACT(isa) fc_exact_add_fn fc_exact_sum_f32_##isa, fc_exact_sum_f16_##isa, fc_exact_sum_bf16_##isa;
 #define DECLARE_NORM(isa) \
     fc_block_norm_fn fc_squared_norms_f32_##isa, fc_squared_norms_f16_##isa, fc_squared_norms_bf16_##isa;
+#define DECLARE_CLIP(isa)                                                                               \
+    fc_clip_round_fn fc_clip_round_f32_##isa, fc_clip_round_f16_##isa, fc_clip_round_bf16_##isa;        \
+    fc_clip_noise_accumulate_fn fc_clip_noise_accumulate_f32_##isa, fc_clip_noise_accumulate_f16_##isa, \
+        fc_clip_noise_accumulate_bf16_##isa;
 #define DECLARE_PACK(isa) fc_gram_pack_fn fc_gram_pack_f32_##isa, fc_gram_pack_f16_##isa, fc_gram_pack_bf16_##isa;
 #define DECLARE_TO_F32(isa) fc_to_f32_fn fc_to_f32_f32_##isa, fc_to_f32_f16_##isa, fc_to_f32_bf16_##isa;
 #define DECLARE_ORDER(isa) fc_order_fn fc_order_f32_##isa, fc_order_f16_##isa, fc_order_bf16_##isa;
@@ -34,6 +38,8 @@ const fc_kernels fc_kernels_ref = {
     .signs = THREE(fc_sign_counts, ref),
     .exact_add = THREE(fc_exact_sum, ref),
     .block_norm = THREE(fc_squared_norms, ref),
+    .clip_round = THREE(fc_clip_round, ref),
+    .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, ref),
     .gram_pack = THREE(fc_gram_pack, ref),
     .gram_tile = fc_gram_tile_ref,
     .pair_squares = fc_pair_squares_ref,
@@ -55,6 +61,7 @@ DECLARE_FINISH(split_to, avx2)
 DECLARE_SUMS(avx2)
 DECLARE_EXACT(avx2)
 DECLARE_NORM(avx2)
+DECLARE_CLIP(avx2)
 DECLARE_PACK(avx2)
 DECLARE_TO_F32(avx2)
 DECLARE_DECODE(avx2)
@@ -73,6 +80,8 @@ const fc_kernels fc_kernels_avx2 = {
     .signs = THREE(fc_sign_counts, avx2),
     .exact_add = THREE(fc_exact_sum, avx2),
     .block_norm = THREE(fc_squared_norms, avx2),
+    .clip_round = THREE(fc_clip_round, avx2),
+    .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx2),
     .gram_pack = THREE(fc_gram_pack, avx2),
     .gram_tile = fc_gram_tile_avx2,
     .pair_squares = fc_pair_squares_avx2,
@@ -93,6 +102,7 @@ DECLARE_FINISH(split_to, avx512)
 DECLARE_SUMS(avx512)
 DECLARE_EXACT(avx512)
 DECLARE_NORM(avx512)
+DECLARE_CLIP(avx512)
 DECLARE_PACK(avx512)
 DECLARE_TO_F32(avx512)
 DECLARE_DECODE(avx512)
@@ -104,15 +114,16 @@ fc_lora_gram_tile_fn fc_lora_gram_tile_avx512;
 fc_read_fn fc_read_avx512;
 
 /* What both AVX-512 instruction sets share. */
-#define AVX512_KERNELS                                                                                      \
-    .accumulate = THREE(fc_weighted_sum, avx512),                                                           \
-    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),                          \
-               FOUR(fc_weighted_sum_split_to, avx512)},                                                     \
-    .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,           \
-    .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),                \
-    .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),                \
-    .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                               \
-    .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512, \
+#define AVX512_KERNELS                                                                                            \
+    .accumulate = THREE(fc_weighted_sum, avx512),                                                                 \
+    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),                                \
+               FOUR(fc_weighted_sum_split_to, avx512)},                                                           \
+    .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,                 \
+    .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),                      \
+    .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),                      \
+    .clip_round = THREE(fc_clip_round, avx512), .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx512), \
+    .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                                     \
+    .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512,       \
     .decode = {fc_decode_int8_avx512, fc_decode_nf4_avx512}, .order = THREE(fc_order, avx512)
 
 const fc_kernels fc_kernels_avx512 = {
@@ -141,6 +152,7 @@ DECLARE_ACCUMULATE(neon)
 DECLARE_SIGNS(neon)
 DECLARE_SUMS(neon)
 DECLARE_NORM(neon)
+DECLARE_CLIP(neon)
 DECLARE_ORDER(neon)
 fc_finish_fn fc_weighted_sum_to_f16_neon, fc_weighted_sum_to_bf16_neon;
 fc_gram_tile_fn fc_gram_tile_neon;
@@ -158,6 +170,8 @@ const fc_kernels fc_kernels_neon = {
     .signs = THREE(fc_sign_counts, neon),
     .exact_add = THREE(fc_exact_sum, ref),
     .block_norm = THREE(fc_squared_norms, neon),
+    .clip_round = THREE(fc_clip_round, neon),
+    .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, neon),
     .gram_pack = THREE(fc_gram_pack, ref),
     .gram_tile = fc_gram_tile_neon,
     .pair_squares = fc_pair_squares_ref,

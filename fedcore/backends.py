@@ -27,6 +27,8 @@ OPS = (
     "mean_around_median",
     "weighted_sums",
     "sign_counts",
+    "clip_round",
+    "clip_noise_accumulate",
     "exact_sum",
     "exact_round",
     "lora_delta_sum",

@@ -50,6 +50,11 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         center = {"center": f"*{SHORT[out].replace('64', '32')}", "out": "*i32"}
         found[f"sign_counts-{row}"] = ("sign_counts", aligned, {"out": "*i32"})
         found[f"sign_counts-{row}-centred-cut"] = ("sign_counts", not_aligned, center)
+        found[f"clip_round-{row}"] = ("clip_round", aligned, {"out": "*i32"})
+        found[f"clip_round-{row}-cut"] = ("clip_round", not_aligned, {"out": "*i32", "d": "i64"})
+        clip = "clip_noise_accumulate"
+        found[f"{clip}-{row}-{out}"] = (clip, {**aligned, "out_dtype": out}, {"noise": "*i64", "divisor": "*fp64"})
+        found[f"{clip}-{row}-cut"] = (clip, {**not_aligned, "out_dtype": row}, {"d": "i64"})
         found[f"weighted_sums-{row}-{out}"] = ("weighted_sums", {**full, "out_dtype": out}, {"divisors": "*fp64"})
         found[f"squared_distances-{row}-plain-cut"] = ("squared_distances", not_aligned, {"d": "i64"})
         found[f"squared_distances-{row}"] = ("squared_distances", aligned, {"powers": "*fp64"})
@@ -77,7 +82,7 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
 #: the usual argument types; an argument in none of these and not special to the variant is a constant
 POINTERS = {
     "addresses": "*i64", "weights": "*fp64", "suspect": "*i32", "sums": "*fp64", "pairs": "*i32", "partials": "*fp64",
-    "total": "*fp64", "merges": "*i32",
+    "total": "*fp64", "merges": "*i32", "scales": "*fp64", "squares": "*i64", "grid": "*fp64",
 }  # fmt: skip
 INTEGERS = dict.fromkeys(("n", "f", "m", "d", "first", "steps", "blocks", "count", "width", "groups", "chunks"), "i32")
 
@@ -175,6 +180,8 @@ ARITHMETIC = {
     "weighted_sum": {"add.rn.f64", "mul.rn.f64"},
     "weighted_sums": {"fma.rn.f64"},
     "sign_counts": set(),
+    "clip_round": {"add.rn.f64", "mul.rn.f64"},
+    "clip_noise_accumulate": {"add.rn.f64", "mul.rn.f64"},
     "lora_blocks": {"mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64"},
     "lora_delta_sum": {"fma.rn.f32", "mul.rn.f64", "add.rn.f64"},
     # the product, the sum and the product of nf4, and the division of int8, each rounded

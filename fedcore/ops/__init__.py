@@ -1,5 +1,7 @@
 """The public ops: each validates once, selects a backend and calls it."""
 
+from fedcore.ops.clip_noise_accumulate import ClippedSum, clip_noise_accumulate
+from fedcore.ops.clip_round import Clipped, clip_grid, clip_round
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import gram, gram_epsilon
 from fedcore.ops.lora_delta_order import lora_delta_median, lora_delta_trimmed_mean
@@ -16,8 +18,13 @@ from fedcore.ops.weighted_sum import weighted_sum
 from fedcore.ops.weighted_sums import weighted_sums
 
 __all__ = [
+    "Clipped",
+    "ClippedSum",
     "ExactSum",
     "Truncated",
+    "clip_grid",
+    "clip_noise_accumulate",
+    "clip_round",
     "gram",
     "gram_epsilon",
     "lora_blocks",

@@ -163,6 +163,42 @@ static void check_signs(const fc_rows* x, const fc_rows* center) {
     free(got);
 }
 
+/* Scales as clip_scales gives them, but free: 24 bits, products of at most 2^30 in size. */
+static void check_clip(const fc_rows* x, double divisor, fc_dtype out) {
+    const int64_t d = x->starts[x->segments];
+    const size_t bytes = (size_t)(d * fc_itemsize(out));
+    int32_t* integers[2];
+    char* sums[2];
+    int64_t squares[2], *noise = malloc((size_t)d * sizeof *noise + 1);
+    double norms[ROWS] = {0}, scales[ROWS];
+    for (int64_t k = 0; k < d; k++) noise[k] = (int64_t)(draw() >> 24) - (1ll << 39);
+    fc_squared_norms(x, NULL, norms, FC_ISA_REF, 1);
+    for (int i = 0; i < ROWS; i++)
+        scales[i] = i == 4 ? 0.0 : (double)(float)(1.0 / (sqrt(norms[i]) + 0x1p-100)) * (double)(1 << (i % 28));
+    for (int s = 0; s < 2; s++) {
+        integers[s] = malloc((size_t)d * sizeof(int32_t) + 1);
+        sums[s] = malloc(bytes + 1);
+    }
+    const void* row[3];
+    for (int64_t k = 0; k < x->segments; k++) row[k] = x->pointers[k * x->rows + ROWS - 1];
+    const fc_rows one = {row, x->starts, x->segments, 1, x->dtype, NULL};
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int slot = isa != FC_ISA_REF;
+        fc_clip_round(&one, scales[ROWS - 1], integers[slot], &squares[slot], (fc_isa)isa, 2);
+        fc_clip_noise_accumulate(x, scales, 0x1p-9, d % 2 ? noise : NULL, divisor, sums[slot], out, (fc_isa)isa, 2);
+        if (!slot) continue;
+        compare(integers[0], integers[1], (size_t)d * sizeof(int32_t), "clip_round", (fc_isa)isa, x->dtype, d);
+        compare(&squares[0], &squares[1], sizeof *squares, "clip_round squares", (fc_isa)isa, x->dtype, d);
+        compare(sums[0], sums[1], bytes, "clip_noise_accumulate", (fc_isa)isa, x->dtype, d);
+    }
+    for (int s = 0; s < 2; s++) {
+        free(integers[s]);
+        free(sums[s]);
+    }
+    free(noise);
+}
+
 /* Rows added one by one, in one order on the portable kernels and in the other on each ISA: the same rounded bits. */
 static void check_exact(const fc_rows* x) {
     enum { LEVELS = 20, MOST_ROWS = 9 };
@@ -236,6 +272,7 @@ static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild)
     check_sums(&x, divisor, (fc_dtype)offset);
     check_signs(&x, NULL);
     check_signs(&x, &center);
+    check_clip(&x, divisor, (fc_dtype)offset);
     check_exact(&x);
     double norms[2][ROWS], gram[2][ROWS * ROWS], distances[2][5];
     uint64_t digest[2];
