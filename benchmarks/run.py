@@ -15,6 +15,7 @@ NAMES = (
     "weighted_sums",
     "sign_counts",
     "clip_noise",
+    "hadamard",
     "exact_sum",
     "median",
     "trimmed_mean",

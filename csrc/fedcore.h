@@ -125,6 +125,11 @@ int fc_clip_round(const fc_rows* x, double scale, int32_t* out, int64_t* squares
 int fc_clip_noise_accumulate(const fc_rows* x, const double* scales, double grid, const int64_t* noise, double divisor,
                              void* out, fc_dtype out_dtype, fc_isa isa, int threads);
 
+/* In place: the orthonormal fast Walsh-Hadamard transform of each `block` elements of x, stage by stage in fp32, as
+ * defined in fedcore/reference/hadamard.py. block: a power of two that divides length. FC_NOT_FINITE if any output is
+ * Inf or NaN. Same bits on every ISA. */
+int fc_hadamard(float* x, int64_t length, int64_t block, fc_isa isa, int threads);
+
 /* Exact sums. Column k has the value levels[0][k] + ... + levels[count - 1][k], never rounded (fedcore/expansion.py).
  * depth[c]: the levels that chunk c of FC_EXACT_CHUNK columns uses; the others are all 0 there and are not touched.
  *

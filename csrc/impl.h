@@ -39,9 +39,11 @@ enum {
     FC_LORA_CHAIN = 256, /* fixed by the definition: fedcore/reference/lora_delta_sum.py */
     FC_LORA_ROWS = 8,    /* a tile of products of factors */
     FC_LORA_COLUMNS = 48,
-    FC_LORA_CHUNK = 1024, /* fixed by the definition: fedcore/reference/lora_blocks.py */
-    FC_LORA_PANEL = 8,    /* terms of a packed panel of fp64: [element][term] */
-    FC_LORA_WIDE = 3,     /* panels that one tile of their products covers at most */
+    FC_LORA_CHUNK = 1024,       /* fixed by the definition: fedcore/reference/lora_blocks.py */
+    FC_LORA_PANEL = 8,          /* terms of a packed panel of fp64: [element][term] */
+    FC_LORA_WIDE = 3,           /* panels that one tile of their products covers at most */
+    FC_HADAMARD_NEAR = 1 << 16, /* columns that are transformed while they are in the second-level cache */
+    FC_HADAMARD_ROWS = 8,       /* rows a power of two apart share a set of a cache, which has 8 ways or more */
     FC_ALIGN = 64,
 };
 
@@ -109,6 +111,12 @@ typedef int64_t fc_clip_round_fn(const void* row, double scale, int64_t length, 
 /* sum[k] += the same integers of `count` <= FC_WS_GROUP rows. */
 typedef void fc_clip_noise_accumulate_fn(const void* const* rows, const double* scales, int count, int64_t length,
                                          int64_t* sum);
+/* Stages 1, 2, 4, ... block / 2 of every block of `length` columns, then times `scale` (0: this is not the last pass).
+ * 1 if it was and any product is not finite. */
+typedef int fc_hadamard_near_fn(float* x, int64_t length, int64_t block, float scale);
+/* Stages 1, 2, ... rows / 2 across `rows` (2, 4 or FC_HADAMARD_ROWS) rows of `width` columns, `stride` apart; as above.
+ * width: a multiple of 16. */
+typedef int fc_hadamard_far_fn(float* x, int64_t stride, int rows, int64_t width, float scale);
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
@@ -144,6 +152,8 @@ typedef struct {
     fc_lora_gram_tile_fn* lora_gram_tile;
     fc_clip_round_fn* clip_round[3];
     fc_clip_noise_accumulate_fn* clip_noise_accumulate[3];
+    fc_hadamard_near_fn* hadamard_near;
+    fc_hadamard_far_fn* hadamard_far;
     fc_to_f32_fn* to_f32[3];
     fc_read_fn* read;
     fc_decode_fn* decode[2]; /* FC_INT8, FC_NF4 */
@@ -168,6 +178,8 @@ fc_lora_gram_tile_fn fc_lora_gram_tile_ref;
 fc_clip_round_fn fc_clip_round_f32_ref, fc_clip_round_f16_ref, fc_clip_round_bf16_ref;
 fc_clip_noise_accumulate_fn fc_clip_noise_accumulate_f32_ref, fc_clip_noise_accumulate_f16_ref,
     fc_clip_noise_accumulate_bf16_ref;
+fc_hadamard_near_fn fc_hadamard_near_ref;
+fc_hadamard_far_fn fc_hadamard_far_ref;
 fc_to_f32_fn fc_to_f32_f32_ref, fc_to_f32_f16_ref, fc_to_f32_bf16_ref;
 fc_read_fn fc_read_ref;
 fc_decode_fn fc_decode_int8_ref, fc_decode_nf4_ref;

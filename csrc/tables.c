@@ -20,6 +20,9 @@
     fc_clip_round_fn fc_clip_round_f32_##isa, fc_clip_round_f16_##isa, fc_clip_round_bf16_##isa;        \
     fc_clip_noise_accumulate_fn fc_clip_noise_accumulate_f32_##isa, fc_clip_noise_accumulate_f16_##isa, \
         fc_clip_noise_accumulate_bf16_##isa;
+#define DECLARE_HADAMARD(isa)                   \
+    fc_hadamard_near_fn fc_hadamard_near_##isa; \
+    fc_hadamard_far_fn fc_hadamard_far_##isa;
 #define DECLARE_PACK(isa) fc_gram_pack_fn fc_gram_pack_f32_##isa, fc_gram_pack_f16_##isa, fc_gram_pack_bf16_##isa;
 #define DECLARE_TO_F32(isa) fc_to_f32_fn fc_to_f32_f32_##isa, fc_to_f32_f16_##isa, fc_to_f32_bf16_##isa;
 #define DECLARE_ORDER(isa) fc_order_fn fc_order_f32_##isa, fc_order_f16_##isa, fc_order_bf16_##isa;
@@ -38,6 +41,8 @@ const fc_kernels fc_kernels_ref = {
     .signs = THREE(fc_sign_counts, ref),
     .exact_add = THREE(fc_exact_sum, ref),
     .block_norm = THREE(fc_squared_norms, ref),
+    .hadamard_near = fc_hadamard_near_ref,
+    .hadamard_far = fc_hadamard_far_ref,
     .clip_round = THREE(fc_clip_round, ref),
     .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, ref),
     .gram_pack = THREE(fc_gram_pack, ref),
@@ -62,6 +67,7 @@ DECLARE_SUMS(avx2)
 DECLARE_EXACT(avx2)
 DECLARE_NORM(avx2)
 DECLARE_CLIP(avx2)
+DECLARE_HADAMARD(avx2)
 DECLARE_PACK(avx2)
 DECLARE_TO_F32(avx2)
 DECLARE_DECODE(avx2)
@@ -80,6 +86,8 @@ const fc_kernels fc_kernels_avx2 = {
     .signs = THREE(fc_sign_counts, avx2),
     .exact_add = THREE(fc_exact_sum, avx2),
     .block_norm = THREE(fc_squared_norms, avx2),
+    .hadamard_near = fc_hadamard_near_avx2,
+    .hadamard_far = fc_hadamard_far_avx2,
     .clip_round = THREE(fc_clip_round, avx2),
     .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx2),
     .gram_pack = THREE(fc_gram_pack, avx2),
@@ -103,6 +111,7 @@ DECLARE_SUMS(avx512)
 DECLARE_EXACT(avx512)
 DECLARE_NORM(avx512)
 DECLARE_CLIP(avx512)
+DECLARE_HADAMARD(avx512)
 DECLARE_PACK(avx512)
 DECLARE_TO_F32(avx512)
 DECLARE_DECODE(avx512)
@@ -121,6 +130,7 @@ fc_read_fn fc_read_avx512;
     .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,                 \
     .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),                      \
     .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),                      \
+    .hadamard_near = fc_hadamard_near_avx512, .hadamard_far = fc_hadamard_far_avx512,                             \
     .clip_round = THREE(fc_clip_round, avx512), .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx512), \
     .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                                     \
     .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512,       \
@@ -153,6 +163,7 @@ DECLARE_SIGNS(neon)
 DECLARE_SUMS(neon)
 DECLARE_NORM(neon)
 DECLARE_CLIP(neon)
+DECLARE_HADAMARD(neon)
 DECLARE_ORDER(neon)
 fc_finish_fn fc_weighted_sum_to_f16_neon, fc_weighted_sum_to_bf16_neon;
 fc_gram_tile_fn fc_gram_tile_neon;
@@ -170,6 +181,8 @@ const fc_kernels fc_kernels_neon = {
     .signs = THREE(fc_sign_counts, neon),
     .exact_add = THREE(fc_exact_sum, ref),
     .block_norm = THREE(fc_squared_norms, neon),
+    .hadamard_near = fc_hadamard_near_neon,
+    .hadamard_far = fc_hadamard_far_neon,
     .clip_round = THREE(fc_clip_round, neon),
     .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, neon),
     .gram_pack = THREE(fc_gram_pack, ref),

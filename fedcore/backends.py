@@ -29,6 +29,7 @@ OPS = (
     "sign_counts",
     "clip_round",
     "clip_noise_accumulate",
+    "hadamard",
     "exact_sum",
     "exact_round",
     "lora_delta_sum",

@@ -71,6 +71,10 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         edge = {"b_dtype": b, "a_dtype": a, "out_dtype": a, "ALIGNED": False, "FULL": False}
         found[f"lora_delta_sum-{b}-{a}"] = ("lora_delta_sum", whole, terms)
         found[f"lora_delta_sum-{b}-{a}-based-cut"] = ("lora_delta_sum", edge, terms | {"base": f"*{SHORT[a]}"})
+    passes = {"x": "*fp32", "stride": "i64"}
+    first, later = {"WIDTH": 4096, "FIRST": 1, "STAGES": 12}, {"WIDTH": 256, "FIRST": 256, "STAGES": 4}
+    found["hadamard-first"] = ("hadamard", first, passes)
+    found["hadamard-last"] = ("hadamard", later, passes | {"scale": "*fp32", "d": "i64"})
     found["weighted_sums-cut"] = ("weighted_sums", {**cut, "out_dtype": "float32"}, {"d": "i64"})
     for op in ORDER:  # the most rows in registers, and an odd number of rows that are not aligned
         most = {"row_dtype": "float32", "out_dtype": "float32", "N": 32, "F": 7}
@@ -180,6 +184,7 @@ ARITHMETIC = {
     "weighted_sum": {"add.rn.f64", "mul.rn.f64"},
     "weighted_sums": {"fma.rn.f64"},
     "sign_counts": set(),
+    "hadamard": {"add.rn.f32", "sub.rn.f32"},
     "clip_round": {"add.rn.f64", "mul.rn.f64"},
     "clip_noise_accumulate": {"add.rn.f64", "mul.rn.f64"},
     "lora_blocks": {"mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64"},
@@ -208,7 +213,7 @@ def test_nvidia(folder, variant):
     refuse(ptx, r"mma(?!.*f64\.f64\.f64\.f64$)" if op == "lora_blocks" else "mma")
     if op != "weighted_sums":  # whose products are exact
         refuse(ptx, r"^fma.*f64")
-    if op in ("sign_counts", "decode"):
+    if op in ("sign_counts", "decode", "hadamard"):
         refuse(ptx, r"^fma|f64")
     if op == "sign_counts":
         assert {"setp.gt.f32", "setp.lt.f32"} <= ptx or {"setp.gt.f16", "setp.lt.f16"} <= ptx

@@ -4,6 +4,7 @@ from fedcore.ops.clip_noise_accumulate import ClippedSum, clip_noise_accumulate
 from fedcore.ops.clip_round import Clipped, clip_grid, clip_round
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import gram, gram_epsilon
+from fedcore.ops.hadamard import hadamard
 from fedcore.ops.lora_delta_order import lora_delta_median, lora_delta_trimmed_mean
 from fedcore.ops.lora_delta_sum import lora_delta_sum
 from fedcore.ops.lora_gram import lora_blocks, lora_gram
@@ -27,6 +28,7 @@ __all__ = [
     "clip_round",
     "gram",
     "gram_epsilon",
+    "hadamard",
     "lora_blocks",
     "lora_delta_median",
     "lora_delta_sum",

@@ -231,6 +231,23 @@ static void check_exact(const fc_rows* x) {
     free(got);
 }
 
+static void check_hadamard(int64_t block, int64_t blocks, int offset) {
+    const int64_t d = block * blocks;
+    const size_t bytes = (size_t)d * sizeof(float);
+    char *given = malloc(bytes), *memory[2] = {malloc(bytes + 64), malloc(bytes + 64)};
+    for (int64_t k = 0; k < d; k++) put(given + 4 * k, FC_F32, 0);
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int slot = isa != FC_ISA_REF;
+        float* x = (float*)(memory[slot] + 64 - 4 * offset); /* it ends near where its memory ends */
+        memcpy(x, given, bytes);
+        fc_hadamard(x, d, block, (fc_isa)isa, 2);
+        if (slot) compare(memory[0] + 64 - 4 * offset, x, bytes, "hadamard", (fc_isa)isa, FC_F32, d);
+    }
+    free(given);
+    for (int s = 0; s < 2; s++) free(memory[s]);
+}
+
 static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild) {
     const int size = fc_itemsize(dtype);
     char* memory[ROWS];
@@ -459,6 +476,7 @@ int main(void) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int offset = 0; offset < 4; offset++)
             if (sizes[s] < LONG || offset % 2) check_encoded(sizes[s], offset, offset % 2 ? MOST : 1);
+    for (int m = 0; m < 18; m++) check_hadamard(1ll << m, m < 14 ? 3 : 1, m % 16);
     static const int64_t shapes[][2] = {{1, 1}, {8, 47}, {9, 50}, {65, 97}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int offset = 0; offset < 3; offset++) check_lora(shapes[s][0], shapes[s][1], offset);
