@@ -28,6 +28,7 @@ NAMES = (
     "lora_delta_order",
     "lora_truncate",
     "lora_delta_cohort",
+    "keystream",
     "demo",
 )
 

@@ -25,7 +25,8 @@ typedef enum {
     FC_ISA_NEON = 4,
     FC_ISA_AMX = 5
 } fc_isa;
-typedef enum { FC_OK = 0, FC_NOT_FINITE = 1, FC_NO_MEMORY = 2, FC_NO_ISA = 3 } fc_status;
+typedef enum { FC_OK = 0, FC_NOT_FINITE = 1, FC_NO_MEMORY = 2, FC_NO_ISA = 3, FC_WRONG_STREAM = 4 } fc_status;
+typedef enum { FC_CHACHA20 = 0, FC_AES256CTR = 1 } fc_stream;
 
 /* How pieces lie that are not simply elements of their rows' dtype. Each is a tensor of which a range of elements
  * counts: column starts[k] + c of row i is element origins[k * rows + i] + c of the tensor at pointers[k * rows + i],
@@ -151,6 +152,22 @@ int fc_lora_delta_median(const fc_factors* x, const double* coefficients, void* 
                          int threads);
 int fc_lora_delta_trimmed_mean(const fc_factors* x, const double* coefficients, int64_t f, void* out,
                                fc_dtype out_dtype, fc_isa isa, int threads);
+
+/* Keystreams: ChaCha20 (RFC 8439) in blocks of 64 bytes, AES-256-CTR (NIST SP 800-38A, the counter block is the nonce
+ * and then the block counter, big-endian) in blocks of 16. key: 32 bytes, nonce: 12. `counter` numbers the first block;
+ * it must not pass 2^32 within the stream. FC_AES256CTR needs AES-NI, and so one of the x86 ISAs beyond FC_ISA_REF;
+ * with VAES it is taken where `isa` is AVX-512. FC_WRONG_STREAM, with nothing written, if the kernels do not give the
+ * published answers on this machine: they are checked before their first use in a process.
+ *
+ * 1 if `isa` has kernels for the stream on this machine. */
+int fc_stream_available(fc_stream stream, fc_isa isa);
+/* out[k] = byte k of the stream from block `counter` on, k < size. */
+int fc_keystream(fc_stream stream, const uint8_t* key, const uint8_t* nonce, uint32_t counter, uint8_t* out,
+                 int64_t size, fc_isa isa, int threads);
+/* values[k] += the sum over i < count of signs[i] * word k of the stream of key i (keys + 32 * i), modulo 2^32, for
+ * k < length; words are little-endian, signs are 1 or -1. All keys have one nonce and counter. */
+int fc_keystream_add(uint32_t* values, int64_t length, fc_stream stream, const uint8_t* keys, int64_t count,
+                     const uint8_t* nonce, uint32_t counter, const int8_t* signs, fc_isa isa, int threads);
 
 /* Read every byte of every row and nothing else, `streams` rows at a time: the roof that benchmarks compare with.
  * x->encoding must be NULL.

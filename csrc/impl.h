@@ -39,9 +39,12 @@ enum {
     FC_LORA_CHAIN = 256, /* fixed by the definition: fedcore/reference/lora_delta_sum.py */
     FC_LORA_ROWS = 8,    /* a tile of products of factors */
     FC_LORA_COLUMNS = 48,
-    FC_LORA_CHUNK = 1024, /* fixed by the definition: fedcore/reference/lora_blocks.py */
-    FC_LORA_PANEL = 8,    /* terms of a packed panel of fp64: [element][term] */
-    FC_LORA_WIDE = 3,     /* panels that one tile of their products covers at most */
+    FC_LORA_CHUNK = 1024,    /* fixed by the definition: fedcore/reference/lora_blocks.py */
+    FC_LORA_PANEL = 8,       /* terms of a packed panel of fp64: [element][term] */
+    FC_LORA_WIDE = 3,        /* panels that one tile of their products covers at most */
+    FC_SCHEDULE = 60,        /* words of a key's schedule at most: the round keys of AES-256 */
+    FC_STREAM_GROUP = 1024,  /* bytes that a step of a stream's kernel makes at most */
+    FC_STREAM_CHUNK = 16384, /* bytes that all keys are added to in turn: they stay in the first-level cache */
     FC_ALIGN = 64,
 };
 
@@ -116,6 +119,34 @@ typedef int fc_order_fn(const void* const* rows, int64_t n, int64_t offset, int6
 /* order.c: a zero is +0, also one that was rounded to: the last step of an order statistic, on the way out. */
 void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype);
 
+#define FC_CHACHA20_CONSTANTS {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574}
+/* One keystream on one ISA, in groups of blocks. The counter of a block that is not wanted may wrap: its bytes are
+ * thrown away. */
+typedef struct {
+    int block, group; /* bytes; a group divides FC_STREAM_CHUNK */
+    void (*schedule)(const uint8_t key[32], uint32_t* schedule);
+    /* The stream's bytes from block `counter` on. */
+    void (*fill)(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint8_t* out);
+    /* Its words added to `values`, or subtracted, modulo 2^32. */
+    void (*add)(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint32_t* values,
+                int negative);
+} fc_stream_kernels;
+void fc_chacha20_schedule(const uint8_t key[32], uint32_t* schedule);
+void fc_aes256_schedule(const uint8_t key[32], uint32_t* schedule);
+extern const fc_stream_kernels fc_chacha20_ref;
+#if defined(__x86_64__)
+extern const fc_stream_kernels fc_chacha20_avx2, fc_chacha20_avx512, fc_aes256ctr_aesni, fc_aes256ctr_vaes;
+#elif defined(__aarch64__)
+extern const fc_stream_kernels fc_chacha20_neon;
+#endif
+/* keystream.c. Any number of bytes of a stream; whether its kernels give the published answers, and the same bytes at
+ * every length. */
+void fc_stream_fill(const fc_stream_kernels* stream, const uint32_t* schedule, const uint32_t nonce[3],
+                    uint32_t counter, int64_t bytes, uint8_t* out);
+int fc_stream_right(const fc_stream_kernels* stream, fc_stream kind);
+void fc_nonce_words(const uint8_t nonce[12], uint32_t words[3]);
+void fc_wipe(void* memory, size_t bytes); /* zeros that no compiler drops: keys and noise do not stay in memory */
+
 typedef struct {
     fc_accumulate_fn* accumulate[3];
     fc_finish_fn* finish[3][4]; /* by row dtype, whose layout acc has, and output dtype */
@@ -133,6 +164,7 @@ typedef struct {
     int gram_panel;                     /* bytes of a packed panel of a block */
     fc_lora_tile_fn* lora_tile;
     fc_lora_gram_tile_fn* lora_gram_tile;
+    const fc_stream_kernels* chacha20;
     fc_to_f32_fn* to_f32[3];
     fc_read_fn* read;
     fc_decode_fn* decode[2]; /* FC_INT8, FC_NF4 */
@@ -205,6 +237,9 @@ void fc_leave_ieee(fc_mode mode);
 
 /* dispatch.c: the only home of threads. */
 const fc_kernels* fc_kernels_for(fc_isa isa); /* NULL: this machine lacks it */
+/* NULL: this machine, or `isa`, lacks the instructions of the stream. */
+const fc_stream_kernels* fc_stream_for(fc_stream stream, fc_isa isa);
+int fc_stream_checked(const fc_stream_kernels* kernels, fc_stream stream); /* fc_stream_right, once a process */
 typedef void fc_worker_fn(void* context, int worker);
 /* Run fn on `threads` threads, the caller among them as worker 0; fewer if the system grants no more, so fn must share
  * its work through fc_next. */

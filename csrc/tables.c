@@ -39,6 +39,7 @@ const fc_kernels fc_kernels_ref = {
     .pair_squares = fc_pair_squares_ref,
     .lora_tile = fc_lora_tile_ref,
     .lora_gram_tile = fc_lora_gram_tile_ref,
+    .chacha20 = &fc_chacha20_ref,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, ref),
@@ -78,6 +79,7 @@ const fc_kernels fc_kernels_avx2 = {
     .pair_squares = fc_pair_squares_avx2,
     .lora_tile = fc_lora_tile_avx2,
     .lora_gram_tile = fc_lora_gram_tile_avx2,
+    .chacha20 = &fc_chacha20_avx2,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, avx2),
@@ -104,16 +106,16 @@ fc_lora_gram_tile_fn fc_lora_gram_tile_avx512;
 fc_read_fn fc_read_avx512;
 
 /* What both AVX-512 instruction sets share. */
-#define AVX512_KERNELS                                                                                      \
-    .accumulate = THREE(fc_weighted_sum, avx512),                                                           \
-    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),                          \
-               FOUR(fc_weighted_sum_split_to, avx512)},                                                     \
-    .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,           \
-    .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),                \
-    .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),                \
-    .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                               \
-    .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512, \
-    .decode = {fc_decode_int8_avx512, fc_decode_nf4_avx512}, .order = THREE(fc_order, avx512)
+#define AVX512_KERNELS                                                                                               \
+    .accumulate = THREE(fc_weighted_sum, avx512),                                                                    \
+    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),                                   \
+               FOUR(fc_weighted_sum_split_to, avx512)},                                                              \
+    .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,                    \
+    .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),                         \
+    .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),                         \
+    .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                                        \
+    .lora_gram_tile = fc_lora_gram_tile_avx512, .chacha20 = &fc_chacha20_avx512, .to_f32 = THREE(fc_to_f32, avx512), \
+    .read = fc_read_avx512, .decode = {fc_decode_int8_avx512, fc_decode_nf4_avx512}, .order = THREE(fc_order, avx512)
 
 const fc_kernels fc_kernels_avx512 = {
     AVX512_KERNELS,
@@ -163,6 +165,7 @@ const fc_kernels fc_kernels_neon = {
     .pair_squares = fc_pair_squares_ref,
     .lora_tile = fc_lora_tile_neon,
     .lora_gram_tile = fc_lora_gram_tile_neon,
+    .chacha20 = &fc_chacha20_neon,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, ref),

@@ -34,6 +34,8 @@ OPS = (
     "lora_gram",
     "lora_delta_median",
     "lora_delta_trimmed_mean",
+    "keystream",
+    "keystream_add",
 )
 
 _MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}

@@ -66,6 +66,11 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         edge = {"b_dtype": b, "a_dtype": a, "out_dtype": a, "ALIGNED": False, "FULL": False}
         found[f"lora_delta_sum-{b}-{a}"] = ("lora_delta_sum", whole, terms)
         found[f"lora_delta_sum-{b}-{a}-based-cut"] = ("lora_delta_sum", edge, terms | {"base": f"*{SHORT[a]}"})
+    words = dict.fromkeys(("key", "keys", "nonce", "signs", "values", "out"), "*i32")
+    found["keystream"] = ("keystream", {}, words | {"counter": "i64", "blocks": "i64"})
+    for full in (True, False):
+        types = words | {"counter": "i64", "length": "i64"}
+        found["keystream_add" + "-cut" * (not full)] = ("keystream_add", {"FULL": full}, types)
     found["weighted_sums-cut"] = ("weighted_sums", {**cut, "out_dtype": "float32"}, {"d": "i64"})
     for op in ORDER:  # the most rows in registers, and an odd number of rows that are not aligned
         most = {"row_dtype": "float32", "out_dtype": "float32", "N": 32, "F": 7}
@@ -175,6 +180,8 @@ ARITHMETIC = {
     "weighted_sum": {"add.rn.f64", "mul.rn.f64"},
     "weighted_sums": {"fma.rn.f64"},
     "sign_counts": set(),
+    "keystream": {"xor.b32", "shf.l.wrap.b32", "st.global.v4.b32"},
+    "keystream_add": {"xor.b32", "shf.l.wrap.b32"},
     "lora_blocks": {"mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64"},
     "lora_delta_sum": {"fma.rn.f32", "mul.rn.f64", "add.rn.f64"},
     # the product, the sum and the product of nf4, and the division of int8, each rounded
@@ -203,6 +210,9 @@ def test_nvidia(folder, variant):
         refuse(ptx, r"^fma.*f64")
     if op in ("sign_counts", "decode"):
         refuse(ptx, r"^fma|f64")
+    if op.startswith("keystream"):
+        refuse(ptx, r"\.f(16|32|64)|\.local")
+        assert ("st.global.v4.b32" in ptx) == ("cut" not in variant)
     if op == "sign_counts":
         assert {"setp.gt.f32", "setp.lt.f32"} <= ptx or {"setp.gt.f16", "setp.lt.f16"} <= ptx
     assert ("div.rn.f64" in ptx) == divides(variant)

@@ -2,6 +2,8 @@
 
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import gram, gram_epsilon
+from fedcore.ops.keystream import keystream
+from fedcore.ops.keystream_add import keystream_add
 from fedcore.ops.lora_delta_order import lora_delta_median, lora_delta_trimmed_mean
 from fedcore.ops.lora_delta_sum import lora_delta_sum
 from fedcore.ops.lora_gram import lora_blocks, lora_gram
@@ -20,6 +22,8 @@ __all__ = [
     "Truncated",
     "gram",
     "gram_epsilon",
+    "keystream",
+    "keystream_add",
     "lora_blocks",
     "lora_delta_median",
     "lora_delta_sum",
