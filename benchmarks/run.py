@@ -29,6 +29,7 @@ NAMES = (
     "lora_truncate",
     "lora_delta_cohort",
     "keystream",
+    "discrete_gaussian",
     "demo",
 )
 

@@ -28,3 +28,19 @@ def keystream_rows() -> list[Row]:
         found = f"{ours:.1f} GB/s (OpenSSL through cryptography, into a ready buffer: {peer:.1f})"
         rows.append((f"keystream, {stream}, into fresh memory, one core", found, "–", "keystream"))
     return rows
+
+
+def sampler_rows() -> list[Row]:
+    """Discrete Gaussians, one core, by both streams, and the normals that are not private."""
+    results, rows = _entries("discrete_gaussian"), []
+    for sigma, goal in (("4", "200 M/s"), ("1000", "30 M/s"), ("1e+06", "15 M/s")):
+        for stream in ("AES-256-CTR", "ChaCha20"):
+            if (name := f"sigma {sigma}, {stream}") in results:
+                aim = goal if stream == "AES-256-CTR" else "–"
+                bits = results["bits of the distance"][f"sigma {sigma}"]
+                what = f"discrete_gaussian, σ = {float(sigma):g}, {stream}, one core, within 2^−{int(bits)}"
+                rows.append((what, f"{results[name]['M samples/s']:.0f} M/s", aim, "discrete_gaussian"))
+    for name, entry in results.items():
+        if "not private" in name:
+            rows.append((f"{name}, one core", f"{entry['M samples/s']:.0f} M/s", "–", "discrete_gaussian"))
+    return rows

@@ -67,6 +67,16 @@ typedef struct {
     int64_t d_in;
 } fc_factors;
 
+/* A discrete Gaussian as fedcore/gaussian_table.py defines it: entry k of the table is first[k] * 2^64 + second[k].
+ * There are at most 127, they fall, and no first word is 2^64 - 1. `draws` is at most 256, strides are below 2^31. */
+typedef struct {
+    const uint64_t* first;
+    const uint64_t* second;
+    const int64_t* strides;
+    int64_t entries;
+    int64_t draws;
+} fc_gaussian_table;
+
 /* 1 if this machine runs `isa`. */
 int fc_isa_available(fc_isa isa);
 /* What FC_ISA_AUTO means here. */
@@ -168,6 +178,12 @@ int fc_keystream(fc_stream stream, const uint8_t* key, const uint8_t* nonce, uin
  * k < length; words are little-endian, signs are 1 or -1. All keys have one nonce and counter. */
 int fc_keystream_add(uint32_t* values, int64_t length, fc_stream stream, const uint8_t* keys, int64_t count,
                      const uint8_t* nonce, uint32_t counter, const int8_t* signs, fc_isa isa, int threads);
+
+/* out[k] = sample counter + k, k < size, as defined in fedcore/reference/discrete_gaussian.py, with `stream` in place
+ * of ChaCha20; counter + size is at most 2^63. Constant time: what runs and what is read depends on the table and on
+ * size and counter alone. FC_WRONG_STREAM as for keystreams. Same samples on every ISA. */
+int fc_discrete_gaussian(const fc_gaussian_table* table, fc_stream stream, const uint8_t* key, int64_t counter,
+                         int64_t* out, int64_t size, fc_isa isa, int threads);
 
 /* Read every byte of every row and nothing else, `streams` rows at a time: the roof that benchmarks compare with.
  * x->encoding must be NULL.

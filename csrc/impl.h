@@ -39,12 +39,14 @@ enum {
     FC_LORA_CHAIN = 256, /* fixed by the definition: fedcore/reference/lora_delta_sum.py */
     FC_LORA_ROWS = 8,    /* a tile of products of factors */
     FC_LORA_COLUMNS = 48,
-    FC_LORA_CHUNK = 1024,    /* fixed by the definition: fedcore/reference/lora_blocks.py */
-    FC_LORA_PANEL = 8,       /* terms of a packed panel of fp64: [element][term] */
-    FC_LORA_WIDE = 3,        /* panels that one tile of their products covers at most */
-    FC_SCHEDULE = 60,        /* words of a key's schedule at most: the round keys of AES-256 */
-    FC_STREAM_GROUP = 1024,  /* bytes that a step of a stream's kernel makes at most */
-    FC_STREAM_CHUNK = 16384, /* bytes that all keys are added to in turn: they stay in the first-level cache */
+    FC_LORA_CHUNK = 1024,      /* fixed by the definition: fedcore/reference/lora_blocks.py */
+    FC_LORA_PANEL = 8,         /* terms of a packed panel of fp64: [element][term] */
+    FC_LORA_WIDE = 3,          /* panels that one tile of their products covers at most */
+    FC_SCHEDULE = 60,          /* words of a key's schedule at most: the round keys of AES-256 */
+    FC_STREAM_GROUP = 1024,    /* bytes that a step of a stream's kernel makes at most */
+    FC_STREAM_CHUNK = 16384,   /* bytes that all keys are added to in turn: they stay in the first-level cache */
+    FC_GAUSSIAN_ENTRIES = 127, /* of a table at most: fedcore/gaussian_table.py */
+    FC_GAUSSIAN_CHUNK = 1024,  /* samples that are made at a time: their words stay in the first-level cache */
     FC_ALIGN = 64,
 };
 
@@ -103,6 +105,10 @@ typedef void fc_lora_tile_fn(const float* b, const float* a, int64_t length, dou
  * order of k with fused multiply-adds. */
 typedef void fc_lora_gram_tile_fn(const double* rows, const double* columns, int64_t panel_stride, int wide,
                                   int64_t length, double* sum, int64_t stride, int first);
+/* sum[k] += stride * the draw of the words v[k] and w[k], k < FC_GAUSSIAN_CHUNK: no branch or address depends on them.
+ */
+typedef void fc_gaussian_fn(const fc_gaussian_table* table, const uint64_t* v, const uint64_t* w, int64_t stride,
+                            int64_t* sum);
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
@@ -165,6 +171,7 @@ typedef struct {
     fc_lora_tile_fn* lora_tile;
     fc_lora_gram_tile_fn* lora_gram_tile;
     const fc_stream_kernels* chacha20;
+    fc_gaussian_fn* gaussian;
     fc_to_f32_fn* to_f32[3];
     fc_read_fn* read;
     fc_decode_fn* decode[2]; /* FC_INT8, FC_NF4 */
@@ -187,6 +194,7 @@ fc_pair_squares_fn fc_pair_squares_ref;
 fc_lora_tile_fn fc_lora_tile_ref;
 fc_lora_gram_tile_fn fc_lora_gram_tile_ref;
 fc_to_f32_fn fc_to_f32_f32_ref, fc_to_f32_f16_ref, fc_to_f32_bf16_ref;
+fc_gaussian_fn fc_discrete_gaussian_ref;
 fc_read_fn fc_read_ref;
 fc_decode_fn fc_decode_int8_ref, fc_decode_nf4_ref;
 

@@ -40,6 +40,7 @@ const fc_kernels fc_kernels_ref = {
     .lora_tile = fc_lora_tile_ref,
     .lora_gram_tile = fc_lora_gram_tile_ref,
     .chacha20 = &fc_chacha20_ref,
+    .gaussian = fc_discrete_gaussian_ref,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, ref),
@@ -64,6 +65,7 @@ fc_gram_tile_fn fc_gram_tile_avx2;
 fc_pair_squares_fn fc_pair_squares_avx2;
 fc_lora_tile_fn fc_lora_tile_avx2;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx2;
+fc_gaussian_fn fc_discrete_gaussian_avx2;
 
 const fc_kernels fc_kernels_avx2 = {
     .accumulate = THREE(fc_weighted_sum, avx2),
@@ -80,6 +82,7 @@ const fc_kernels fc_kernels_avx2 = {
     .lora_tile = fc_lora_tile_avx2,
     .lora_gram_tile = fc_lora_gram_tile_avx2,
     .chacha20 = &fc_chacha20_avx2,
+    .gaussian = fc_discrete_gaussian_avx2,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, avx2),
@@ -103,19 +106,21 @@ fc_gram_tile_fn fc_gram_tile_avx512;
 fc_pair_squares_fn fc_pair_squares_avx512;
 fc_lora_tile_fn fc_lora_tile_avx512;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx512;
+fc_gaussian_fn fc_discrete_gaussian_avx512;
 fc_read_fn fc_read_avx512;
 
 /* What both AVX-512 instruction sets share. */
-#define AVX512_KERNELS                                                                                               \
-    .accumulate = THREE(fc_weighted_sum, avx512),                                                                    \
-    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),                                   \
-               FOUR(fc_weighted_sum_split_to, avx512)},                                                              \
-    .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,                    \
-    .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),                         \
-    .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),                         \
-    .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                                        \
-    .lora_gram_tile = fc_lora_gram_tile_avx512, .chacha20 = &fc_chacha20_avx512, .to_f32 = THREE(fc_to_f32, avx512), \
-    .read = fc_read_avx512, .decode = {fc_decode_int8_avx512, fc_decode_nf4_avx512}, .order = THREE(fc_order, avx512)
+#define AVX512_KERNELS                                                                                   \
+    .accumulate = THREE(fc_weighted_sum, avx512),                                                        \
+    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),                       \
+               FOUR(fc_weighted_sum_split_to, avx512)},                                                  \
+    .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,        \
+    .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),             \
+    .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),             \
+    .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                            \
+    .lora_gram_tile = fc_lora_gram_tile_avx512, .chacha20 = &fc_chacha20_avx512,                         \
+    .gaussian = fc_discrete_gaussian_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512, \
+    .decode = {fc_decode_int8_avx512, fc_decode_nf4_avx512}, .order = THREE(fc_order, avx512)
 
 const fc_kernels fc_kernels_avx512 = {
     AVX512_KERNELS,
@@ -148,6 +153,7 @@ fc_finish_fn fc_weighted_sum_to_f16_neon, fc_weighted_sum_to_bf16_neon;
 fc_gram_tile_fn fc_gram_tile_neon;
 fc_lora_tile_fn fc_lora_tile_neon;
 fc_lora_gram_tile_fn fc_lora_gram_tile_neon;
+fc_gaussian_fn fc_discrete_gaussian_neon;
 #define FINISH_NEON \
     {fc_weighted_sum_to_f32_ref, fc_weighted_sum_to_f16_neon, fc_weighted_sum_to_bf16_neon, fc_weighted_sum_to_f64_ref}
 
@@ -166,6 +172,7 @@ const fc_kernels fc_kernels_neon = {
     .lora_tile = fc_lora_tile_neon,
     .lora_gram_tile = fc_lora_gram_tile_neon,
     .chacha20 = &fc_chacha20_neon,
+    .gaussian = fc_discrete_gaussian_neon,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, ref),

@@ -36,6 +36,7 @@ OPS = (
     "lora_delta_trimmed_mean",
     "keystream",
     "keystream_add",
+    "discrete_gaussian",
 )
 
 _MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}

@@ -1,5 +1,6 @@
 """The public ops: each validates once, selects a backend and calls it."""
 
+from fedcore.ops.discrete_gaussian import discrete_gaussian, discrete_gaussian_bits
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import gram, gram_epsilon
 from fedcore.ops.keystream import keystream
@@ -20,6 +21,8 @@ from fedcore.ops.weighted_sums import weighted_sums
 __all__ = [
     "ExactSum",
     "Truncated",
+    "discrete_gaussian",
+    "discrete_gaussian_bits",
     "gram",
     "gram_epsilon",
     "keystream",

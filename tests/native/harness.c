@@ -460,8 +460,39 @@ static void check_the_check(void) {
     }
 }
 
+/* Samples of a table of any words, some of which are drawn, in memory that ends where they end. */
+static void check_gaussian(int64_t size, int64_t counter, int64_t entries) {
+    uint64_t first[FC_GAUSSIAN_ENTRIES], second[FC_GAUSSIAN_ENTRIES];
+    const int64_t strides[3] = {1, 5, 123457};
+    uint8_t key[32], nonce[12] = {0, 0, 'd', 'g'};
+    for (size_t k = 0; k < sizeof key; k++) key[k] = (uint8_t)draw();
+    fc_keystream(FC_CHACHA20, key, nonce, 0, (uint8_t*)first, entries * 8, FC_ISA_REF, 1);
+    for (int64_t k = 0; k < entries; k++) { /* sorted, largest first */
+        second[k] = k % 2 ? UINT64_MAX - 1 : 0;
+        for (int64_t at = k; at && first[at] > first[at - 1]; at--) {
+            const uint64_t other = first[at];
+            first[at] = first[at - 1];
+            first[at - 1] = other;
+        }
+    }
+    const fc_gaussian_table table = {first, second, strides, entries, 3};
+    int64_t* samples[2] = {malloc((size_t)size * 8 + 1), malloc((size_t)size * 8 + 1)};
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        fc_discrete_gaussian(&table, FC_CHACHA20, key, counter, samples[isa != FC_ISA_REF], size, (fc_isa)isa, 2);
+        if (isa != FC_ISA_REF)
+            compare(samples[0], samples[1], (size_t)size * 8, "discrete_gaussian", (fc_isa)isa, FC_F32, size);
+    }
+    for (int m = 0; m < 2; m++) free(samples[m]);
+}
+
 int main(void) {
     check_the_check();
+    static const int64_t entries[] = {0, 1, 7, 8, 9, 63, 64, 126, 127};
+    for (size_t e = 0; e < sizeof entries / sizeof *entries; e++) {
+        check_gaussian(1500, 0, entries[e]);
+        check_gaussian(777 + (int64_t)e, 8ll * 4294967296 - 300, entries[e]);
+    }
     for (int64_t size = 0; size < 2100; size += size < 140 ? 1 : 61)
         for (int stream = FC_CHACHA20; stream <= FC_AES256CTR; stream++)
             check_stream((fc_stream)stream, size, (int)size % 4);
