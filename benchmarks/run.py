@@ -30,6 +30,8 @@ NAMES = (
     "lora_delta_order",
     "lora_truncate",
     "lora_delta_cohort",
+    "keystream",
+    "discrete_gaussian",
     "demo",
 )
 

@@ -85,6 +85,41 @@ const fc_kernels* fc_kernels_for(fc_isa isa) {
     }
 }
 
+/* AES-256-CTR: VAES where AVX-512 is asked for, or nothing is, and the processor has it; AES-NI from AVX2 on. */
+static const fc_stream_kernels* aes_for(fc_isa isa) {
+#if defined(__x86_64__)
+    if (isa == FC_ISA_AUTO) isa = fc_isa_best();
+    if (isa == FC_ISA_REF || !fc_isa_available(isa) || !__builtin_cpu_supports("aes")) return NULL;
+    return isa != FC_ISA_AVX2 && __builtin_cpu_supports("vaes") ? &fc_aes256ctr_vaes : &fc_aes256ctr_aesni;
+#else
+    (void)isa;
+    return NULL;
+#endif
+}
+
+const fc_stream_kernels* fc_stream_for(fc_stream stream, fc_isa isa) {
+    if (stream == FC_AES256CTR) return aes_for(isa);
+    const fc_kernels* kernels = fc_kernels_for(isa);
+    return kernels ? kernels->chacha20 : NULL;
+}
+
+int fc_stream_available(fc_stream stream, fc_isa isa) { return fc_stream_for(stream, isa) != NULL; }
+
+/* Some 100 us, asked for once for each table of kernels; two threads that ask at once find the same. */
+int fc_stream_checked(const fc_stream_kernels* kernels, fc_stream stream) {
+    enum { MOST = 8 };
+    static const fc_stream_kernels* right[MOST];
+    for (int i = 0; i < MOST; i++) {
+        const fc_stream_kernels* known = __atomic_load_n(&right[i], __ATOMIC_RELAXED);
+        if (known == kernels) return 1;
+        if (known) continue;
+        if (!fc_stream_right(kernels, stream)) return 0;
+        __atomic_store_n(&right[i], kernels, __ATOMIC_RELAXED);
+        return 1;
+    }
+    return fc_stream_right(kernels, stream);
+}
+
 #if defined(__x86_64__)
 fc_mode fc_enter_ieee(void) {
     fc_mode mode = _mm_getcsr();

@@ -25,7 +25,8 @@ typedef enum {
     FC_ISA_NEON = 4,
     FC_ISA_AMX = 5
 } fc_isa;
-typedef enum { FC_OK = 0, FC_NOT_FINITE = 1, FC_NO_MEMORY = 2, FC_NO_ISA = 3 } fc_status;
+typedef enum { FC_OK = 0, FC_NOT_FINITE = 1, FC_NO_MEMORY = 2, FC_NO_ISA = 3, FC_WRONG_STREAM = 4 } fc_status;
+typedef enum { FC_CHACHA20 = 0, FC_AES256CTR = 1 } fc_stream;
 
 /* How pieces lie that are not simply elements of their rows' dtype. Each is a tensor of which a range of elements
  * counts: column starts[k] + c of row i is element origins[k * rows + i] + c of the tensor at pointers[k * rows + i],
@@ -65,6 +66,16 @@ typedef struct {
     int64_t d_out;
     int64_t d_in;
 } fc_factors;
+
+/* A discrete Gaussian as fedcore/gaussian_table.py defines it: entry k of the table is first[k] * 2^64 + second[k].
+ * There are at most 127, they fall, and no first word is 2^64 - 1. `draws` is at most 256, strides are below 2^31. */
+typedef struct {
+    const uint64_t* first;
+    const uint64_t* second;
+    const int64_t* strides;
+    int64_t entries;
+    int64_t draws;
+} fc_gaussian_table;
 
 /* 1 if this machine runs `isa`. */
 int fc_isa_available(fc_isa isa);
@@ -167,6 +178,28 @@ int fc_lora_delta_median(const fc_factors* x, const double* coefficients, void* 
                          int threads);
 int fc_lora_delta_trimmed_mean(const fc_factors* x, const double* coefficients, int64_t f, void* out,
                                fc_dtype out_dtype, fc_isa isa, int threads);
+
+/* Keystreams: ChaCha20 (RFC 8439) in blocks of 64 bytes, AES-256-CTR (NIST SP 800-38A, the counter block is the nonce
+ * and then the block counter, big-endian) in blocks of 16. key: 32 bytes, nonce: 12. `counter` numbers the first block;
+ * it must not pass 2^32 within the stream. FC_AES256CTR needs AES-NI, and so one of the x86 ISAs beyond FC_ISA_REF;
+ * with VAES it is taken where `isa` is AVX-512. FC_WRONG_STREAM, with nothing written, if the kernels do not give the
+ * published answers on this machine: they are checked before their first use in a process.
+ *
+ * 1 if `isa` has kernels for the stream on this machine. */
+int fc_stream_available(fc_stream stream, fc_isa isa);
+/* out[k] = byte k of the stream from block `counter` on, k < size. */
+int fc_keystream(fc_stream stream, const uint8_t* key, const uint8_t* nonce, uint32_t counter, uint8_t* out,
+                 int64_t size, fc_isa isa, int threads);
+/* values[k] += the sum over i < count of signs[i] * word k of the stream of key i (keys + 32 * i), modulo 2^32, for
+ * k < length; words are little-endian, signs are 1 or -1. All keys have one nonce and counter. */
+int fc_keystream_add(uint32_t* values, int64_t length, fc_stream stream, const uint8_t* keys, int64_t count,
+                     const uint8_t* nonce, uint32_t counter, const int8_t* signs, fc_isa isa, int threads);
+
+/* out[k] = sample counter + k, k < size, as defined in fedcore/reference/discrete_gaussian.py, with `stream` in place
+ * of ChaCha20; counter + size is at most 2^63. Constant time: what runs and what is read depends on the table and on
+ * size and counter alone. FC_WRONG_STREAM as for keystreams. Same samples on every ISA. */
+int fc_discrete_gaussian(const fc_gaussian_table* table, fc_stream stream, const uint8_t* key, int64_t counter,
+                         int64_t* out, int64_t size, fc_isa isa, int threads);
 
 /* Read every byte of every row and nothing else, `streams` rows at a time: the roof that benchmarks compare with.
  * x->encoding must be NULL.

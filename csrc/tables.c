@@ -50,6 +50,8 @@ const fc_kernels fc_kernels_ref = {
     .pair_squares = fc_pair_squares_ref,
     .lora_tile = fc_lora_tile_ref,
     .lora_gram_tile = fc_lora_gram_tile_ref,
+    .chacha20 = &fc_chacha20_ref,
+    .gaussian = fc_discrete_gaussian_ref,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, ref),
@@ -76,6 +78,7 @@ fc_gram_tile_fn fc_gram_tile_avx2;
 fc_pair_squares_fn fc_pair_squares_avx2;
 fc_lora_tile_fn fc_lora_tile_avx2;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx2;
+fc_gaussian_fn fc_discrete_gaussian_avx2;
 
 const fc_kernels fc_kernels_avx2 = {
     .accumulate = THREE(fc_weighted_sum, avx2),
@@ -95,6 +98,8 @@ const fc_kernels fc_kernels_avx2 = {
     .pair_squares = fc_pair_squares_avx2,
     .lora_tile = fc_lora_tile_avx2,
     .lora_gram_tile = fc_lora_gram_tile_avx2,
+    .chacha20 = &fc_chacha20_avx2,
+    .gaussian = fc_discrete_gaussian_avx2,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, avx2),
@@ -120,6 +125,7 @@ fc_gram_tile_fn fc_gram_tile_avx512;
 fc_pair_squares_fn fc_pair_squares_avx512;
 fc_lora_tile_fn fc_lora_tile_avx512;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx512;
+fc_gaussian_fn fc_discrete_gaussian_avx512;
 fc_read_fn fc_read_avx512;
 
 /* What both AVX-512 instruction sets share. */
@@ -134,6 +140,7 @@ fc_read_fn fc_read_avx512;
     .clip_round = THREE(fc_clip_round, avx512), .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx512), \
     .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                                     \
     .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512,       \
+    .chacha20 = &fc_chacha20_avx512, .gaussian = fc_discrete_gaussian_avx512,                                     \
     .decode = {fc_decode_int8_avx512, fc_decode_nf4_avx512}, .order = THREE(fc_order, avx512)
 
 const fc_kernels fc_kernels_avx512 = {
@@ -169,6 +176,7 @@ fc_finish_fn fc_weighted_sum_to_f16_neon, fc_weighted_sum_to_bf16_neon;
 fc_gram_tile_fn fc_gram_tile_neon;
 fc_lora_tile_fn fc_lora_tile_neon;
 fc_lora_gram_tile_fn fc_lora_gram_tile_neon;
+fc_gaussian_fn fc_discrete_gaussian_neon;
 #define FINISH_NEON \
     {fc_weighted_sum_to_f32_ref, fc_weighted_sum_to_f16_neon, fc_weighted_sum_to_bf16_neon, fc_weighted_sum_to_f64_ref}
 
@@ -190,6 +198,8 @@ const fc_kernels fc_kernels_neon = {
     .pair_squares = fc_pair_squares_ref,
     .lora_tile = fc_lora_tile_neon,
     .lora_gram_tile = fc_lora_gram_tile_neon,
+    .chacha20 = &fc_chacha20_neon,
+    .gaussian = fc_discrete_gaussian_neon,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, ref),

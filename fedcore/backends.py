@@ -37,6 +37,9 @@ OPS = (
     "lora_gram",
     "lora_delta_median",
     "lora_delta_trimmed_mean",
+    "keystream",
+    "keystream_add",
+    "discrete_gaussian",
 )
 
 _MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}

@@ -33,7 +33,7 @@ class NonFiniteError(FedcoreError, ValueError):
 
 
 class RangeError(FedcoreError, OverflowError):
-    """A finite result that the output dtype cannot hold."""
+    """A finite result that the output dtype cannot hold, or a counter that is outside its range or would wrap."""
 
 
 class BackendError(FedcoreError, RuntimeError):

@@ -75,6 +75,14 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
     first, later = {"WIDTH": 4096, "FIRST": 1, "STAGES": 12}, {"WIDTH": 256, "FIRST": 256, "STAGES": 4}
     found["hadamard-first"] = ("hadamard", first, passes)
     found["hadamard-last"] = ("hadamard", later, passes | {"scale": "*fp32", "d": "i64"})
+    words = dict.fromkeys(("key", "keys", "nonce", "signs", "values", "out"), "*i32")
+    found["keystream"] = ("keystream", {}, words | {"counter": "i64", "blocks": "i64"})
+    for full in (True, False):
+        types = words | {"counter": "i64", "length": "i64"}
+        found["keystream_add" + "-cut" * (not full)] = ("keystream_add", {"FULL": full}, types)
+    integers = dict.fromkeys(("block", "at", "size"), "i64") | dict.fromkeys(("entries", "draws"), "i32")
+    words |= {"nonces": "*i32", "table": "*i64", "strides": "*i64", "out": "*i64"}
+    found["discrete_gaussian"] = ("discrete_gaussian", {}, words | integers)
     found["weighted_sums-cut"] = ("weighted_sums", {**cut, "out_dtype": "float32"}, {"d": "i64"})
     for op in ORDER:  # the most rows in registers, and an odd number of rows that are not aligned
         most = {"row_dtype": "float32", "out_dtype": "float32", "N": 32, "F": 7}
@@ -187,6 +195,9 @@ ARITHMETIC = {
     "hadamard": {"add.rn.f32", "sub.rn.f32"},
     "clip_round": {"add.rn.f64", "mul.rn.f64"},
     "clip_noise_accumulate": {"add.rn.f64", "mul.rn.f64"},
+    "keystream": {"xor.b32", "shf.l.wrap.b32", "st.global.v4.b32"},
+    "keystream_add": {"xor.b32", "shf.l.wrap.b32"},
+    "discrete_gaussian": {"xor.b32", "shf.l.wrap.b32", "setp.lt.u64"},
     "lora_blocks": {"mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64"},
     "lora_delta_sum": {"fma.rn.f32", "mul.rn.f64", "add.rn.f64"},
     # the product, the sum and the product of nf4, and the division of int8, each rounded
@@ -215,6 +226,11 @@ def test_nvidia(folder, variant):
         refuse(ptx, r"^fma.*f64")
     if op in ("sign_counts", "decode", "hadamard"):
         refuse(ptx, r"^fma|f64")
+    if op.startswith("keystream"):
+        refuse(ptx, r"\.f(16|32|64)|\.local")
+        assert ("st.global.v4.b32" in ptx) == ("cut" not in variant)
+    if op == "discrete_gaussian":
+        refuse(ptx, r"\.f(16|32|64)|\.local")
     if op == "sign_counts":
         assert {"setp.gt.f32", "setp.lt.f32"} <= ptx or {"setp.gt.f16", "setp.lt.f16"} <= ptx
     assert ("div.rn.f64" in ptx) == divides(variant)

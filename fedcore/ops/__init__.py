@@ -2,9 +2,12 @@
 
 from fedcore.ops.clip_noise_accumulate import ClippedSum, clip_noise_accumulate
 from fedcore.ops.clip_round import Clipped, clip_grid, clip_round
+from fedcore.ops.discrete_gaussian import discrete_gaussian, discrete_gaussian_bits
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import gram, gram_epsilon
 from fedcore.ops.hadamard import hadamard
+from fedcore.ops.keystream import keystream
+from fedcore.ops.keystream_add import keystream_add
 from fedcore.ops.lora_delta_order import lora_delta_median, lora_delta_trimmed_mean
 from fedcore.ops.lora_delta_sum import lora_delta_sum
 from fedcore.ops.lora_gram import lora_blocks, lora_gram
@@ -26,9 +29,13 @@ __all__ = [
     "clip_grid",
     "clip_noise_accumulate",
     "clip_round",
+    "discrete_gaussian",
+    "discrete_gaussian_bits",
     "gram",
     "gram_epsilon",
     "hadamard",
+    "keystream",
+    "keystream_add",
     "lora_blocks",
     "lora_delta_median",
     "lora_delta_sum",

@@ -1,0 +1,46 @@
+"""Rows of the README's measured table about keystreams and noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+Row = tuple[str, str, str, str]
+
+
+def _entries(name: str) -> dict:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["results"] if path.exists() else {}
+
+
+def keystream_rows() -> list[Row]:
+    """Streams added to a vector, one core, and both streams written out against OpenSSL's."""
+    results, rows = _entries("keystream"), []
+    for stream, goal in (("AES-256-CTR", "14 GB/s"), ("ChaCha20", "5 GB/s")):
+        if f"{stream}, 16 keys added" not in results:
+            continue
+        size = f"{results['bytes'] / 2**20:.0f} MiB of uint32, one core"
+        for keys, aim in (("16 keys", goal), ("1 key", "–")):
+            rate = results[f"{stream}, {keys} added"]["GB/s"]
+            rows.append((f"keystream_add, {stream}, {keys}, {size}", f"{rate:.1f} GB/s", aim, "keystream"))
+        ours, peer = (results[f"{stream}, {way}"]["GB/s"] for way in ("into fresh memory", "cryptography"))
+        found = f"{ours:.1f} GB/s (OpenSSL through cryptography, into a ready buffer: {peer:.1f})"
+        rows.append((f"keystream, {stream}, into fresh memory, one core", found, "–", "keystream"))
+    return rows
+
+
+def sampler_rows() -> list[Row]:
+    """Discrete Gaussians, one core, by both streams, and the normals that are not private."""
+    results, rows = _entries("discrete_gaussian"), []
+    for sigma, goal in (("4", "200 M/s"), ("1000", "30 M/s"), ("1e+06", "15 M/s")):
+        for stream in ("AES-256-CTR", "ChaCha20"):
+            if (name := f"sigma {sigma}, {stream}") in results:
+                aim = goal if stream == "AES-256-CTR" else "–"
+                bits = results["bits of the distance"][f"sigma {sigma}"]
+                what = f"discrete_gaussian, σ = {float(sigma):g}, {stream}, one core, within 2^−{int(bits)}"
+                rows.append((what, f"{results[name]['M samples/s']:.0f} M/s", aim, "discrete_gaussian"))
+    for name, entry in results.items():
+        if "not private" in name:
+            rows.append((f"{name}, one core", f"{entry['M samples/s']:.0f} M/s", "–", "discrete_gaussian"))
+    return rows
