@@ -125,6 +125,7 @@ typedef int fc_hadamard_far_fn(float* x, int64_t stride, int rows, int64_t width
 /* sum[k] += stride * the draw of the words v[k] and w[k], k < FC_GAUSSIAN_CHUNK: no branch or address depends on them.
  */
 typedef void fc_gaussian_fn(const fc_gaussian_table* table, const uint64_t* v, const uint64_t* w, int64_t stride,
+                            int64_t* sum);
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
@@ -285,14 +286,10 @@ void fc_turn_done(fc_turn* turn);
 void fc_turn_free(fc_turn* turn);
 void* fc_alloc(size_t bytes); /* FC_ALIGN-aligned; free with free() */
 
-static inline int64_t fc_columns(const fc_rows* x) {
-    return x->starts[x->segments]; }
-static inline int64_t fc_min(int64_t a, int64_t b) {
-    return a < b ? a : b; }
-static inline int64_t fc_ceil(int64_t a, int64_t b) {
-    return (a + b - 1) / b; }
-static inline int fc_itemsize(fc_dtype dtype) {
-    return dtype == FC_F64 ? 8 : dtype == FC_F32 ? 4 : 2; }
+static inline int64_t fc_columns(const fc_rows* x) { return x->starts[x->segments]; }
+static inline int64_t fc_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t fc_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int fc_itemsize(fc_dtype dtype) { return dtype == FC_F64 ? 8 : dtype == FC_F32 ? 4 : 2; }
 
 /* Columns start to start + length of row i as elements of x->dtype: where they lie, or, when they cross pieces or are
  * encoded, a copy in `scratch`, which has room for them. */
