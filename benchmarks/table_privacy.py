@@ -14,6 +14,23 @@ def _entries(name: str) -> dict:
     return json.loads(path.read_text())["results"] if path.exists() else {}
 
 
+def clip_rows() -> list[Row]:
+    """Clip and sum beside the two passes that it is made of, and the rotation of distributed noise."""
+    rows: list[Row] = []
+    for shape, entry in _entries("clip_noise").items():
+        if isinstance(entry, dict) and "fedcore, with noise" in entry:
+            ratio, goal = entry["fedcore, with noise"]["of the two passes"], "1.3×" if "float32" in shape else "–"
+            what = f"clip_noise_accumulate, {shape.replace('x', '×')}, against squared_norms + weighted_sum"
+            rows.append((what, f"{ratio:.2f}×", goal, "clip_noise"))
+    results = _entries("hadamard")
+    if entry := results.get("blocks of 65536"):
+        what = f"hadamard, {results['length'] >> 20} Mi fp32 in blocks of 65,536"
+        rows.append((f"{what}, of the bandwidth of a read", f"{entry['fedcore, of bandwidth']:.2f}", "0.5", "hadamard"))
+        ratio = entry["fedcore, times the NumPy loop"]
+        rows.append((f"{what}, against a NumPy loop over stages", f"{ratio:.0f}×", "10×", "hadamard"))
+    return rows
+
+
 def keystream_rows() -> list[Row]:
     """Streams added to a vector, one core, and both streams written out against OpenSSL's."""
     results, rows = _entries("keystream"), []
