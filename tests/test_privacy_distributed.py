@@ -96,6 +96,12 @@ def test_roundings_above_the_bound_are_thrown_away():
     assert 0 < again < len(KEYS)
 
 
+def test_integers_above_the_bound_are_never_sent(monkeypatch):
+    monkeypatch.setattr(fc.privacy.Distributed, "bound", 5)
+    with pytest.raises(PrivacyError, match="no rounding had a norm within"):
+        mechanism(100).encode(updates_of(1, 100)[0], KEYS[0])
+
+
 def test_rounding_has_no_bias():
     one = mechanism(64, grid=2.0**-3)
     update = updates_of(1, 64, 0.5)[0]

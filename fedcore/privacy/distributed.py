@@ -256,10 +256,12 @@ class Distributed:
         rotated = self._rotated(update).astype(np.float64)
         down = np.floor(rotated)
         threshold = np.ceil((rotated - down) * 2.0**32)
-        attempt = 0
-        while True:
+        # each is thrown away with a chance of at most β: all of these with one of 2**-40
+        for attempt in range(math.ceil(40 / -math.log2(self.beta))):
             words = keystream(4 * self.padded, key, attempt.to_bytes(12, "little"), 0).view("<u4")
             integers = down.astype(np.int64) + (words < threshold)
             if int((integers * integers).sum()) <= self.bound:
                 return integers
-            attempt += 1
+        raise PrivacyError(
+            f"update: no rounding had a norm within {math.sqrt(self.bound):g} steps; report this as a bug"
+        )
