@@ -8,7 +8,7 @@ from pathlib import Path
 
 import table_lora_methods
 from table_lora import kernel_rows, truncate_rows
-from table_privacy import keystream_rows, sampler_rows
+from table_privacy import keystream_rows, proof_rows, sampler_rows
 from table_rules import order_rows, rule_rows
 
 HERE = Path(__file__).parent
@@ -130,7 +130,15 @@ def demo_rows() -> list[Row]:
 def table() -> str:
     record = load("weighted_sum")
     rows = [*weighted_sum_rows(), *squared_norms_rows(), *gram_rows(), *order_rows(), *rule_rows()]
-    rows += [*lora_rows(), *kernel_rows(), *truncate_rows(), *keystream_rows(), *sampler_rows(), *demo_rows()]
+    rows += [
+        *lora_rows(),
+        *kernel_rows(),
+        *truncate_rows(),
+        *keystream_rows(),
+        *sampler_rows(),
+        *proof_rows(),
+        *demo_rows(),
+    ]
     machine = record["machine"]
     lines = [BEGIN, "| what | measured | goal | file in benchmarks/results |", "|---|---|---|---|"]
     lines += [f"| {what} | {measured} | {goal} | {source}.json |" for what, measured, goal, source in rows]
