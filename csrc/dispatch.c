@@ -7,10 +7,10 @@
 
 #include "impl.h"
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 #if defined(FC_AMX)
-#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -85,12 +85,20 @@ const fc_kernels* fc_kernels_for(fc_isa isa) {
     }
 }
 
+#if defined(__x86_64__)
+/* By CPUID, since older compilers do not know the name. */
+static int has_vaes(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1;
+}
+#endif
+
 /* AES-256-CTR: VAES where AVX-512 is asked for, or nothing is, and the processor has it; AES-NI from AVX2 on. */
 static const fc_stream_kernels* aes_for(fc_isa isa) {
 #if defined(__x86_64__)
     if (isa == FC_ISA_AUTO) isa = fc_isa_best();
     if (isa == FC_ISA_REF || !fc_isa_available(isa) || !__builtin_cpu_supports("aes")) return NULL;
-    return isa != FC_ISA_AVX2 && __builtin_cpu_supports("vaes") ? &fc_aes256ctr_vaes : &fc_aes256ctr_aesni;
+    return isa != FC_ISA_AVX2 && has_vaes() ? &fc_aes256ctr_vaes : &fc_aes256ctr_aesni;
 #else
     (void)isa;
     return NULL;

@@ -242,6 +242,13 @@ def test_bad_arguments():
         fc.ops.keystream_add(frozen, [KEY], NONCE, 0, [1])
 
 
+def test_kernels_that_fail_their_check_are_named():
+    """The check itself is tested with faulty kernels in tests/native/harness.c."""
+    native = pytest.importorskip("fedcore.native.keystream", reason="the C kernels are not built")
+    with pytest.raises(BackendError, match=r"keystream: the 'aes256ctr' kernels for '\w+' do not give the published"):
+        native.checked_stream(native.lib.FC_WRONG_STREAM, "keystream", "aes256ctr")
+
+
 def test_no_error_shows_a_key():
     with pytest.raises(ShapeError) as caught:
         fc.ops.keystream(5, b"hunter2hunter2", NONCE, 0)
