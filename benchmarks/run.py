@@ -14,6 +14,8 @@ NAMES = (
     "squared_distances",
     "weighted_sums",
     "sign_counts",
+    "clip_noise",
+    "hadamard",
     "exact_sum",
     "median",
     "trimmed_mean",
@@ -28,6 +30,8 @@ NAMES = (
     "lora_delta_order",
     "lora_truncate",
     "lora_delta_cohort",
+    "keystream",
+    "discrete_gaussian",
     "demo",
 )
 #: what is measured beside speed: scripts under their own names

@@ -47,7 +47,11 @@ ISA_FLAGS = {
     "avx512": AVX512,
     "amx": [*AVX512, "-mamx-tile", "-mamx-int8"],
     "neon": [],
+    "aesni": ["-mavx2", "-maes"],
+    "vaes": [*AVX512, "-maes", "-mvaes"],
 }
+#: the end of a file's name says what it is compiled for
+SUFFIX = re.compile(rf"_({'|'.join(ISA_FLAGS)})$")
 #: for every file, where gram_amx.c is compiled: AMX tile permission is asked for by a Linux system call
 AMX = ["-DFC_AMX"]
 MODULE = "fedcore.native._fedcore"
@@ -61,14 +65,14 @@ def declarations() -> str:
 
 def sources(machine: str, amx: bool = False) -> list[tuple[Path, list[str]]]:
     """Each C file that this machine needs, with the flags it is compiled with; `amx`: the compiler knows AMX."""
-    isas = {"avx2", "avx512"} if machine in X86 else {"neon"} if machine in ARM else set()
+    isas = {"avx2", "avx512", "aesni", "vaes"} if machine in X86 else {"neon"} if machine in ARM else set()
     flags = list(FLAGS)
     if machine in X86 and amx:
         isas.add("amx")
         flags += AMX
     found = []
     for path in sorted(HERE.glob("*.c")):
-        isa = re.search(r"_(avx2|avx512|amx|neon)$", path.stem)
+        isa = SUFFIX.search(path.stem)
         if isa is None:
             found.append((path, flags))
         elif isa[1] in isas:

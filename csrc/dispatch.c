@@ -7,10 +7,10 @@
 
 #include "impl.h"
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 #if defined(FC_AMX)
-#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -83,6 +83,49 @@ const fc_kernels* fc_kernels_for(fc_isa isa) {
         default:
             return &fc_kernels_ref;
     }
+}
+
+#if defined(__x86_64__)
+/* By CPUID, since older compilers do not know the name. */
+static int has_vaes(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1;
+}
+#endif
+
+/* AES-256-CTR: VAES where AVX-512 is asked for, or nothing is, and the processor has it; AES-NI from AVX2 on. */
+static const fc_stream_kernels* aes_for(fc_isa isa) {
+#if defined(__x86_64__)
+    if (isa == FC_ISA_AUTO) isa = fc_isa_best();
+    if (isa == FC_ISA_REF || !fc_isa_available(isa) || !__builtin_cpu_supports("aes")) return NULL;
+    return isa != FC_ISA_AVX2 && has_vaes() ? &fc_aes256ctr_vaes : &fc_aes256ctr_aesni;
+#else
+    (void)isa;
+    return NULL;
+#endif
+}
+
+const fc_stream_kernels* fc_stream_for(fc_stream stream, fc_isa isa) {
+    if (stream == FC_AES256CTR) return aes_for(isa);
+    const fc_kernels* kernels = fc_kernels_for(isa);
+    return kernels ? kernels->chacha20 : NULL;
+}
+
+int fc_stream_available(fc_stream stream, fc_isa isa) { return fc_stream_for(stream, isa) != NULL; }
+
+/* Some 100 us, asked for once for each table of kernels; two threads that ask at once find the same. */
+int fc_stream_checked(const fc_stream_kernels* kernels, fc_stream stream) {
+    enum { MOST = 8 };
+    static const fc_stream_kernels* right[MOST];
+    for (int i = 0; i < MOST; i++) {
+        const fc_stream_kernels* known = __atomic_load_n(&right[i], __ATOMIC_RELAXED);
+        if (known == kernels) return 1;
+        if (known) continue;
+        if (!fc_stream_right(kernels, stream)) return 0;
+        __atomic_store_n(&right[i], kernels, __ATOMIC_RELAXED);
+        return 1;
+    }
+    return fc_stream_right(kernels, stream);
 }
 
 #if defined(__x86_64__)

@@ -25,7 +25,8 @@ typedef enum {
     FC_ISA_NEON = 4,
     FC_ISA_AMX = 5
 } fc_isa;
-typedef enum { FC_OK = 0, FC_NOT_FINITE = 1, FC_NO_MEMORY = 2, FC_NO_ISA = 3 } fc_status;
+typedef enum { FC_OK = 0, FC_NOT_FINITE = 1, FC_NO_MEMORY = 2, FC_NO_ISA = 3, FC_WRONG_STREAM = 4 } fc_status;
+typedef enum { FC_CHACHA20 = 0, FC_AES256CTR = 1 } fc_stream;
 
 /* How pieces lie that are not simply elements of their rows' dtype. Each is a tensor of which a range of elements
  * counts: column starts[k] + c of row i is element origins[k * rows + i] + c of the tensor at pointers[k * rows + i],
@@ -65,6 +66,16 @@ typedef struct {
     int64_t d_out;
     int64_t d_in;
 } fc_factors;
+
+/* A discrete Gaussian as fedcore/gaussian_table.py defines it: entry k of the table is first[k] * 2^64 + second[k].
+ * There are at most 127, they fall, and no first word is 2^64 - 1. `draws` is at most 256, strides are below 2^31. */
+typedef struct {
+    const uint64_t* first;
+    const uint64_t* second;
+    const int64_t* strides;
+    int64_t entries;
+    int64_t draws;
+} fc_gaussian_table;
 
 /* 1 if this machine runs `isa`. */
 int fc_isa_available(fc_isa isa);
@@ -114,6 +125,22 @@ int fc_mean_around_median(const fc_rows* x, int64_t f, void* out, fc_dtype out_d
  * as many columns, of any row dtype, or NULL for zero. FC_NOT_FINITE if any element of rows or center is Inf or NaN. */
 int fc_sign_counts(const fc_rows* x, const fc_rows* center, int32_t* out, fc_isa isa, int threads);
 
+/* out[k] = scale * x[0][k] rounded to an integer, ties to even; x has one row. scale has at most 24 significant bits
+ * and keeps every product at most 2^30 in size (fedcore/reference/clip_round.py). *squares: the exact sum of squares of
+ * out. A row with Inf or NaN must not be given. Same on every ISA. */
+int fc_clip_round(const fc_rows* x, double scale, int32_t* out, int64_t* squares, fc_isa isa, int threads);
+/* out[k] = round((sum over i of what fc_clip_round gives of row i with scales[i], + noise[k]) * grid / divisor): exact
+ * before the division, one rounding to out_dtype. Rows of scale 0 are not read. noise: NULL for none. grid: a power of
+ * two; divisor NaN means none. No partial sum may exceed 2^50 in size. FC_NOT_FINITE if a noise is not from -2^50
+ * to 2^50 - 1 or an output is Inf or NaN. Same on every ISA. */
+int fc_clip_noise_accumulate(const fc_rows* x, const double* scales, double grid, const int64_t* noise, double divisor,
+                             void* out, fc_dtype out_dtype, fc_isa isa, int threads);
+
+/* In place: the orthonormal fast Walsh-Hadamard transform of each `block` elements of x, stage by stage in fp32, as
+ * defined in fedcore/reference/hadamard.py. block: a power of two that divides length. FC_NOT_FINITE if any output is
+ * Inf or NaN. Same bits on every ISA. */
+int fc_hadamard(float* x, int64_t length, int64_t block, fc_isa isa, int threads);
+
 /* Exact sums. Column k has the value levels[0][k] + ... + levels[count - 1][k], never rounded (fedcore/expansion.py).
  * depth[c]: the levels that chunk c of FC_EXACT_CHUNK columns uses; the others are all 0 there and are not touched.
  *
@@ -151,6 +178,28 @@ int fc_lora_delta_median(const fc_factors* x, const double* coefficients, void* 
                          int threads);
 int fc_lora_delta_trimmed_mean(const fc_factors* x, const double* coefficients, int64_t f, void* out,
                                fc_dtype out_dtype, fc_isa isa, int threads);
+
+/* Keystreams: ChaCha20 (RFC 8439) in blocks of 64 bytes, AES-256-CTR (NIST SP 800-38A, the counter block is the nonce
+ * and then the block counter, big-endian) in blocks of 16. key: 32 bytes, nonce: 12. `counter` numbers the first block;
+ * it must not pass 2^32 within the stream. FC_AES256CTR needs AES-NI, and so one of the x86 ISAs beyond FC_ISA_REF;
+ * with VAES it is taken where `isa` is AVX-512. FC_WRONG_STREAM, with nothing written, if the kernels do not give the
+ * published answers on this machine: they are checked before their first use in a process.
+ *
+ * 1 if `isa` has kernels for the stream on this machine. */
+int fc_stream_available(fc_stream stream, fc_isa isa);
+/* out[k] = byte k of the stream from block `counter` on, k < size. */
+int fc_keystream(fc_stream stream, const uint8_t* key, const uint8_t* nonce, uint32_t counter, uint8_t* out,
+                 int64_t size, fc_isa isa, int threads);
+/* values[k] += the sum over i < count of signs[i] * word k of the stream of key i (keys + 32 * i), modulo 2^32, for
+ * k < length; words are little-endian, signs are 1 or -1. All keys have one nonce and counter. */
+int fc_keystream_add(uint32_t* values, int64_t length, fc_stream stream, const uint8_t* keys, int64_t count,
+                     const uint8_t* nonce, uint32_t counter, const int8_t* signs, fc_isa isa, int threads);
+
+/* out[k] = sample counter + k, k < size, as defined in fedcore/reference/discrete_gaussian.py, with `stream` in place
+ * of ChaCha20; counter + size is at most 2^63. Constant time: what runs and what is read depends on the table and on
+ * size and counter alone. FC_WRONG_STREAM as for keystreams. Same samples on every ISA. */
+int fc_discrete_gaussian(const fc_gaussian_table* table, fc_stream stream, const uint8_t* key, int64_t counter,
+                         int64_t* out, int64_t size, fc_isa isa, int threads);
 
 /* Read every byte of every row and nothing else, `streams` rows at a time: the roof that benchmarks compare with.
  * x->encoding must be NULL.

@@ -39,11 +39,21 @@ enum {
     FC_LORA_CHAIN = 256, /* fixed by the definition: fedcore/reference/lora_delta_sum.py */
     FC_LORA_ROWS = 8,    /* a tile of products of factors */
     FC_LORA_COLUMNS = 48,
-    FC_LORA_CHUNK = 1024, /* fixed by the definition: fedcore/reference/lora_blocks.py */
-    FC_LORA_PANEL = 8,    /* terms of a packed panel of fp64: [element][term] */
-    FC_LORA_WIDE = 3,     /* panels that one tile of their products covers at most */
+    FC_LORA_CHUNK = 1024,       /* fixed by the definition: fedcore/reference/lora_blocks.py */
+    FC_LORA_PANEL = 8,          /* terms of a packed panel of fp64: [element][term] */
+    FC_LORA_WIDE = 3,           /* panels that one tile of their products covers at most */
+    FC_HADAMARD_NEAR = 1 << 16, /* columns that are transformed while they are in the second-level cache */
+    FC_HADAMARD_ROWS = 8,       /* rows a power of two apart share a set of a cache, which has 8 ways or more */
+    FC_SCHEDULE = 60,           /* words of a key's schedule at most: the round keys of AES-256 */
+    FC_STREAM_GROUP = 1024,     /* bytes that a step of a stream's kernel makes at most */
+    FC_STREAM_CHUNK = 16384,    /* bytes that all keys are added to in turn: they stay in the first-level cache */
+    FC_GAUSSIAN_ENTRIES = 127,  /* of a table at most: fedcore/gaussian_table.py */
+    FC_GAUSSIAN_CHUNK = 1024,   /* samples that are made at a time: their words stay in the first-level cache */
     FC_ALIGN = 64,
 };
+
+/* Integer noise lies from minus this to below it, and sums of rounded rows do too: all of it is exact in fp64. */
+#define FC_CLIP_MOST (1ull << 50)
 
 /* acc[k] (+)= sum of w[r] * rows[r][k] over `count` <= FC_WS_GROUP rows in order; `first`: start from 0.0, do not read
  * acc. An implementation may keep acc in an order of its own inside whole groups of columns; its finish knows it. */
@@ -100,6 +110,22 @@ typedef void fc_lora_tile_fn(const float* b, const float* a, int64_t length, dou
  * order of k with fused multiply-adds. */
 typedef void fc_lora_gram_tile_fn(const double* rows, const double* columns, int64_t panel_stride, int wide,
                                   int64_t length, double* sum, int64_t stride, int first);
+/* out[k] = scale * row[k] rounded to an integer, ties to even, at most 2^30 in size; the sum of their squares. Scale
+ * and element have at most 24 significant bits each, so their product is exact. */
+typedef int64_t fc_clip_round_fn(const void* row, double scale, int64_t length, int32_t* out);
+/* sum[k] += the same integers of `count` <= FC_WS_GROUP rows. */
+typedef void fc_clip_noise_accumulate_fn(const void* const* rows, const double* scales, int count, int64_t length,
+                                         int64_t* sum);
+/* Stages 1, 2, 4, ... block / 2 of every block of `length` columns, then times `scale` (0: this is not the last pass).
+ * 1 if it was and any product is not finite. */
+typedef int fc_hadamard_near_fn(float* x, int64_t length, int64_t block, float scale);
+/* Stages 1, 2, ... rows / 2 across `rows` (2, 4 or FC_HADAMARD_ROWS) rows of `width` columns, `stride` apart; as above.
+ * width: a multiple of 16. */
+typedef int fc_hadamard_far_fn(float* x, int64_t stride, int rows, int64_t width, float scale);
+/* sum[k] += stride * the draw of the words v[k] and w[k], k < FC_GAUSSIAN_CHUNK: no branch or address depends on them.
+ */
+typedef void fc_gaussian_fn(const fc_gaussian_table* table, const uint64_t* v, const uint64_t* w, int64_t stride,
+                            int64_t* sum);
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
@@ -115,6 +141,34 @@ typedef int fc_order_fn(const void* const* rows, int64_t n, int64_t offset, int6
 
 /* order.c: a zero is +0, also one that was rounded to: the last step of an order statistic, on the way out. */
 void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype);
+
+#define FC_CHACHA20_CONSTANTS {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574}
+/* One keystream on one ISA, in groups of blocks. The counter of a block that is not wanted may wrap: its bytes are
+ * thrown away. */
+typedef struct {
+    int block, group; /* bytes; a group divides FC_STREAM_CHUNK */
+    void (*schedule)(const uint8_t key[32], uint32_t* schedule);
+    /* The stream's bytes from block `counter` on. */
+    void (*fill)(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint8_t* out);
+    /* Its words added to `values`, or subtracted, modulo 2^32. */
+    void (*add)(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint32_t* values,
+                int negative);
+} fc_stream_kernels;
+void fc_chacha20_schedule(const uint8_t key[32], uint32_t* schedule);
+void fc_aes256_schedule(const uint8_t key[32], uint32_t* schedule);
+extern const fc_stream_kernels fc_chacha20_ref;
+#if defined(__x86_64__)
+extern const fc_stream_kernels fc_chacha20_avx2, fc_chacha20_avx512, fc_aes256ctr_aesni, fc_aes256ctr_vaes;
+#elif defined(__aarch64__)
+extern const fc_stream_kernels fc_chacha20_neon;
+#endif
+/* keystream.c. Any number of bytes of a stream; whether its kernels give the published answers, and the same bytes at
+ * every length. */
+void fc_stream_fill(const fc_stream_kernels* stream, const uint32_t* schedule, const uint32_t nonce[3],
+                    uint32_t counter, int64_t bytes, uint8_t* out);
+int fc_stream_right(const fc_stream_kernels* stream, fc_stream kind);
+void fc_nonce_words(const uint8_t nonce[12], uint32_t words[3]);
+void fc_wipe(void* memory, size_t bytes); /* zeros that no compiler drops: keys and noise do not stay in memory */
 
 typedef struct {
     fc_accumulate_fn* accumulate[3];
@@ -133,6 +187,12 @@ typedef struct {
     int gram_panel;                     /* bytes of a packed panel of a block */
     fc_lora_tile_fn* lora_tile;
     fc_lora_gram_tile_fn* lora_gram_tile;
+    fc_clip_round_fn* clip_round[3];
+    fc_clip_noise_accumulate_fn* clip_noise_accumulate[3];
+    fc_hadamard_near_fn* hadamard_near;
+    fc_hadamard_far_fn* hadamard_far;
+    const fc_stream_kernels* chacha20;
+    fc_gaussian_fn* gaussian;
     fc_to_f32_fn* to_f32[3];
     fc_read_fn* read;
     fc_decode_fn* decode[2]; /* FC_INT8, FC_NF4 */
@@ -154,7 +214,13 @@ fc_gram_tile_fn fc_gram_tile_ref;
 fc_pair_squares_fn fc_pair_squares_ref;
 fc_lora_tile_fn fc_lora_tile_ref;
 fc_lora_gram_tile_fn fc_lora_gram_tile_ref;
+fc_clip_round_fn fc_clip_round_f32_ref, fc_clip_round_f16_ref, fc_clip_round_bf16_ref;
+fc_clip_noise_accumulate_fn fc_clip_noise_accumulate_f32_ref, fc_clip_noise_accumulate_f16_ref,
+    fc_clip_noise_accumulate_bf16_ref;
+fc_hadamard_near_fn fc_hadamard_near_ref;
+fc_hadamard_far_fn fc_hadamard_far_ref;
 fc_to_f32_fn fc_to_f32_f32_ref, fc_to_f32_f16_ref, fc_to_f32_bf16_ref;
+fc_gaussian_fn fc_discrete_gaussian_ref;
 fc_read_fn fc_read_ref;
 fc_decode_fn fc_decode_int8_ref, fc_decode_nf4_ref;
 
@@ -205,6 +271,9 @@ void fc_leave_ieee(fc_mode mode);
 
 /* dispatch.c: the only home of threads. */
 const fc_kernels* fc_kernels_for(fc_isa isa); /* NULL: this machine lacks it */
+/* NULL: this machine, or `isa`, lacks the instructions of the stream. */
+const fc_stream_kernels* fc_stream_for(fc_stream stream, fc_isa isa);
+int fc_stream_checked(const fc_stream_kernels* kernels, fc_stream stream); /* fc_stream_right, once a process */
 typedef void fc_worker_fn(void* context, int worker);
 /* Run fn on `threads` threads, the caller among them as worker 0; fewer if the system grants no more, so fn must share
  * its work through fc_next. */

@@ -16,6 +16,13 @@
 #define DECLARE_EXACT(isa) fc_exact_add_fn fc_exact_sum_f32_##isa, fc_exact_sum_f16_##isa, fc_exact_sum_bf16_##isa;
 #define DECLARE_NORM(isa) \
     fc_block_norm_fn fc_squared_norms_f32_##isa, fc_squared_norms_f16_##isa, fc_squared_norms_bf16_##isa;
+#define DECLARE_CLIP(isa)                                                                               \
+    fc_clip_round_fn fc_clip_round_f32_##isa, fc_clip_round_f16_##isa, fc_clip_round_bf16_##isa;        \
+    fc_clip_noise_accumulate_fn fc_clip_noise_accumulate_f32_##isa, fc_clip_noise_accumulate_f16_##isa, \
+        fc_clip_noise_accumulate_bf16_##isa;
+#define DECLARE_HADAMARD(isa)                   \
+    fc_hadamard_near_fn fc_hadamard_near_##isa; \
+    fc_hadamard_far_fn fc_hadamard_far_##isa;
 #define DECLARE_PACK(isa) fc_gram_pack_fn fc_gram_pack_f32_##isa, fc_gram_pack_f16_##isa, fc_gram_pack_bf16_##isa;
 #define DECLARE_TO_F32(isa) fc_to_f32_fn fc_to_f32_f32_##isa, fc_to_f32_f16_##isa, fc_to_f32_bf16_##isa;
 #define DECLARE_ORDER(isa) fc_order_fn fc_order_f32_##isa, fc_order_f16_##isa, fc_order_bf16_##isa;
@@ -34,11 +41,17 @@ const fc_kernels fc_kernels_ref = {
     .signs = THREE(fc_sign_counts, ref),
     .exact_add = THREE(fc_exact_sum, ref),
     .block_norm = THREE(fc_squared_norms, ref),
+    .hadamard_near = fc_hadamard_near_ref,
+    .hadamard_far = fc_hadamard_far_ref,
+    .clip_round = THREE(fc_clip_round, ref),
+    .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, ref),
     .gram_pack = THREE(fc_gram_pack, ref),
     .gram_tile = fc_gram_tile_ref,
     .pair_squares = fc_pair_squares_ref,
     .lora_tile = fc_lora_tile_ref,
     .lora_gram_tile = fc_lora_gram_tile_ref,
+    .chacha20 = &fc_chacha20_ref,
+    .gaussian = fc_discrete_gaussian_ref,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, ref),
@@ -55,6 +68,8 @@ DECLARE_FINISH(split_to, avx2)
 DECLARE_SUMS(avx2)
 DECLARE_EXACT(avx2)
 DECLARE_NORM(avx2)
+DECLARE_CLIP(avx2)
+DECLARE_HADAMARD(avx2)
 DECLARE_PACK(avx2)
 DECLARE_TO_F32(avx2)
 DECLARE_DECODE(avx2)
@@ -63,6 +78,7 @@ fc_gram_tile_fn fc_gram_tile_avx2;
 fc_pair_squares_fn fc_pair_squares_avx2;
 fc_lora_tile_fn fc_lora_tile_avx2;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx2;
+fc_gaussian_fn fc_discrete_gaussian_avx2;
 
 const fc_kernels fc_kernels_avx2 = {
     .accumulate = THREE(fc_weighted_sum, avx2),
@@ -73,11 +89,17 @@ const fc_kernels fc_kernels_avx2 = {
     .signs = THREE(fc_sign_counts, avx2),
     .exact_add = THREE(fc_exact_sum, avx2),
     .block_norm = THREE(fc_squared_norms, avx2),
+    .hadamard_near = fc_hadamard_near_avx2,
+    .hadamard_far = fc_hadamard_far_avx2,
+    .clip_round = THREE(fc_clip_round, avx2),
+    .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx2),
     .gram_pack = THREE(fc_gram_pack, avx2),
     .gram_tile = fc_gram_tile_avx2,
     .pair_squares = fc_pair_squares_avx2,
     .lora_tile = fc_lora_tile_avx2,
     .lora_gram_tile = fc_lora_gram_tile_avx2,
+    .chacha20 = &fc_chacha20_avx2,
+    .gaussian = fc_discrete_gaussian_avx2,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, avx2),
@@ -93,6 +115,8 @@ DECLARE_FINISH(split_to, avx512)
 DECLARE_SUMS(avx512)
 DECLARE_EXACT(avx512)
 DECLARE_NORM(avx512)
+DECLARE_CLIP(avx512)
+DECLARE_HADAMARD(avx512)
 DECLARE_PACK(avx512)
 DECLARE_TO_F32(avx512)
 DECLARE_DECODE(avx512)
@@ -101,18 +125,22 @@ fc_gram_tile_fn fc_gram_tile_avx512;
 fc_pair_squares_fn fc_pair_squares_avx512;
 fc_lora_tile_fn fc_lora_tile_avx512;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx512;
+fc_gaussian_fn fc_discrete_gaussian_avx512;
 fc_read_fn fc_read_avx512;
 
 /* What both AVX-512 instruction sets share. */
-#define AVX512_KERNELS                                                                                      \
-    .accumulate = THREE(fc_weighted_sum, avx512),                                                           \
-    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),                          \
-               FOUR(fc_weighted_sum_split_to, avx512)},                                                     \
-    .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,           \
-    .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),                \
-    .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),                \
-    .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                               \
-    .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512, \
+#define AVX512_KERNELS                                                                                            \
+    .accumulate = THREE(fc_weighted_sum, avx512),                                                                 \
+    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),                                \
+               FOUR(fc_weighted_sum_split_to, avx512)},                                                           \
+    .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,                 \
+    .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),                      \
+    .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),                      \
+    .hadamard_near = fc_hadamard_near_avx512, .hadamard_far = fc_hadamard_far_avx512,                             \
+    .clip_round = THREE(fc_clip_round, avx512), .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx512), \
+    .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                                     \
+    .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512,       \
+    .chacha20 = &fc_chacha20_avx512, .gaussian = fc_discrete_gaussian_avx512,                                     \
     .decode = {fc_decode_int8_avx512, fc_decode_nf4_avx512}, .order = THREE(fc_order, avx512)
 
 const fc_kernels fc_kernels_avx512 = {
@@ -141,11 +169,14 @@ DECLARE_ACCUMULATE(neon)
 DECLARE_SIGNS(neon)
 DECLARE_SUMS(neon)
 DECLARE_NORM(neon)
+DECLARE_CLIP(neon)
+DECLARE_HADAMARD(neon)
 DECLARE_ORDER(neon)
 fc_finish_fn fc_weighted_sum_to_f16_neon, fc_weighted_sum_to_bf16_neon;
 fc_gram_tile_fn fc_gram_tile_neon;
 fc_lora_tile_fn fc_lora_tile_neon;
 fc_lora_gram_tile_fn fc_lora_gram_tile_neon;
+fc_gaussian_fn fc_discrete_gaussian_neon;
 #define FINISH_NEON \
     {fc_weighted_sum_to_f32_ref, fc_weighted_sum_to_f16_neon, fc_weighted_sum_to_bf16_neon, fc_weighted_sum_to_f64_ref}
 
@@ -158,11 +189,17 @@ const fc_kernels fc_kernels_neon = {
     .signs = THREE(fc_sign_counts, neon),
     .exact_add = THREE(fc_exact_sum, ref),
     .block_norm = THREE(fc_squared_norms, neon),
+    .hadamard_near = fc_hadamard_near_neon,
+    .hadamard_far = fc_hadamard_far_neon,
+    .clip_round = THREE(fc_clip_round, neon),
+    .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, neon),
     .gram_pack = THREE(fc_gram_pack, ref),
     .gram_tile = fc_gram_tile_neon,
     .pair_squares = fc_pair_squares_ref,
     .lora_tile = fc_lora_tile_neon,
     .lora_gram_tile = fc_lora_gram_tile_neon,
+    .chacha20 = &fc_chacha20_neon,
+    .gaussian = fc_discrete_gaussian_neon,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, ref),

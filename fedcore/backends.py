@@ -27,6 +27,9 @@ OPS = (
     "mean_around_median",
     "weighted_sums",
     "sign_counts",
+    "clip_round",
+    "clip_noise_accumulate",
+    "hadamard",
     "exact_sum",
     "exact_round",
     "lora_delta_sum",
@@ -34,6 +37,9 @@ OPS = (
     "lora_gram",
     "lora_delta_median",
     "lora_delta_trimmed_mean",
+    "keystream",
+    "keystream_add",
+    "discrete_gaussian",
 )
 
 _MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}

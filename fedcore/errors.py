@@ -33,7 +33,7 @@ class NonFiniteError(FedcoreError, ValueError):
 
 
 class RangeError(FedcoreError, OverflowError):
-    """A finite result that the output dtype cannot hold."""
+    """A finite result that the output dtype cannot hold, or a counter that is outside its range or would wrap."""
 
 
 class BackendError(FedcoreError, RuntimeError):
@@ -78,3 +78,11 @@ class DependencyError(FedcoreError, ImportError):
 
 class TrainingError(FedcoreError, RuntimeError):
     """Training whose update would be silently wrong: a frozen base changed, a gradient never arrived, a loss is NaN."""
+
+
+class PrivacyError(FedcoreError, ValueError):
+    """A privacy parameter out of range, or a combination that would not be private; the message says why."""
+
+
+class PrivacyBudgetError(PrivacyError):
+    """A release that would pass the privacy budget; nothing was charged and nothing may be released."""

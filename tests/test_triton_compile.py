@@ -50,6 +50,11 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         center = {"center": f"*{SHORT[out].replace('64', '32')}", "out": "*i32"}
         found[f"sign_counts-{row}"] = ("sign_counts", aligned, {"out": "*i32"})
         found[f"sign_counts-{row}-centred-cut"] = ("sign_counts", not_aligned, center)
+        found[f"clip_round-{row}"] = ("clip_round", aligned, {"out": "*i32"})
+        found[f"clip_round-{row}-cut"] = ("clip_round", not_aligned, {"out": "*i32", "d": "i64"})
+        clip = "clip_noise_accumulate"
+        found[f"{clip}-{row}-{out}"] = (clip, {**aligned, "out_dtype": out}, {"noise": "*i64", "divisor": "*fp64"})
+        found[f"{clip}-{row}-cut"] = (clip, {**not_aligned, "out_dtype": row}, {"d": "i64"})
         found[f"weighted_sums-{row}-{out}"] = ("weighted_sums", {**full, "out_dtype": out}, {"divisors": "*fp64"})
         found[f"squared_distances-{row}-plain-cut"] = ("squared_distances", not_aligned, {"d": "i64"})
         found[f"squared_distances-{row}"] = ("squared_distances", aligned, {"powers": "*fp64"})
@@ -66,6 +71,18 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         edge = {"b_dtype": b, "a_dtype": a, "out_dtype": a, "ALIGNED": False, "FULL": False}
         found[f"lora_delta_sum-{b}-{a}"] = ("lora_delta_sum", whole, terms)
         found[f"lora_delta_sum-{b}-{a}-based-cut"] = ("lora_delta_sum", edge, terms | {"base": f"*{SHORT[a]}"})
+    passes = {"x": "*fp32", "stride": "i64"}
+    first, later = {"WIDTH": 4096, "FIRST": 1, "STAGES": 12}, {"WIDTH": 256, "FIRST": 256, "STAGES": 4}
+    found["hadamard-first"] = ("hadamard", first, passes)
+    found["hadamard-last"] = ("hadamard", later, passes | {"scale": "*fp32", "d": "i64"})
+    words = dict.fromkeys(("key", "keys", "nonce", "signs", "values", "out"), "*i32")
+    found["keystream"] = ("keystream", {}, words | {"counter": "i64", "blocks": "i64"})
+    for full in (True, False):
+        types = words | {"counter": "i64", "length": "i64"}
+        found["keystream_add" + "-cut" * (not full)] = ("keystream_add", {"FULL": full}, types)
+    integers = dict.fromkeys(("block", "at", "size"), "i64") | dict.fromkeys(("entries", "draws"), "i32")
+    words |= {"nonces": "*i32", "table": "*i64", "strides": "*i64", "out": "*i64"}
+    found["discrete_gaussian"] = ("discrete_gaussian", {}, words | integers)
     found["weighted_sums-cut"] = ("weighted_sums", {**cut, "out_dtype": "float32"}, {"d": "i64"})
     for op in ORDER:  # the most rows in registers, and an odd number of rows that are not aligned
         most = {"row_dtype": "float32", "out_dtype": "float32", "N": 32, "F": 7}
@@ -77,7 +94,7 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
 #: the usual argument types; an argument in none of these and not special to the variant is a constant
 POINTERS = {
     "addresses": "*i64", "weights": "*fp64", "suspect": "*i32", "sums": "*fp64", "pairs": "*i32", "partials": "*fp64",
-    "total": "*fp64", "merges": "*i32",
+    "total": "*fp64", "merges": "*i32", "scales": "*fp64", "squares": "*i64", "grid": "*fp64",
 }  # fmt: skip
 INTEGERS = dict.fromkeys(("n", "f", "m", "d", "first", "steps", "blocks", "count", "width", "groups", "chunks"), "i32")
 
@@ -175,6 +192,12 @@ ARITHMETIC = {
     "weighted_sum": {"add.rn.f64", "mul.rn.f64"},
     "weighted_sums": {"fma.rn.f64"},
     "sign_counts": set(),
+    "hadamard": {"add.rn.f32", "sub.rn.f32"},
+    "clip_round": {"add.rn.f64", "mul.rn.f64"},
+    "clip_noise_accumulate": {"add.rn.f64", "mul.rn.f64"},
+    "keystream": {"xor.b32", "shf.l.wrap.b32", "st.global.v4.b32"},
+    "keystream_add": {"xor.b32", "shf.l.wrap.b32"},
+    "discrete_gaussian": {"xor.b32", "shf.l.wrap.b32", "setp.lt.u64"},
     "lora_blocks": {"mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64"},
     "lora_delta_sum": {"fma.rn.f32", "mul.rn.f64", "add.rn.f64"},
     # the product, the sum and the product of nf4, and the division of int8, each rounded
@@ -201,8 +224,13 @@ def test_nvidia(folder, variant):
     refuse(ptx, r"mma(?!.*f64\.f64\.f64\.f64$)" if op == "lora_blocks" else "mma")
     if op != "weighted_sums":  # whose products are exact
         refuse(ptx, r"^fma.*f64")
-    if op in ("sign_counts", "decode"):
+    if op in ("sign_counts", "decode", "hadamard"):
         refuse(ptx, r"^fma|f64")
+    if op.startswith("keystream"):
+        refuse(ptx, r"\.f(16|32|64)|\.local")
+        assert ("st.global.v4.b32" in ptx) == ("cut" not in variant)
+    if op == "discrete_gaussian":
+        refuse(ptx, r"\.f(16|32|64)|\.local")
     if op == "sign_counts":
         assert {"setp.gt.f32", "setp.lt.f32"} <= ptx or {"setp.gt.f16", "setp.lt.f16"} <= ptx
     assert ("div.rn.f64" in ptx) == divides(variant)

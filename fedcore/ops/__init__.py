@@ -1,7 +1,13 @@
 """The public ops: each validates once, selects a backend and calls it."""
 
+from fedcore.ops.clip_noise_accumulate import ClippedSum, clip_noise_accumulate
+from fedcore.ops.clip_round import Clipped, clip_grid, clip_round
+from fedcore.ops.discrete_gaussian import discrete_gaussian, discrete_gaussian_bits
 from fedcore.ops.exact_sum import ExactSum
 from fedcore.ops.gram import gram, gram_epsilon
+from fedcore.ops.hadamard import hadamard
+from fedcore.ops.keystream import keystream
+from fedcore.ops.keystream_add import keystream_add
 from fedcore.ops.lora_delta_order import lora_delta_median, lora_delta_trimmed_mean
 from fedcore.ops.lora_delta_sum import lora_delta_sum
 from fedcore.ops.lora_gram import lora_blocks, lora_gram
@@ -16,10 +22,20 @@ from fedcore.ops.weighted_sum import weighted_sum
 from fedcore.ops.weighted_sums import weighted_sums
 
 __all__ = [
+    "Clipped",
+    "ClippedSum",
     "ExactSum",
     "Truncated",
+    "clip_grid",
+    "clip_noise_accumulate",
+    "clip_round",
+    "discrete_gaussian",
+    "discrete_gaussian_bits",
     "gram",
     "gram_epsilon",
+    "hadamard",
+    "keystream",
+    "keystream_add",
     "lora_blocks",
     "lora_delta_median",
     "lora_delta_sum",

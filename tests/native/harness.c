@@ -163,6 +163,42 @@ static void check_signs(const fc_rows* x, const fc_rows* center) {
     free(got);
 }
 
+/* Scales as clip_scales gives them, but free: 24 bits, products of at most 2^30 in size. */
+static void check_clip(const fc_rows* x, double divisor, fc_dtype out) {
+    const int64_t d = x->starts[x->segments];
+    const size_t bytes = (size_t)(d * fc_itemsize(out));
+    int32_t* integers[2];
+    char* sums[2];
+    int64_t squares[2], *noise = malloc((size_t)d * sizeof *noise + 1);
+    double norms[ROWS] = {0}, scales[ROWS];
+    for (int64_t k = 0; k < d; k++) noise[k] = (int64_t)(draw() >> 24) - (1ll << 39);
+    fc_squared_norms(x, NULL, norms, FC_ISA_REF, 1);
+    for (int i = 0; i < ROWS; i++)
+        scales[i] = i == 4 ? 0.0 : (double)(float)(1.0 / (sqrt(norms[i]) + 0x1p-100)) * (double)(1 << (i % 28));
+    for (int s = 0; s < 2; s++) {
+        integers[s] = malloc((size_t)d * sizeof(int32_t) + 1);
+        sums[s] = malloc(bytes + 1);
+    }
+    const void* row[3];
+    for (int64_t k = 0; k < x->segments; k++) row[k] = x->pointers[k * x->rows + ROWS - 1];
+    const fc_rows one = {row, x->starts, x->segments, 1, x->dtype, NULL};
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int slot = isa != FC_ISA_REF;
+        fc_clip_round(&one, scales[ROWS - 1], integers[slot], &squares[slot], (fc_isa)isa, 2);
+        fc_clip_noise_accumulate(x, scales, 0x1p-9, d % 2 ? noise : NULL, divisor, sums[slot], out, (fc_isa)isa, 2);
+        if (!slot) continue;
+        compare(integers[0], integers[1], (size_t)d * sizeof(int32_t), "clip_round", (fc_isa)isa, x->dtype, d);
+        compare(&squares[0], &squares[1], sizeof *squares, "clip_round squares", (fc_isa)isa, x->dtype, d);
+        compare(sums[0], sums[1], bytes, "clip_noise_accumulate", (fc_isa)isa, x->dtype, d);
+    }
+    for (int s = 0; s < 2; s++) {
+        free(integers[s]);
+        free(sums[s]);
+    }
+    free(noise);
+}
+
 /* Rows added one by one, in one order on the portable kernels and in the other on each ISA: the same rounded bits. */
 static void check_exact(const fc_rows* x) {
     enum { LEVELS = 20, MOST_ROWS = 9 };
@@ -193,6 +229,23 @@ static void check_exact(const fc_rows* x) {
     }
     free(expected);
     free(got);
+}
+
+static void check_hadamard(int64_t block, int64_t blocks, int offset) {
+    const int64_t d = block * blocks;
+    const size_t bytes = (size_t)d * sizeof(float);
+    char *given = malloc(bytes), *memory[2] = {malloc(bytes + 64), malloc(bytes + 64)};
+    for (int64_t k = 0; k < d; k++) put(given + 4 * k, FC_F32, 0);
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_NEON; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int slot = isa != FC_ISA_REF;
+        float* x = (float*)(memory[slot] + 64 - 4 * offset); /* it ends near where its memory ends */
+        memcpy(x, given, bytes);
+        fc_hadamard(x, d, block, (fc_isa)isa, 2);
+        if (slot) compare(memory[0] + 64 - 4 * offset, x, bytes, "hadamard", (fc_isa)isa, FC_F32, d);
+    }
+    free(given);
+    for (int s = 0; s < 2; s++) free(memory[s]);
 }
 
 static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild) {
@@ -236,6 +289,7 @@ static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild)
     check_sums(&x, divisor, (fc_dtype)offset);
     check_signs(&x, NULL);
     check_signs(&x, &center);
+    check_clip(&x, divisor, (fc_dtype)offset);
     check_exact(&x);
     double norms[2][ROWS], gram[2][ROWS * ROWS], distances[2][5];
     uint64_t digest[2];
@@ -405,7 +459,99 @@ static void check_lora(int64_t d_out, int64_t d_in, int offset) {
     for (int f = 0; f < 2 * CLIENTS; f++) free(memory.memory[f]);
 }
 
+/* Every length of a stream about its groups and chunks, in memory that ends where the stream ends. */
+static void check_stream(fc_stream stream, int64_t size, int offset) {
+    uint8_t key[96], nonce[12];
+    const int8_t signs[3] = {1, -1, 1};
+    for (size_t k = 0; k < sizeof key; k++) key[k] = (uint8_t)draw();
+    for (size_t k = 0; k < sizeof nonce; k++) nonce[k] = (uint8_t)draw();
+    uint8_t* streams[2] = {malloc((size_t)size + 1), malloc((size_t)size + 1)};
+    uint32_t* values[2];
+    const int64_t words = size / 4;
+    for (int m = 0; m < 2; m++) values[m] = calloc((size_t)words + 4, 4);
+    int known = 0;
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
+        if (!fc_stream_available(stream, (fc_isa)isa)) continue;
+        const int slot = known != 0;
+        const int status =
+            fc_keystream(stream, key, nonce, 0xfffffeffu - 65536, streams[slot] + 1 - offset % 2, size, (fc_isa)isa, 2);
+        memset(values[slot], 0, (size_t)words * 4 + 16);
+        fc_keystream_add(values[slot] + offset, words, stream, key, 3, nonce, 77, signs, (fc_isa)isa, 2);
+        if (!known++) continue;
+        compare(&status, &(int){FC_OK}, sizeof status, "status of a stream", (fc_isa)isa, FC_F32, size);
+        compare(streams[0] + 1 - offset % 2, streams[1] + 1 - offset % 2, (size_t)size, "keystream", (fc_isa)isa,
+                FC_F32, size);
+        compare(values[0], values[1], (size_t)words * 4 + 16, "keystream_add", (fc_isa)isa, FC_F32, size);
+    }
+    for (int m = 0; m < 2; m++) free(streams[m]), free(values[m]);
+}
+
+/* Kernels that go wrong as a miscompiled one would: a bit of the last block of each group, or of sums, or of one key.
+ */
+static int fault;
+static void faulty_fill(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,
+                        uint8_t* out) {
+    const fc_stream_kernels* right = fc_stream_for(FC_CHACHA20, FC_ISA_AUTO);
+    right->fill(schedule, nonce, counter, groups, out);
+    for (int64_t g = 1; g <= groups && fault == 0; g++) out[g * right->group - 1] ^= 4;
+    if (fault == 1) out[0] ^= 1;
+}
+static void faulty_add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,
+                       uint32_t* values, int negative) {
+    const fc_stream_kernels* right = fc_stream_for(FC_CHACHA20, FC_ISA_AUTO);
+    right->add(schedule, nonce, counter, groups, values, negative);
+    if (fault == 2 && groups) values[groups * right->group / 4 - 1] ^= 8;
+    if (fault == 3 && groups > 1 && negative) values[right->group / 4]++;
+}
+
+static void check_the_check(void) {
+    for (fault = 0; fault <= 4; fault++) {
+        fc_stream_kernels faulty = *fc_stream_for(FC_CHACHA20, FC_ISA_AUTO);
+        faulty.fill = faulty_fill;
+        faulty.add = faulty_add;
+        const int found = fc_stream_right(&faulty, FC_CHACHA20), right = fault == 4;
+        compare(&found, &right, sizeof found, "check of a stream", FC_ISA_AUTO, FC_F32, fault);
+    }
+}
+
+/* Samples of a table of any words, some of which are drawn, in memory that ends where they end. */
+static void check_gaussian(int64_t size, int64_t counter, int64_t entries) {
+    uint64_t first[FC_GAUSSIAN_ENTRIES], second[FC_GAUSSIAN_ENTRIES];
+    const int64_t strides[3] = {1, 5, 123457};
+    uint8_t key[32], nonce[12] = {0, 0, 'd', 'g'};
+    for (size_t k = 0; k < sizeof key; k++) key[k] = (uint8_t)draw();
+    fc_keystream(FC_CHACHA20, key, nonce, 0, (uint8_t*)first, entries * 8, FC_ISA_REF, 1);
+    for (int64_t k = 0; k < entries; k++) { /* sorted, largest first */
+        second[k] = k % 2 ? UINT64_MAX - 1 : 0;
+        for (int64_t at = k; at && first[at] > first[at - 1]; at--) {
+            const uint64_t other = first[at];
+            first[at] = first[at - 1];
+            first[at - 1] = other;
+        }
+    }
+    const fc_gaussian_table table = {first, second, strides, entries, 3};
+    int64_t* samples[2] = {malloc((size_t)size * 8 + 1), malloc((size_t)size * 8 + 1)};
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        fc_discrete_gaussian(&table, FC_CHACHA20, key, counter, samples[isa != FC_ISA_REF], size, (fc_isa)isa, 2);
+        if (isa != FC_ISA_REF)
+            compare(samples[0], samples[1], (size_t)size * 8, "discrete_gaussian", (fc_isa)isa, FC_F32, size);
+    }
+    for (int m = 0; m < 2; m++) free(samples[m]);
+}
+
 int main(void) {
+    check_the_check();
+    static const int64_t entries[] = {0, 1, 7, 8, 9, 63, 64, 126, 127};
+    for (size_t e = 0; e < sizeof entries / sizeof *entries; e++) {
+        check_gaussian(1500, 0, entries[e]);
+        check_gaussian(777 + (int64_t)e, 8ll * 4294967296 - 300, entries[e]);
+    }
+    for (int64_t size = 0; size < 2100; size += size < 140 ? 1 : 61)
+        for (int stream = FC_CHACHA20; stream <= FC_AES256CTR; stream++)
+            check_stream((fc_stream)stream, size, (int)size % 4);
+    check_stream(FC_CHACHA20, 300001, 1);
+    check_stream(FC_AES256CTR, 300001, 1);
     enum { LONG = 4000 }; /* what takes most of the time, under an emulator and sanitizers, comes in fewer kinds */
     static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8209};
     for (int dtype = FC_F32; dtype <= FC_BF16; dtype++)
@@ -422,6 +568,7 @@ int main(void) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int offset = 0; offset < 4; offset++)
             if (sizes[s] < LONG || offset % 2) check_encoded(sizes[s], offset, offset % 2 ? MOST : 1);
+    for (int m = 0; m < 18; m++) check_hadamard(1ll << m, m < 14 ? 3 : 1, m % 16);
     static const int64_t shapes[][2] = {{1, 1}, {8, 47}, {9, 50}, {65, 97}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int offset = 0; offset < 3; offset++) check_lora(shapes[s][0], shapes[s][1], offset);

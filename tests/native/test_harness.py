@@ -29,7 +29,7 @@ def build(compiler: str, isas: dict[str, list[str]], extra: list[str], folder: P
     commands: list[list[str]] = []
     _build.generate(folder)
     for source in [*sorted((ROOT / "csrc").glob("*.c")), Path(__file__).with_name("harness.c")]:
-        isa = re.search(r"_(avx2|avx512|amx|neon)$", source.stem)
+        isa = _build.SUFFIX.search(source.stem)
         if isa and isa[1] not in isas:
             continue
         objects.append(folder / f"{source.stem}.o")
@@ -51,7 +51,7 @@ def x86_isas() -> dict[str, list[str]]:
         ["gcc", "-E", *_build.ISA_FLAGS["amx"], "-x", "c", os.devnull], check=False, capture_output=True
     )
     amx = ("amx",) if known.returncode == 0 and sys.platform == "linux" else ()
-    return {isa: _build.ISA_FLAGS[isa] for isa in ("avx2", "avx512", *amx)}
+    return {isa: _build.ISA_FLAGS[isa] for isa in ("avx2", "avx512", "aesni", "vaes", *amx)}
 
 
 def run(command: list[str]) -> str:

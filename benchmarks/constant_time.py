@@ -1,0 +1,100 @@
+"""Does the time of discrete_gaussian depend on what is drawn? Welch's t-test between two classes of inputs (dudect:
+Reparaz, Balasch and Verbauwhede, DATE 2017), whose calls come in random order.
+
+    outcomes   a table whose every comparison fails against one whose every comparison holds: all draws 0 against all
+               draws the largest, which reach the first against the last entry of every look-up
+    keys       one key against a fresh key for each call
+
+|t| above 4.5 says that the times differ. A look-up by binary search, which is not constant time, is the control: the
+test must find it. Writes results/constant_time.json.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import time
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+from measure import save
+
+from fedcore.gaussian_table import GaussianTable, gaussian_table
+from fedcore.native import isa_available
+from fedcore.native.discrete_gaussian import discrete_gaussian
+
+SIZE, CALLS, LIMIT = 1024, 100_000, 4.5
+KEY = bytes(range(32))
+
+
+def welch(classes: list[list[int]]) -> float:
+    """t of two lists of times, of the lower nine tenths of all of them: interrupts only lengthen calls."""
+    cut = np.quantile(np.concatenate(classes), 0.9)
+    a, b = (np.array([x for x in times if x <= cut], float) for times in classes)
+    return float((a.mean() - b.mean()) / math.sqrt(a.var() / len(a) + b.var() / len(b)))
+
+
+def compare(work: Callable[[object], object], inputs: Callable[[int], object], calls: int = CALLS) -> float:
+    """t between inputs(0) and inputs(1), each made before the clock starts."""
+    classes: list[list[int]] = [[], []]
+    for turn in range(calls):
+        which = random.getrandbits(1)
+        given = inputs(which)
+        start = time.perf_counter_ns()
+        work(given)
+        took = time.perf_counter_ns() - start
+        if turn > calls // 20:
+            classes[which].append(took)
+    return welch(classes)
+
+
+def key_of(which: int) -> bytes:
+    """One key or a fresh one; both are made in the same way, since a system call alone slows what follows it."""
+    fresh = os.urandom(32)
+    return bytes(bytearray((KEY, fresh)[which]))
+
+
+def flat(entries: int, word: int) -> GaussianTable:
+    """A table of one word: no draw is below 0, and every draw is below 2^64 - 2."""
+    words = np.full(entries, word, np.uint64)
+    return GaussianTable(words, words.copy(), np.array([1]), 0.0)
+
+
+def control() -> float:
+    """Inversion by binary search: words that all take one path against words that take any."""
+    table = gaussian_table(Fraction(10)).first[::-1].copy()
+    generator = np.random.default_rng(1)
+    words = [np.full(SIZE, 1 << 60, np.uint64), generator.integers(0, 1 << 64, SIZE, np.uint64)]
+    return compare(lambda given: np.searchsorted(table, given), lambda which: words[which])
+
+
+def main() -> None:
+    out, real = np.empty(SIZE, np.int64), gaussian_table(Fraction(10))
+    tables = [flat(len(real.first), 0), flat(len(real.first), 2**64 - 2)]
+    found: dict[str, float] = {}
+    for isa in isa_available():
+        os.environ["FEDCORE_ISA"] = isa
+        for stream in ("chacha20", "aes256ctr") if isa != "ref" else ("chacha20",):
+            calls = CALLS if isa != "ref" else CALLS // 5
+            found[f"{isa}, {stream}, outcomes"] = compare(
+                lambda table, s=stream: discrete_gaussian(out, table, KEY, 0, s), lambda which: tables[which], calls
+            )
+            found[f"{isa}, {stream}, keys"] = compare(
+                lambda key, s=stream: discrete_gaussian(out, real, key, 0, s),
+                key_of,
+                calls,
+            )
+    results: dict[str, object] = {"samples a call": SIZE, "calls": CALLS, "limit": LIMIT, "t": found}
+    results["t of the control, a binary search"] = control()
+    save("constant_time", results)
+    beyond = [name for name, t in found.items() if abs(t) > LIMIT]
+    if beyond:
+        raise SystemExit(f"constant_time: {', '.join(beyond)} beyond |t| = {LIMIT}; see the result file")
+    if abs(float(str(results["t of the control, a binary search"]))) <= LIMIT:
+        raise SystemExit("constant_time: the control was not found, so the test says nothing on this machine")
+
+
+if __name__ == "__main__":
+    main()

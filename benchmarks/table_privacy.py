@@ -1,0 +1,84 @@
+"""Rows of the README's measured table about keystreams and noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+Row = tuple[str, str, str, str]
+
+
+def _entries(name: str) -> dict:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["results"] if path.exists() else {}
+
+
+def clip_rows() -> list[Row]:
+    """Clip and sum beside the two passes that it is made of, and the rotation of distributed noise."""
+    rows: list[Row] = []
+    for shape, entry in _entries("clip_noise").items():
+        if isinstance(entry, dict) and "fedcore, with noise" in entry:
+            ratio, goal = entry["fedcore, with noise"]["of the two passes"], "1.3×" if "float32" in shape else "–"
+            what = f"clip_noise_accumulate, {shape.replace('x', '×')}, against squared_norms + weighted_sum"
+            rows.append((what, f"{ratio:.2f}×", goal, "clip_noise"))
+    results = _entries("hadamard")
+    if entry := results.get("blocks of 65536"):
+        what = f"hadamard, {results['length'] >> 20} Mi fp32 in blocks of 65,536"
+        rows.append((f"{what}, of the bandwidth of a read", f"{entry['fedcore, of bandwidth']:.2f}", "0.5", "hadamard"))
+        ratio = entry["fedcore, times the NumPy loop"]
+        rows.append((f"{what}, against a NumPy loop over stages", f"{ratio:.0f}×", "10×", "hadamard"))
+    return rows
+
+
+def keystream_rows() -> list[Row]:
+    """Streams added to a vector, one core, and both streams written out against OpenSSL's."""
+    results, rows = _entries("keystream"), []
+    for stream, goal in (("AES-256-CTR", "14 GB/s"), ("ChaCha20", "5 GB/s")):
+        if f"{stream}, 16 keys added" not in results:
+            continue
+        size = f"{results['bytes'] / 2**20:.0f} MiB of uint32, one core"
+        for keys, aim in (("16 keys", goal), ("1 key", "–")):
+            rate = results[f"{stream}, {keys} added"]["GB/s"]
+            rows.append((f"keystream_add, {stream}, {keys}, {size}", f"{rate:.1f} GB/s", aim, "keystream"))
+        ours, peer = (results[f"{stream}, {way}"]["GB/s"] for way in ("into fresh memory", "cryptography"))
+        found = f"{ours:.1f} GB/s (OpenSSL through cryptography, into a ready buffer: {peer:.1f})"
+        rows.append((f"keystream, {stream}, into fresh memory, one core", found, "–", "keystream"))
+    return rows
+
+
+def sampler_rows() -> list[Row]:
+    """Discrete Gaussians, one core, by both streams, and the normals that are not private."""
+    results, rows = _entries("discrete_gaussian"), []
+    for sigma, goal in (("4", "200 M/s"), ("1000", "30 M/s"), ("1e+06", "15 M/s")):
+        for stream in ("AES-256-CTR", "ChaCha20"):
+            if (name := f"sigma {sigma}, {stream}") in results:
+                aim = goal if stream == "AES-256-CTR" else "–"
+                bits = results["bits of the distance"][f"sigma {sigma}"]
+                what = f"discrete_gaussian, σ = {float(sigma):g}, {stream}, one core, within 2^−{int(bits)}"
+                rows.append((what, f"{results[name]['M samples/s']:.0f} M/s", aim, "discrete_gaussian"))
+    for name, entry in results.items():
+        if "not private" in name:
+            rows.append((f"{name}, one core", f"{entry['M samples/s']:.0f} M/s", "–", "discrete_gaussian"))
+    return rows
+
+
+def proof_rows() -> list[Row]:
+    """The sampler at 10⁹ samples, and whether its time tells what was drawn."""
+    rows: list[Row] = []
+    if proof := _entries("sampler_proof"):
+        greatest = max(entry["greatest"] for entry in proof.values())
+        count = sum(len(entry["standard deviations"]) for entry in proof.values())
+        n = min(entry["samples"] for entry in proof.values())
+        what = f"discrete_gaussian, {len(proof)} σ, {n:.0e} samples each: greatest of {count} deviations"
+        rows.append((what, f"{greatest:.1f} standard deviations", "5", "sampler_proof"))
+    if timing := _entries("constant_time"):
+        greatest = max(abs(t) for t in timing["t"].values())
+        control = abs(timing["t of the control, a binary search"])
+        found = f"{greatest:.1f} ({control:.0f} for a binary search, which is not)"
+        rows.append(("discrete_gaussian, constant time: greatest t of all ISAs", found, "4.5", "constant_time"))
+    return rows
+
+
+def privacy_rows() -> list[Row]:
+    return [*clip_rows(), *keystream_rows(), *sampler_rows(), *proof_rows()]

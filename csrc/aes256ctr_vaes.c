@@ -1,0 +1,51 @@
+/* AES-256-CTR with VAES and AVX-512: four blocks a vector, GROUP vectors in flight, all round keys in registers. */
+#include <immintrin.h>
+
+#include "impl.h"
+
+#define INLINE static inline __attribute__((always_inline))
+enum { GROUP = 8, ROUNDS = 14 };
+typedef enum { STORE, ADD, SUBTRACT } mode;
+
+/* What the block `counter` and the three after it encrypt, with the counter's bytes still in the machine's order. */
+INLINE __m512i first_blocks(const uint32_t nonce[3], uint32_t counter) {
+    const __m512i fixed =
+        _mm512_broadcast_i32x4(_mm_setr_epi32((int)nonce[0], (int)nonce[1], (int)nonce[2], (int)counter));
+    return _mm512_add_epi32(fixed, _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3));
+}
+
+INLINE void put(mode to, char* out, __m512i x) {
+    if (to == ADD) x = _mm512_add_epi32(_mm512_loadu_si512(out), x);
+    if (to == SUBTRACT) x = _mm512_sub_epi32(_mm512_loadu_si512(out), x);
+    _mm512_storeu_si512(out, x);
+}
+
+INLINE void run(mode to, const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,
+                char* out) {
+    /* the standard's counter is big-endian: bytes 12 to 15 of each block are swapped */
+    const __m512i swap = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 14, 13, 12));
+    const __m512i step = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0, 0, 4));
+    __m512i next = first_blocks(nonce, counter), keys[ROUNDS + 1];
+    for (int r = 0; r <= ROUNDS; r++)
+        keys[r] = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(const void*)(schedule + 4 * r)));
+    for (int64_t g = 0; g < groups; g++, out += 64 * GROUP) {
+        __m512i x[GROUP];
+        for (int i = 0; i < GROUP; i++, next = _mm512_add_epi32(next, step))
+            x[i] = _mm512_xor_si512(_mm512_shuffle_epi8(next, swap), keys[0]);
+        for (int r = 1; r < ROUNDS; r++)
+            for (int i = 0; i < GROUP; i++) x[i] = _mm512_aesenc_epi128(x[i], keys[r]);
+        for (int i = 0; i < GROUP; i++) put(to, out + 64 * i, _mm512_aesenclast_epi128(x[i], keys[ROUNDS]));
+    }
+}
+
+static void fill(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint8_t* out) {
+    run(STORE, schedule, nonce, counter, groups, (char*)out);
+}
+
+static void add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint32_t* values,
+                int negative) {
+    if (negative) run(SUBTRACT, schedule, nonce, counter, groups, (char*)values);
+    else run(ADD, schedule, nonce, counter, groups, (char*)values);
+}
+
+const fc_stream_kernels fc_aes256ctr_vaes = {16, 64 * GROUP, fc_aes256_schedule, fill, add};

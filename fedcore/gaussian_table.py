@@ -1,0 +1,167 @@
+"""The cumulative table of a discrete Gaussian, and how draws from a narrow one make a wide one.
+
+The discrete Gaussian of scale σ has P(x) ∝ exp(−x² / 2σ²) on the integers. A table holds, for k = 0, 1, …,
+
+    2¹²⁸ · P(|X| > k), rounded to an even integer, as two 64-bit words,
+
+from integer arithmetic of BITS bits, so that |X| is the number of entries above a uniform even 128-bit number.
+
+A table of a large σ would be long, so X = Σ c_i X_i of T draws at σ₀ = σ / √(Σ c_i²), c_0 = 1. The sum of the first i
+draws and c_i X_i has, by Poisson summation, the ratios of a discrete Gaussian up to 1 ± ε, ε = 2 Σ_j exp(−2π² s² j²),
+where s² = σ₀² A / (A + c_i²), A = c_0² + … + c_{i−1}² (Micciancio and Walter, CRYPTO 2017, section 4; powers of one
+stride a are the case c_i = aⁱ, whose first step asks for a² ≤ (σ₀/s)² − 1). Strides here are the largest for which
+s² ≥ SMOOTHING, so that a step costs less than 2⁻¹⁰⁴ in total variation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+
+#: fixed-point bits in which a table is made
+BITS = 320
+#: total variation that the values left out of a table may have
+TAIL_BITS = 106
+SMOOTHING = Fraction(37, 10)
+LEAST, MOST = Fraction(1, 2), Fraction(10**6)
+MOST_TERMS = 10
+#: the base σ is looked for in steps of 1 / GRID
+GRID = 64
+#: entries whose comparison takes as long as what each draw costs beside them (its two words and its sign)
+OVERHEAD = 32
+#: entries of a table at most: csrc/impl.h
+MOST_ENTRIES = 127
+
+
+@dataclass(frozen=True)
+class GaussianTable:
+    """What a sampler needs for one σ.
+
+    first, second   (entries,) uint64: the words of the entries, the high one first; entries fall
+    strides         (terms,) int64: c_i
+    distance        an upper bound on the total variation distance between a sample and the discrete Gaussian of σ
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    strides: np.ndarray
+    distance: float
+
+    def __post_init__(self):
+        for array in (self.first, self.second, self.strides):
+            array.flags.writeable = False
+
+
+def nonce_of(draw: int, word: int, high: int) -> bytes:
+    """12 bytes: the draw, 0 or 1 for v or w, b"dg", and the block number's bits from 2³² on (the rest: counter)."""
+    return bytes([draw, word]) + b"dg" + high.to_bytes(8, "little")
+
+
+@lru_cache(maxsize=64)
+def gaussian_table(sigma: Fraction) -> GaussianTable:
+    """The table of σ, a Fraction from LEAST to MOST. Made once in milliseconds; the same on every machine."""
+    strides = plan(sigma)
+    entries = thresholds(sigma**2 / _squares(strides))
+    words = [[entry >> 64 for entry in entries], [entry & (2**64 - 1) for entry in entries]]
+    assert len(entries) <= MOST_ENTRIES, "the plan misses the most entries"
+    draw = 2.0**-TAIL_BITS + (len(entries) + 1) * 2.0**-128
+    first, second = (np.array(column, np.uint64) for column in words)
+    distance = len(strides) * draw + sum(2.0001 * math.exp(-2 * math.pi**2 * s) for s in _spreads(sigma, strides))
+    assert distance < 2.0**-100, "the plan misses its distance"
+    return GaussianTable(first, second, np.array(strides, np.int64), distance)
+
+
+def _spreads(sigma: Fraction, strides: list[int]) -> list[float]:
+    """s² of each step after the first draw."""
+    base = sigma**2 / _squares(strides)
+    sums = [_squares(strides[:i]) for i in range(1, len(strides))]
+    return [float(base * a / (a + c * c)) for a, c in zip(sums, strides[1:], strict=True)]
+
+
+def plan(sigma: Fraction) -> list[int]:
+    """Strides c_i whose entries and draws cost least and whose table is short enough; in exact arithmetic."""
+    fitting = []
+    for terms in range(1, MOST_TERMS + 1):
+        strides = _strides_of(sigma, terms) if terms > 1 else [1]
+        if strides is None:
+            break
+        entries = 12 * Fraction(math.isqrt(math.floor(sigma**2 * GRID**2 / _squares(strides))) + 1, GRID)
+        if entries < MOST_ENTRIES:
+            fitting.append((terms * (entries + OVERHEAD), strides))
+    return min(fitting)[1]
+
+
+def _squares(strides: list[int]) -> int:
+    return sum(c * c for c in strides)
+
+
+def _widest(base: Fraction, terms: int) -> list[int]:
+    """The largest strides that a base of at least this σ₀ allows, one after the other."""
+    strides, total = [1], 1
+    while len(strides) < terms:
+        strides.append(math.isqrt(math.floor(total * (base**2 / SMOOTHING - 1))))
+        total += strides[-1] ** 2
+    return strides
+
+
+def _strides_of(sigma: Fraction, terms: int) -> list[int] | None:
+    """Strides for the least base, on the grid, from which they reach σ; None if σ is too small for so many draws."""
+    low = math.isqrt(math.ceil(2 * SMOOTHING * GRID**2)) + 1  # from here on a stride is 1 or more
+    high = math.floor(sigma * GRID) + 1
+
+    def reaches(m: int) -> bool:
+        return Fraction(m, GRID) ** 2 * _squares(_widest(Fraction(m, GRID), terms)) >= sigma**2
+
+    if low >= high or sigma**2 < terms * Fraction(low, GRID) ** 2:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle + 1, high)
+    base = Fraction(low, GRID)
+    strides = _widest(base, terms)
+    # the last stride no larger than what is missing, so that σ₀ = σ / √(Σ c²) is at least the base
+    missing = math.floor((sigma / base) ** 2) - _squares(strides[:-1])
+    if missing < 1:
+        return None
+    strides[-1] = min(strides[-1], math.isqrt(missing))
+    return strides
+
+
+def _exponential(x: Fraction) -> int:
+    """2^BITS · exp(−x), x ≥ 0, within a few units: the series of a 2^−h-th of x, squared h times."""
+    halvings = max(math.ceil(x), 1).bit_length() + 8
+    guarded = BITS + halvings + 16
+    small = (x.numerator << guarded) // (x.denominator << halvings)
+    total = term = 1 << guarded
+    n = 0
+    while term:
+        n += 1
+        term = (term * small >> guarded) // n
+        total += -term if n % 2 else term
+    for _ in range(halvings):
+        total = total * total >> guarded
+    return total >> (guarded - BITS)
+
+
+def thresholds(variance: Fraction) -> list[int]:
+    """2¹²⁸ · P(|X| > k) as even integers, k = 0, 1, … as long as the probability is at least 2^−TAIL_BITS.
+
+    variance: σ₀², exact.
+    """
+    step = _exponential(1 / variance)  # exp(−2x) where weight k is exp(−k² x), x = 1 / 2σ₀²
+    weight, ratio, weights = 1 << BITS, _exponential(1 / (2 * variance)), []
+    while weight:
+        weights.append(weight)
+        weight, ratio = weight * ratio >> BITS, ratio * step >> BITS
+    total = 2 * sum(weights) - weights[0]
+    above, entries = total - weights[0], []
+    for following in [*weights[1:], 0]:
+        if above << TAIL_BITS < total:
+            break
+        entries.append(2 * (((above << 128) + total) // (2 * total)))
+        above -= 2 * following
+    return entries

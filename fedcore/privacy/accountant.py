@@ -1,0 +1,169 @@
+"""ε of a list of charges: what noisy sums of clipped terms, sampled in one way, have cost so far.
+
+noise_multiplier z is the noise's standard deviation over the clipping bound C, under both neighbour relations. How far
+neighbours move the sum is the accountant's to know: C when a record comes or goes, 2C when it is replaced.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import Any
+
+from fedcore.errors import DependencyError, PrivacyError
+
+SAMPLING = ("poisson", "fixed", "none")
+NEIGHBOURS = ("add_remove", "replace_one")
+#: a drawn sample is within 2**-BITS (total variation) of the noise that is accounted: 2**-100 of `discrete_gaussian`
+#: and 2**-112 of a discrete in place of a continuous Gaussian (`fedcore.privacy.noise`)
+BITS = 99
+#: width of the steps that privacy losses are rounded up to
+INTERVAL = 1e-4
+
+
+@dataclass(frozen=True, order=True)
+class Charge:
+    """`rounds` releases with one noise multiplier and sampling rate, each of `dimension` noise samples."""
+
+    noise_multiplier: float
+    sampling_rate: float = 1.0
+    rounds: int = 1
+    dimension: int = 0
+
+    def __post_init__(self) -> None:
+        z, q = self.noise_multiplier, self.sampling_rate
+        if not _number(z) or not 0 < z < math.inf:
+            raise PrivacyError(f"noise_multiplier: got {z!r}, expected a finite number above 0")
+        if not _number(q) or not 0 < q <= 1:
+            raise PrivacyError(f"sampling_rate: got {q!r}, expected the share of the population in a round, in (0, 1]")
+        for name, value, least in (("rounds", self.rounds, 1), ("dimension", self.dimension, 0)):
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise PrivacyError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+
+
+def check_delta(delta: float, population: int | None = None) -> None:
+    """Raise PrivacyError unless 0 < δ < 1, and δ < 1/n for a population of n records.
+
+    A mechanism that publishes one record at random is (0, 1/n)-private.
+    """
+    if not _number(delta) or not 0 < delta < 1:
+        raise PrivacyError(f"delta: got {delta!r}, expected a number in (0, 1), well below 1 over the population")
+    if population is not None and delta * population >= 1:
+        raise PrivacyError(
+            f"delta: got {delta:g} for a population of {population}, expected less than 1/{population} = "
+            f"{1 / population:.3g}; at that size publishing one record whole would count as private"
+        )
+
+
+def check_relation(sampling: str, neighbours: str, charges: Iterable[Charge] = ()) -> None:
+    """Raise PrivacyError for an unknown name, or for a sampling that the relation or a rate does not go with."""
+    for name, value, known in (("sampling", sampling, SAMPLING), ("neighbours", neighbours, NEIGHBOURS)):
+        if value not in known:
+            raise PrivacyError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
+    if sampling == "fixed" and neighbours != "replace_one":
+        raise PrivacyError(
+            "neighbours: got 'add_remove' with sampling 'fixed', expected 'replace_one'; samples of a fixed size are "
+            "analysed for neighbours of equal size alone (Wang, Balle, Kasiviswanathan 2019)"
+        )
+    if sampling == "none":
+        for charge in charges:
+            if charge.sampling_rate != 1:
+                raise PrivacyError(
+                    f"sampling_rate: got {charge.sampling_rate:g} with sampling 'none', expected 1; a sample that is "
+                    "not random, or that somebody sees, hides nobody"
+                )
+
+
+def spent(charges: Iterable[Charge], delta: float, sampling: str, neighbours: str, interval: float = INTERVAL) -> float:
+    """ε at `delta` of all charges together; 0.0 for none, inf where δ is less than the samplers' own distance.
+
+    One closed form where nobody is sampled (rate 1): composed Gaussians are one Gaussian, μ² = Σ rounds (s/z)² with
+    s = 1 or 2, and Balle and Wang 2018 (arXiv 1805.06530, Theorem 8) give its ε exactly. Poisson samples: privacy loss
+    distributions, rounded pessimistically (Doroshenko et al. 2022). Samples of a fixed size: Rényi divergences of Wang,
+    Balle and Kasiviswanathan 2019 (arXiv 1808.00087, Theorem 27), where z counts relative to 2C.
+
+    A Poisson sample with a replaced record is dominated by q N(C) + (1 - q) N(0) against q N(-C) + (1 - q) N(0), which
+    is the pair that dp-accounting's distributions take. For terms u and v, what an event can tell at slope a >= 1 is
+    E (q X - a q Y - (a - 1)(1 - q))+ under N(0), X = exp(<u, x> - |u|²/2) and Y likewise of v: the price of a spread.
+    It falls as <u, v> grows (Plackett's identity, the cross derivative is at most 0), so that v points against u; on
+    that line the best events are half-lines, and longer u and v make each tell more. A wider `interval` is quicker and
+    gives a larger ε.
+
+    The noise that is drawn is not the one that is analysed but within η = Σ rounds · dimension · 2^-BITS of it in total
+    variation, so that (1 + e^ε) η is part of δ.
+    """
+    grouped: dict[tuple[float, float], int] = {}
+    samples = 0
+    for charge in charges:
+        key = (charge.noise_multiplier, charge.sampling_rate)
+        grouped[key] = grouped.get(key, 0) + charge.rounds
+        samples += charge.rounds * charge.dimension
+    if not grouped:
+        return 0.0
+    groups = tuple(sorted(grouped.items()))
+    found, left = 0.0, delta
+    for _ in range(30):  # the term is as a rule so small a part of δ that the second pass settles it
+        found = _epsilon(groups, left, sampling, neighbours, interval)
+        if not math.isfinite(found) or delta - discretisation_delta(found, samples) >= left:
+            return found
+        # a little more than the term asks for, so that the next ε still satisfies its own
+        left = delta - 1.001 * discretisation_delta(found, samples)
+        if left <= 0:
+            break
+    return math.inf
+
+
+def discretisation_delta(epsilon: float, samples: int, bits: int = BITS) -> float:
+    """What noise samples within 2^-bits (total variation) of the analysed ones add to δ: (1 + e^ε) · samples · 2^-bits.
+
+    `samples` is D · T: coordinates times releases. From P ≤ P* + η ≤ e^ε Q* + δ + η ≤ e^ε (Q + η) + δ + η.
+    """
+    return (1 + math.exp(min(epsilon, 700.0))) * samples * 2.0**-bits
+
+
+@lru_cache(maxsize=512)
+def _epsilon(
+    groups: tuple[tuple[tuple[float, float], int], ...], delta: float, sampling: str, neighbours: str, interval: float
+) -> float:
+    """ε of ((z, q), rounds) groups, as `spent` says."""
+    accounting = dp_accounting()
+    if all(q == 1 for (_, q), _ in groups):
+        shift = 2.0 if neighbours == "replace_one" else 1.0
+        sigma = 1 / math.sqrt(sum(rounds * (shift / z) ** 2 for (z, _), rounds in groups))
+        return float(accounting.get_epsilon_gaussian(sigma, delta))
+    replace = neighbours == "replace_one"
+    relation = accounting.NeighboringRelation.REPLACE_ONE if replace else None
+    if sampling == "fixed":
+        accountant = accounting.rdp.RdpAccountant(neighboring_relation=relation)
+    else:
+        # unlike the Rényi accountant this one takes z relative to C under both relations
+        accountant = accounting.pld.PLDAccountant(
+            relation or accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=interval
+        )
+    for (z, q), rounds in groups:
+        if sampling == "fixed":
+            # this accountant takes z relative to the sensitivity, which is 2C here; with z it is off by a factor of 6
+            event = accounting.SampledWithoutReplacementDpEvent(1, q, accounting.GaussianDpEvent(z / 2))
+        else:
+            event = accounting.PoissonSampledDpEvent(q, accounting.GaussianDpEvent(z))
+        accountant.compose(event, rounds)
+    return float(accountant.get_epsilon(delta))
+
+
+def dp_accounting() -> Any:
+    """The dp-accounting package. Raises DependencyError naming the extra."""
+    try:
+        import dp_accounting
+        import dp_accounting.pld
+        import dp_accounting.rdp
+    except ImportError:
+        raise DependencyError("privacy accounting needs the dp-accounting package; install fedcore[train]") from None
+    return dp_accounting
+
+
+def _number(value: object) -> bool:
+    """Whether a value is a number; NaN is one, and fails the comparisons that follow."""
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,0 +1,123 @@
+"""ε for a plan of rounds, and the noise that a plan needs.
+
+Sampling is what hides who took part, so it counts only where it is random and nobody sees it: not towards a server
+that picks or knows the clients, and a dropout is no sampling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from fedcore.errors import PrivacyError
+from fedcore.privacy.accountant import INTERVAL, Charge, check_delta, check_relation, dp_accounting, spent
+
+#: how far below the wanted ε, relative to it, the noise that is looked for may end
+_PRECISION = 1e-4
+
+
+def epsilon(
+    *,
+    noise_multiplier: float,
+    sampling_rate: float = 1.0,
+    rounds: int = 1,
+    delta: float,
+    sampling: str = "poisson",
+    neighbours: str = "add_remove",
+    population: int | None = None,
+    dimension: int = 0,
+) -> float:
+    """ε at δ of `rounds` noisy sums of terms clipped to C.
+
+    noise_multiplier  standard deviation of the noise over C, under both relations
+    sampling_rate     probability that a record is in a round (poisson), or the sample's share of the population (fixed)
+    sampling          "poisson": each record by its own coin, unseen; "fixed": an unseen sample of one size without
+                      replacement; "none": rate 1, whoever took part
+    neighbours        "add_remove": one record more or less; "replace_one": one record changed, at sensitivity 2C
+    population        records in all; δ must be less than 1 over it
+    dimension         noise samples a round, whose distance from the ideal noise is part of δ; 0 for ideal noise
+
+    How each is computed, with its sources: `fedcore.privacy.accountant.spent`. Raises PrivacyError naming the
+    parameter, DependencyError without dp-accounting.
+    """
+    charge = Charge(noise_multiplier, sampling_rate, rounds, dimension)
+    _check(charge, delta, sampling, neighbours, population)
+    return spent([charge], delta, sampling, neighbours)
+
+
+def noise_multiplier(
+    *,
+    epsilon: float,
+    sampling_rate: float = 1.0,
+    rounds: int = 1,
+    delta: float,
+    sampling: str = "poisson",
+    neighbours: str = "add_remove",
+    population: int | None = None,
+    dimension: int = 0,
+) -> float:
+    """The least noise multiplier whose ε at δ is at most `epsilon`, and at least 0.9999 of it.
+
+    The other parameters and errors are those of `epsilon`; PrivacyError also where no noise reaches it.
+    """
+    check_epsilon(epsilon)
+    _check(Charge(1.0, sampling_rate, rounds, dimension), delta, sampling, neighbours, population)
+
+    # enough where sampling amplifies; Rényi accounting of few fixed-size rounds may need more than no sampling does
+    shift = 2.0 if neighbours == "replace_one" else 1.0
+    log_z = math.log(shift * math.sqrt(rounds) * float(dp_accounting().get_sigma_gaussian(epsilon, delta)))
+    # wider steps are quick and come close from above; fixed-size samples are accounted without any
+    for interval in (INTERVAL,) if sampling == "fixed" else (100 * INTERVAL, 10 * INTERVAL, INTERVAL):
+
+        def excess(log_z: float, interval: float = interval) -> float:
+            """ln(ε(z) / ε): falls through 0 at the answer."""
+            charge = Charge(math.exp(log_z), sampling_rate, rounds, dimension)
+            return math.log(max(spent([charge], delta, sampling, neighbours, interval), 1e-12) / epsilon)
+
+        found = _root(excess, log_z)
+        if found is None:
+            raise PrivacyError(f"epsilon: got {epsilon:g} at delta {delta:g}, which no noise reaches; raise either")
+        log_z = found
+    return math.exp(log_z)
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Raise PrivacyError unless 0 < ε < inf."""
+    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < math.inf:
+        raise PrivacyError(f"epsilon: got {epsilon!r}, expected a finite number above 0; without a budget ask for none")
+
+
+def _check(charge: Charge, delta: float, sampling: str, neighbours: str, population: int | None) -> None:
+    check_delta(delta, population)
+    check_relation(sampling, neighbours, [charge])
+
+
+def _root(falling: Callable[[float], float], start: float) -> float | None:
+    """x near `start` where a falling function is in (-_PRECISION, 0]; None if it stays above 0.
+
+    Brackets by growing steps, then regula falsi of the Illinois kind: ln ε is nearly linear in ln z, so that few of the
+    costly evaluations are needed.
+    """
+    low = high = start
+    above = below = falling(start)
+    step = min(max(1.5 * abs(above), _PRECISION), 1.0)  # ln ε falls about as fast as ln z rises, or faster
+    while below > 0:
+        low, above = high, below
+        high, step = high + step, 2 * step
+        if step > 50:
+            return None
+        below = falling(high)
+    while above <= 0 and below <= -_PRECISION:
+        high, below = low, above
+        low, step = low - step, 2 * step
+        above = falling(low)
+    weight_above, weight_below = above, below + _PRECISION / 2
+    while below <= -_PRECISION and high - low > 1e-9:
+        share = weight_above / (weight_above - weight_below) if math.isfinite(above) else 0.5
+        middle = low + min(max(share, 1e-3), 1 - 1e-3) * (high - low)
+        value = falling(middle)
+        if value > 0:
+            low, above, weight_above, weight_below = middle, value, value, weight_below / 2
+        else:
+            high, below, weight_above, weight_below = middle, value, weight_above / 2, value + _PRECISION / 2
+    return high

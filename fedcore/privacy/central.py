@@ -1,0 +1,260 @@
+"""Central differential privacy: the server adds noise once, to a sum of clipped terms over a fixed denominator."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import PrivacyError
+from fedcore.lora import Method
+from fedcore.privacy.adaptive import AdaptiveClip
+from fedcore.privacy.budget import Noise
+from fedcore.privacy.noise import draw
+from fedcore.privacy.statistic import error_of_delta
+from fedcore.privacy.terms import WHOLE, Terms
+from fedcore.updates import Update
+
+#: rows that are in memory at a time
+_GROUP = 8
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a round may publish, and what stays in a private journal.
+
+    mean     the noisy mean: (d,) fp32 for vectors; for updates the reference moved by it, as the next Update
+    next     the Central of the next round: the same, or with the clips that adaptive clipping moved
+    public   for a public ledger: charge, ε so far, fixed denominator, noise multiplier, clip, noise of the mean
+             (standard deviation a number), SHA-256 of the output, a commitment to the inputs salted by the noise key
+    private  for the operator alone: clients, their norms, how many were clipped or not finite. No noise covers these
+    """
+
+    mean: Any
+    next: Central
+    public: dict[str, Any]
+    private: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Central:
+    """A noisy mean: (Σ clipped and rounded terms + noise) / expected_clients, exactly integer until it is divided.
+
+    clip              bound C on a term's norm; with per_module of the whole, ΣC_m² = C², or module -> C_m
+    noise_multiplier  z: what is charged. Noise has standard deviation z C on each number of the sum
+    expected_clients  the fixed denominator, whatever number takes part: the actual count is private
+    per_module        clip each module's part (dense tensors count as modules) to its own C_m, C/√M each at first
+    adaptive          let the clips follow a quantile of the norms, at a share of the noise multiplier
+    both_factors      with a method that sends A and B, clip them jointly; the public record shows what that costs
+
+    Order of a release: a term that is not finite counts as zero; clip, and round to a grid of at most 0.02 C/√d with
+    the norm after rounding proven at most C (`ops.clip_round`); sum; add discrete Gaussian noise from the reserved key
+    (`fedcore.privacy.noise`); only then back to floating point. McMahan et al. 2018, "Learning Differentially Private
+    Recurrent Language Models", ICLR, arXiv 1710.06963 (fixed denominator, per-layer clips); Kairouz et al. 2021.
+    """
+
+    clip: float | Mapping[str, float]
+    noise_multiplier: float
+    expected_clients: int
+    per_module: bool = False
+    adaptive: AdaptiveClip | None = None
+    both_factors: bool = False
+
+    def __post_init__(self) -> None:
+        clips = self.clip.items() if isinstance(self.clip, Mapping) else [(WHOLE, self.clip)]
+        for name, clip in clips:
+            if not isinstance(clip, Real) or isinstance(clip, bool) or not 0 < clip < math.inf:
+                where = f" of module {name!r}" if name else ""
+                raise PrivacyError(f"clip{where}: got {clip!r}, expected a finite number above 0")
+        if isinstance(self.clip, Mapping) and not self.per_module:
+            raise PrivacyError("clip: got one for each module, and per_module is False; set it, or give one number")
+        z, m = self.noise_multiplier, self.expected_clients
+        if not isinstance(z, Real) or isinstance(z, bool) or not 0 < z < math.inf:
+            raise PrivacyError(f"noise_multiplier: got {z!r}, expected a finite number above 0")
+        if not isinstance(m, Integral) or isinstance(m, bool) or m < 1:
+            raise PrivacyError(f"expected_clients: got {m!r}, expected a whole number of at least 1")
+
+    def inputs_digest(
+        self,
+        updates: Iterable[Any],
+        *,
+        method: Method | None = None,
+        reference: Update | None = None,
+        fixed: Update | None = None,
+        number: int = 1,
+    ) -> str:
+        """SHA-256 (hex) of what a release depends on, for `Budget.reserve`; the order of updates does not matter."""
+        return self._digest(self._terms(updates, method, reference, fixed, number))
+
+    def dimension(
+        self, like: Any, *, method: Method | None = None, fixed: Update | None = None, number: int = 1
+    ) -> int:
+        """Noise samples of a release for updates like this vector or reference: what `Budget` charges as dimension."""
+        updates, reference = ([], like) if isinstance(like, Update) else ([like], None)
+        return self._needed(self._terms(updates, method, reference, fixed, number).sizes)
+
+    def release(
+        self,
+        updates: Iterable[Any],
+        noise: Noise,
+        *,
+        method: Method | None = None,
+        reference: Update | None = None,
+        fixed: Update | None = None,
+        number: int = 1,
+        weights: Sequence[float] | Mapping[str, float] | None = None,
+    ) -> Release:
+        """Release one round.
+
+        updates    flat vectors (d,) of fp32, fp16 or bf16, each a change from the round's model; or Updates, with the
+                   `reference` that they started from. All count the same: num_examples are not used
+        noise      of `Budget.reserve(self.inputs_digest(updates, ...))`, with the same arguments
+        method     the LoRA method, which says what travels in round `number`: that alone is read, clipped and released
+        fixed      for fedsb, (B₀, A₀)
+        weights    None, or equal ones
+
+        What a method does after its mean (FedSVD's factorisation) and server optimisers come after this. A round with
+        fewer clients than expected, or none, is released the same way. Raises PrivacyError where a release would not be
+        private or the noise is for something else, LayoutError or ShapeError for updates that do not fit.
+        """
+        _check_equal(weights)
+        terms = self._terms(updates, method, reference, fixed, number)
+        self._check_noise(noise, terms)
+        clips = self._clips(terms.sizes)
+        z = float(self.noise_multiplier)
+        if self.adaptive is not None:
+            z = self.adaptive.remaining(z, self.expected_clients, len(clips))
+        deviation = z * math.sqrt(sum(clip**2 for clip in clips.values()))
+        sums, norms = _sums(terms, clips, deviation, noise)
+        mean = terms.released({part: (one / self.expected_clients).astype(np.float32) for part, one in sums.items()})
+        within = {part: norms[part] <= clip**2 for part, clip in clips.items()}
+        following = self if self.adaptive is None else self._moved(clips, within, sum(terms.sizes.values()), noise)
+        public = self._public(terms, clips, deviation / self.expected_clients, mean, noise)
+        private = {
+            "clients": len(terms.each),
+            "inputs": noise.inputs_digest,
+            "norms": {part: np.sqrt(squared).tolist() for part, squared in norms.items()},
+            "clipped": {part: int(np.count_nonzero(~w & np.isfinite(norms[part]))) for part, w in within.items()},
+            "not_finite": int(max(np.count_nonzero(~np.isfinite(squared)) for squared in norms.values())),
+        }
+        return Release(mean, following, public, private)
+
+    def _public(
+        self, terms: Terms, clips: dict[str, float], deviation: float, mean: Any, noise: Noise
+    ) -> dict[str, Any]:
+        output = mean.digest() if isinstance(mean, Update) else hashlib.sha256(mean.tobytes()).hexdigest()
+        found = {
+            "charge": noise.number,
+            "epsilon": noise.epsilon,
+            "expected_clients": int(self.expected_clients),
+            "noise_multiplier": float(self.noise_multiplier),
+            "clip": clips if self.per_module else clips[WHOLE],
+            "noise_of_mean": deviation,
+            "output": output,
+            "inputs": hmac.digest(noise.key, f"inputs {noise.inputs_digest}".encode(), "sha256").hex(),
+        }
+        if terms.statistic is not None and terms.statistic.factors == ("a", "b"):
+            reference = terms.statistic.reference
+            found["error_of_delta"] = {
+                "a and b": error_of_delta(reference, ("a", "b"), deviation),
+                "b": error_of_delta(reference, ("b",), deviation),
+            }
+        return found
+
+    def _terms(
+        self, updates: Iterable[Any], method: Method | None, reference: Any, fixed: Update | None, number: int
+    ) -> Terms:
+        if reference is not None:
+            return Terms.of_updates(updates, reference, method, number, fixed, self.both_factors)
+        if self.per_module:
+            raise PrivacyError("per_module: got flat vectors, which have no modules; give updates, or clip flat")
+        return Terms.of_vectors(updates)
+
+    def _digest(self, terms: Terms) -> str:
+        clip = dict(self.clip) if isinstance(self.clip, Mapping) else self.clip
+        adaptive = self.adaptive and astuple(self.adaptive)
+        return terms.digest([clip, self.noise_multiplier, int(self.expected_clients), self.per_module, adaptive])
+
+    def _needed(self, sizes: Mapping[str, int]) -> int:
+        """Noise samples of a release."""
+        return sum(sizes.values()) + (len(self._clips(sizes)) if self.adaptive else 0)
+
+    def _clips(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """segment -> its clip; one for the whole row unless per_module."""
+        if not self.per_module:
+            assert not isinstance(self.clip, Mapping)
+            return {WHOLE: float(self.clip)}
+        if not isinstance(self.clip, Mapping):
+            return {name: float(self.clip) / math.sqrt(len(sizes)) for name in sizes}
+        if self.clip.keys() != sizes.keys():
+            name = min(self.clip.keys() ^ sizes.keys())
+            what = "has no clip" if name in sizes else "has a clip, and the updates have no such module"
+            raise PrivacyError(f"clip: module {name!r} {what}; give one for each of {', '.join(sizes)}")
+        return {name: float(self.clip[name]) for name in sizes}
+
+    def _check_noise(self, noise: Noise, terms: Terms) -> None:
+        if not hmac.compare_digest(noise.inputs_digest, self._digest(terms)):
+            raise PrivacyError(
+                "noise: was reserved for other inputs or settings, and one noise on two sums shows their difference; "
+                "reserve for inputs_digest of these, which is another charge"
+            )
+        if noise.noise_multiplier != self.noise_multiplier:
+            raise PrivacyError(
+                f"noise: charged at noise multiplier {noise.noise_multiplier:g}, and this release has "
+                f"{self.noise_multiplier:g}; open the budget with the same"
+            )
+        needed = self._needed(terms.sizes)
+        if noise.dimension < needed:
+            raise PrivacyError(
+                f"noise: charged for {noise.dimension} samples, and this release draws {needed}; open the budget with "
+                f"dimension={needed}"
+            )
+
+    def _moved(self, clips: dict[str, float], within: dict[str, np.ndarray], counter: int, noise: Noise) -> Central:
+        """With the clips that noisy counts ask for. Counts are of 2b - 1, so that noise of 2σ_b is on whole numbers."""
+        assert self.adaptive is not None
+        deviation = 2 * self.adaptive.deviation(self.expected_clients)
+        drawn = draw(len(clips), deviation, noise.key, counter)
+        moved = {}
+        for (part, clip), sample in zip(clips.items(), drawn.tolist(), strict=True):
+            doubled = 2 * int(np.count_nonzero(within[part])) - len(within[part]) + sample
+            moved[part] = self.adaptive.moved(clip, doubled, self.expected_clients)
+        return replace(self, clip=moved if self.per_module else moved[WHOLE])
+
+
+def _sums(
+    terms: Terms, clips: Mapping[str, float], deviation: float, noise: Noise
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(noisy sum, squared norms) of each clipped part: fp64, the sums exact multiples of a grid."""
+    from fedcore.ops.clip_noise_accumulate import clip_noise_accumulate
+    from fedcore.ops.clip_round import clip_grid
+
+    sums, norms, counter = {}, {}, 0
+    for part, clip in clips.items():
+        segments = list(terms.sizes) if part == WHOLE else [part]
+        size = sum(terms.sizes[segment] for segment in segments)
+        grid = clip_grid(clip, size)
+        total, squared = draw(size, deviation / grid, noise.key, counter) * grid, [np.zeros(0)]
+        counter += size
+        for start in range(0, len(terms.each), _GROUP):
+            rows = terms.rows(start, start + _GROUP, segments)
+            found = clip_noise_accumulate(rows, clip, grid, out_dtype="float64")
+            total += np.asarray(found.sum)  # multiples of a power of two below 2**52 of them: exact in any order
+            squared.append(found.squared_norms)
+        sums[part], norms[part] = total, np.concatenate(squared)
+    return sums, norms
+
+
+def _check_equal(weights: Sequence[float] | Mapping[str, float] | None) -> None:
+    values = list(weights.values() if isinstance(weights, Mapping) else [] if weights is None else weights)
+    if len(set(map(float, values))) > 1:
+        raise PrivacyError(
+            "weights: got unequal ones, with which one client moves the sum by more than the clip; leave them out: in "
+            "a private mean every client counts the same"
+        )

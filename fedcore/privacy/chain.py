@@ -1,0 +1,153 @@
+"""A file of records that only grows, where a changed, dropped or rolled back record shows.
+
+Each line ends in a MAC over the line and the MAC before it (HMAC-SHA256), under a key that the operator holds, and a
+sidecar `<path>.head` says how many lines there are and the last MAC. What this tells, and what it cannot:
+- a changed, inserted, reordered or removed line, and a file cut short: always, for who does not hold the key;
+- the file put back to an earlier copy without its sidecar, or the sidecar without its file: always;
+- both put back together, or both deleted: not from these files. `head` is for that: kept in a place of another owner,
+  such as a public ledger, it shows the rollback (`require`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedcore.errors import FedcoreError, FormatError, PrivacyError
+from fedcore.updates.atomic import refused, sync, write_atomically
+
+
+class Head(NamedTuple):
+    """The number of the last record, from 1, and its MAC (hex)."""
+
+    number: int
+    mac: str
+
+
+class Chain:
+    """The records at `path`, for one writer at a time: `with chain.locked() as records: chain.append(...)`."""
+
+    def __init__(self, path: Path, secret: bytes):
+        self.path, self._secret = path, secret
+        self.head_path, self._lock = path.with_name(path.name + ".head"), path.with_name(path.name + ".lock")
+        self._last = Head(0, "")
+
+    @contextmanager
+    def locked(self) -> Iterator[list[dict[str, Any]]]:
+        """All records, verified, while no other process or thread reads or writes them.
+
+        A record that a crash left half written is dropped: nobody was told of it. Raises FormatError for a file that
+        was changed or rolled back, StorageError.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise refused(self._lock, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield self._read()
+        finally:
+            os.close(descriptor)
+
+    def append(self, record: dict[str, Any]) -> Head:
+        """Add a record; when this returns it is on disk, and then in the head. Only while `locked`."""
+        line = {"number": self._last.number + 1, **record}
+        line["mac"] = self._mac(self._last.mac, line)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                data = _text(line).encode() + b"\n"
+                while data:
+                    data = data[os.write(descriptor, data) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            sync(self.path.parent)
+        except OSError as error:
+            if isinstance(error, FedcoreError):
+                raise
+            raise refused(self.path, error) from error
+        self._last = Head(line["number"], line["mac"])
+        self._write_head()
+        return self._last
+
+    @property
+    def head(self) -> Head:
+        """As of the last `locked` or `append`."""
+        return self._last
+
+    def _read(self) -> list[dict[str, Any]]:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole, newline, torn = content.rpartition(b"\n")
+        head = self._read_head(bool(whole))
+        records, last = [], Head(0, "")
+        for number, text in enumerate(whole.splitlines(), 1):
+            records.append(self._parse(number, text, last.mac))
+            last = Head(number, records[-1]["mac"])
+            if number == head.number and last != head:
+                raise self._tampered(f"record {number} is not the one that {self.head_path.name} names")
+        if last.number < head.number:
+            raise self._tampered(f"has {last.number} records where {self.head_path.name} counts {head.number}")
+        if last.number > head.number + 1:  # a crash leaves one record that the head has not counted, never two
+            raise self._tampered(f"has {last.number} records where {self.head_path.name} counts only {head.number}")
+        if torn:
+            os.truncate(self.path, len(whole) + len(newline))
+            sync(self.path)
+        self._last = last
+        if last != head:
+            self._write_head()
+        return records
+
+    def _parse(self, number: int, text: bytes, before: str) -> dict[str, Any]:
+        try:
+            record = json.loads(text)
+            mac = record.pop("mac")
+        except (ValueError, KeyError, AttributeError):
+            raise self._tampered(f"line {number} is no record") from None
+        if record.get("number") != number or not hmac.compare_digest(str(mac), self._mac(before, record)):
+            raise self._tampered(f"line {number} was changed, moved or written under another sealing key")
+        return {**record, "mac": mac}
+
+    def _read_head(self, started: bool) -> Head:
+        if not self.head_path.exists():
+            if started:
+                raise self._tampered(f"its head {self.head_path.name} is missing")
+            self._write_head()  # before the first record, so that a file without a head is never a new one
+            return self._last
+        try:
+            found = json.loads(self.head_path.read_bytes())
+            return Head(int(found["number"]), str(found["mac"]))
+        except (ValueError, KeyError, TypeError):
+            raise self._tampered(f"its head {self.head_path.name} is damaged") from None
+
+    def _write_head(self) -> None:
+        write_atomically(self.head_path, _text(self._last._asdict()).encode())
+
+    def _mac(self, before: str, record: dict[str, Any]) -> str:
+        return hmac.digest(self._secret, f"{before}\n{_text(record)}".encode(), "sha256").hex()
+
+    def _tampered(self, what: str) -> FormatError:
+        return FormatError(
+            f"{self.path}: {what}: tampered with, rolled back or damaged, so what was spent is not known; "
+            "nothing is released: restore the file and its head as they were last"
+        )
+
+
+def require(records: list[dict[str, Any]], head: Head) -> None:
+    """Raise PrivacyError unless the chain still holds the record that an earlier `head` names."""
+    if head.number > len(records) or (head.number and records[head.number - 1]["mac"] != head.mac):
+        raise PrivacyError(
+            f"head: got one of {head.number} records, and the file, with {len(records)}, does not continue it: file "
+            "and head were rolled back together; restore them as they were last"
+        )
+
+
+def _text(record: dict[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,35 @@
+"""What does not go together with central noise, in one line each: what a plan shows and a run refuses."""
+
+from __future__ import annotations
+
+from fedcore.lora.method import Method
+
+
+def refusals(
+    *, rule: str = "mean", before: bool = False, method: Method | None = None, space: str = "parameters"
+) -> list[str]:
+    """Why noise on a release would not be private, one line each; none where it is.
+
+    rule    of [aggregation]
+    before  whether pre-aggregations come before it
+    method  a LoRA method, or None
+    space   what a rule runs on: "parameters" or "delta"
+    """
+    found = []
+    if rule != "mean" or before:
+        what = f"rule {rule!r}" if rule != "mean" else "a pre-aggregation"
+        found.append(
+            f"privacy: {what} chooses its coefficients from the clients' data, so that one client can move the result "
+            "further than its clip, and noise that hides a clip hides nothing; use the mean"
+        )
+    if space == "delta" and method is None:
+        found.append(
+            "privacy: space 'delta' clips B · A, and noise then goes on factors: (t B, A / t) keeps the product and "
+            "moves the factors without bound; use a method that sends one factor: ffa_lora, fedsvd, rolora or fedsb"
+        )
+    if method is not None and set(method.sends()) == {"a", "b"}:
+        found.append(
+            f"privacy: {method.traits.name} sends both factors, and their noises multiply in B · A; use ffa_lora, "
+            "fedsvd, rolora or fedsb, or ask for a joint clip of both"
+        )
+    return found

@@ -1,0 +1,188 @@
+"""The linear statistic that a round releases: what of an update is summed, clipped and noised, in its own space.
+
+A clip of Δ = s B A with noise on the factors is not private: (tB, A/t) has the same Δ for every t, so a client moves
+the noised factor as far as it likes. What is clipped must be what is summed: B where A is frozen, the core of Fed-SB, A
+where that alone travels, or the whole vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fedcore.errors import LayoutError, PrivacyError
+from fedcore.lora import Method
+from fedcore.quantized import to_dtype
+from fedcore.updates import Update
+from fedcore.updates.layout import shown
+
+#: methods whose A stays as it is, so that its rows can be orthonormal
+_FROZEN_A = ("ffa_lora", "fedsvd")
+#: how far A Aᵀ may be from the identity: bf16 rounds by 2^-9 a number
+_TOLERANCE = 2e-2
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """How updates become flat rows and back.
+
+    reference  the adapter or model that clients started from; a row is what an update has beyond it
+    factors    what of each LoRA pair is summed: ("b",), ("a",), ("core",) or ("a", "b"); () if there is no pair
+    fixed      the factors B₀ and A₀ around a core, else None
+    """
+
+    reference: Update
+    factors: tuple[str, ...]
+    fixed: Update | None = None
+
+    @cached_property
+    def segments(self) -> dict[str, int]:
+        """module or dense tensor -> elements of its part of a row, in order."""
+        found = {}
+        for module, pair in self.reference.modules.items():
+            sizes = {"a": pair.rank * pair.d_in, "b": pair.rank * pair.d_out, "core": pair.rank**2}
+            found[module] = sum(sizes[factor] for factor in self.factors)
+        layout = self.reference.layout
+        return found | {name: int(layout.sizes[layout.index[name]]) for name in self.reference.dense}
+
+    def row(self, update: Update, segment: str) -> np.ndarray:
+        """One segment of an update less the reference's, flat fp32. NaN and Inf stay, and make the row count as 0."""
+        with np.errstate(all="ignore"):
+            if segment not in self.reference.modules:
+                return _less(update.tensors[segment], self.reference.tensors[segment]).ravel()
+            pair = self.reference.modules[segment]
+            if self.factors == ("core",):
+                change = _less(update.tensors[pair.b], self.reference.tensors[pair.b])
+                return np.asarray(np.linalg.pinv(self._fixed_b(segment)) @ change, np.float32).ravel()
+            names = [getattr(pair, factor) for factor in self.factors]
+            changes = [_less(update.tensors[name], self.reference.tensors[name]).ravel() for name in names]
+            return np.concatenate(changes)
+
+    def applied(self, change: Mapping[str, np.ndarray]) -> Update:
+        """The reference with `change`, one flat array a segment, added to what it releases: rounded to its dtypes."""
+        tensors = dict(self.reference.tensors)
+        for segment, values in change.items():
+            pair = self.reference.modules.get(segment)
+            if pair is not None and self.factors == ("core",):
+                names, parts = [pair.b], [(self._fixed_b(segment) @ values.reshape(pair.rank, pair.rank)).ravel()]
+            else:
+                names = [segment] if pair is None else [getattr(pair, factor) for factor in self.factors]
+                sizes = [tensors[name].size for name in names]
+                parts = np.split(values, np.cumsum(sizes)[:-1])
+            for name, part in zip(names, parts, strict=True):
+                layout = self.reference.layout
+                moved = np.asarray(tensors[name], np.float64) + part.reshape(tensors[name].shape)
+                tensors[name] = to_dtype(moved.astype(np.float32), layout.dtypes[layout.index[name]])
+        return Update.from_tensors(
+            tensors,
+            scaling=self.reference.scaling or None,
+            base=self.reference.base,
+            adapter_config=self.reference.adapter_config,
+        )
+
+    def check(self, updates: Iterable[Update]) -> None:
+        """Raise LayoutError unless updates have the reference's tensors and scales."""
+        for update in updates:
+            who = f"client {shown(update.client_id)}"
+            if difference := self.reference.layout.difference(update.layout):
+                raise LayoutError(f"{who}: {difference}, compared with the reference; send the same adapter")
+            if update.scaling != self.reference.scaling:
+                raise LayoutError(f"{who}: its scales differ from the reference's; one sum has one scale a module")
+
+    def _fixed_b(self, module: str) -> np.ndarray:
+        assert self.fixed is not None
+        return np.asarray(self.fixed.tensors[self.fixed.modules[module].b], np.float64)
+
+
+def statistic_of(
+    reference: Update,
+    method: Method | None,
+    number: int = 1,
+    *,
+    fixed: Update | None = None,
+    both_factors: bool = False,
+) -> Statistic:
+    """What round `number` of a method releases. Raises PrivacyError where that is no linear statistic.
+
+    fixed         for fedsb, (B₀, A₀) as `FedSB.fixed` makes it
+    both_factors  release A and B together, clipped jointly, where a method sends both: private, though their noises
+                  multiply in Δ
+    """
+    if not reference.modules:
+        if method is not None:
+            raise PrivacyError(f"method: got {method.traits.name}, and the reference has no LoRA factors; leave it out")
+        return Statistic(reference, ())
+    if method is None:
+        raise PrivacyError(
+            "method: missing, and the updates have LoRA factors; say which travel: a clip of B · A with noise on "
+            "factors is not private, since (t B, A / t) keeps the product and moves the factors without bound"
+        )
+    factors = tuple(sorted(method.sends(number)))
+    name = method.traits.name
+    if factors == ("a", "b") and not both_factors:
+        raise PrivacyError(
+            f"{name}: both factors travel, and noise on both multiplies in B · A; use ffa_lora, fedsvd, rolora or "
+            "fedsb, or ask for a joint clip of both with both_factors=True"
+        )
+    if factors == ("core",) and (fixed is None or fixed.layout != reference.layout):
+        raise PrivacyError(
+            f"{name}: fixed: expected the adapter (B0, A0) around the core, with the reference's tensors"
+        )
+    for module, pair in reference.modules.items() if name in _FROZEN_A else ():
+        a = np.asarray(reference.tensors[pair.a], np.float64)
+        if np.abs(a @ a.T - np.eye(pair.rank)).max() > _TOLERANCE:
+            raise PrivacyError(
+                f"{name}: module {shown(module)}: the rows of A are not orthonormal, so a clip of B is no clip of its "
+                "update; start from fc.privacy.orthonormal(adapter), which holds the same model"
+            )
+    return Statistic(reference, factors, fixed if factors == ("core",) else None)
+
+
+def orthonormal(adapter: Update) -> Update:
+    """The same model with orthonormal rows of A: A = R Q by QR, B becomes B R, so that ‖Δ‖ = s ‖B‖.
+
+    Rounded to the adapter's dtypes. Raises LayoutError for a rank above d_in.
+    """
+    tensors = dict(adapter.tensors)
+    for module, pair in adapter.modules.items():
+        if pair.rank > pair.d_in:
+            raise LayoutError(f"module {shown(module)}: rank {pair.rank} exceeds d_in {pair.d_in}; lower the rank")
+        q, r = np.linalg.qr(np.asarray(tensors[pair.a], np.float64).T)
+        for name, values in ((pair.a, q.T), (pair.b, np.asarray(tensors[pair.b], np.float64) @ r.T)):
+            dtype = adapter.layout.dtypes[adapter.layout.index[name]]
+            tensors[name] = to_dtype(values.astype(np.float32), dtype)
+    return Update.from_tensors(
+        tensors,
+        num_examples=adapter.num_examples,
+        client_id=adapter.client_id,
+        scaling=adapter.scaling,
+        base=adapter.base,
+        adapter_config=adapter.adapter_config,
+    )
+
+
+def error_of_delta(reference: Update, factors: Sequence[str], deviation: float) -> float:
+    """√E‖ΔB·A - B·A‖² summed over modules, for noise of `deviation` on each entry of the factors.
+
+    With noise E_B and E_A: s²(τ² d_out ‖A‖² + τ² d_in ‖B‖² + τ⁴ r d_in d_out), the first term for B, the second for A,
+    the third where both are noised.
+    """
+    total = 0.0
+    for module, pair in reference.modules.items():
+        a, b = (np.square(np.asarray(reference.tensors[name], np.float64)).sum() for name in (pair.a, pair.b))
+        variance = deviation**2
+        terms = [variance * pair.d_out * a] if "b" in factors else []
+        terms += [variance * pair.d_in * b] if "a" in factors else []
+        terms += [variance**2 * pair.rank * pair.d_in * pair.d_out] if {"a", "b"} <= set(factors) else []
+        if "core" in factors:
+            terms = [variance * a * b]
+        total += reference.scaling[module] ** 2 * sum(terms)
+    return float(np.sqrt(total))
+
+
+def _less(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """values - reference in fp32, from any dtype."""
+    return np.asarray(values, np.float32) - np.asarray(reference, np.float32)

@@ -1,0 +1,78 @@
+"""What a privacy budget costs before anything runs: noise against the clip, and the clients that it takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedcore.errors import PrivacyError
+from fedcore.privacy.accountant import SAMPLING
+from fedcore.privacy.accounting import noise_multiplier
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """The price of (ε, δ) for a plan of rounds.
+
+    noise_multiplier  standard deviation of the noise on the sum, over the clip
+    noise_per_number  of the noise on each number of the mean, over the clip
+    noise_norm        ‖noise of the mean‖ over the clip: noise_per_number · √dimension
+    relative_error    √E‖released - mean of clipped terms‖² over the norm of that mean, if clients agree as far as said
+    clients_needed    expected clients in a round for a relative error of at most 1, at this sampling rate or smaller
+    local_multiplier  noise multiplier of each client were no server trusted (local DP), with its relative error
+    """
+
+    noise_multiplier: float
+    noise_per_number: float
+    noise_norm: float
+    relative_error: float
+    clients_needed: int
+    local_multiplier: float
+    local_relative_error: float
+
+
+def trade_off(
+    *,
+    epsilon: float,
+    delta: float,
+    rounds: int,
+    clients: int,
+    population: int,
+    dimension: int,
+    agreement: float = 1.0,
+    sampling: str = "poisson",
+    neighbours: str = "add_remove",
+) -> TradeOff:
+    """The trade-off of a plan.
+
+    clients     expected in a round; the sampling rate is clients / population, or 1 with sampling "none"
+    dimension   numbers that are released: r · d_out summed over modules where A is frozen
+    agreement   ‖mean of clipped terms‖ over the clip, in (0, 1]: 1 if all clients move the same way by the whole clip.
+                Unrelated updates of n clients give 1/√n; it is no claim about any data
+
+    The relative error is z √dimension / (clients · agreement). Raises PrivacyError naming the parameter.
+    """
+    for name, value in (("rounds", rounds), ("clients", clients), ("population", population), ("dimension", dimension)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise PrivacyError(f"{name}: got {value!r}, expected a whole number of at least 1")
+    if clients > population:
+        raise PrivacyError(f"clients: got {clients} a round of a population of {population}; expected at most that")
+    if not 0 < agreement <= 1:
+        raise PrivacyError(f"agreement: got {agreement!r}, expected a share of the clip in (0, 1]")
+    if sampling not in SAMPLING:
+        raise PrivacyError(f"sampling: got {sampling!r}, expected one of {', '.join(SAMPLING)}")
+    rate = 1.0 if sampling == "none" else clients / population
+    plan = {"epsilon": epsilon, "delta": delta, "rounds": rounds, "population": population}
+    z = noise_multiplier(**plan, sampling_rate=rate, sampling=sampling, neighbours=neighbours, dimension=dimension)  # type: ignore[arg-type]
+    # whoever adds noise at home is seen to take part, so nothing is sampled; a report is replaced, never absent
+    local = noise_multiplier(**plan, sampling="none", neighbours="replace_one", dimension=dimension)  # type: ignore[arg-type]
+    norm = z * math.sqrt(dimension) / clients
+    return TradeOff(
+        noise_multiplier=z,
+        noise_per_number=z / clients,
+        noise_norm=norm,
+        relative_error=norm / agreement,
+        clients_needed=math.ceil(z * math.sqrt(dimension) / agreement),
+        local_multiplier=local,
+        local_relative_error=local * math.sqrt(dimension / clients) / agreement,
+    )

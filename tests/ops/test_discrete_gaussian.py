@@ -1,0 +1,266 @@
+"""discrete_gaussian: its table and sums against the exact distribution, its samples against the law, every ISA."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from oracles.streams import openssl
+
+import fedcore as fc
+from fedcore.errors import BackendError, RangeError, ShapeError
+from fedcore.gaussian_table import GaussianTable, gaussian_table, nonce_of, thresholds
+from fedcore.reference import discrete_gaussian as definition
+
+KEY = bytes(range(60, 92))
+SIGMAS = (0.5, math.sqrt(17), 129, 1e6)
+#: samples of a chunk of the C kernels (csrc/impl.h), words of a ChaCha20 block
+CHUNK, WORDS = 1024, 8
+
+
+def base(sigma) -> Fraction:
+    """σ₀² of the table for σ, exact."""
+    return Fraction(sigma) ** 2 / sum(int(c) ** 2 for c in gaussian_table(Fraction(sigma)).strides)
+
+
+def integers(table: GaussianTable) -> list[int]:
+    """The entries as integers of 128 bits."""
+    return [int(a) << 64 | int(b) for a, b in zip(table.first, table.second, strict=True)]
+
+
+@pytest.mark.parametrize("sigma", [*SIGMAS, 10.5, 16])
+def test_the_table_against_200_bits_of_mpmath(sigma):
+    mpmath = pytest.importorskip("mpmath", reason="the oracle of the table is mpmath")
+    variance, table = base(sigma), gaussian_table(Fraction(sigma))
+    with mpmath.workprec(200):
+        half = mpmath.mpf(variance.denominator) / (2 * variance.numerator)
+        weights = [mpmath.exp(-half * k * k) for k in range(40 * math.ceil(variance**0.5))]
+        total = 2 * mpmath.fsum(weights) - 1
+        above = [2 * mpmath.fsum(weights[k + 1 :]) / total for k in range(len(table.first) + 1)]
+        for entry, probability in zip(integers(table), above, strict=False):
+            assert entry % 2 == 0
+            assert abs(entry - probability * 2**128) <= 1.001  # rounded to even
+        assert above[len(table.first) - 1] >= 2.0**-106 > above[len(table.first)]
+
+
+@pytest.mark.parametrize("sigma", [0.5, 4, 16, 45.25, 64])
+def test_what_is_drawn_is_the_distribution(sigma):
+    """The exact distribution of the sum that the table and the strides give, in integers, against that of σ."""
+    mpmath = pytest.importorskip("mpmath", reason="the oracle of the distribution is mpmath")
+    table = gaussian_table(Fraction(sigma))
+    falling = [2**128, *integers(table), 0]
+    magnitudes = [a - b for a, b in pairwise(falling)]
+    one = [*(m // 2 for m in magnitudes[:0:-1]), magnitudes[0], *(m // 2 for m in magnitudes[1:])]
+    assert sum(one) == 2**128
+    total = np.array([1], object)
+    for stride in table.strides:
+        wide = np.zeros((len(one) - 1) * int(stride) + 1, object)
+        wide[:: int(stride)] = one
+        total = np.convolve(total, wide)
+    with mpmath.workprec(200):
+        half = 1 / (2 * mpmath.mpf(Fraction(sigma).numerator) ** 2 / Fraction(sigma).denominator ** 2)
+        middle = len(total) // 2
+        exact = [mpmath.exp(-half * k * k) for k in range(middle + 1)]
+        scale = 2 * mpmath.fsum(exact) - 1
+        bits = 128 * len(table.strides)
+        gap = [abs(mpmath.mpf(int(total[middle + k])) / 2**bits - exact[k] / scale) for k in range(middle + 1)]
+        distance = mpmath.fsum(gap) - gap[0] / 2  # both signs, halved
+        assert distance < table.distance
+        assert distance > table.distance / 2**40, "a bound so far off says nothing"
+    assert table.distance < 2.0**-100
+
+
+@pytest.mark.parametrize("sigma", [*SIGMAS, 3, 10.6, 11, 700.5, 65536])
+def test_strides_are_smooth_enough(sigma):
+    """Each step's s² is at least 3.7, so that 2 exp(−2π² s²) is below 2⁻¹⁰⁴; the table is short enough for C."""
+    table, variance = gaussian_table(Fraction(sigma)), base(sigma)
+    strides = [int(c) for c in table.strides]
+    for i in range(1, len(strides)):
+        before = sum(c * c for c in strides[:i])
+        assert variance * before / (before + strides[i] ** 2) >= Fraction(37, 10)
+    assert len(table.first) <= 127
+    assert fc.ops.discrete_gaussian_bits(sigma) > 100
+    assert 2.0 ** -fc.ops.discrete_gaussian_bits(sigma) >= table.distance
+
+
+@pytest.mark.parametrize("sigma", [4, 1000])
+def test_every_isa_gives_the_definition(compiled, sigma):
+    """Sizes and first numbers about blocks and chunks, and where the block counter passes 2³²."""
+    sizes = (0, 1, 9, CHUNK, CHUNK + 1, 3 * CHUNK + 5)
+    far = (1 << 32) * WORDS
+    for counter in (0, 1, WORDS - 1, CHUNK - 1, CHUNK + 3, far - CHUNK - 7, (1 << 63) - max(sizes)):
+        expected = fc.ops.discrete_gaussian(max(sizes), sigma, KEY, counter, backend="reference")
+        for size in sizes:
+            drawn = fc.ops.discrete_gaussian(size, sigma, KEY, counter, threads=2, **compiled)
+            assert drawn.dtype == np.int64
+            assert (drawn == expected[:size]).all(), (counter, size)
+
+
+def test_every_isa_gives_the_definition_of_the_aes_stream(compiled):
+    """Words by OpenSSL, draws by the definition; the counter passes 2³² here too."""
+    from fedcore.native import isa_code, isa_selected, lib
+
+    if not lib.fc_stream_available(lib.FC_AES256CTR, isa_code()):
+        pytest.skip(f"{isa_selected()} kernels have no AES instructions; test_where_it_runs sees it refused")
+    size, sigma = 2000, 1000
+    table = gaussian_table(Fraction(sigma))
+    for counter in (0, (1 << 33) - 1000):
+        expected = np.zeros(size, np.int64)
+        for draw, stride in enumerate(table.strides):
+            v, w = (aes_words(draw, word, counter, size) for word in (0, 1))
+            expected += stride * definition.scan(v, w, table)
+        drawn = fc.ops.discrete_gaussian(size, sigma, KEY, counter, "aes256ctr", **compiled)
+        assert (drawn == expected).all()
+
+
+def aes_words(draw: int, word: int, counter: int, size: int) -> np.ndarray:
+    """Words of an AES stream across its nonces: two a block."""
+    boundary = 1 << 33
+    if counter < boundary < counter + size:
+        return np.concatenate(
+            [
+                aes_words(draw, word, counter, boundary - counter),
+                aes_words(draw, word, boundary, counter + size - boundary),
+            ]
+        )
+    high, low = divmod(counter // 2, 1 << 32)
+    drawn = openssl("aes256ctr", KEY, nonce_of(draw, word, high), low, 8 * (size + 2))
+    return drawn.view("<u8")[counter % 2 :][:size]
+
+
+def tied(count: int) -> tuple[GaussianTable, np.ndarray]:
+    """A table whose entries are words that KEY gives, with second words shifted up or down, and what is drawn then."""
+    v, w = (definition.words_of(KEY, 0, word, 0, CHUNK) for word in (0, 1))
+    pick = np.random.default_rng(count).permutation(CHUNK)[:count]
+    pairs = []
+    for turn, i in enumerate(pick):
+        second = int(w[i]) << 1 & (2**64 - 1)
+        pairs.append((int(v[i]), (second + (-2, 0, 2)[turn % 3]) % 2**64))
+    pairs += [(0, 9), (0, 4)]  # the end of a table, where first words are equal
+    pairs.sort(reverse=True)
+    table = GaussianTable(
+        np.array([p[0] for p in pairs], np.uint64), np.array([p[1] for p in pairs], np.uint64), np.array([1, 3]), 0.0
+    )
+    expected = []
+    for first, second in zip(v.tolist(), w.tolist(), strict=True):
+        low = second << 1 & (2**64 - 1)
+        magnitude = sum((first, low) < pair for pair in pairs)
+        expected.append(-magnitude if second >> 63 else magnitude)
+    return table, np.array(expected)
+
+
+@pytest.mark.parametrize("count", [7, 30, 125])
+def test_ties_of_the_first_word(compiled, count):
+    """The second word decides, in the definition as in 128-bit integers and on every ISA as in the definition."""
+    from fedcore.native.discrete_gaussian import discrete_gaussian
+
+    table, expected = tied(count)
+    v, w = (definition.words_of(KEY, 0, word, 0, CHUNK) for word in (0, 1))
+    assert (definition.scan(v, w, table) == expected).all()
+    first_only = definition.scan(v, np.zeros_like(w), table)
+    assert (np.abs(first_only) != np.abs(expected)).sum() >= count // 4, "the second word decided nothing"
+    out, again = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64)
+    definition.discrete_gaussian(out, table, KEY, 0, "chacha20")
+    discrete_gaussian(again, table, KEY, 0, "chacha20")
+    assert (out == again).all()
+
+
+def test_samples_are_numbered(compiled):
+    """f(n, c)[i:] is f(n − i, c + i), on any number of threads."""
+    for sigma in (2.5, 5000):
+        samples = fc.ops.discrete_gaussian(9000, sigma, KEY, 77, threads=1, **compiled)
+        for i in (1, 8, 1023, 1024, 5003, 8999, 9000):
+            tail = fc.ops.discrete_gaussian(9000 - i, sigma, KEY, 77 + i, threads=3, **compiled)
+            assert (tail == samples[i:]).all()
+
+
+def chi_square(observed: np.ndarray, probabilities: np.ndarray) -> float:
+    """Standard deviations of χ² above its mean, bins of an expected count under 10 joined to the last."""
+    expected = probabilities * observed.sum()
+    keep = expected >= 10
+    observed = np.append(observed[keep], observed[~keep].sum())
+    expected = np.append(expected[keep], expected[~keep].sum())
+    freedom = len(observed) - 1
+    return (((observed - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom)
+
+
+def above(sigma: float, x: float) -> float:
+    """P(X > x), x halfway between integers: by sums where σ is small, else the normal law, 1e-5 off at most."""
+    if sigma > 100:
+        return math.erfc(x / sigma / math.sqrt(2)) / 2
+    weights = np.exp(-(np.arange(-2000, 2001) ** 2) / (2 * sigma**2))
+    return weights[2001 + math.floor(x) :].sum() / weights.sum()
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_two_million_samples(sigma):
+    """χ² over all values (in bins of a fifth of σ where σ is large), signs, tails, moments and the next sample."""
+    n = 2_000_000
+    samples = fc.ops.discrete_gaussian(n, sigma, KEY)
+    width = 2 * math.floor(sigma / 10) + 1  # odd, so that bins lie evenly about 0
+    count = math.ceil(8 * sigma / width)
+    edges = [(k - 0.5) * width for k in range(-count, count + 2)]
+    probabilities = -np.diff([above(sigma, edge) for edge in edges])
+    observed = np.bincount((samples + width // 2) // width + count, minlength=2 * count + 1)
+    assert abs(chi_square(observed, probabilities)) < 5
+    spread = math.sqrt(n)
+    squares = samples.astype(float) ** 2
+    variance = (probabilities * (np.arange(-count, count + 1) * width) ** 2).sum() if width == 1 else sigma**2
+    assert abs((samples > 0).sum() - (samples < 0).sum()) < 5 * spread
+    assert abs(samples.mean()) < 5 * sigma / spread
+    assert abs(squares.mean() - variance) < 5 * squares.std() / spread
+    lagged = (samples[1:] * samples[:-1].astype(float)).mean() / squares.mean()
+    assert abs(lagged) < 5 / spread
+    for cut in (3, 4.5):  # tails, each side
+        expected = n * above(sigma, math.floor(cut * sigma) + 0.5)
+        for side in (samples, -samples):
+            assert abs((side > math.floor(cut * sigma)).sum() - expected) < 5 * math.sqrt(expected) + 5
+
+
+def test_draws_of_a_sum_are_independent():
+    """The draws that a wide sample is made of come from streams of their own."""
+    v = [definition.words_of(KEY, draw, word, 0, 4096) for draw in range(3) for word in (0, 1)]
+    uniform = np.array(v).astype(float) / 2.0**64 - 0.5
+    correlation = np.corrcoef(uniform) - np.eye(6)
+    assert np.abs(correlation).max() < 5 / math.sqrt(4096)
+
+
+def test_sigma_is_exact():
+    """A float counts for its binary value; an int, a Fraction and a NumPy number are the same σ."""
+    expected = fc.ops.discrete_gaussian(500, 4, KEY)
+    for same in (4.0, Fraction(4), np.float32(4), np.int64(4)):
+        assert (fc.ops.discrete_gaussian(500, same, KEY) == expected).all()
+    assert thresholds(Fraction(0.1) ** 2 * 100) != thresholds(Fraction(1))
+
+
+def test_where_it_runs(compiled):
+    from fedcore.native import isa_code, isa_selected, lib
+
+    if isa_selected() == "ref" or not lib.fc_stream_available(lib.FC_AES256CTR, isa_code()):
+        with pytest.raises(BackendError, match="discrete_gaussian: stream 'aes256ctr' needs the AES-NI"):
+            fc.ops.discrete_gaussian(5, 4, KEY, stream="aes256ctr", **compiled)
+    for backend in ("reference", "triton"):
+        with pytest.raises(BackendError, match=f"discrete_gaussian: backend '{backend}' has no 'aes256ctr'"):
+            fc.ops.discrete_gaussian(5, 4, KEY, stream="aes256ctr", backend=backend)
+
+
+@pytest.mark.parametrize("sigma", [0, -1, 0.49, 1e6 + 1, math.nan, math.inf, "4", None, True, 1j])
+def test_a_sigma_out_of_range(sigma):
+    for op in (lambda s: fc.ops.discrete_gaussian(5, s, KEY), fc.ops.discrete_gaussian_bits):
+        with pytest.raises(RangeError, match=r"got sigma=.*, expected a number from 0.5 to 1000000"):
+            op(sigma)
+
+
+def test_bad_arguments():
+    with pytest.raises(ShapeError, match="discrete_gaussian: got 16 bytes as key, expected 32 bytes"):
+        fc.ops.discrete_gaussian(5, 4, KEY[:16])
+    for counter in (-1, 1 << 63, 0.5):
+        with pytest.raises(RangeError, match="got counter="):
+            fc.ops.discrete_gaussian(5, 4, KEY, counter)
+    with pytest.raises(RangeError, match="got size=-3"):
+        fc.ops.discrete_gaussian(-3, 4, KEY)
+    with pytest.raises(RangeError, match="which pass 2\\^63; use another key"):
+        fc.ops.discrete_gaussian(5, 4, KEY, (1 << 63) - 4)
