@@ -127,22 +127,33 @@ def demo_rows() -> list[Row]:
 
 
 def table() -> str:
-    record = load("weighted_sum")
     rows = [*weighted_sum_rows(), *squared_norms_rows(), *gram_rows(), *order_rows(), *rule_rows()]
     rows += [*lora_rows(), *kernel_rows(), *truncate_rows(), *demo_rows()]
-    machine = record["machine"]
     lines = [BEGIN, "| what | measured | goal | file in benchmarks/results |", "|---|---|---|---|"]
     lines += [f"| {what} | {measured} | {goal} | {source}.json |" for what, measured, goal, source in rows]
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    lines += ["", *taken_on([source for *_, source in rows]), ""]
     lines += [
-        "",
-        f"Taken on {record['date']}: {machine['cpu']} (family-model-stepping {machine['family_model_stepping']}), "
-        f"{machine['cores']} cores, {machine['isa']}, {machine['system']}; {versions}. Medians of 11 alternations with "
-        "the roof, a plain multi-stream read of the same rows by the same threads in the same run. The command is in "
-        "each file; `make bench` takes them all again.",
+        "Medians of 11 alternations with the roof, a plain multi-stream read of the same rows by the same threads in "
+        "the same run. The command and the versions are in each file; `make bench` takes them all again.",
         END,
     ]
     return "\n".join(lines)
+
+
+def taken_on(sources: list[str]) -> list[str]:
+    """Where and when the figures are from: a line for each machine and day, with its files."""
+    found: dict[str, list[str]] = {}
+    for source in dict.fromkeys(sources):
+        record = load(source)
+        machine = record["machine"]
+        where = (
+            f"{record['date']}: {machine['cpu']} (family-model-stepping {machine['family_model_stepping']}), "
+            f"{machine['cores']} cores, {machine['isa']}, {machine['system']}"
+        )
+        found.setdefault(where, []).append(source)
+    if len(found) == 1:
+        return [f"Taken on {where}." for where in found]
+    return [f"- Taken on {where}: {', '.join(names)}." for where, names in found.items()]
 
 
 def failures_table() -> str:

@@ -213,3 +213,28 @@ def test_no_rule_here_averages_what_a_mean_would():
     honest = rows[:7].mean(0)
     for rule in (GeometricMedian(), SpectralFilter(3), ARC(3).then(GeometricMedian())):
         assert np.linalg.norm(rule(rows) - honest) < 20 < np.linalg.norm(Mean()(rows) - honest)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e5, 1e10, 1e16, 1e30])
+def test_what_honest_rows_are_to_each_other_is_not_lost_beside_far_ones(scale):
+    rows, center = cohort(11, 60, 20), np.zeros(60, np.float32)
+    server = rows[:9].mean(0)
+    rows[9:] = scale * np.sign(np.random.default_rng(21).normal(size=60))
+    spread = np.linalg.norm(rows[:9] - server, axis=1).mean()
+    expected = {
+        GeometricMedian(): oracle.geometric_median(rows, 1000),
+        GeometricMedian(smoothing=0.1, steps=3): oracle.smoothed_geometric_median(rows, center, 0.1, 3),
+        CenteredClipping(5.0, 3): oracle.centered_clipping(rows, center, 5.0, 3),
+        SpectralFilter(2): oracle.spectral_filter(rows, 2)[0],
+        FLTrust(): oracle.fltrust(rows, center, server),
+    }
+    for rule, value in expected.items():
+        found = rule(rows, **({"server": server} if "server" in rule.uses else {}))
+        assert np.linalg.norm(found - value) <= 1e-3 * spread, rule
+
+
+def test_the_spectral_filter_ends_whatever_a_client_sends():
+    for n, far, scale in ((7, 1, 1e4), (20, 4, 1e5), (50, 5, 3e3)):
+        rows = cohort(n, 80, 22)
+        rows[n - far :] *= scale
+        assert decided(SpectralFilter((n - 1) // 2), rows).details["filter_steps"] <= n

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedcore.rules.geometry import Geometry
+from fedcore.rules.geometry import Geometry, distances_to
 from fedcore.rules.parameters import check_count, check_positive
 from fedcore.rules.rule import Coefficients, Rule
 
@@ -39,15 +39,12 @@ class CenteredClipping(Rule):
         """The coefficients of v after the last step; `weights` do not count."""
         n, total = geometry.clients, geometry.clients + geometry.references
         center = total - 1
-        squares = geometry.squared_distances()
+        inner = geometry.inner_products_from(center)
         values = np.zeros(total)
         values[center] = 1.0
         factors = np.ones(n)
         for _ in range(self.iterations):
-            # ‖x_i − v‖² = Σ_k v_k D_ik − ½ Σ_kl v_k v_l D_kl for coefficients v that sum to 1
-            spread = squares @ values
-            distance = np.sqrt(np.maximum(spread[:n] - values @ spread / 2, 0.0))
-            factors = self.radius / np.maximum(distance, self.radius)
+            factors = self.radius / np.maximum(distances_to(values, inner)[:n], self.radius)
             values *= 1 - np.cumsum(factors)[-1] / n
             values[:n] += factors / n
         clipped = int((factors < 1).sum())

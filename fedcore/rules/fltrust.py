@@ -36,8 +36,7 @@ class FLTrust(Rule):
         length = np.sqrt(squares[reference])
         if length[server] == 0:
             raise RuleError("FLTrust: the server's update equals the reference, expected a change; train it first")
-        # ⟨x_i − r, s − r⟩ from the three distances of the triangle
-        inner = (squares[reference, :n] + squares[reference, server] - squares[server, :n]) / 2
+        inner = geometry.inner_products_from(reference)[:n, server]
         moved = length[:n] > 0
         cosine = np.divide(inner, length[:n] * length[server], out=np.zeros(n), where=moved)
         trust = np.clip(cosine, 0.0, 1.0)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.errors import RuleError
-from fedcore.rules.geometry import Geometry
+from fedcore.rules.geometry import Geometry, distances_to
 from fedcore.rules.parameters import check_count, check_positive
 from fedcore.rules.rule import Coefficients, Rule
 
@@ -62,49 +62,50 @@ class GeometricMedian(Rule):
         """The coefficients of the median."""
         n = geometry.clients
         share = np.ones(n) if weights is None or not self.weighted else weights
-        squares = geometry.squared_distances()
         values = np.zeros(n + geometry.references)
         if self.smoothing is None:
-            values[:n], steps, gradient = _median(squares[:n, :n], share / share.sum())
+            values[:n], steps, gradient = _median(geometry, share / share.sum())
             return Coefficients(values, details={"steps": steps, "gradient": gradient})
         assert self.steps is not None
         values[n] = 1.0
+        inner = geometry.inner_products_from(n)
         for _ in range(self.steps):
-            pull = share / np.maximum(_distances(squares, values)[:n], self.smoothing)
+            pull = share / np.maximum(distances_to(values, inner)[:n], self.smoothing)
             values = np.concatenate((pull / pull.sum(), np.zeros(geometry.references)))
         return Coefficients(values, details={"steps": self.steps})
 
 
-def _distances(squares: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Distance of each row to Σ v_k x_k, where v sums to 1: ‖x_i − z‖² = Σ_k v_k D_ik − ½ Σ_kl v_k v_l D_kl."""
-    spread = squares @ values
-    return np.sqrt(np.maximum(spread - values @ spread / 2, 0.0))
-
-
-def _length(squares: np.ndarray, values: np.ndarray) -> float:
+def _length(values: np.ndarray, inner: np.ndarray) -> float:
     """‖Σ v_k x_k‖ where v sums to 0."""
-    return float(np.sqrt(max(-(values @ squares @ values) / 2, 0.0)))
+    return float(np.sqrt(max(values @ inner @ values, 0.0)))
 
 
-def _median(squares: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, int, float]:
-    """(coefficients, steps, length of the gradient); `share` (n,) sums to 1."""
-    sums = np.sqrt(squares) @ share
-    start = int(np.argmin(sums))
-    values = np.zeros(len(share))
+def _median(geometry: Geometry, share: np.ndarray) -> tuple[np.ndarray, int, float]:
+    """(coefficients, steps, length of the gradient); `share` (n,) sums to 1.
+
+    Seen from the client with the least sum of distances, which is an honest one where most are: a row any distance
+    away then rounds no distance but its own.
+    """
+    n = geometry.clients
+    squares = geometry.squared_distances()[:n, :n]
+    start = int(np.argmin(np.sqrt(squares) @ share))
+    inner, away = geometry.inner_products_from(start)[:n, :n], np.sqrt(squares[start])
+    values = np.zeros(n)
     values[start] = 1.0
-    here = squares[start] == 0
-    pull = np.divide(share, np.sqrt(squares[start]), out=np.zeros(len(share)), where=~here)
+    here = away == 0
+    pull = np.divide(share, away, out=np.zeros(n), where=~here)
     total, held = pull.sum(), float(share[here].sum())
-    force = _length(squares, pull - total * values)
+    force = _length(pull, inner)
     if force <= held:
         return values, 0, 0.0
     # the objective falls with each step, so z never comes to a client again
     values = (1 - held / force) * pull / total + held / force * values
-    gradient, floor = force, np.sqrt(squares[start].max()) * 2.0**-26
+    # a distance is the root of what rounds by 2⁻⁵³ of the row's square
+    gradient, floor = force, np.where(here, away[~here].min() * 2.0**-40, away * 2.0**-26)
     for step in range(1, MOST_STEPS):
-        pull = share / np.maximum(_distances(squares, values), floor)
+        pull = share / np.maximum(distances_to(values, inner), floor)
         moved = pull / pull.sum()
-        gradient = float(pull.sum()) * _length(squares, moved - values)
+        gradient = float(pull.sum()) * _length(moved - values, inner)
         values = moved
         if gradient <= TOLERANCE:
             return values, step, gradient

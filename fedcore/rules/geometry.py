@@ -55,6 +55,12 @@ def round_coefficients(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) < SMALLEST_NORMAL, 0.0, values).astype(np.float32)
 
 
+def distances_to(values: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """‖y_i − z‖ for z = y_o + Σ v_k (y_k − y_o), from inner products seen from row o: K_ii − 2 (K v)_i + vᵀ K v."""
+    toward = inner @ values
+    return np.sqrt(np.maximum(inner.diagonal() - 2 * toward + values @ toward, 0.0))
+
+
 def stays_with_clients(matrix: np.ndarray, clients: int) -> bool:
     """Whether row i of a mixing matrix holds of all clients only client i, for each of them."""
     if len(matrix) != clients:
@@ -185,6 +191,18 @@ class Geometry:
         total = square[:, None] + square[None, :]
         distance = total - 2 * inner
         return np.where(distance > SAME_ROW * total, distance, 0.0)
+
+    def inner_products_from(self, row: int) -> np.ndarray:
+        """⟨y_a − y_row, y_b − y_row⟩ of clients and references: (rows, rows) fp64, 0 for rows that are `row` again.
+
+        What a far row is off by is in proportion to its own length, and does not reach the others.
+        """
+        inner = self.inner_products()
+        found = inner - inner[:, [row]] - inner[[row], :] + inner[row, row]
+        again = self.squared_distances()[row] == 0
+        found[again] = 0.0
+        found[:, again] = 0.0
+        return found
 
     def redo(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances of pairs (m, 2) from the data: values (m,) and their bounds (m,), 0 for rows in fp64."""

@@ -25,10 +25,10 @@ class SpectralFilter(Rule):
     Eigenvectors come from the Gram matrix, converged, where ByzFL's CAF takes one step of the power method from a
     random start. The clients' own weights are ignored.
 
-    Breakdown point: f of n; needs 2f < n. Cost: the Gram matrix and one sum; an eigenproblem in n-space for each
-    filter step, of which there are fewer than n. Allouah, Guerraoui and Stephan 2025, "Towards Trustworthy Federated
-    Learning with Untrusted Participants", ICML, Algorithm 2 (CAF); Diakonikolas et al. 2017, "Being Robust (in High
-    Dimensions) Can Be Practical", ICML, for the filter.
+    Breakdown point: f of n; needs 2f < n. Cost: the Gram matrix and one sum; an eigenproblem in n-space for each filter
+    step, of which there are at most n, since each takes all weight of one client. Allouah, Guerraoui and Stephan 2025,
+    "Towards Trustworthy Federated Learning with Untrusted Participants", ICML, Algorithm 2 (CAF); Diakonikolas et al.
+    2017, "Being Robust (in High Dimensions) Can Be Practical", ICML, for the filter.
     """
 
     f: int
@@ -56,8 +56,9 @@ class SpectralFilter(Rule):
             value, vector, basis = _first_eigenvector(root[:, None] * centered * root, basis)
             if value < least:
                 least, best = value, kept
-            reach = np.square(centered @ (root * vector))
-            if value <= SAME_ROW * max(float(inner.diagonal().max()), 0.0) or not reach.any():
+            # who has no weight left has no say in how far the others come
+            reach = np.where(kept > 0, np.square(centered @ (root * vector)), 0.0)
+            if value <= SAME_ROW * max(float((share * inner.diagonal()).max()), 0.0) or not reach.any():
                 break
             steps += 1
             kept = kept * (1 - reach / reach.max())

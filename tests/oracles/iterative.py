@@ -60,7 +60,7 @@ def spectral_filter(rows: np.ndarray, f: int) -> tuple[np.ndarray, float]:
         _, s, v = np.linalg.svd(np.sqrt(c / c.sum())[:, None] * (x - mean), full_matrices=False)
         if s[0] ** 2 < least:
             least, best = s[0] ** 2, mean
-        tau = ((x - mean) @ v[0]) ** 2
+        tau = np.where(c > 0, ((x - mean) @ v[0]) ** 2, 0)
         c = c * (1 - tau / tau.max())
         if c.sum() <= n - 2 * f:
             return best, float(least)
