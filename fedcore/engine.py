@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from fedcore.backends import requested
 from fedcore.errors import LayoutError, NonFiniteError, RuleError
-from fedcore.lora.delta import Combined, report_of
+from fedcore.lora.delta import Rank
 from fedcore.lora.executor import DeltaExecutor
+from fedcore.lora.result import Combined, report_of
 from fedcore.ops.rows import thread_count
 from fedcore.rules.budget import parse_memory
 from fedcore.rules.files import FileExecutor, Progress
@@ -38,6 +39,7 @@ ROW_LAW = "row-order fp64 sum, rounded once"
 EXACT_LAW = "exact sum, rounded once"
 ORDER_LAW = "order statistic of integer keys, rounded once"
 DELTA_ORDER_LAW = "order statistic of fp32 products, truncated to its leading singular triplets"
+FULL_LAW = "stacked factors, rounded once"
 FACTOR_LAW = "stacked factors, truncated to their leading singular triplets"
 
 
@@ -86,6 +88,7 @@ def aggregate(
     weights: Mapping[str, float] | npt.ArrayLike | None = None,
     on_nonfinite: Literal["raise", "exclude"] = "raise",
     dense: bool = False,
+    rank: Rank = None,
     backend: str | None = None,
     threads: int | None = None,
 ) -> Aggregate:
@@ -114,6 +117,8 @@ def aggregate(
                    says so, and keeps the rule's f
     dense          of an order rule in "delta" space: keep Δ whole, as one (d_out, d_in) fp32 tensor <module>.weight for
                    each module, in place of factors; nothing is truncated
+    rank           of the result in "delta" space: None is the highest of the clients that count, "full" keeps a linear
+                   rule's stacked factors without truncation, of rank Σ r_i or the smaller side of Δ
     backend        of passes over rows: 'reference', 'c', 'triton' or None for where they lie. Factors in "delta" space
                    are NumPy's and LAPACK's on every backend, and so are distances of mixtures that a selection forms
                    again; report["redone_on"] says where pairs were.
@@ -146,6 +151,7 @@ def aggregate(
         raise RuleError(f"rule: got {rule!r}, expected an instance of a rule such as fedcore.rules.Krum(f=1)")
     if dense and (space != "delta" or rule.linear):
         raise RuleError(f"dense: got True for {rule!r} in space={space!r}; only an order rule in space='delta' forms Δ")
+    check_rank(rank, rule, space, dense)
     references = chosen_references(rule, reference=reference, server=server, center=center)
     excluded: dict[str, str] = {}
     passes: dict[str, Any] = {"backend": backend, "threads": threads}
@@ -153,7 +159,7 @@ def aggregate(
         passes |= {"memory": memory, "progress": progress}
     while True:
         try:
-            return run(cohort, rule, space, references, by_id, excluded, passes, dense=dense)
+            return run(cohort, rule, space, references, by_id, excluded, passes, dense=dense, rank=rank)
         except NonFiniteError as error:
             if on_nonfinite == "raise" or not 0 <= error.row < len(cohort):
                 raise
@@ -178,12 +184,14 @@ def run(
     passes: dict[str, Any],
     known: Gram | None = None,
     dense: bool = False,
+    rank: Rank = None,
 ) -> Aggregate:
     """One attempt, with the clients that are left.
 
     passes   what executors take beside the rows
     known    the Gram of the rows in files, where it has been made already
     dense    keep Δ of an order rule whole
+    rank     of the result in delta space
     """
     clock = Clock()
     with clock.step("check"):
@@ -196,7 +204,7 @@ def run(
         check_same_base([*named, *given])
         executor: RowExecutor | DeltaExecutor
         if space == "delta":
-            executor = DeltaExecutor.from_cohort(cohort, references, names, order=not rule.linear, **passes)
+            executor = DeltaExecutor.from_cohort(cohort, references, names, order=not rule.linear, rank=rank, **passes)
         else:
             check_same_parameters(cohort, given, names)
             executor = _row_executor(rule, cohort, references, names, passes, known)
@@ -258,6 +266,8 @@ def _combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: L
     combined, arrays = executor.weighted_sum(values, divisor)
     tensors = {} if executor.dense is None else split_tensors(executor.dense.tensors, arrays, layout)
     law = FACTOR_LAW if combined.modules else ROW_LAW
+    if executor.factors is not None and executor.factors.rank == "full":
+        law = FULL_LAW
     return Combination(combined.tensors | tensors, counted, law, combined, values, divisor)
 
 
@@ -266,6 +276,18 @@ def _counted(decided: OrderStatistic, clients: int) -> np.ndarray:
     if decided.mix is not None:
         return np.flatnonzero(decided.mix[:, :clients].any(0))
     return np.array(range(clients) if decided.rows is None else decided.rows)
+
+
+def check_rank(rank: Rank, rule: Rule, space: Space, dense: bool) -> None:
+    """Raise RuleError for a rank that is none, or that nothing is truncated to."""
+    if rank is None:
+        return
+    if rank != "full" and (type(rank) is not int or rank < 1):
+        raise RuleError(f"rank: got {rank!r}, expected a whole number of at least 1, 'full' or None")
+    if space != "delta":
+        raise RuleError(f"rank: got {rank!r} in space={space!r}; only results in space='delta' are truncated")
+    if dense or (rank == "full" and not rule.linear):
+        raise RuleError(f"rank: got {rank!r} for {rule!r}; an order rule keeps Δ whole with dense=True and no rank")
 
 
 def check_rule(rule: Rule, cohort: Cohort, excluded: dict[str, str]) -> None:

@@ -83,7 +83,7 @@ def test_plan_says_what_fits_and_why_the_rest_does_not(capsys):
     assert code == 0
     found = json.loads(shown)["methods"]
     fitting = {name for name, traits in found.items() if not traits["refused"]}
-    assert fitting == {"ffa_lora", "fedsa_lora", "randomized_sketch"}
+    assert fitting == {"ffa_lora", "randomized_sketch"}
     assert found["rolora"]["trains"] == "b, then a"
     code, _, error = run(capsys, "plan", "--method", "flora", "--masks")
     assert code == 1

@@ -88,6 +88,12 @@ def held(result, module):
     return dense.dense(result.update, module) + beside
 
 
+def start(result, update, module):
+    """What a client starts from; the global adapter of a module that it does not train."""
+    own = result.start_of(update.client_id)
+    return dense.dense(own if module in own.modules else result.update, module)
+
+
 def close(found, expected, scale=None):
     size = np.linalg.norm(expected if scale is None else scale)
     np.testing.assert_allclose(found, expected, atol=2e-6 * size, rtol=0)
@@ -102,7 +108,7 @@ EXACT = {
     "flora": (lora.FLoRA(), lambda: (alike(), None), 1),
     "flora mixed": (lora.FLoRA(), lambda: (mixed(), None), 3),
     "fedex": (lora.FedExLoRA(), lambda: (alike(), None), 1),
-    "flexlora with feedback": (lora.FlexLoRA(error_feedback=True), lambda: (mixed(), None), 1),
+    "flexlora with feedback": (lora.FlexLoRA(error_feedback=True), lambda: (alike(), None), 1),
     "fedsvd": (lora.FedSVD(), lambda: (alike(**frozen("a")), None), 1),
     "fedsvd between": (lora.FedSVD(every=2), lambda: (alike(**frozen("a")), None), 1),
     "fedsb": (lora.FedSB(), lambda: cores(), 1),
@@ -119,10 +125,13 @@ def test_exact_methods_hold_the_mean_of_the_true_updates(case):
         close(held(result, module), expected)
         report = result.report["modules"][module]
         assert report["norm"] == pytest.approx(np.linalg.norm(expected), rel=1e-6)
-        assert report["residual"] < 1e-6
-        assert report["without_side"] == pytest.approx(
-            np.linalg.norm(expected - dense.dense(result.update, module)) / np.linalg.norm(expected), abs=1e-6
-        )
+        started = sum(w * start(result, u, module) for w, u in zip(shares(updates), updates, strict=True))
+        side = held(result, module) - dense.dense(result.update, module)
+        for name, value in (("residual", started + side), ("without_side", started)):
+            missed = np.linalg.norm(expected - value) / np.linalg.norm(expected)
+            assert report[name] == pytest.approx(missed, abs=1e-6)
+        # slices of the frozen A lose what the others' further ranks learned, and that is said
+        assert (report["residual"] < 1e-6) == (case != "ffa_lora mixed")
 
 
 @pytest.mark.parametrize("case", EXACT)
@@ -163,7 +172,7 @@ def test_flexlora_is_the_best_rank_r_for_every_client_at_once():
 
 
 def test_the_residual_of_a_truncation_is_orthogonal_to_it():
-    result = lora.FlexLoRA(rank=2, error_feedback=True).aggregate(mixed())
+    result = lora.FlexLoRA(rank=2, error_feedback=True).aggregate(alike())
     for module in SHAPES:
         kept, side = dense.dense(result.update, module), dense.dense(result.side, module)
         assert np.abs(kept.T @ side).max() < 1e-5 * np.linalg.norm(kept) * np.linalg.norm(side)
@@ -171,7 +180,7 @@ def test_the_residual_of_a_truncation_is_orthogonal_to_it():
 
 
 def test_error_feedback_counts_what_the_last_round_lost():
-    first, second = mixed(), [adapter(20 + i, f"c{i}") for i in range(3)]
+    first, second = alike(), [adapter(20 + i, f"c{i}") for i in range(3)]
     method = lora.FlexLoRA(rank=2, error_feedback=True)
     side = method.aggregate(first).side
     result = method.aggregate(second, side=side, number=2)
@@ -275,16 +284,16 @@ def test_sketches_are_linear_and_their_sum_is_the_papers_approximation(passes):
     updates, method = mixed(), lora.RandomizedSketch(size=5, passes=passes, seed=7)
     result = method.aggregate(updates, number=2)
     for module, (d_out, d_in) in SHAPES.items():
-        omega, psi = method.matrices(module, 2, d_out, d_in)
         mean = mean_delta(updates, module)
         rank = result.update.modules[module].rank
+        omega, psi = method.matrices(module, 2, d_out, d_in, rank)
         expected = oracle.sketched(mean, omega, psi if passes == 1 else None, rank)
         close(held(result, module), expected, mean)
         report = result.report["modules"][module]
         best = np.linalg.norm(mean - dense.truncated(mean, rank)) / np.linalg.norm(mean)
-        assert report["best"] == pytest.approx(best, abs=1e-9)
+        assert report["best"] == pytest.approx(best, abs=1e-7)
         assert report["residual"] > report["best"] - 1e-6
-    assert not np.allclose(method.matrices("up", 1, 24, 10)[0], method.matrices("up", 2, 24, 10)[0])
+    assert not np.allclose(method.matrices("up", 1, 24, 10, 4)[0], method.matrices("up", 2, 24, 10, 4)[0])
     whole = lora.RandomizedSketch(size=64, passes=passes).aggregate(updates)
     for module in SHAPES:
         close(held(whole, module), held(lora.FlexLoRA().aggregate(updates), module), mean_delta(updates, module))

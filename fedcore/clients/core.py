@@ -15,7 +15,8 @@ from fedcore.clients.training import train
 from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError
 from fedcore.lora.cohort import read_part
-from fedcore.lora.fixed import core_of
+from fedcore.lora.core import core_of
+from fedcore.lora.stacks import dtype_of
 from fedcore.updates import Update
 
 
@@ -42,7 +43,7 @@ def train_core(
         held, around = read_part(start, module, -1, "start"), read_part(fixed, module, -1, "fixed")
         if held is None or around is None:
             raise LayoutError(f"start: module {module!r} is missing, expected as in the fixed factors")
-        core = core_of(held, around, f"start: module {module!r}")
+        core = core_of(held, around, f"start: module {module!r}", dtype_of(start, start.modules[module].b))
         cores[module] = torch.nn.Parameter(torch.from_numpy(core).float().to(base.device))
         a, b = (torch.from_numpy(to_float64(fixed.tensors[name])).float().to(base.device) for name in (pair.a, pair.b))
         factors[module] = (a, b * pair.scale, cores[module])

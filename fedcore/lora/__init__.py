@@ -2,10 +2,12 @@
 
 from fedcore.lora.assembly import Aggregated
 from fedcore.lora.corrected import HetLoRA, LoRAFAIR
-from fedcore.lora.delta import Combined, FactorPasses, ModuleReport
+from fedcore.lora.delta import FactorPasses
 from fedcore.lora.factor_means import FedIT, FedSALoRA, FFALoRA, RoLoRA
 from fedcore.lora.fixed import FedSB
+from fedcore.lora.merge import merge
 from fedcore.lora.method import Method
+from fedcore.lora.result import Combined, ModuleReport
 from fedcore.lora.side import FedExLoRA, FLoRA, FRLoRA
 from fedcore.lora.sketch import RandomizedSketch
 from fedcore.lora.svd import FedSVD, FlexLoRA, RaFLoRA
@@ -54,4 +56,5 @@ __all__ = [
     "RandomizedSketch",
     "RoLoRA",
     "Traits",
+    "merge",
 ]

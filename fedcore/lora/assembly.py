@@ -10,16 +10,15 @@ import numpy as np
 
 from fedcore.dtypes import to_float64
 from fedcore.lora.cohort import Clients, Part
-from fedcore.lora.measure import product_norm
 from fedcore.lora.module import Held, Module
-from fedcore.lora.stacks import rounded
+from fedcore.lora.stacks import dtype_of, rounded
 from fedcore.lora.traits import Traits
-from fedcore.updates import LoraPair, Update
+from fedcore.updates import Update
 
 #: the dtype of side adapters: what a quantised base would round away is kept in full
 SIDE = "float32"
-#: (pair, bytes of an element) -> (bytes up, bytes down) of one module at one client
-Traffic = Callable[[LoraPair, int], tuple[int, int]]
+#: (pair, bytes of an element, rank=the global adapter's) -> (bytes up, bytes down) of one module at one client
+Traffic = Callable[..., tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,10 @@ class Aggregated:
     side          what lies beside it, an adapter of scale 1 in fp32 to be added to each module's output, or None
     starts        client_id -> its own start, where that is not `update`: its own rank, or a factor that stays local
     coefficients  client_id -> its weight as used (an fp32 value); p_i is that over report["divisor"]
-    report        JSON-able: method, round, n, divisor, traits; by module the rank, ‖T‖, `residual` = ‖T − what clients
-                  hold‖ / ‖T‖ and `without_side`, the same where the side adapter is left out; by client the bytes up
-                  and down
+    report        JSON-able: method, round, n, divisor, traits; by module the rank, ‖T‖, `residual` = ‖T − H‖ / ‖T‖ with
+                  H the mean over clients of what they hold, so what the next round's T lacks if nobody trains;
+                  `without_side`, the same where the side adapter is left out; where clients start from factors of
+                  their own, `starts`, by client the residual of what it holds; by client the bytes up and down
     """
 
     update: Update
@@ -46,29 +46,15 @@ class Aggregated:
         return self.starts.get(client_id, self.update)
 
 
-def as_sent(found: Held, dtype: str, name: str) -> Held:
-    """The same with the adapter in the clients' dtype and the side adapter in its own, so that reports are of these."""
-
-    def as_dtype(part: Part, dtype: str) -> Part:
-        b, a = (to_float64(rounded(values, dtype, name)) for values in (part.b, part.a))
-        return Part(b, a, part.scale)
-
-    side = None if found.side is None else as_dtype(found.side, SIDE)
-    return replace(found, adapter=as_dtype(found.adapter, dtype), side=side)
-
-
-def module_report(module: Module, found: Held) -> dict[str, float]:
-    """rank, ‖T‖, and how much of T clients no longer hold, with the side adapter and without it."""
-    b, a = module.target()
-    norm = product_norm(b, a)[0]
-    held = [(1.0, found.adapter)] if found.held is None else found.held
-    beside = [(1.0, found.side)] if found.side is not None else []
-    report: dict[str, float] = {"rank": found.adapter.rank, "norm": norm}
-    for name, terms in (("residual", [*held, *beside]), ("without_side", held)):
-        b_held, a_held = module.stack(terms)
-        lost = product_norm(np.hstack((b, -b_held)), np.vstack((a, a_held)))[0]
-        report[name] = lost / norm if norm else 0.0
-    return report | {"side_rank": 0 if found.side is None else found.side.rank} | dict(found.details)
+def as_sent(module: Module, found: Held) -> Held:
+    """The same with factors in the clients' dtype and the side adapter in its own, so that reports are of these."""
+    once = {id(part): module.as_sent(part) for part in (found.adapter, *found.own.values())}
+    side = None
+    if found.side is not None:
+        b, a = (to_float64(rounded(values, SIDE, module.name)) for values in (found.side.b, found.side.a))
+        side = Part(b, a, found.side.scale)
+    own = {row: once[id(part)] for row, part in found.own.items()}
+    return replace(found, adapter=once[id(found.adapter)], side=side, own=own)
 
 
 def assemble(
@@ -79,12 +65,12 @@ def assemble(
     held: Mapping[str, Held],
     side: Update | None,
     number: int,
-    modules: dict[str, dict[str, float]],
+    modules: dict[str, dict[str, Any]],
 ) -> Aggregated:
     """The updates that hold what `held` says, and the report."""
     cohort = clients.cohort
     dense = {
-        name: clients.mean([name] * len(cohort), range(len(cohort)), _dtype(cohort[0], name))
+        name: clients.mean([name] * len(cohort), range(len(cohort)), dtype_of(cohort[0], name))
         for name in cohort[0].dense
     }
     adapter = _update(clients, {name: found.adapter for name, found in held.items()}, dense, "global", None)
@@ -116,7 +102,7 @@ def _update(
     for name, part in parts.items():
         pair = clients.modules[name]
         for key, values in ((pair.a, part.a), (pair.b, part.b)):
-            tensors[key] = rounded(values, clients.dtype(name), key)
+            tensors[key] = rounded(values, clients.dtype(key), key)
         scaling[name] = part.scale
     whole = [update for update in clients.cohort if update.modules.keys() == parts.keys()]
     examples = int(clients.cohort.num_examples.sum()) if like is None else like.num_examples
@@ -160,12 +146,8 @@ def _traffic(traffic: Traffic, clients: Clients, held: Mapping[str, Held]) -> di
         sizes = dict(zip(update.layout.names, update.layout.decoded().nbytes.tolist(), strict=True))
         dense = sum(sizes[name] for name in update.dense)
         up, down = dense, dense + beside
-        for pair in update.modules.values():
-            more = traffic(pair, sizes[pair.a] // (pair.rank * pair.d_in))
+        for name, pair in update.modules.items():
+            more = traffic(pair, sizes[pair.a] // (pair.rank * pair.d_in), rank=held[name].adapter.rank)
             up, down = up + more[0], down + more[1]
         found[update.client_id] = {"up": up, "down": down}
     return found
-
-
-def _dtype(update: Update, name: str) -> str:
-    return update.layout.dtypes[update.layout.index[name]]

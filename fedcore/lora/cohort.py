@@ -6,7 +6,7 @@ Weights are not renormalised for it, so the target stays Σ p_i Δ_i, the mean o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from fedcore import ops
+from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError
-from fedcore.lora.stacks import read_plain
+from fedcore.lora.stacks import dtype_of, read_plain, rounded
+from fedcore.ops.lora_truncate import Leading
 from fedcore.updates import Cohort, LoraPair, Update
-from fedcore.updates.bases import check_same_base
 from fedcore.updates.layout import shown
 
 
@@ -41,11 +42,13 @@ class Clients:
     cohort        the updates, ordered by client_id
     names         what messages call each
     coefficients  (n,) fp32 weights as used; their fp64 sum in row order is `divisor`
+    reference     the adapter that they started from, if it was given
     """
 
     cohort: Cohort
     names: tuple[str, ...]
     coefficients: np.ndarray
+    reference: Update | None = None
 
     @cached_property
     def divisor(self) -> float:
@@ -59,18 +62,29 @@ class Clients:
 
     @cached_property
     def modules(self) -> dict[str, LoraPair]:
-        """module -> the pair of the first client that has it, sorted by module."""
-        found: dict[str, LoraPair] = {}
-        for update in self.cohort:
-            for module, pair in update.modules.items():
-                found.setdefault(module, pair)
-        return dict(sorted(found.items()))
+        """module -> the pair of the first client that has it, or else of the reference, sorted by module."""
+        return {module: update.modules[module] for module, update in sorted(self._owners.items())}
 
-    def dtype(self, module: str) -> str:
-        """The dtype of a module's factors."""
+    @cached_property
+    def _owners(self) -> dict[str, Update]:
+        """module -> the first client that has it, or else the reference."""
+        found: dict[str, Update] = {}
+        for update in (*self.cohort, *([] if self.reference is None else [self.reference])):
+            for module in update.modules:
+                found.setdefault(module, update)
+        return found
+
+    def dtype(self, name: str) -> str:
+        """The dtype of a factor (a tensor's name)."""
+        return next(dtype_of(update, name) for update in self._owners.values() if name in update.layout.index)
+
+    def as_sent(self, module: str, part: Part) -> Part:
+        """The part with its factors rounded once to the clients' dtype."""
         pair = self.modules[module]
-        update = next(update for update in self.cohort if module in update.modules)
-        return update.layout.dtypes[update.layout.index[pair.a]]
+        b, a = (
+            to_float64(rounded(values, self.dtype(name), name)) for values, name in ((part.b, pair.b), (part.a, pair.a))
+        )
+        return Part(b, a, part.scale)
 
     def part(self, row: int, module: str) -> Part | None:
         """One client's factors, or None where it did not train the module. Raises NonFiniteError naming both."""
@@ -97,43 +111,6 @@ def read_part(update: Update, module: str, row: int, who: str) -> Part | None:
     return Part(*read_plain(update, module, row, who), update.modules[module].scale)
 
 
-def check_sizes(updates: Sequence[tuple[str, Update]], clients: int) -> None:
-    """Raise LayoutError where two of (who, update) belong to two bases or disagree on a module or dense tensor.
-
-    Ranks, scales and modules may differ. The first `clients` of them also agree on dtypes and dense tensors, and have
-    no rank above min(d_out, d_in), which no Δ needs and which tells of factors that lie transposed.
-    """
-    check_same_base(updates)
-    seen: dict[str, tuple[str, LoraPair, str]] = {}
-    first_name, first = updates[0]
-    for row, (who, update) in enumerate(updates):
-        for module, pair in update.modules.items():
-            if row < clients and pair.rank > min(pair.d_out, pair.d_in):
-                raise LayoutError(
-                    f"{who}: module {shown(module)} has rank {pair.rank} for a Δ of {pair.d_out} × {pair.d_in}, "
-                    "expected at most the smaller side; train a lower rank, or check that A is (rank, d_in) and B "
-                    "(d_out, rank)"
-                )
-            before, known, dtype = seen.setdefault(module, (who, pair, _dtype(update, pair.a)))
-            if (pair.d_out, pair.d_in) != (known.d_out, known.d_in):
-                raise LayoutError(
-                    f"{who}: module {shown(module)} is {pair.d_out} × {pair.d_in}, expected {known.d_out} × "
-                    f"{known.d_in} as in {before}; the updates belong to different base models"
-                )
-            for factor in (pair.a, pair.b) if row < clients else ():
-                if _dtype(update, factor) != dtype:
-                    raise LayoutError(
-                        f"{who}: tensor {shown(factor)} is {_dtype(update, factor)}, expected {dtype} as in {before}; "
-                        "convert it"
-                    )
-        if row < clients and (dense := set(update.dense)) != set(first.dense):
-            name = min(dense ^ set(first.dense))
-            raise LayoutError(
-                f"{who}: tensor {shown(name)} is {'extra' if name in dense else 'missing'}, compared with "
-                f"{first_name}; send the same adapter"
-            )
-
-
 def check_alike(clients: Clients, method: str) -> None:
     """Raise LayoutError unless all clients have the same modules, ranks and scales, which `method` needs."""
     first = clients.cohort[0].modules
@@ -153,18 +130,14 @@ def check_alike(clients: Clients, method: str) -> None:
                     )
 
 
-def by_row(parts: Sequence[Part | None]) -> Mapping[int, Part]:
-    """row -> its part, of those that have one."""
-    return {row: part for row, part in enumerate(parts) if part is not None}
-
-
-def _dtype(update: Update, name: str) -> str:
-    return update.layout.dtypes[update.layout.index[name]]
-
-
 def stacked(terms: Sequence[tuple[float, Part]], d_out: int, d_in: int) -> tuple[np.ndarray, np.ndarray]:
     """Factors (b (d_out, R), a (R, d_in)) of Σ c · scale · b · a; terms with c = 0 are left out."""
     kept = [(c * part.scale * part.b, part.a) for c, part in terms if c]
     if not kept:
         return np.zeros((d_out, 1)), np.zeros((1, d_in))
     return np.concatenate([b for b, _ in kept], axis=1), np.concatenate([a for _, a in kept])
+
+
+def from_triplets(found: Leading, kept: slice | np.ndarray = slice(None)) -> Part:
+    """U Σ and Vᵀ of some singular triplets, scale 1."""
+    return Part(found.left[:, kept] * found.values[kept], found.right[kept], 1.0)

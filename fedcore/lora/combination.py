@@ -52,6 +52,11 @@ def refusals(
             f"{traits.name}: needs each client's own factors, which masks hide; choose one that needs their sum alone: "
             f"{linear}"
         )
+    elif masks and mixed and traits.mixed and method.sends() == ("a",):
+        found.append(
+            f"{traits.name}: a row of A is a mean over the clients whose rank reaches it, which masks hide; give all "
+            "clients one rank, or choose ffa_lora or randomized_sketch"
+        )
     if rule != "mean" or before:
         what = f"rule {rule!r}" if rule != "mean" else "a pre-aggregation"
         found.append(

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedcore.errors import RuleError
 from fedcore.lora.cohort import Part
-from fedcore.lora.factor_means import slices
-from fedcore.lora.measure import product_norm
+from fedcore.lora.factor_means import slices, zero_padded
+from fedcore.lora.measure import norm_of
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
+from fedcore.lora.parameters import check_positive
 from fedcore.lora.traits import Traits
 
 
@@ -40,16 +40,9 @@ class HetLoRA(Method):
     )
 
     def _module(self, module: Module) -> Held:
-        rank = module.rank
-        widest = next(part for part in module.present.values() if part.rank == rank)
-        norms = {row: abs(p.scale) * product_norm(p.b, p.a)[0] for row, p in module.present.items()}
+        norms = {row: abs(p.scale) * norm_of(p.b, p.a) for row, p in module.present.items()}
         total = sum(norms.values())
-        a, b = np.zeros((rank, module.d_in)), np.zeros((module.d_out, rank))
-        for row, part in module.present.items():
-            share = norms[row] / total if total else 1 / len(norms)
-            a[: part.rank] += share * part.a
-            b[:, : part.rank] += share * (part.scale / widest.scale) * part.b
-        mean = Part(b, a, widest.scale)
+        mean = zero_padded(module, {row: norm / total if total else 1 / len(norms) for row, norm in norms.items()})
         return Held(mean, own=slices(module, mean))
 
 
@@ -79,8 +72,7 @@ class LoRAFAIR(Method):
     )
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.regularization, (int, float)) and 0 < self.regularization < float("inf")):
-            raise RuleError(f"lora_fair: got regularization {self.regularization!r}, expected a finite number above 0")
+        check_positive(self.traits.name, "regularization", self.regularization)
 
     def _module(self, module: Module) -> Held:
         a, mean, scale = module.mean("a"), module.mean("b"), module.first.scale

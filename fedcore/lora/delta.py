@@ -16,56 +16,33 @@ practice. Rows equal within that are a tie.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 
-from fedcore.dtypes import name_of, round_from_float64, to_float64
-from fedcore.errors import RangeError
 from fedcore.lora.measure import (
     RATIO,
     Measure,
+    change_norm,
     measure,
     product_norm,
-    product_size,
     rebuild,
+    rebuild_rows,
     refuse_cancelling,
-    rounding_of,
 )
 from fedcore.lora.reading import Terms, each_module
-from fedcore.lora.stacks import Stack, check_pairs, read_factors, read_stack
+from fedcore.lora.result import Combined, ModuleReport, whole
+from fedcore.lora.stacks import Stack, check_factors, check_fits, read_factors, read_stack
 from fedcore.ops import lora_gram
 from fedcore.ops.lora_cores import Grams, term_grams
 from fedcore.ops.lora_truncate import Leading, balanced, core_for, leading
 from fedcore.rules.statistics import UNIT
 from fedcore.updates import Update
 
-
-class ModuleReport(NamedTuple):
-    """What became of one module.
-
-    rank       of the result
-    norm       ‖Δ‖ before truncation
-    residual   ‖Δ − result‖ / ‖Δ‖; `most` is what it is at most, and no product of this rank has one below `least`
-    core       how it was found: 'qr', 'gram' or 'block' (fedcore/ops/lora_truncate.py), or 'kept' as one client sent it
-    """
-
-    rank: int
-    norm: float
-    residual: float
-    most: float
-    least: float
-    core: str
-
-
-class Combined(NamedTuple):
-    """The LoRA part of a result: tensors by name, scales and reports by module."""
-
-    tensors: dict[str, np.ndarray]
-    scaling: dict[str, float]
-    modules: dict[str, ModuleReport]
+#: of a result: a rank, or one for each module: the highest of the clients that count (None), or "full"
+Rank = int | Literal["full"] | None
 
 
 class FactorPasses:
@@ -78,8 +55,9 @@ class FactorPasses:
 
     progress     called as progress(work, done, total): modules of one pass
     threads      of compiled passes; None: as the ops choose
+    rank         of what sums are truncated to; None: the highest of the clients that count; "full": not at all
 
-    A zero reference adds nothing to a sum.
+    A zero reference adds nothing to a sum. Raises LayoutError for a rank that no Δ of a module's size has.
     """
 
     def __init__(
@@ -91,8 +69,13 @@ class FactorPasses:
         zero_first: bool = False,
         progress: Callable[[str, int, int], object] | None = None,
         threads: int | None = None,
+        rank: Rank = None,
     ):
-        check_pairs(updates, names, clients)
+        check_factors(updates, names, clients)
+        for module, pair in updates[0].modules.items():
+            if isinstance(rank, int):
+                check_fits(rank, module, pair.d_out, pair.d_in)
+        self.rank = rank
         self.progress, self.threads = progress, threads
         self.updates, self.names, self.clients = list(updates), list(names), clients
         self.zero_first = zero_first
@@ -166,7 +149,7 @@ class FactorPasses:
                     # a Gram's norm is off by RATIO times what a product by QR is
                     slack *= 1 if self.sizes.rebuilt[m, i] else RATIO
                 else:
-                    norm, bound = _change(self._factors(self.updates[i], module, i, self.names[i]), reference)
+                    norm, bound = change_norm(self._factors(self.updates[i], module, i, self.names[i]), reference)
                     slack += bound + float(self.sizes.rounding[m, self.clients])
                 total[i] += norm**2
                 error[i] += 2 * norm * slack + slack**2
@@ -187,7 +170,7 @@ class FactorPasses:
         return total, error
 
     def combine(self, coefficients: np.ndarray, divisor: float) -> Combined:
-        """Σ c_k Δ_k / divisor, each module truncated to the highest rank among the clients that count.
+        """Σ c_k Δ_k / divisor, each module truncated to `rank`.
 
         coefficients (rows,) fp32. Where one client alone counts its factors are returned as they are, bit for bit.
         Otherwise factors are rounded once to the clients' dtype and the scale is the first client's.
@@ -196,27 +179,32 @@ class FactorPasses:
         clients = [int(i) for i in counted if i < self.clients]
         index = [int(i) for i in counted] or [0]
         alone = len(counted) == 1 and len(clients) == 1 and float(coefficients[counted[0]]) == divisor
-        result = Combined({}, {}, {})
-        if alone:
+        result, share = Combined({}, {}, {}), coefficients.astype(np.float64) / divisor
+        if alone and self._has_rank(self.updates[clients[0]]):
             for m, module in enumerate(self._told("combination")):
-                update = self.updates[clients[0]]
-                pair = update.modules[module]
+                pair = (update := self.updates[clients[0]]).modules[module]
                 norm = float(np.sqrt(self.sizes.square[m, clients[0]]))
                 result.tensors.update({name: update.tensors[name] for name in (pair.a, pair.b)})
                 result.modules[module] = ModuleReport(pair.rank, norm, 0.0, 0.0, 0.0, "kept")
                 result.scaling[module] = pair.scale
             return result
-        for module, found in self._leading(index, coefficients.astype(np.float64) / divisor, clients):
-            pair = self.updates[0].modules[module]
-            rank = self._rank(module, clients)
-            truncated = balanced(found, rank, pair.scale)
-            for name, values in ((pair.a, truncated.a), (pair.b, truncated.b)):
-                result.tensors[name] = _rounded(values, name_of(self.updates[0].tensors[name].dtype), name)
-            result.modules[module] = ModuleReport(rank, *truncated[2:])
-            result.scaling[module] = pair.scale
+        if self.rank == "full":
+            for module, stack in self._stacks("combination", np.array(index)):
+                scale = self.updates[0].modules[module].scale
+                result.keep(module, self.updates[0], whole(*stack.combine(share[index]), scale))
+            return result
+        for module, found in self._leading(index, share, clients):
+            scale = self.updates[0].modules[module].scale
+            result.keep(module, self.updates[0], balanced(found, self.rank_of(module, clients), scale))
         return result
 
-    def _rank(self, module: str, clients: Sequence[int]) -> int:
+    def _has_rank(self, update: Update) -> bool:
+        return not isinstance(self.rank, int) or all(pair.rank == self.rank for pair in update.modules.values())
+
+    def rank_of(self, module: str, clients: Sequence[int]) -> int:
+        """What a sum over these clients is truncated to."""
+        if isinstance(self.rank, int):
+            return self.rank
         # clips to almost nothing can leave the reference alone, or no row at all: the zero update
         return max(self.updates[i].modules[module].rank for i in clients or range(self.clients))
 
@@ -232,7 +220,7 @@ class FactorPasses:
         rows = np.array(index if known else range(len(self.updates)), np.intp)
 
         def work(m: int, terms: Terms) -> Leading:
-            rank = self._rank(self.modules[m], clients)
+            rank = self.rank_of(self.modules[m], clients)
             grams = None
             if core_for(len(terms.a), len(terms.b), terms.a.shape[1], rank) == "block":
                 grams = term_grams(terms.b, terms.a)
@@ -240,7 +228,7 @@ class FactorPasses:
             if not known:
                 sizes.take_terms(m, terms, grams)
             if sizes.rebuilt[m, rows].any():
-                terms, grams = _rebuilt(terms, sizes.rebuilt[m, rows]), None
+                terms, grams = rebuild_rows(terms, sizes.rebuilt[m, rows]), None
             weights = share[rows[terms.owner]] * terms.scale
             # rows that do not count are left out, where their Grams are not made already
             used = slice(None) if grams is not None or not weights.any() else np.flatnonzero(weights)
@@ -260,40 +248,3 @@ class FactorPasses:
             finite = np.isfinite(grams.b.diagonal()) & np.isfinite(grams.a.diagonal())
         for row in np.unique(rows[terms.owner[~finite]]).tolist():
             read_factors(self.updates[row], module, row, self.names[row])
-
-
-def _change(client: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
-    """(‖b a − b° a°‖, bound of its error) of a client's factors (b, a) and the reference's (b°, a°).
-
-    At one rank it is tried as [b − b°, b°] · [a; a − a°], whose terms are as small as the change where a client moved
-    a little; where those terms cancel too, and at other ranks, QR of the stacked factors decides.
-    """
-    (b, a), (b_ref, a_ref) = client, reference
-    if len(a) == len(a_ref):
-        step_b, step_a = b - b_ref, a - a_ref
-        b_2, a_2 = np.hstack((step_b, b_ref)), np.vstack((a, step_a))
-        square, terms = product_size(b_2, a_2)
-        if terms <= RATIO * np.sqrt(max(square, 0.0)):
-            # what is left out: b − b° and a − a° are rounded, by u ‖b‖‖a‖ and the like, which `rounding` holds
-            return float(np.sqrt(square)), rounding_of(b_2, a_2) * RATIO * terms
-    return product_norm(np.hstack((b, -b_ref)), np.vstack((a, a_ref)))
-
-
-def _rebuilt(terms: Terms, hiding: np.ndarray) -> Terms:
-    """The same terms in fp64, rows that hide their product rebuilt."""
-    factors = [rebuild(*terms.row(i)) if hides else terms.row(i) for i, hides in enumerate(hiding)]
-    starts = np.cumsum([0, *(len(a) for _, a in factors)])
-    b, a = np.hstack([b for b, _ in factors]), np.vstack([a for _, a in factors])
-    return Terms(b, a, np.ones(len(a)), starts)
-
-
-def _rounded(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    result = round_from_float64(values, dtype)
-    if not np.isfinite(to_float64(result)).all():
-        raise RangeError(f"tensor {name!r}: the result does not fit {dtype}; send wider factors")
-    return result
-
-
-def report_of(modules: Mapping[str, ModuleReport]) -> dict[str, dict[str, float]]:
-    """The reports as JSON-able dictionaries by module."""
-    return {module: report._asdict() for module, report in modules.items()}

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.lora.delta import Combined, FactorPasses
+from fedcore.lora.delta import FactorPasses, Rank
 from fedcore.lora.order import TILE_BYTES, order_statistic
+from fedcore.lora.result import Combined
 from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
@@ -41,23 +42,24 @@ class DeltaExecutor:
         names: Sequence[str],
         *,
         order: bool = False,
+        rank: Rank = None,
         **passes: Any,
     ) -> DeltaExecutor:
         """Rows are s · B · A of each module, and the dense tensors; ranks and scales may differ from row to row.
 
         References are by name; None is zero. `passes` is what `RowExecutor.from_cohort` takes beside the rows, or,
         where `memory` is among it, `FileExecutor.from_files`: factors then are read from their files module by module,
-        dense tensors in tiles. `order`: an order statistic is to come, which needs room for a dense Δ. Raises
-        LayoutError naming the client and module, BudgetError with the least that works.
+        dense tensors in tiles. `order`: an order statistic is to come, which needs room for a dense Δ. `rank` of
+        results is as `FactorPasses` has it. Raises LayoutError naming the client and module, BudgetError with the least
+        that works.
         """
         given = {name: update for name, update in references.items() if update is not None}
         zero_first = bool(references) and next(iter(references.values())) is None
         if passes.get("memory") is not None:
             _check_budget([*cohort, *given.values()], passes["memory"], passes["threads"], order)
-        updates, who, progress = [*cohort, *given.values()], [*names, *given], passes.get("progress")
-        factors = FactorPasses(
-            updates, who, len(cohort), zero_first=zero_first, progress=progress, threads=passes.get("threads")
-        )
+        told = {name: passes.get(name) for name in ("progress", "threads")}
+        rows, who = [*cohort, *given.values()], [*names, *given]
+        factors = FactorPasses(rows, who, len(cohort), zero_first=zero_first, rank=rank, **told)
         dense = None
         if tensors := cohort[0].dense:
             make = FileExecutor.from_files if "memory" in passes else RowExecutor.from_cohort

@@ -6,6 +6,7 @@ otherwise depends on the gauge: (B M, M⁻¹ A) in place of (B, A) at one client
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,8 +47,8 @@ class FFALoRA(Method):
     """A is frozen and the same at all clients; B = Σ p_i (s_i / s) B_i.
 
     Exact. Clients of a lower rank hold the first rows of A, and B_i is padded with zeros: slices of one A keep the mean
-    exact, at every scale. Sun et al. 2024, "Improving LoRA in Privacy-preserving Federated Learning", ICLR, §4; mixed
-    ranks are not in the paper.
+    exact, at every scale. Those clients then hold the first columns of B alone; the report says what they lack. Sun et
+    al. 2024, "Improving LoRA in Privacy-preserving Federated Learning", ICLR, §4; mixed ranks are not in the paper.
     """
 
     cycle: ClassVar[tuple[Factors, ...]] = (("b",),)
@@ -127,7 +128,8 @@ class FedSALoRA(Method):
         for row, part in module.present.items():
             total[: part.rank] += module.clients.coefficients[row].astype(np.float64) * part.a
             weight[: part.rank] += module.clients.coefficients[row].astype(np.float64)
-        a = total / weight
+        # rows that no client of this round has are the reference's
+        a = np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), module.widest.a)
         own = {row: part._replace(a=a[: part.rank]) for row, part in module.present.items()}
         fresh = Part(np.zeros((module.d_out, rank)), a, module.first.scale)
         absent = module.terms()[len(own) :]
@@ -135,13 +137,12 @@ class FedSALoRA(Method):
 
 
 def padded_mean(module: Module) -> Part:
-    """(Σ p_i (s_i / s) B_i padded with zeros, A): s and A of the first client of the highest rank.
+    """(Σ p_i (s_i / s) B_i padded with zeros, A): s and A of `module.widest`.
 
     Clients without the module count with the reference's B, or with 0. Raises LayoutError where a client's A is not
     the first rows of that A.
     """
-    widest = max(module.present, key=lambda row: (module.parts[row].rank, -row))  # type: ignore[union-attr]
-    chosen = module.present[widest]
+    chosen = module.widest
     for row, part in module.present.items():
         _check_frozen(module, row, "a", part.a, chosen.a[: part.rank])
     if len(module.present) == len(module.parts) and all(
@@ -156,14 +157,37 @@ def padded_mean(module: Module) -> Part:
     return chosen._replace(b=b)
 
 
+def factor_means(module: Module) -> Part:
+    """The means of B and of A over the clients that have the module: padded with zeros where ranks or scales differ."""
+    widest, present = module.widest, module.present
+    if all((part.rank, part.scale) == (widest.rank, widest.scale) for part in present.values()):
+        return Part(module.mean("b"), module.mean("a"), widest.scale)
+    shares = {row: float(module.clients.shares[row]) for row in present}
+    return zero_padded(module, {row: share / sum(shares.values()) for row, share in shares.items()})
+
+
+def zero_padded(module: Module, shares: Mapping[int, float]) -> Part:
+    """(Σ w_i (s_i / s) B_i, Σ w_i A_i) of factors padded with zeros to the rank of `module.widest`, whose scale is s.
+
+    Rows of A that no client of this round has are the reference's, beside columns of zeros in B, so that they train.
+    """
+    widest, most = module.widest, max(part.rank for part in module.present.values())
+    b, a = np.zeros((module.d_out, widest.rank)), np.array(widest.a)
+    a[:most] = 0.0
+    for row, part in module.present.items():
+        a[: part.rank] += shares[row] * part.a
+        b[:, : part.rank] += shares[row] * (part.scale / widest.scale) * part.b
+    return Part(b, a, widest.scale)
+
+
 def slices(module: Module, part: Part) -> dict[int, Part]:
     """row -> the first columns and rows of `part` at the client's own rank and scale, where those differ."""
-    found = {}
-    for row, own in module.present.items():
-        if (own.rank, own.scale) != (part.rank, part.scale):
-            b = part.b[:, : own.rank] * (part.scale / own.scale)
-            found[row] = Part(b, part.a[: own.rank], own.scale)
-    return found
+    keys = {row: (own.rank, own.scale) for row, own in module.present.items()}
+    made = {
+        (rank, scale): module.as_sent(Part(part.b[:, :rank] * (part.scale / scale), part.a[:rank], scale))
+        for rank, scale in set(keys.values()) - {(part.rank, part.scale)}
+    }
+    return {row: made[key] for row, key in keys.items() if key in made}
 
 
 def _check_frozen(module: Module, row: int, factor: str, got: np.ndarray, expected: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedcore.errors import LayoutError
 from fedcore.lora.cohort import Part
+from fedcore.lora.core import core_of
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
 from fedcore.lora.stacks import read_factors
@@ -16,9 +17,6 @@ from fedcore.lora.traits import Factors, Traits
 from fedcore.ops.lora_truncate import leading
 from fedcore.updates import Update
 from fedcore.updates.layout import shown
-
-#: how far, relative to its norm, a client's B may be from B₀ R: fp32 factors round by a few 1e-7
-_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -46,12 +44,19 @@ class FedSB(Method):
     def _module(self, module: Module) -> Held:
         if module.reference is None:
             raise LayoutError(f"the reference: module {shown(module.name)} is missing; give the fixed factors")
-        fixed, total = module.reference, np.zeros((module.reference.rank,) * 2)
+        fixed, total = module.as_sent(module.reference), np.zeros((module.reference.rank,) * 2)
+        dtype = module.clients.dtype(module.clients.modules[module.name].b)
         for row, part in module.present.items():
-            core = core_of(part, fixed, f"{module.clients.names[row]}: module {shown(module.name)}")
+            core = core_of(part, fixed, f"{module.clients.names[row]}: module {shown(module.name)}", dtype)
             total += float(module.clients.coefficients[row]) * core
         core = total / module.clients.divisor
         return Held(Part(fixed.b @ core, fixed.a, module.first.scale))
+
+    def _untrained(self, module: Module) -> Held:
+        raise LayoutError(
+            f"the reference: module {shown(module.name)} is extra, no client has it; give the fixed factors of the "
+            "modules that clients send"
+        )
 
     def fixed(self, estimate: Update) -> Update:
         """(B₀, A₀) from the SVD of an adapter that estimates what training will do: B₀ = U and A₀ = Vᵀ, orthonormal."""
@@ -63,13 +68,3 @@ class FedSB(Method):
         return Update.from_tensors(
             tensors, scaling=estimate.scaling, base=estimate.base, adapter_config=estimate.adapter_config
         )
-
-
-def core_of(part: Part, fixed: Part, who: str) -> np.ndarray:
-    """R (r, r) with b = B₀ R, by least squares. Raises LayoutError naming `who` where A or the span of B moved."""
-    if part.a.shape != fixed.a.shape or not np.array_equal(part.a, fixed.a):
-        raise LayoutError(f"{who}: A differs from the fixed one; train the core alone (fedsb)")
-    core = np.linalg.lstsq(fixed.b, part.b, rcond=None)[0]
-    if np.linalg.norm(part.b - fixed.b @ core) > _TOLERANCE * np.linalg.norm(part.b):
-        raise LayoutError(f"{who}: B is no product of the fixed B and a core; train the core alone (fedsb)")
-    return core

@@ -55,7 +55,7 @@ class Measure(NamedTuple):
         """Measure one row's factors of one module: b (d_out, r) and a (r, d_in) in fp64, its scale in b."""
         square, terms = product_size(b, a)
         self.rounding[m, row] = rounding_of(b, a) * terms
-        if not terms <= RATIO * np.sqrt(max(square, 0.0)):
+        if hides(square, terms):
             self.rebuilt[m, row] = True
             square = product_norm(b, a)[0] ** 2
         self.square[m, row] = square
@@ -97,6 +97,34 @@ def product_norm(b: np.ndarray, a: np.ndarray) -> tuple[float, float]:
     return norm, rounding_of(b, a) * terms
 
 
+def norm_of(b: np.ndarray, a: np.ndarray) -> float:
+    """‖b a‖ from Grams, or by QR where the terms hide it."""
+    square, terms = product_size(b, a)
+    return product_norm(b, a)[0] if hides(square, terms) else float(np.sqrt(square))
+
+
+def hides(square: float, terms: float) -> bool:
+    """Whether terms of that size, P, hide a product whose ‖·‖² their Grams make out to be `square`; NaN hides too."""
+    return not terms <= RATIO * np.sqrt(max(square, 0.0))
+
+
+def change_norm(client: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+    """(‖b a − b° a°‖, bound of its error) of two factor pairs (b, a) and (b°, a°).
+
+    At one rank it is tried as [b − b°, b°] · [a; a − a°], whose terms are as small as the change where a client moved
+    a little; where those terms cancel too, and at other ranks, QR of the stacked factors decides.
+    """
+    (b, a), (b_ref, a_ref) = client, reference
+    if len(a) == len(a_ref):
+        step_b, step_a = b - b_ref, a - a_ref
+        b_2, a_2 = np.hstack((step_b, b_ref)), np.vstack((a, step_a))
+        square, terms = product_size(b_2, a_2)
+        if not hides(square, terms):
+            # what is left out: b − b° and a − a° are rounded, by u ‖b‖‖a‖ and the like, which `rounding` holds
+            return float(np.sqrt(square)), rounding_of(b_2, a_2) * RATIO * terms
+    return product_norm(np.hstack((b, -b_ref)), np.vstack((a, a_ref)))
+
+
 def rounding_of(b: np.ndarray, a: np.ndarray) -> float:
     """(d_in + d_out + R²) u: more than a product by QR is off by, in units of P, and a Gram, in units of P²."""
     return (b.shape[0] + a.shape[1] + a.shape[0] ** 2) * UNIT
@@ -109,6 +137,14 @@ def rebuild(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     u, values, vt = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
     root = np.sqrt(values)
     return q_b @ (u * root), (root[:, None] * vt) @ q_a.T
+
+
+def rebuild_rows(terms: Terms, hiding: np.ndarray) -> Terms:
+    """The same terms in fp64, rows that hide their product rebuilt."""
+    factors = [rebuild(*terms.row(i)) if hides else terms.row(i) for i, hides in enumerate(hiding)]
+    starts = np.cumsum([0, *(len(a) for _, a in factors)])
+    b, a = np.hstack([b for b, _ in factors]), np.vstack([a for _, a in factors])
+    return Terms(b, a, np.ones(len(a)), starts)
 
 
 def measure(

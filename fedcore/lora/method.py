@@ -19,13 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 from fedcore.errors import LayoutError, RuleError
-from fedcore.lora.assembly import Aggregated, as_sent, assemble, module_report
-from fedcore.lora.cohort import Clients, check_alike, check_sizes, read_part
+from fedcore.lora.assembly import Aggregated, as_sent, assemble
+from fedcore.lora.cohort import Clients, check_alike, read_part
+from fedcore.lora.messages import factor_mean, factor_message
 from fedcore.lora.module import Held, Module
+from fedcore.lora.parameters import check_whole
+from fedcore.lora.residual import module_report
+from fedcore.lora.stacks import check_factors
 from fedcore.lora.traits import Factors, Traits
 from fedcore.rules.geometry import round_coefficients
 from fedcore.rules.rule import check_weights
 from fedcore.updates import Cohort, LoraPair, Update
+from fedcore.updates.bases import check_same_base
 from fedcore.updates.layout import shown
 from fedcore.updates.weights import weights_by_id
 
@@ -51,8 +56,11 @@ class Method:
         """What travels down after that round, beside the side adapter."""
         return self.sends(number) if self.down is None else self.down
 
-    def traffic(self, pair: LoraPair, itemsize: int, number: int = 1) -> tuple[int, int]:
-        """(bytes up, bytes down) of one module at a client with this pair, the side adapter aside."""
+    def traffic(self, pair: LoraPair, itemsize: int, number: int = 1, rank: int | None = None) -> tuple[int, int]:
+        """(bytes up, bytes down) of one module at a client with this pair, the side adapter aside.
+
+        rank   the global adapter's; None: the pair's
+        """
         sizes = {"a": pair.rank * pair.d_in, "b": pair.rank * pair.d_out, "core": pair.rank**2}
         up = sum(sizes[factor] for factor in self.sends(number))
         return itemsize * up, itemsize * sum(sizes[factor] for factor in self.receives(number))
@@ -72,7 +80,7 @@ class Method:
                    travelled: what was frozen is as the client got it
         weights    client_id -> weight, or one number for each update; None takes their num_examples
         reference  the adapter that clients started from; methods with traits.reference need it. A client that lacks a
-                   module counts with it there
+                   module counts with it there, and a module that no client has stays as it is in it
         side       what lies beside the adapter already, as an earlier `Aggregated.side` gave it
         number     the round, from 1
 
@@ -80,24 +88,70 @@ class Method:
         `ops.weighted_sum`. Raises LayoutError, NonFiniteError, RuleError, WeightError, ShapeError and RangeError, each
         naming the client, tensor or module.
         """
-        if not isinstance(number, int) or number < 1:
-            raise RuleError(f"number: got {number!r}, expected the round, a whole number from 1")
+        check_whole(self.traits.name, "number", number)
         clients = self._clients(updates, weights, reference, side)
         held: dict[str, Held] = {}
-        modules: dict[str, dict[str, float]] = {}
+        modules: dict[str, dict[str, Any]] = {}
         for name, pair in clients.modules.items():
             parts = tuple(clients.part(row, name) for row in range(len(clients.cohort)))
             known = None if reference is None else read_part(reference, name, -1, "the reference")
             beside = None if side is None else read_part(side, name, -1, "the side adapter")
             module = Module(name, parts, clients, pair.d_out, pair.d_in, number, known, beside)
-            found = held[name] = as_sent(self._module(module), clients.dtype(name), name)
+            found = held[name] = as_sent(module, self._module(module) if module.present else self._untrained(module))
             modules[name] = module_report(module, found)
         return assemble(
             repr(self), self.traits, partial(self.traffic, number=number), clients, held, side, number, modules
         )
 
+    def message(self, update: Update, start: Update, number: int = 1) -> dict[str, np.ndarray]:
+        """What one client sends in round `number` where the server sees sums alone: fp32 arrays by name.
+
+        Clients multiply it by their weight; the sum over clients goes to `finish`.
+
+        update   the client's adapter after training
+        start    the adapter that the round started from; of Fed-SB the fixed factors
+
+        Raises RuleError for a method that is not linear in what clients send, and LayoutError naming what does not fit
+        the start or was to stay frozen.
+        """
+        self._check_linear()
+        return factor_message(self, update, start, number)
+
+    def finish(
+        self,
+        sums: Mapping[str, np.ndarray],
+        weight: float,
+        start: Update,
+        *,
+        side: Update | None = None,
+        number: int = 1,
+    ) -> tuple[Update, Update | None]:
+        """(the next adapter, what lies beside it) from sums of messages alone, as `aggregate` makes them.
+
+        sums     name -> Σ w_i m_i over the clients' messages
+        weight   Σ w_i
+        start    as clients had it for their messages
+        side     what lies beside the adapter already
+
+        Raises RuleError, LayoutError, WeightError and NonFiniteError naming the sum that is missing or wrong.
+        """
+        self._check_linear()
+        result = self.aggregate(
+            [factor_mean(self, sums, weight, start, number)], [1.0], start, side=side, number=number
+        )
+        return result.update, result.side
+
+    def _check_linear(self) -> None:
+        if not self.traits.linear:
+            raise RuleError(f"{self.traits.name}: needs each client's own factors, a sum of messages does not do")
+
     def _module(self, module: Module) -> Held:
         raise TypeError(f"{type(self).__name__}: a method defines `_module`")
+
+    def _untrained(self, module: Module) -> Held:
+        """A module that no client trained stays as it was."""
+        assert module.reference is not None
+        return Held(module.reference, module.side)
 
     def _clients(self, updates: Any, weights: Any, reference: Update | None, side: Update | None) -> Clients:
         """The cohort, checked. Raises as `aggregate` does."""
@@ -118,8 +172,9 @@ class Method:
             )
         extra = [("the reference", reference), ("the side adapter", side)]
         known = [*zip(names, cohort, strict=True), *((who, update) for who, update in extra if update is not None)]
-        check_sizes(known, len(cohort))
-        clients = Clients(cohort, names, round_coefficients(checked))
+        check_same_base(known)
+        check_factors([update for _, update in known], [who for who, _ in known], len(cohort), modules_differ=True)
+        clients = Clients(cohort, names, round_coefficients(checked), reference)
         if not self.traits.mixed:
             check_alike(clients, self.traits.name)
         return clients

@@ -10,6 +10,9 @@ import numpy as np
 from fedcore.dtypes import to_float64
 from fedcore.lora.cohort import Clients, Part, stacked
 
+#: a sum of (coefficient, factors)
+Terms = list[tuple[float, Part]]
+
 
 @dataclass(frozen=True)
 class Module:
@@ -44,22 +47,45 @@ class Module:
         return next(iter(self.present.values()))
 
     @property
-    def rank(self) -> int:
-        """The highest rank among the clients."""
-        return max(part.rank for part in self.present.values())
+    def widest(self) -> Part:
+        """The first client's factors of the highest rank, or the reference's where that is higher still."""
+        known = [] if self.reference is None else [self.reference]
+        return max([*self.present.values(), *known], key=lambda part: part.rank)
 
-    def terms(self) -> list[tuple[float, Part]]:
+    @property
+    def rank(self) -> int:
+        """The highest rank among the clients and the reference: that of the global adapter."""
+        return self.widest.rank
+
+    @property
+    def absent(self) -> float:
+        """The share of the clients that did not train this module."""
+        return float(sum(self.clients.shares[row] for row, part in enumerate(self.parts) if part is None))
+
+    def terms(self) -> Terms:
         """(coefficient, factors) whose sum is Σ p_i Δ_i; a client without the module counts with the reference's Δ."""
         shares = self.clients.shares
         found = [(float(shares[row]), part) for row, part in self.present.items()]
-        absent = float(sum(shares[row] for row, part in enumerate(self.parts) if part is None))
-        return found + ([(absent, self.reference)] if absent and self.reference is not None else [])
+        absent = [] if self.reference is None or not self.absent else [(self.absent, self.reference)]
+        return found + absent
+
+    def starts(self, adapter: Part, own: Mapping[int, Part]) -> Terms:
+        """(coefficient, factors) of the mean start: a client's own or `adapter`, which one without the module has."""
+        if not own:
+            return [(1.0, adapter)]
+        shares = self.clients.shares
+        found = [(float(shares[row]), own.get(row, adapter)) for row in self.present]
+        return found + ([(self.absent, adapter)] if self.absent else [])
+
+    def target_terms(self) -> Terms:
+        """Terms of T = side + Σ p_i Δ_i."""
+        return [*self.terms(), *([(1.0, self.side)] if self.side is not None else [])]
 
     def target(self) -> tuple[np.ndarray, np.ndarray]:
-        """Stacked factors of T = side + Σ p_i Δ_i."""
-        return self.stack([*self.terms(), *([(1.0, self.side)] if self.side is not None else [])])
+        """Stacked factors of T."""
+        return self.stack(self.target_terms())
 
-    def stack(self, terms: list[tuple[float, Part]]) -> tuple[np.ndarray, np.ndarray]:
+    def stack(self, terms: Terms) -> tuple[np.ndarray, np.ndarray]:
         """Factors of a sum of (coefficient, factors)."""
         return stacked(terms, self.d_out, self.d_in)
 
@@ -67,7 +93,11 @@ class Module:
         """The weighted mean of one factor ("a" or "b") over the clients, rounded once to their dtype, in fp64."""
         rows = list(self.present)
         names = [getattr(self.clients.cohort[row].modules[self.name], factor) for row in rows]
-        return to_float64(self.clients.mean(names, rows, self.clients.dtype(self.name)))
+        return to_float64(self.clients.mean(names, rows, self.clients.dtype(names[0])))
+
+    def as_sent(self, part: Part) -> Part:
+        """The part with its factors rounded once to the clients' dtype."""
+        return self.clients.as_sent(self.name, part)
 
 
 @dataclass(frozen=True)
@@ -77,7 +107,7 @@ class Held:
     adapter    the factors that clients start from
     side       what lies beside it from now on, scale 1
     own        row -> factors of that client, where they are not `adapter`
-    held       terms of what the model holds, if not adapter + side: the mean over clients of what each holds
+    held       terms of what the model holds, if not the mean over clients of `own` or `adapter`, and side
     side_rank  rank of what has to travel for `side` this round
     details    more to report
     """
@@ -85,6 +115,6 @@ class Held:
     adapter: Part
     side: Part | None = None
     own: Mapping[int, Part] = field(default_factory=dict)
-    held: list[tuple[float, Part]] | None = None
+    held: Terms | None = None
     side_rank: int = 0
     details: Mapping[str, float] = field(default_factory=dict)

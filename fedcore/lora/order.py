@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedcore import ops
-from fedcore.dtypes import name_of
-from fedcore.lora.delta import Combined, FactorPasses, ModuleReport
-from fedcore.lora.stacks import rounded
+from fedcore.lora.delta import FactorPasses
+from fedcore.lora.result import Combined, ModuleReport
 from fedcore.ops.lora_truncate import Truncated, balanced, leading
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
 
@@ -41,7 +40,7 @@ def order_statistic(
     """
     result = Combined({}, {}, {})
     for module, sent in passes.as_sent("combination"):
-        pair, first = passes.updates[0].modules[module], passes.updates[0]
+        pair = passes.updates[0].modules[module]
         factors = _Factors(*(dict(zip(present.tolist(), part, strict=True)) for part in _in_float32(*sent)))
         delta = _statistic(decided, factors, rows, passes.clients, (pair.d_out, pair.d_in), options)
         if dense:
@@ -49,12 +48,8 @@ def order_statistic(
             norm = float(np.linalg.norm(delta.astype(np.float64)))
             result.modules[module] = ModuleReport(min(delta.shape), norm, 0.0, 0.0, 0.0, "kept")
             continue
-        rank = max(update.modules[module].rank for update in passes.updates[: passes.clients])
-        kept = _truncated(delta, rank, pair.scale)
-        for name, part in ((pair.a, kept.a), (pair.b, kept.b)):
-            result.tensors[name] = rounded(part, name_of(first.tensors[name].dtype), name)
-        result.scaling[module] = pair.scale
-        result.modules[module] = ModuleReport(rank, *kept[2:])
+        rank = passes.rank_of(module, range(passes.clients))
+        result.keep(module, passes.updates[0], _truncated(delta, rank, pair.scale))
     return result
 
 

@@ -13,10 +13,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedcore.errors import LayoutError, RuleError
-from fedcore.lora.cohort import Part
+from fedcore.errors import LayoutError
+from fedcore.lora.cohort import Part, from_triplets
+from fedcore.lora.factor_means import factor_means, slices
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
+from fedcore.lora.parameters import check_whole
 from fedcore.lora.traits import Factors, Traits
 from fedcore.ops.lora_truncate import leading
 from fedcore.updates import Update
@@ -52,21 +54,16 @@ class FLoRA(Method):
     )
 
     def __post_init__(self) -> None:
-        _check_cap(self.traits.name, self.side_rank)
+        check_whole(self.traits.name, "side_rank", self.side_rank, optional=True)
+        check_whole(self.traits.name, "seed", self.seed, 0)
 
     def _module(self, module: Module) -> Held:
         b, _ = module.stack(module.terms())
         side = compressed(*module.target(), self.side_rank)
         draw = np.random.default_rng([self.seed, module.number, zlib.crc32(module.name.encode())])
-        first = max(module.present.values(), key=lambda part: part.rank)
-        bound = 1 / np.sqrt(module.d_in)
-        fresh = Part(np.zeros((module.d_out, first.rank)), draw.uniform(-bound, bound, first.a.shape), first.scale)
-        own = {
-            row: Part(fresh.b[:, : part.rank], fresh.a[: part.rank], part.scale)
-            for row, part in module.present.items()
-            if (part.rank, part.scale) != (fresh.rank, fresh.scale)
-        }
-        return Held(fresh, side, own, side_rank=min(b.shape[1], side.rank))
+        widest, bound = module.widest, 1 / np.sqrt(module.d_in)
+        fresh = Part(np.zeros((module.d_out, widest.rank)), draw.uniform(-bound, bound, widest.a.shape), widest.scale)
+        return Held(fresh, side, slices(module, fresh), side_rank=min(b.shape[1], side.rank))
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,9 @@ class FedExLoRA(Method):
 
     side_rank  cap of the side adapter's rank; None keeps all of it
 
-    Exact. The residual has the shape of the module's Δ, d_out × d_in; a layer that stores its weights transposed
+    Exact. At mixed ranks factors are padded with zeros, and clients hold their own first columns of B̄ and rows of Ā:
+    what the mean of those misses is the residual, so it is exact in the mean over clients. That is not in the paper.
+    The residual has the shape of the module's Δ, d_out × d_in; a layer that stores its weights transposed
     (GPT-2's Conv1D) is the client's to transpose. Singhal et al. 2024, "FedEx-LoRA: Exact Aggregation for Federated and
     Efficient Fine-Tuning of Foundation Models", arXiv 2410.09432, §4.
     """
@@ -90,20 +89,22 @@ class FedExLoRA(Method):
         up="r(d_out + d_in)",
         down="(Σr + 2r)(d_out + d_in)",
         paper="Singhal et al. 2024, FedEx-LoRA: Exact Aggregation for Federated Fine-Tuning, arXiv 2410.09432",
+        mixed=True,
         linear=False,
         side=True,
     )
 
     def __post_init__(self) -> None:
-        _check_cap(self.traits.name, self.side_rank)
+        check_whole(self.traits.name, "side_rank", self.side_rank, optional=True)
 
     def _module(self, module: Module) -> Held:
-        mean = Part(module.mean("b"), module.mean("a"), module.first.scale)
-        terms = [*module.terms(), (-1.0, mean)]
+        mean = module.as_sent(factor_means(module))
+        own = slices(module, mean)
+        terms = [*module.terms(), *((-share, part) for share, part in module.starts(mean, own))]
         travels = module.stack(terms)[0].shape[1]
         before = [] if module.side is None else [(1.0, module.side)]
         side = compressed(*module.stack([*terms, *before]), self.side_rank)
-        return Held(mean, side, side_rank=min(travels, side.rank))
+        return Held(mean, side, own, side_rank=min(travels, side.rank))
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class FRLoRA(Method):
     )
 
     def __post_init__(self) -> None:
-        _check_cap(self.traits.name, self.side_rank)
+        check_whole(self.traits.name, "side_rank", self.side_rank, optional=True)
 
     def _module(self, module: Module) -> Held:
         if module.reference is None:
@@ -178,10 +179,4 @@ def compressed(b: np.ndarray, a: np.ndarray, cap: int | None) -> Part:
     most = min(b.shape[0], a.shape[1], len(a) if cap is None else cap)
     if len(a) <= most:
         return Part(b, a, 1.0)
-    found = leading(b, a, np.ones(len(a)), most)
-    return Part(found.left * found.values, found.right, 1.0)
-
-
-def _check_cap(name: str, cap: int | None) -> None:
-    if cap is not None and (not isinstance(cap, int) or cap < 1):
-        raise RuleError(f"{name}: got side_rank {cap!r}, expected a whole number of at least 1")
+    return from_triplets(leading(b, a, np.ones(len(a)), most))

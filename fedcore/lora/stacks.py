@@ -7,7 +7,7 @@ d_in and d_out, so this is the one place where rows are stacked. Ranks and scale
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import LayoutError, RangeError
 from fedcore.rules.rows import not_finite
-from fedcore.updates import Update
+from fedcore.updates import LoraPair, Update
+from fedcore.updates.layout import shown
 
 Factors = Callable[[Update, str, int, str], tuple[np.ndarray, np.ndarray]]
 
@@ -40,45 +41,75 @@ class Stack(NamedTuple):
         return self.b[:, kept] * share[kept], self.a[kept]
 
 
-def check_pairs(updates: Sequence[Update], names: Sequence[str], clients: int) -> None:
-    """Raise LayoutError unless all updates adapt the same modules of the same sizes and have the same dense tensors.
+def check_factors(
+    updates: Sequence[Update], names: Sequence[str], clients: int, *, modules_differ: bool = False
+) -> None:
+    """Raise LayoutError unless the updates can be added up: every module of one size, with no rank above it.
 
-    Ranks and scales may differ; dtypes of factors are those of the first update for the first `clients` of them, and
-    free for a reference after them. `names` is what messages call each update.
+    A rank above min(d_out, d_in), which no Δ needs, tells of factors that lie transposed. Ranks and scales may differ.
+    The first `clients` of the updates also have the same dense tensors and factors of one dtype, those after them
+    (references, a side adapter) any. All adapt the same modules and have the same dense tensors, unless
+    `modules_differ`. `names` is what messages call each update.
     """
-    first = updates[0]
-    for i, (name, update) in enumerate(zip(names, updates, strict=True)):
-        _check_same_names(first, update, names[0], name)
+    first, seen = updates[0], _Seen({}, {})
+    for row, (who, update) in enumerate(zip(names, updates, strict=True)):
+        if not modules_differ:
+            _check_same_names("module", first.modules, update.modules, names[0], who)
+        if row < clients or not modules_differ:
+            _check_same_names("tensor", first.dense, update.dense, names[0], who)
         for module, pair in update.modules.items():
-            expected = first.modules[module]
-            if (pair.d_out, pair.d_in) != (expected.d_out, expected.d_in):
-                raise LayoutError(
-                    f"{name}: module {module!r} is {pair.d_out} × {pair.d_in}, expected {expected.d_out} × "
-                    f"{expected.d_in} as in {names[0]}; the updates belong to different base models"
-                )
-            for factor, wanted in ((pair.a, expected.a), (pair.b, expected.b)) if i < clients else ():
-                got, dtype = _dtype(update, factor), _dtype(first, wanted)
-                if got != dtype:
-                    raise LayoutError(
-                        f"{name}: tensor {factor!r} is {got}, expected {dtype} as in {names[0]}; convert it"
-                    )
+            seen.check_size(who, module, pair)
+            for factor in (pair.a, pair.b) if row < clients else ():
+                seen.check_dtype(who, factor, dtype_of(update, factor))
 
 
-def _dtype(update: Update, name: str) -> str:
-    return update.layout.dtypes[update.layout.index[name]]
+class _Seen(NamedTuple):
+    """What the first update that has a module or factor says of it, and what that update is called."""
 
+    sizes: dict[str, tuple[str, LoraPair]]
+    dtypes: dict[str, tuple[str, str]]
 
-def _check_same_names(first: Update, update: Update, first_name: str, name: str) -> None:
-    for kind, ours, theirs in (
-        ("module", set(first.modules), set(update.modules)),
-        ("tensor", set(first.dense), set(update.dense)),
-    ):
-        for missing in sorted(ours - theirs):
+    def check_size(self, who: str, module: str, pair: LoraPair) -> None:
+        if pair.rank > min(pair.d_out, pair.d_in):
             raise LayoutError(
-                f"{name}: {kind} {missing!r} is missing, expected as in {first_name}; send the same adapter"
+                f"{who}: module {shown(module)} has rank {pair.rank} for a Δ of {pair.d_out} × {pair.d_in}, expected "
+                "at most the smaller side; train a lower rank, or check that A is (rank, d_in) and B (d_out, rank)"
             )
-        for extra in sorted(theirs - ours):
-            raise LayoutError(f"{name}: {kind} {extra!r} is extra, {first_name} has none; send the same adapter")
+        before, known = self.sizes.setdefault(module, (who, pair))
+        if (pair.d_out, pair.d_in) != (known.d_out, known.d_in):
+            raise LayoutError(
+                f"{who}: module {shown(module)} is {pair.d_out} × {pair.d_in}, expected {known.d_out} × {known.d_in} "
+                f"as in {before}; the updates belong to different base models"
+            )
+
+    def check_dtype(self, who: str, factor: str, dtype: str) -> None:
+        before, known = self.dtypes.setdefault(factor, (who, dtype))
+        if dtype != known:
+            raise LayoutError(f"{who}: tensor {shown(factor)} is {dtype}, expected {known} as in {before}; convert it")
+
+
+def _check_same_names(kind: str, first: Iterable[str], update: Iterable[str], first_name: str, name: str) -> None:
+    ours, theirs = set(first), set(update)
+    for missing in sorted(ours - theirs):
+        raise LayoutError(
+            f"{name}: {kind} {shown(missing)} is missing, expected as in {first_name}; send the same adapter"
+        )
+    for extra in sorted(theirs - ours):
+        raise LayoutError(f"{name}: {kind} {shown(extra)} is extra, {first_name} has none; send the same adapter")
+
+
+def check_fits(rank: int, module: str, d_out: int, d_in: int) -> None:
+    """Raise LayoutError for a wanted rank that no Δ of that size has."""
+    if rank > min(d_out, d_in):
+        raise LayoutError(
+            f"module {shown(module)}: got rank {rank}, expected at most {min(d_out, d_in)}, the smaller side of its "
+            "Δ; ask for a lower rank"
+        )
+
+
+def dtype_of(update: Update, name: str) -> str:
+    """The dtype of one tensor."""
+    return update.layout.dtypes[update.layout.index[name]]
 
 
 def read_stack(

@@ -10,27 +10,32 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedcore.errors import LayoutError, RuleError
-from fedcore.lora.cohort import Part
+from fedcore.lora.cohort import Part, from_triplets
 from fedcore.lora.factor_means import padded_mean
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
+from fedcore.lora.parameters import check_flag, check_whole
+from fedcore.lora.stacks import check_fits
 from fedcore.lora.traits import Factors, Traits
 from fedcore.ops.lora_truncate import balanced, leading
-from fedcore.updates.layout import shown
+
+#: the smallest singular value that a side adapter keeps, against ‖T‖: twice the rounding of fp32
+NEGLIGIBLE = 2.0**-23
 
 
 @dataclass(frozen=True)
 class FlexLoRA(Method):
     """The best approximation of rank r to T = Σ p_i s_i B_i A_i, for each client at its own rank.
 
-    rank            of the global adapter; None is the highest among the clients
-    error_feedback  keep what the truncation loses as a side adapter, and count it in the next round's T: nothing is
-                    lost, and the model that clients hold is T itself
+    rank            the highest that anyone gets; None is the highest among the clients and the reference
+    error_feedback  what T has beyond the mean of the clients' starts lies beside them as a side adapter, which the next
+                    round's T counts: T is what clients hold in the mean, and at one rank what each of them holds. At
+                    mixed ranks the global adapter beside it is more than T: score what clients start from
 
-    Best rank r in the Frobenius norm, whatever the gauge. Bai et al. 2024, "Federated Fine-tuning of Large Language
-    Models under Heterogeneous Tasks and Client Resources", NeurIPS, §3; error feedback is not in the paper (Seide et
-    al. 2014, "1-Bit Stochastic Gradient Descent", Interspeech, §2).
+    Best rank r in the Frobenius norm, whatever the gauge; the side adapter has what rounding to the clients' dtype
+    loses, too. A client without a module counts with the global adapter, so give `reference` from round 2 on. Bai et
+    al. 2024, "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources", NeurIPS,
+    §3; error feedback is not in the paper (Seide et al. 2014, "1-Bit Stochastic Gradient Descent", Interspeech, §2).
     """
 
     rank: int | None = None
@@ -39,7 +44,7 @@ class FlexLoRA(Method):
     traits: ClassVar[Traits] = Traits(
         name="flexlora",
         exact="best rank",
-        sense="the closest product of the client's rank; exact with error_feedback",
+        sense="the closest product of the client's rank; with error_feedback exact in the mean over clients",
         start="from the truncation at its own rank",
         up="r(d_out + d_in)",
         down="r(d_out + d_in)",
@@ -50,8 +55,8 @@ class FlexLoRA(Method):
     )
 
     def __post_init__(self) -> None:
-        if self.rank is not None and (not isinstance(self.rank, int) or self.rank < 1):
-            raise RuleError(f"flexlora: got rank {self.rank!r}, expected a whole number of at least 1")
+        check_whole(self.traits.name, "rank", self.rank, optional=True)
+        check_flag(self.traits.name, "error_feedback", self.error_feedback)
 
     def _module(self, module: Module) -> Held:
         return truncated(module, *module.target(), self.rank, self.error_feedback)
@@ -92,7 +97,7 @@ class RaFLoRA(Method):
                 for row, part in having.items()
             ]
             start = stop
-        return truncated(module, *module.stack(terms), None, False)
+        return truncated(module, *module.stack(terms))
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,7 @@ class FedSVD(Method):
     )
 
     def __post_init__(self) -> None:
-        if not isinstance(self.every, int) or self.every < 1:
-            raise RuleError(f"fedsvd: got every = {self.every!r}, expected a number of rounds of at least 1")
+        check_whole(self.traits.name, "every", self.every)
 
     def receives(self, number: int = 1) -> Factors:
         """B, and A in rounds that factorise."""
@@ -130,35 +134,31 @@ class FedSVD(Method):
         part = padded_mean(module)
         if module.number % self.every:
             return Held(part)
-        found = leading(part.b, part.a, np.ones(part.rank), part.rank)
-        return Held(part._replace(b=found.left * found.values, a=found.right))
+        found = from_triplets(leading(part.b, part.a, np.ones(part.rank), part.rank))
+        return Held(found._replace(scale=part.scale))
 
 
-def truncated(module: Module, b: np.ndarray, a: np.ndarray, rank: int | None, keep: bool) -> Held:
-    """The best approximations of b · a: at `rank` (None: the highest among the clients), and at each client's own.
+def truncated(module: Module, b: np.ndarray, a: np.ndarray, cap: int | None = None, keep: bool = False) -> Held:
+    """The best approximations of b · a: for each client at its own rank, and the global one at the highest.
 
-    keep: what the one at `rank` loses becomes the side adapter. Clients of another rank then hold, beside it, less.
+    cap    of every rank; None: none, and the global one has the highest of the clients and the reference
+    keep   what b · a has beyond the mean of what clients start from becomes the side adapter
     """
-    first, rank = module.first, module.rank if rank is None else rank
-    if rank > min(module.d_out, module.d_in):
-        raise LayoutError(
-            f"module {shown(module.name)}: got rank {rank}, expected at most {min(module.d_out, module.d_in)}, the "
-            "smaller side of its Δ; ask for a lower rank"
-        )
-    others = {row: (part.rank, part.scale) for row, part in module.present.items()}
-    scale = next((s for r, s in others.values() if r == rank), first.scale)
-    wanted = [(rank, scale), *dict.fromkeys(others.values())]
-    triplets = leading(b, a, np.ones(len(a)), len(a) if keep else max(r for r, _ in wanted))
-    found = {key: balanced(triplets, *key) for key in wanted}
-    parts = {key: Part(result.b, result.a, key[1]) for key, result in found.items()}
-    chosen = wanted[0]
-    own = {row: parts[key] for row, key in others.items() if key != chosen}
+    rank = module.rank if cap is None else cap
+    check_fits(rank, module.name, module.d_out, module.d_in)
+    wanted = {row: (min(part.rank, rank), part.scale) for row, part in module.present.items()}
+    chosen = rank, next((scale for r, scale in wanted.values() if r == rank), module.widest.scale)
+    triplets = leading(b, a, np.ones(len(a)), rank)
+    parts = {}
+    for key in dict.fromkeys((chosen, *wanted.values())):
+        found = balanced(triplets, *key)
+        parts[key] = module.as_sent(Part(found.b, found.a, key[1]))
+    adapter, own = parts[chosen], {row: parts[key] for row, key in wanted.items() if key != chosen}
     if not keep:
-        return Held(parts[chosen], own=own)
-    values = triplets.values
-    lost = values > values[0] * len(values) * np.finfo(np.float64).eps
-    lost[:rank] = False
-    if not lost.any():
-        return Held(parts[chosen], own=own)
-    side = Part(triplets.left[:, lost] * values[lost], triplets.right[lost], 1.0)
-    return Held(parts[chosen], side, own, side_rank=side.rank)
+        return Held(adapter, own=own)
+    starts = [(-share, part) for share, part in module.starts(adapter, own)]
+    left_b, left_a = module.stack([(1.0, Part(b, a, 1.0)), *starts])
+    rest = leading(left_b, left_a, np.ones(len(left_a)), min(module.d_out, module.d_in))
+    # what is smaller than the rounding of a side adapter in fp32 would only make it wider
+    side = from_triplets(rest, rest.values > NEGLIGIBLE * triplets.norm)
+    return Held(adapter, side if side.rank else None, own, side_rank=side.rank)

@@ -1,0 +1,73 @@
+"""How much of a round's target T clients no longer hold: ‖T − held‖ / ‖T‖ of factors, without forming either.
+
+All norms of one module come from one Gram of its stacked factors, ‖Σ v_k Δ_k‖² = Σ v_k v_l ⟨Δ_k, Δ_l⟩ in fp64. Squares
+hide a residual below some 1e-7; such a one is estimated from PROBES random vectors x, E ‖(T − held) x‖² = ‖T − held‖²
+(Hutchinson's estimator, off by a few percent for the rounding of factors, which has no direction). Where terms are so
+large beside T that more is hidden, QR decides (fedcore/lora/measure.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fedcore.lora.cohort import Part
+from fedcore.lora.measure import hides, product_norm
+from fedcore.lora.module import Held, Module, Terms
+
+#: the square of a residual below which it is estimated, and from how many vectors
+HIDDEN, PROBES = 2.0**-40, 16
+
+
+def module_report(module: Module, found: Held) -> dict[str, Any]:
+    """What became of a module, as `Aggregated.report` has it."""
+    target = module.target_terms()
+    held = module.starts(found.adapter, found.own) if found.held is None else found.held
+    beside: Terms = [] if found.side is None else [(1.0, found.side)]
+    norms = _Norms([part for _, part in (*target, *held, *beside)], module)
+    norm = norms.of(target)
+
+    def residual(terms: Terms) -> float:
+        return norms.of([*target, *((-c, part) for c, part in terms)], norm) / norm if norm else 0.0
+
+    report: dict[str, Any] = {"rank": found.adapter.rank, "norm": norm, "residual": residual([*held, *beside])}
+    report["without_side"] = residual(held) if beside else report["residual"]
+    report["side_rank"] = 0 if found.side is None else found.side.rank
+    if found.own and found.held is None:
+        clients = module.clients.cohort.client_ids
+        each = {id(part): residual([(1.0, part), *beside]) for _, part in held}
+        report["starts"] = {clients[row]: each[id(found.own.get(row, found.adapter))] for row in module.present}
+    return report | dict(found.details)
+
+
+class _Norms:
+    """Norms of sums of some parts of one module."""
+
+    def __init__(self, parts: list[Part], module: Module):
+        self.module = module
+        self.index: dict[int, int] = {}
+        distinct: list[Part] = []
+        for part in parts:
+            if id(part) not in self.index:
+                self.index[id(part)] = len(distinct)
+                distinct.append(part)
+        b, a = np.hstack([part.scale * part.b for part in distinct]), np.vstack([part.a for part in distinct])
+        starts = np.cumsum([0, *(part.rank for part in distinct[:-1])])
+        gram_b, gram_a = b.T @ b, a @ a.T
+        self.inner = np.add.reduceat(np.add.reduceat(gram_b * gram_a, starts, 0), starts, 1)
+        self.sizes = np.add.reduceat(np.sqrt(gram_b.diagonal() * gram_a.diagonal()), starts)
+
+    def of(self, terms: Terms, beside: float | None = None) -> float:
+        """‖Σ c · scale · b · a‖; `beside` is the norm that it will be compared with, by default itself."""
+        v = np.zeros(len(self.sizes))
+        for c, part in terms:
+            v[self.index[id(part)]] += c
+        square = float(v @ self.inner @ v)
+        if hides(square if beside is None else beside**2, float(np.abs(v) @ self.sizes)):
+            return product_norm(*self.module.stack(terms))[0]
+        if beside is not None and square < HIDDEN * beside**2:
+            b, a = self.module.stack(terms)
+            vectors = np.random.default_rng(0).standard_normal((a.shape[1], PROBES))
+            square = float(np.square(b @ (a @ vectors)).sum()) / PROBES
+        return float(np.sqrt(square))
