@@ -148,6 +148,10 @@ def test_sums_of_discrete_gaussians_cost_a_little_more_than_one_gaussian():
         ({"neighbours": "all"}, "neighbours: got 'all'"),
         ({"sampling": "fixed"}, "neighbours: got 'add_remove' with sampling 'fixed'"),
         ({"sampling": "none", "sampling_rate": 0.1}, "sampling_rate: got 0.1 with sampling 'none'"),
+        (
+            {"sampling": "fixed", "neighbours": "replace_one", "sampling_rate": 0.015, "population": 100},
+            "sampling_rate: got 0.015 of a population of 100, which is 1.5 records",
+        ),
     ],
 )
 def test_bad_parameters_are_named(changed, named):

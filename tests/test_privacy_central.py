@@ -28,9 +28,9 @@ class Sampler:
     def __init__(self, on=True):
         self.on, self.calls = on, []
 
-    def __call__(self, size, deviation, key, counter):
-        self.calls.append((size, deviation, key, counter))
-        words = [hashlib.sha256(b"%s %d" % (key, counter + i)).digest()[:4] for i in range(size)]
+    def __call__(self, size, deviation, key, part):
+        self.calls.append((size, deviation, key, part))
+        words = [hashlib.sha256(b"%s %d %s" % (key, i, part.encode())).digest()[:4] for i in range(size)]
         return self.on * np.array([int.from_bytes(word, "big") % 2001 - 1000 for word in words], np.int64)
 
 
@@ -85,10 +85,10 @@ def test_the_sum_is_clipped_noised_and_divided_by_the_expected_cohort_never_the_
     got = released(mechanism, rows)
     grid = clipping.clip_grid(2.0, 50)
     clipped = sum(np.rint(x.astype(np.float64) * min(1, 2 / np.linalg.norm(x)) / grid) for x in rows)
-    expected = (clipped + Sampler()(50, 0, KEY, 0)) * grid / 5
+    expected = (clipped + Sampler()(50, 0, KEY, "sum ")) * grid / 5
     assert np.abs(got.mean - expected).max() <= 1.01 * 3 * grid / 5
     assert got.mean.dtype == np.float32
-    assert sampler.calls == [(50, 1.5 * 2.0 / grid, KEY, 0)]
+    assert sampler.calls == [(50, 1.5 * 2.0 / grid, KEY, "sum ")]
     assert got.public["noise_of_mean"] == pytest.approx(1.5 * 2.0 / 5)
     assert got.public["expected_clients"] == 5
     assert "clients" not in got.public
@@ -98,11 +98,14 @@ def test_the_sum_is_clipped_noised_and_divided_by_the_expected_cohort_never_the_
 def test_noise_is_a_discrete_gaussian_of_a_little_more_than_its_deviation(monkeypatch):
     asked = []
     kernel = SimpleNamespace(
-        discrete_gaussian=lambda size, sigma, key, counter: asked.append((size, sigma, key, counter)) or np.arange(size)
+        discrete_gaussian=lambda size, sigma, key: asked.append((size, sigma, key)) or np.arange(size)
     )
     monkeypatch.setitem(sys.modules, "fedcore.ops.discrete_gaussian", kernel)
-    assert fc.privacy.noise.draw(4, 30.0, KEY, 9).tolist() == [0, 1, 2, 3]
-    assert asked == [(4, math.sqrt(904), KEY, 9)]
+    assert fc.privacy.noise.draw(4, 30.0, KEY, "one").tolist() == [0, 1, 2, 3]
+    fc.privacy.noise.draw(4, 40.0, KEY, "two")
+    assert [call[:2] for call in asked] == [(4, math.sqrt(904)), (4, math.sqrt(1604))]
+    assert len({KEY, asked[0][2], asked[1][2]}) == 3  # no two parts of a release share a key
+    assert len(asked[0][2]) == 32
 
 
 def test_smoothing_makes_a_discrete_gaussian_of_a_continuous_one():
@@ -307,7 +310,7 @@ def test_clips_a_module_add_up_in_squares_and_noise_covers_the_whole(silent):
     grids = [clipping.clip_grid(math.sqrt(3), size) for size in sizes]
     assert [call[0] for call in silent.calls] == sizes
     assert [call[1] for call in silent.calls] == pytest.approx([2.0 * 3.0 / grid for grid in grids])
-    assert [call[3] for call in silent.calls] == [0, 18, 42]  # no two samples share a counter
+    assert len({call[3] for call in silent.calls}) == 3  # no two parts share their noise
     uneven = Central({"m.k": 1.0, "m.q": 2.0, "m.head.weight": 2.0}, 2.0, 1, per_module=True)
     assert released(uneven, clients, **context).public["noise_of_mean"] == pytest.approx(2.0 * 3.0)
     with pytest.raises(PrivacyError, match=r"clip: module 'm.head.weight' has no clip"):
@@ -321,8 +324,8 @@ def test_adaptive_clips_follow_the_quantile_at_a_share_of_the_noise(sampler):
     got = released(mechanism, rows)
     z = (1.0 - 1 / 64) ** -0.5
     grid = clipping.clip_grid(10.0, 50)
-    assert sampler.calls == [(50, pytest.approx(z * 10 / grid), KEY, 0), (1, 8.0, KEY, 50)]
-    share = (10 + int(Sampler()(1, 0, KEY, 50)[0])) / 2 / 10 + 0.5
+    assert sampler.calls == [(50, pytest.approx(z * 10 / grid), KEY, "sum "), (1, 8.0, KEY, "counts")]
+    share = (10 + int(Sampler()(1, 0, KEY, "counts")[0])) / 2 / 10 + 0.5
     assert got.next.clip == pytest.approx(10.0 * math.exp(-0.2 * (share - 0.5)))
     assert got.next.noise_multiplier == 1.0
     # with the counts' cost put back the whole is what was charged
@@ -347,7 +350,6 @@ def test_each_module_has_a_count_of_its_own(silent):
     )
     got = released(mechanism, clients, reference=reference, method=fc.lora.FFALoRA())
     assert [call[0] for call in silent.calls] == [18, 24, 2]
-    assert silent.calls[-1][3] == 42
     z = (1.0 - 2 / 16) ** -0.5
     assert silent.calls[0][1] == pytest.approx(z / clipping.clip_grid(math.sqrt(0.5), 18))
     assert set(got.next.clip) == set(MODULES)

@@ -1,4 +1,4 @@
-"""`fedcore plan`: which LoRA methods fit a federation, and why the others do not."""
+"""`fedcore plan`: which LoRA methods fit a federation, why the others do not, and what a privacy budget costs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedcore.cli.plan_privacy import budgets, show_trade_offs
 from fedcore.cli.run import Json
 from fedcore.cli.terminal import print_json
 from fedcore.errors import RuleError
@@ -19,11 +20,28 @@ def plan(
     ranks: Annotated[str | None, typer.Option(help="The clients' ranks, such as 4,8,16.", show_default=False)] = None,
     masks: Annotated[bool, typer.Option("--masks", help="The server sees masked sums alone.")] = False,
     rule: Annotated[str, typer.Option(help="The aggregation rule.")] = "mean",
+    epsilon: Annotated[
+        str | None, typer.Option(help="Privacy budgets to compare, such as 2,8,50.", show_default=False)
+    ] = None,
+    delta: Annotated[float, typer.Option(help="The probability that the privacy bound does not hold.")] = 1e-5,
+    rounds: Annotated[int, typer.Option(help="Rounds that the budget is for.")] = 100,
+    clients: Annotated[int, typer.Option(help="Clients expected in a round.")] = 100,
+    population: Annotated[int, typer.Option(help="Clients in all.")] = 10_000,
+    dimension: Annotated[
+        int, typer.Option(help="Numbers released a round, such as r * d_out over modules.")
+    ] = 1_000_000,
+    sampling: Annotated[str, typer.Option(help="How clients come into a round: poisson, fixed or none.")] = "poisson",
+    neighbours: Annotated[str, typer.Option(help="add_remove or replace_one client.")] = "add_remove",
     json: Json = False,
 ) -> None:
-    """Tell which LoRA methods fit: what trains, what travels, what is exact, and what is refused."""
+    """Tell which LoRA methods fit: what trains, what travels, what is exact, and what is refused.
+
+    With --epsilon also what differential privacy costs: the noise on a clipped mean, and the clients that it takes.
+    """
     from fedcore.lora import METHODS
     from fedcore.lora.combination import make_method, refusals
+    from fedcore.privacy import combination
+    from fedcore.privacy.trade_off import trade_off
 
     chosen = {method: type(make_method(method, {}))} if method else METHODS
     mixed = len(set(_ranks(ranks))) > 1
@@ -35,10 +53,28 @@ def plan(
             "trains": ", then ".join(trains),
             "refused": refusals(made, mixed=mixed, masks=masks, rule=rule),
         }
+        if epsilon:
+            found[name]["refused"] += combination.refusals(method=made)
+    plans = {
+        budget: trade_off(
+            epsilon=budget,
+            delta=delta,
+            rounds=rounds,
+            clients=clients,
+            population=population,
+            dimension=dimension,
+            sampling=sampling,
+            neighbours=neighbours,
+        )
+        for budget in budgets(epsilon)
+    }
     if json:
-        print_json({"methods": found})
+        privacy = {"privacy": [{"epsilon": budget, **asdict(plan)} for budget, plan in plans.items()]} if plans else {}
+        print_json({"methods": found} | privacy)
     else:
         _show(found)
+        if plans:
+            show_trade_offs(plans, delta)
     if method and found[method]["refused"]:
         raise RuleError("\n".join(found[method]["refused"]))
 

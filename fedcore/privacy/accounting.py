@@ -90,6 +90,12 @@ def check_epsilon(epsilon: float) -> None:
 def _check(charge: Charge, delta: float, sampling: str, neighbours: str, population: int | None) -> None:
     check_delta(delta, population)
     check_relation(sampling, neighbours, [charge])
+    size = charge.sampling_rate * (population or 0)
+    if sampling == "fixed" and abs(size - round(size)) > 1e-6:
+        raise PrivacyError(
+            f"sampling_rate: got {charge.sampling_rate:g} of a population of {population}, which is {size:g} records; "
+            "expected a whole number for a sample of a fixed size"
+        )
 
 
 def _root(falling: Callable[[float], float], start: float) -> float | None:

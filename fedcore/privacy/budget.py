@@ -21,7 +21,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 class Noise:
     """The right to one release: of these inputs, at this noise multiplier, with noise from this key and no other.
 
-    key               32 secret bytes; sample i of the release is what `ops.discrete_gaussian` gives at counter i
+    key               32 secret bytes, from which the keys of the release's parts are derived
     inputs_digest     SHA-256 (hex) of what is released, mechanism included
     noise_multiplier  standard deviation over the clip that was charged
     dimension         samples that were charged
@@ -80,8 +80,8 @@ class Budget:
         check_relation(sampling, neighbours, [self._charge])
         self.epsilon, self.delta, self.sampling, self.neighbours = float(epsilon), float(delta), sampling, neighbours
         self.path = Path(path)
-        self._chain = Chain(self.path, derived(sealing_key, "chain of records"))
         self._keys = SealedKeys(self.path.with_name(self.path.name + ".keys"), sealing_key)
+        self._chain = Chain(self.path, derived(sealing_key, "chain of records"))
         self._opening = {
             "kind": "budget",
             "epsilon": self.epsilon.hex(),

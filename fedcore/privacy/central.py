@@ -17,6 +17,7 @@ from fedcore.lora import Method
 from fedcore.privacy.adaptive import AdaptiveClip
 from fedcore.privacy.budget import Noise
 from fedcore.privacy.noise import draw
+from fedcore.privacy.seal import derived
 from fedcore.privacy.statistic import error_of_delta
 from fedcore.privacy.terms import WHOLE, Terms
 from fedcore.updates import Update
@@ -134,7 +135,7 @@ class Central:
         sums, norms = _sums(terms, clips, deviation, noise)
         mean = terms.released({part: (one / self.expected_clients).astype(np.float32) for part, one in sums.items()})
         within = {part: norms[part] <= clip**2 for part, clip in clips.items()}
-        following = self if self.adaptive is None else self._moved(clips, within, sum(terms.sizes.values()), noise)
+        following = self if self.adaptive is None else self._moved(clips, within, noise)
         public = self._public(terms, clips, deviation / self.expected_clients, mean, noise)
         private = {
             "clients": len(terms.each),
@@ -157,7 +158,7 @@ class Central:
             "clip": clips if self.per_module else clips[WHOLE],
             "noise_of_mean": deviation,
             "output": output,
-            "inputs": hmac.digest(noise.key, f"inputs {noise.inputs_digest}".encode(), "sha256").hex(),
+            "inputs": derived(noise.key, f"commitment to {noise.inputs_digest}").hex(),
         }
         if terms.statistic is not None and terms.statistic.factors == ("a", "b"):
             reference = terms.statistic.reference
@@ -216,11 +217,11 @@ class Central:
                 f"dimension={needed}"
             )
 
-    def _moved(self, clips: dict[str, float], within: dict[str, np.ndarray], counter: int, noise: Noise) -> Central:
+    def _moved(self, clips: dict[str, float], within: dict[str, np.ndarray], noise: Noise) -> Central:
         """With the clips that noisy counts ask for. Counts are of 2b - 1, so that noise of 2σ_b is on whole numbers."""
         assert self.adaptive is not None
         deviation = 2 * self.adaptive.deviation(self.expected_clients)
-        drawn = draw(len(clips), deviation, noise.key, counter)
+        drawn = draw(len(clips), deviation, noise.key, "counts")
         moved = {}
         for (part, clip), sample in zip(clips.items(), drawn.tolist(), strict=True):
             doubled = 2 * int(np.count_nonzero(within[part])) - len(within[part]) + sample
@@ -235,13 +236,12 @@ def _sums(
     from fedcore.ops.clip_noise_accumulate import clip_noise_accumulate
     from fedcore.ops.clip_round import clip_grid
 
-    sums, norms, counter = {}, {}, 0
+    sums, norms = {}, {}
     for part, clip in clips.items():
         segments = list(terms.sizes) if part == WHOLE else [part]
         size = sum(terms.sizes[segment] for segment in segments)
         grid = clip_grid(clip, size)
-        total, squared = draw(size, deviation / grid, noise.key, counter) * grid, [np.zeros(0)]
-        counter += size
+        total, squared = draw(size, deviation / grid, noise.key, f"sum {part}") * grid, [np.zeros(0)]
         for start in range(0, len(terms.each), _GROUP):
             rows = terms.rows(start, start + _GROUP, segments)
             found = clip_noise_accumulate(rows, clip, grid, out_dtype="float64")

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from fedcore.privacy.seal import derived
+
 #: standard deviation, in grid steps, that is added on top of the accounted one
 SMOOTHING = 2.0
 
@@ -23,8 +25,11 @@ def steps(deviation: float) -> float:
     return math.sqrt(deviation**2 + SMOOTHING**2)
 
 
-def draw(size: int, deviation: float, key: bytes, counter: int) -> np.ndarray:
-    """(size,) int64: the samples `counter` to `counter + size - 1` of a key, for N(0, deviation²) in grid steps."""
+def draw(size: int, deviation: float, key: bytes, part: str) -> np.ndarray:
+    """(size,) int64 for N(0, deviation²) in grid steps: of one part of a release, from a key derived for it alone.
+
+    Samples of one key at two deviations would tell of each other.
+    """
     from fedcore.ops.discrete_gaussian import discrete_gaussian
 
-    return np.asarray(discrete_gaussian(size, steps(deviation), key, counter=counter))
+    return np.asarray(discrete_gaussian(size, steps(deviation), derived(key, f"noise of {part}")))

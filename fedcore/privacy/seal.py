@@ -15,12 +15,9 @@ KEY_BYTES = 32
 _NONCE_BYTES = 12
 
 
-def derived(sealing_key: bytes, purpose: str) -> bytes:
+def derived(secret: bytes, purpose: str) -> bytes:
     """A key for one purpose, so that none serves two (HMAC-SHA256 as a pseudorandom function)."""
-    if not isinstance(sealing_key, bytes) or len(sealing_key) != KEY_BYTES:
-        got = f"{len(sealing_key)} bytes" if isinstance(sealing_key, bytes) else type(sealing_key).__name__
-        raise PrivacyError(f"sealing_key: got {got}, expected {KEY_BYTES} random bytes; make them with os.urandom")
-    return hmac.digest(sealing_key, f"fedcore privacy 1 {purpose}".encode(), "sha256")
+    return hmac.digest(secret, f"fedcore privacy 1 {purpose}".encode(), "sha256")
 
 
 def commitment(key: bytes) -> str:
@@ -32,6 +29,9 @@ class SealedKeys:
     """One file per charge in a folder of mode 0700: nonce and ChaCha20-Poly1305 (RFC 8439) of the key, mode 0600."""
 
     def __init__(self, folder: Path, sealing_key: bytes):
+        if not isinstance(sealing_key, bytes) or len(sealing_key) != KEY_BYTES:
+            got = f"{len(sealing_key)} bytes" if isinstance(sealing_key, bytes) else type(sealing_key).__name__
+            raise PrivacyError(f"sealing_key: got {got}, expected {KEY_BYTES} random bytes; make them with os.urandom")
         self.folder, self._key = folder, derived(sealing_key, "seal of noise keys")
 
     def write(self, number: int, bound: str, key: bytes) -> None:
