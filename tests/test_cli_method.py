@@ -71,7 +71,7 @@ def side_of(output):
         (("--side", "nowhere"), ("--side", "without --method")),
         (("--method", "flexlora", "--threads", "2"), ("--threads", "--method")),
         (("--method", "flexlora", "--set", "rank=true"), ("flexlora", "--set rank", "got True", "whole number")),
-        (("--method", "flexlora", "--set", "error_feedback=no"), ("--set error_feedback", "'no'", "true or false")),
+        (("--method", "flexlora", "--set", "error_feedback=so"), ("--set error_feedback", "'so'", "true or false")),
         (("--method", "hetlora", "--weights", "1,99,1,1,1"), ("--weights", "hetlora", "ignores")),
         (("--rule", "krum", "--set", "f=true"), ("krum", "--f", "got True", "whole number")),
     ],

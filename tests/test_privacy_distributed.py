@@ -216,5 +216,5 @@ def test_bad_updates_are_named():
         one.encode(np.zeros(99, np.float32), KEYS[0])
     with pytest.raises(DTypeError, match="float64"):
         one.encode(np.zeros(100), KEYS[0])
-    with pytest.raises(PrivacyError, match="5 bytes, expected 32 random bytes"):
+    with pytest.raises(PrivacyError, match="noise: got 5 bytes, expected 32 secret random bytes"):
         one.encode(np.zeros(100, np.float32), b"short")

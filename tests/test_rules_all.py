@@ -88,7 +88,7 @@ def test_weights_move_a_rule_that_was_asked_to_use_them(name):
     assert rule(rows, np.arange(1, N + 1), **references).tobytes() != rule(rows, **references).tobytes()
 
 
-@pytest.mark.parametrize("name", [name for name in WEIGHTED if name not in ("Mean", "NormClipping", "GeometricMedian")])
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if name not in ("Mean", "NormClipping")])
 def test_a_rule_is_asked_to_use_weights_by_true_alone(name):
     for value in ("no", "False", 1, None):
         with pytest.raises(RuleError, match=rf"{name}: got weighted={value!r}, expected True or False"):

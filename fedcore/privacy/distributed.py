@@ -175,11 +175,14 @@ class Distributed:
                 streams are keyed by it, these settings and the update together: another update draws other noise, the
                 same one after a crash the same
 
-        The same message on every backend. Raises ShapeError, DTypeError.
+        The same message on every backend. Raises ShapeError, DTypeError, PrivacyError for the key.
         """
         from fedcore.ops import discrete_gaussian
 
         key, digest = noise.key if isinstance(noise, Noise) else noise, self._digest(update)
+        if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+            got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
+            raise PrivacyError(f"noise: got {got}, expected {KEY_BYTES} secret random bytes; make them with os.urandom")
         drawn = discrete_gaussian(self.padded, self.sigma, derived(key, f"distributed noise {digest}"))
         rounded = self._rounded(update, derived(key, f"distributed rounding {digest}"))
         return ((rounded + drawn) & (self.modulus - 1)).astype(np.uint32)
