@@ -30,7 +30,7 @@ bench: $(READY)
 FUZZ_SECONDS ?= 300
 fuzz: $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check "atheris>=2.3"
-	for target in message directory adapter_config run_config; do \
+	for target in message directory stored adapter_config run_config; do \
 	  $(BIN)/python tests/fuzzing/run.py $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
 wheel: $(READY)

@@ -17,7 +17,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from measure import machine, versions
 from table_lora_methods import FILE, lines, load
 
@@ -29,6 +28,7 @@ from fedcore.federation.config_file import parse_config
 from fedcore.federation.data import load_texts
 from fedcore.federation.learner import QLoRALearner, built_in_base
 from fedcore.federation.messages import client_seed
+from fedcore.federation.method_round import fixing
 from fedcore.lora import Aggregated, Method
 from fedcore.updates import Update
 
@@ -57,14 +57,14 @@ class Seed:
         """All rounds of a method: scores, bytes and residuals by round."""
         start, reference, side, number = self.initial, self.initial, None, 0
         if isinstance(method, lora.FRLoRA):
-            start, side = method.restart(self.initial, base_weights(self.learner))
+            start, side = method.restart(self.initial, dict(self.learner.weights()))
             reference = start
         result: Aggregated | None = None
         rounds, begin = [], time.perf_counter()
         while number < self.config.run.rounds:
             number += 1
-            fixing = isinstance(method, lora.FedSB) and number == 1
-            step = lora.FlexLoRA() if fixing else method
+            first = isinstance(method, lora.FedSB) and number == 1
+            step = lora.FlexLoRA() if first else method
             updates = []
             for client in self.texts.clients:
                 own = start if result is None else result.start_of(client.id)
@@ -73,12 +73,13 @@ class Seed:
                 else:
                     updates.append(self.train(own, number, client, trains=step.trains(number), side=side))
             result = step.aggregate(updates, reference=reference, side=side, number=number)
-            if fixing:
+            if first:
                 # Fed-SB's first round is an ordinary one: its mean estimates where training goes, and fixes the factors
                 assert isinstance(method, lora.FedSB)
-                reference = method.fixed(result.update)
-                report = result.report
-                result = method.aggregate([recast(result.update, reference)], reference=reference)
+                fixed, report = fixing(method, result.update), result.report
+                assert fixed.fixed is not None
+                reference = fixed.fixed
+                result = method.aggregate([fixed.adapter], reference=reference)
                 result.report["bytes"] = report["bytes"]
             elif not isinstance(method, lora.FedSB):
                 reference = result.update
@@ -108,32 +109,6 @@ class Seed:
             "residual": statistics.mean(report["residual"] for report in modules),
             "without_side": statistics.mean(report["without_side"] for report in modules),
         }
-
-
-def recast(adapter: Update, fixed: Update) -> Update:
-    """An adapter whose Δ lies between the fixed factors, as a product of B₀, a core and A₀."""
-    tensors = {}
-    for module, pair in adapter.modules.items():
-        left, right = (np.asarray(fixed.tensors[name], np.float64) for name in (pair.b, pair.a))
-        delta_b, delta_a = (np.asarray(adapter.tensors[name], np.float64) for name in (pair.b, pair.a))
-        core = (left.T @ delta_b) @ (delta_a @ right.T)
-        tensors |= {pair.a: fixed.tensors[pair.a], pair.b: np.float32(left @ core)}
-        assert module in fixed.modules
-    return Update.from_tensors(
-        tensors, client_id="start", scaling=adapter.scaling, base=adapter.base, adapter_config=adapter.adapter_config
-    )
-
-
-def base_weights(learner: QLoRALearner) -> dict[str, np.ndarray]:
-    """module -> the base weights that its adapter stands beside, dequantised."""
-    from bitsandbytes.functional import dequantize_4bit
-
-    found = {}
-    for name, module in learner._base.model.named_modules():
-        if hasattr(module, "base_layer"):
-            weight = module.base_layer.weight
-            found[name] = dequantize_4bit(weight.data, weight.quant_state).double().numpy()
-    return found
 
 
 def quiet(*_: object, **__: object) -> None:

@@ -34,8 +34,11 @@ NAMES = (
     "discrete_gaussian",
     "demo",
 )
+#: what is measured beside speed: scripts under their own names
+CHECKS = ("peer_failures", "breakdown")
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or NAMES:
-        subprocess.run([sys.executable, str(HERE / f"bench_{name}.py")], check=True)
+    for name in sys.argv[1:] or (*NAMES, *CHECKS):
+        script = f"{name}.py" if name in CHECKS else f"bench_{name}.py"
+        subprocess.run([sys.executable, str(HERE / script)], check=True)
     subprocess.run([sys.executable, str(HERE / "table.py")], check=True)

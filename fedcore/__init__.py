@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedcore import lora, privacy, rules
     from fedcore.accumulator import Accumulator
     from fedcore.engine import Aggregate, aggregate
+    from fedcore.federation.server_optimizer import FedAdagrad, FedAdam, FedAvgM, FedYogi
     from fedcore.updates import Cohort, Layout, Update
 
 __version__ = "0.1.0"
@@ -23,6 +24,10 @@ __all__ = [
     "Accumulator",
     "Aggregate",
     "Cohort",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvgM",
+    "FedYogi",
     "FedcoreError",
     "Layout",
     "Quantized",
@@ -44,7 +49,7 @@ _LAZY = {
     "Cohort": "fedcore.updates",
     "Layout": "fedcore.updates",
     "Update": "fedcore.updates",
-}
+} | dict.fromkeys(("FedAdagrad", "FedAdam", "FedAvgM", "FedYogi"), "fedcore.federation.server_optimizer")
 
 
 def __getattr__(name: str) -> Any:

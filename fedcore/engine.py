@@ -53,7 +53,7 @@ class Aggregate:
                    report["mix"]
     excluded       client_id -> why it was left out before the rule ran (NaN or Inf, or factors that cancel)
     report         JSON-able: rule, space, n, divisor, seconds by step, what the rule decided and why, truncation by
-                   module
+                   module; "counted" lists the clients that count, "not_counted" says why each other one does not
     """
 
     update: Update
@@ -145,6 +145,8 @@ def aggregate(
     thread_count(threads)
     if memory is not None:
         parse_memory(memory)
+    if not isinstance(updates, Iterable) or isinstance(updates, (str, os.PathLike)):
+        raise LayoutError(f"updates: got {updates!r}, expected a sequence of updates or paths; put one in a list")
     given = updates if isinstance(updates, Cohort) else [_opened(update) for update in updates]
     cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), weights_by_id(weights, given)
     if not isinstance(rule, Rule):
@@ -164,6 +166,7 @@ def aggregate(
             if on_nonfinite == "raise" or not 0 <= error.row < len(cohort):
                 raise
             excluded[cohort[error.row].client_id] = str(error)
+            rule = rule.without(error.row)
             if len(cohort) == 1:
                 message = f"every client sent NaN or Inf or factors that cancel, the last one: {error}"
                 raise NonFiniteError(message) from None
@@ -231,7 +234,12 @@ def _row_executor(
 ) -> RowExecutor:
     if "memory" not in passes:
         return RowExecutor.from_cohort(cohort, references, names, **passes)
-    return FileExecutor.from_files(cohort, references, names, gram="gram" in rule.needs, known=known, **passes)
+    return FileExecutor.from_files(cohort, references, names, known=known, **room_for(rule, len(cohort)), **passes)
+
+
+def room_for(rule: Rule, clients: int) -> dict[str, Any]:
+    """What a memory budget is to have room for beside rows and the result."""
+    return {"gram": "gram" in rule.needs, "mixtures": rule.mixtures(clients)}
 
 
 @dataclass(frozen=True)
@@ -367,9 +375,25 @@ def make_report(
         "law": found.law,
         "divisor": found.divisor,
         "reference_coefficients": found.coefficients[len(cohort) :].tolist(),
-        "not_counted": {ids[row]: reason for row, reason in decided.reasons.items()},
+        "counted": [ids[row] for row in found.counted],
+        "not_counted": {
+            ids[row]: reason for row, reason in sorted((_without_share(decided, ids) | decided.reasons).items())
+        },
         "seconds": clock.seconds,
         **details,
+    }
+
+
+def _without_share(decided: Decision, ids: Sequence[str]) -> dict[int, str]:
+    """row -> why its coefficient is 0, of every client whose is."""
+    if isinstance(decided, OrderStatistic):
+        return {}
+    used = decided.rounded()[0][: len(ids)]
+    return {
+        int(row): f"its coefficient {decided.values[row]:.3g} rounds to 0 in fp32"
+        if decided.values[row]
+        else "its coefficient is 0: the result lies on other rows alone"
+        for row in np.flatnonzero(used == 0)
     }
 
 

@@ -77,8 +77,14 @@ class FakeLearner:
         goal = np.float32(1 + 0.01 * int(client.id.rpartition("-")[2]))
         trains = options.get("trains", ("b",))
         moved = b + np.float32(0.3) * (goal - b) + noise if "b" in trains else b
-        turned = a + noise[:2, :1] if "a" in trains and options else a
-        return self._update(moved, turned, client.id, len(client.texts))
+        turned = a + noise[: len(a), :1] if "a" in trains and options else a
+        if "core" in trains:
+            left = np.array(options["fixed"].tensors[f"{MODULE}.lora_B.weight"])
+            moved = b + left @ noise[: len(a)]
+        return self._update(moved, turned, client.id, len(client.texts), adapter.scaling[MODULE])
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {MODULE: np.random.default_rng(3).normal(0, 1, (6, 4)).astype(np.float32)}
 
     def evaluate(self, adapter: Update | None, side: Update | None = None) -> Metrics:
         self.sides.append(side)
@@ -86,15 +92,21 @@ class FakeLearner:
         loss = float(np.mean((np.asarray(b, np.float64) - 1.02) ** 2))
         return Metrics(loss, float(np.exp(min(loss, 700.0))), 0.5)
 
-    def _update(self, b: np.ndarray, a: np.ndarray, client_id: str, count: int) -> Update:
+    def _update(self, b: np.ndarray, a: np.ndarray, client_id: str, count: int, scale: float = 2.0) -> Update:
         return Update.from_tensors(
             {f"{MODULE}.lora_A.weight": a, f"{MODULE}.lora_B.weight": b},
-            scaling={MODULE: 2.0},
+            scaling={MODULE: scale},
             base=self.digest,
             client_id=client_id,
             num_examples=count,
             adapter_config={"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["layer"]},
         )
+
+
+def payload(path: Path) -> int:
+    """Bytes of a message without its header, whose length safetensors writes in front of it."""
+    data = path.read_bytes()
+    return len(data) - 8 - int.from_bytes(data[:8], "little")
 
 
 def run_and_die(folder: str, syncs: int) -> None:

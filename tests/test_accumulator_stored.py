@@ -212,6 +212,24 @@ def test_files_that_change_or_go_are_named(tmp_path):
         made.result()
 
 
+def test_a_cut_file_that_the_result_did_not_need_is_an_error_too(tmp_path):
+    made = stored(tmp_path / "kept", Krum(1), CLIENTS[:5])
+    selected = made.result().report["selected"]
+    one = next(update for client, update in made._updates.items() if client not in selected)
+    os.truncate(one.file.path, one.file.size - 100)
+    with pytest.raises(FormatError, match=f"client '{one.client_id}': .*it changed"):
+        made.result()
+
+
+@pytest.mark.parametrize("text", ["0x1p99999", "much", ""])
+def test_a_weight_that_is_none_is_named(tmp_path, text):
+    stored(tmp_path / "kept", Krum(1), CLIENTS[:5])
+    path = next((tmp_path / "kept").glob("*.safetensors")).with_suffix(".weight")
+    path.write_text(text)
+    with pytest.raises(FormatError, match="holds no weight; remove it"):
+        fc.Accumulator(Krum(1), tmp_path / "kept")
+
+
 def test_bad_arguments(tmp_path):
     with pytest.raises(ShapeError, match="accumulator: got no update"):
         fc.Accumulator(Krum(1), tmp_path / "kept").result()

@@ -103,6 +103,7 @@ def test_the_table_of_a_rule_without_coefficients_names_every_adapter(
     assert all(name in shown for name in [*five, *more])
     assert "coefficient" not in shown
     assert shown.count("not chosen") == left_out
+    assert shown.count(" counts") == 8 - left_out
 
 
 @pytest.mark.parametrize("space", ["delta", "parameters"])
@@ -247,6 +248,11 @@ def test_settings_reach_the_rule_as_numbers_or_text(five, tmp_path, capsys):
     options = ("--rule", "multi_krum", "--set", "f=1", "--set", "m=2", "--set", "neighbors=byzfl", "--json")
     assert run(*five, "-o", tmp_path / "out", *options) == 0
     assert json.loads(capsys.readouterr().out)["rule"] == "MultiKrum(f=1, m=2, neighbors='byzfl', weighted=False)"
+
+    for said, expected in (("no", False), ("False", False), ("yes", True), ("true", True)):
+        options = ("--rule", "multi_krum", "--f", 1, "--set", f"weighted={said}", "--json")
+        assert run(*five, "-o", tmp_path / said, *options) == 0
+        assert f"weighted={expected})" in json.loads(capsys.readouterr().out)["rule"]
 
 
 def test_pre_aggregations_come_in_the_order_that_rows_pass_them(five, tmp_path, capsys):

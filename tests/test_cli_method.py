@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from fedcore.cli import main
 from fedcore.lora import METHODS, FLoRA
@@ -68,6 +69,11 @@ def side_of(output):
         (("--method", "flexlora", "--set", "f=1"), ("flexlora", "'f'", "rank, error_feedback")),
         (("--method", "frlora"), ("reference: missing",)),
         (("--side", "nowhere"), ("--side", "without --method")),
+        (("--method", "flexlora", "--threads", "2"), ("--threads", "--method")),
+        (("--method", "flexlora", "--set", "rank=true"), ("flexlora", "--set rank", "got True", "whole number")),
+        (("--method", "flexlora", "--set", "error_feedback=no"), ("--set error_feedback", "'no'", "true or false")),
+        (("--method", "hetlora", "--weights", "1,99,1,1,1"), ("--weights", "hetlora", "ignores")),
+        (("--rule", "krum", "--set", "f=true"), ("krum", "--f", "got True", "whole number")),
     ],
 )
 def test_what_does_not_go_together_is_one_line_and_writes_nothing(directories, tmp_path, capsys, options, words):
@@ -75,6 +81,34 @@ def test_what_does_not_go_together_is_one_line_and_writes_nothing(directories, t
     assert code == 1
     assert error.count("\n") == 1
     assert all(word in error for word in words), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapters_that_say_their_examples_beside_one_that_does_not_are_refused(directories, tmp_path, capsys):
+    silent = directories[0] / "adapter_model.safetensors"
+    tensors = safetensors.numpy.load_file(silent)
+    safetensors.numpy.save_file(tensors, silent, metadata={"format": "pt"})
+    said = ("aggregate", *directories, "-o", tmp_path / "out", "--method", "flexlora")
+    code, _, error = run(capsys, *said)
+    assert code == 1
+    assert "--weights counts" in error
+    assert str(directories[0]) in error
+    assert not (tmp_path / "out").exists()
+    # weights do not move hetlora, so that it needs no counts
+    assert run(capsys, *said[:-1], "hetlora", "--json")[0] == 0
+    assert run(capsys, *said, "-o", tmp_path / "equal", "--weights", "equal")[0] == 0
+
+
+def test_starts_of_one_name_are_refused_before_anything_is_written(tmp_path, capsys):
+    sites = [tmp_path / update.client_id / "adapter" for update in mixed()]
+    for site, update in zip(sites, mixed(), strict=True):
+        update.to_peft(site)
+    code, _, error = run(
+        capsys, "aggregate", *sites, "-o", tmp_path / "out", "--method", "flora", "--starts", tmp_path / "starts"
+    )
+    assert code == 1
+    assert error.count("\n") == 1
+    assert all(word in error for word in ("--starts", str(sites[0]), str(sites[1]), "'adapter'"))
     assert not (tmp_path / "out").exists()
 
 
@@ -90,6 +124,54 @@ def test_plan_says_what_fits_and_why_the_rest_does_not(capsys):
     assert "masks hide" in error
     assert run(capsys, "plan", "--method", "fedit")[0] == 0
     assert "at least 1" in run(capsys, "plan", "--ranks", "4,x")[2]
+
+
+def test_plan_shows_every_name_whole_and_what_lies_beside(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run(capsys, "plan")[1]
+    lines = {words[0]: line for line in shown.splitlines() if (words := line.split())}
+    assert set(METHODS) <= set(lines)
+    assert all(len(line) <= 80 for name, line in lines.items() if name in METHODS)
+    assert "side" in shown
+    assert "reference" in shown
+    code, shown, error = run(capsys, "plan", "--method", "frlora")
+    assert (code, error) == (0, "")
+    for words in (METHODS["frlora"].traits.start, METHODS["frlora"].traits.paper, "side adapter", "started from"):
+        assert words in " ".join(shown.split())
+
+
+def test_plan_says_a_refusal_once_and_in_one_line(capsys):
+    options = ("--masks", "--scales", "2,1", "--optimizer", "fedadam", "--rule", "krum")
+    code, shown, error = run(capsys, "plan", "--method", "lora_fair", *options)
+    assert code == 1
+    assert error.count("\n") == 1
+    for words in ("takes no mixed", "masks hide", "rule 'krum'", "optimizer 'fedadam'"):
+        assert error.count(words) == 1
+        assert words not in shown
+    found = json.loads(run(capsys, "plan", "--modules-differ", "--json")[1])["methods"]
+    assert {name for name, traits in found.items() if not traits["refused"]} == {
+        name for name, kind in METHODS.items() if kind.traits.mixed
+    }
+    # one scale is none that differs
+    assert not json.loads(run(capsys, "plan", "--scales", "2,2", "--method", "fedit", "--json")[1])["methods"]["fedit"][
+        "refused"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--rule", "nonsense"), "rule: got 'nonsense', expected one of"),
+        (("--rule", "krumm"), "did you mean 'krum'?"),
+        (("--scales", "2,x"), "--scales: got '2,x', expected numbers"),
+        (("--optimizer", "adamw"), "--optimizer: got 'adamw'"),
+    ],
+)
+def test_plan_refuses_what_it_does_not_know(capsys, options, words):
+    code, shown, error = run(capsys, "plan", *options)
+    assert (code, shown) == (1, "")
+    assert words in error
+    assert error.count("\n") == 1
 
 
 def test_a_method_takes_no_rule_and_no_server_optimizer():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -15,10 +16,13 @@ import numpy as np
 import pytest
 
 from fedcore.cli import main
+from fedcore.cli.run import carry_out
 from fedcore.errors import TrainingError
 from fedcore.federation import simulation
+from fedcore.lora import METHODS
 from fedcore.updates import Update
 
+demo_command = importlib.import_module("fedcore.cli.demo")
 ROWS = [
     {"text": f"number {i} is {'even' if i % 2 == 0 else 'odd'} and follows {i - 1} as ever", "kind": i % 2}
     for i in range(120)
@@ -233,6 +237,26 @@ def test_report_is_written_again(config, tmp_path, capsys):
     assert main(["report", str(tmp_path / "out"), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["table"]) == 4
     assert page.read_bytes() == before
+
+
+def test_demo_has_an_arm_for_every_method_where_it_is_asked_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(simulation, "QLoRALearner", lambda *_: fake.FakeLearner())
+    # one round of the same clients
+    monkeypatch.setattr(demo_command, "carry_out", lambda config, *rest: carry_out(one_round(config), *rest))
+    assert main(["demo", "--methods", "-o", str(tmp_path / "out"), "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["table"]}
+    assert list(rows) == ["base", "local-only", "honest-mean", "poisoned-mean", "poisoned-krum", *METHODS]
+    for name in METHODS:
+        row = rows[name]
+        assert min(row["bytes_up"], row["loss"], row["perplexity"], row["accuracy"], row["training"]) > 0
+    # the same clients send A and B under the plain mean and under FedIT, and A alone under FedSA-LoRA
+    assert rows["fedit"]["bytes_up"] == rows["honest-mean"]["bytes_up"]
+    assert rows["fedsa_lora"]["bytes_up"] * 10 == rows["fedit"]["bytes_up"] * 4
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["clients"][7]["examples"] > 1
+
+
+def one_round(config):
+    return config.model_copy(update={"run": config.run.model_copy(update={"rounds": 1})})
 
 
 def test_demo_prints_its_configuration_and_takes_a_seed(tmp_path, capsys, monkeypatch):

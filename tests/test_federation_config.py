@@ -62,6 +62,8 @@ def test_text_of_any_kind_survives_the_round_trip():
         (SMALLEST + "[run]\nzzzz = 1\n", "known keys: seed, rounds, output, adapter_from"),
         (SMALLEST + "[run]\nrounds = 0\n", "c.toml: run.rounds: got 0; input should be greater than or equal to 1"),
         (SMALLEST + "[partition]\nclients = 0\n", "c.toml: partition.clients: got 0;"),
+        (SMALLEST + "[adapter]\nranks = []\n", "c.toml: adapter.ranks: got [];"),
+        (SMALLEST + "[adapter]\nranks = [4, 0]\n", "c.toml: adapter.ranks[1]: got 0;"),
         (SMALLEST + "[aggregation]\nrule = 'krumm'\n", "did you mean 'krum'?"),
         (SMALLEST + "[aggregation]\nrule = 'krum'\nparameters = { g = 2 }\n", "krum: parameter 'g' is not known"),
         (SMALLEST + "[aggregation]\nrule = 'krum'\n", "krum: parameter 'f' is missing"),
@@ -141,6 +143,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path):
     assert config.model.source == "some/model"
 
 
+def test_clients_take_the_ranks_in_turn_and_their_scales():
+    adapter = parse_config(SMALLEST + "[adapter]\nranks = [4, 16]\nalpha = 8.0\n", "c.toml").adapter
+    assert (adapter.each_rank, adapter.highest_rank, adapter.mixed) == ((4, 16), 16, True)
+    assert (adapter.scale(4), adapter.scale(16)) == (2.0, 0.5)
+    rooted = parse_config(SMALLEST + "[adapter]\nranks = [4, 4]\nrslora = true\n", "c.toml").adapter
+    assert (rooted.scale(4), rooted.mixed) == (8.0, False)
+    assert parse_config(SMALLEST, "c.toml").adapter.each_rank == (8,)
+
+
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(MissingError, match=r"nowhere\.toml: no such configuration file"):
         load_config(tmp_path / "nowhere.toml")
@@ -149,7 +160,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("section", "settings", "besides"),
     [
-        (sections.Adapter, client_settings.AdapterSettings, set()),
+        (sections.Adapter, client_settings.AdapterSettings, {"ranks"}),
         (sections.Training, client_settings.TrainingSettings, set()),
         (sections.Pretrain, client_settings.PretrainingSettings, {"silos", "label"}),
     ],

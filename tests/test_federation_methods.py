@@ -9,11 +9,11 @@ import pytest
 from fedcore.errors import ConfigError
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.simulation import run_arms
-from fedcore.lora import METHODS
+from fedcore.lora import METHODS, FlexLoRA
 from fedcore.updates import Update
 from tests.oracles import delta as dense
 
-IN_A_RUN = [name for name in METHODS if name != "fedsb"]
+A, B = f"{fake.MODULE}.lora_A.weight", f"{fake.MODULE}.lora_B.weight"
 BASE = '[run]\nseed = 5\nrounds = 3\n[model]\nsource = "fake"\n[partition]\nclients = 3\n'
 
 
@@ -24,37 +24,75 @@ def text(*arms, **sections):
 
 def messages(folder, arm, number):
     receipts = folder.journal.received(arm, number)
-    return [Update.from_bytes(receipt.open()) for receipt in receipts.values()]
+    return {client: Update.from_bytes(receipt.open()) for client, receipt in receipts.items()}
+
+
+def adapters(folder, arm, number, method, start, starts, fixed):
+    """The clients' adapters, put together from what they sent, what they were sent, and what stayed with them."""
+    found = []
+    for client, message in messages(folder, arm, number).items():
+        if message.modules:
+            found.append(message)
+            continue
+        held = starts.get(client, start)
+        sent = {name.rpartition(".")[2]: np.asarray(tensor) for name, tensor in message.tensors.items()}
+        if arm == "fedsa_lora":
+            own = folder.path / "arms" / arm / f"kept-{client}-{number:03d}.safetensors"
+            sent["b"] = np.asarray(Update.from_bytes(own.read_bytes()).tensors[f"{fake.MODULE}.b"])
+        if "core" in sent:
+            sent = {"b": np.float32(np.float64(fixed.tensors[B]) @ np.float64(sent["core"]))}
+        assert sent.keys() <= {"a", "b"}
+        tensors = dict(held.tensors) | {{"a": A, "b": B}[factor]: tensor for factor, tensor in sent.items()}
+        config, count = held.adapter_config, message.num_examples
+        found.append(
+            Update.from_tensors(
+                tensors, client_id=client, num_examples=count, scaling=held.scaling, base=held.base,
+                adapter_config=config,
+            )
+        )  # fmt: skip
+    return found
 
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
-    config = parse_config(text(*((name, f'method = "{name}"') for name in IN_A_RUN)), "c.toml")
+    config = parse_config(text(*((name, f'method = "{name}"') for name in METHODS)), "c.toml")
     learner = fake.FakeLearner()
     path = tmp_path_factory.mktemp("methods") / "run"
     return config, learner, run_arms(config, fake.texts(3), learner, path, resume=False)
 
 
-@pytest.mark.parametrize("name", IN_A_RUN)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_round_is_the_method_on_its_messages(everything, name):
     _, _, folder = everything
-    method, side = METHODS[name](), None
+    method, side, fixed, starts = METHODS[name](), None, None, {}
     start = fake.FakeLearner().initial()
+    if name == "frlora":
+        start, side = method.restart(start, fake.FakeLearner().weights())
+        assert dense.dense(start, fake.MODULE).any()
     for number in (1, 2, 3):
+        # Fed-SB's first round is an ordinary one, whose result fixes the factors
+        step = FlexLoRA() if name == "fedsb" and number == 1 else method
         entry = folder.ledger.find(arm=name, round=number)
-        updates = messages(folder, name, number)
-        result = method.aggregate(updates, reference=start, side=side, number=number)
-        assert entry["output"] == result.update.digest()
-        assert entry["side"] == (result.side and result.side.digest())
+        updates = adapters(folder, name, number, step, start, starts, fixed)
         assert entry["reference"] == start.digest()
-        metrics = folder.metrics.find(arm=name, round=number)
-        assert metrics["bytes_up"] == sum(client["up"] for client in result.report["bytes"].values())
-        for update in updates:
-            for pair in update.modules.values():
-                for factor, tensor in (("a", pair.a), ("b", pair.b)):
-                    if factor not in method.trains(number):
-                        assert np.array_equal(update.tensors[tensor], start.tensors[tensor])
-        start, side = result.update, result.side
+        result = step.aggregate(updates, reference=fixed or start, side=side, number=number)
+        if step is method:
+            assert entry["output"] == result.update.digest()
+            start = result.update
+        else:
+            fixed = method.fixed(result.update)
+            assert entry["fixed"] == fixed.digest()
+            start = folder.load_global(name, number, entry["output"])
+            made = dense.dense(start, fake.MODULE), dense.dense(result.update, fake.MODULE)
+            assert np.linalg.norm(made[0] - made[1]) < 1e-6 * np.linalg.norm(made[1])
+        assert entry["side"] == (result.side and result.side.digest())
+        assert entry["starts"] == {client: update.digest() for client, update in result.starts.items()}
+        billed = sum(client["up"] for client in result.report["bytes"].values())
+        assert folder.metrics.find(arm=name, round=number)["bytes_up"] == billed
+        if name != "randomized_sketch":
+            # what is billed is what lies in the journal; sketches are made by the run's server
+            assert sum(update.nbytes for update in messages(folder, name, number).values()) == billed
+        side, starts = result.side, result.starts
     assert Update.from_peft(folder.path / "arms" / name / "adapter").digest() == start.digest()
     if side is not None:
         assert Update.from_peft(folder.path / "arms" / name / "side" / "adapter").digest() == side.digest()
@@ -72,36 +110,45 @@ def test_clients_are_told_what_trains_and_what_lies_beside(everything):
         assert [call["side"] and call["side"].digest() for call in calls] == before
 
 
-def test_a_client_keeps_its_own_b_under_fedsa(everything):
+def test_a_client_keeps_its_own_b_under_fedsa_and_the_journal_never_has_it(everything):
     _, _, folder = everything
-    b = f"{fake.MODULE}.lora_B.weight"
     last = folder.load_global("fedsa_lora", 3, folder.ledger.find(arm="fedsa_lora", round=3)["output"])
-    assert not last.tensors[b].any()
-    goals = [1 + 0.01 * i for i in range(3)]
+    assert not last.tensors[B].any()
+    for number in (1, 2, 3):
+        for message in messages(folder, "fedsa_lora", number).values():
+            assert set(message.tensors) == {f"{fake.MODULE}.a"}
     for number in (2, 3):
-        for before, after, goal in zip(
-            messages(folder, "fedsa_lora", number - 1), messages(folder, "fedsa_lora", number), goals, strict=True
-        ):
+        before, after = (
+            adapters(folder, "fedsa_lora", k, None, last, {}, None) for k in (number - 1, number)
+        )  # fmt: skip
+        for i, (old, new) in enumerate(zip(before, after, strict=True)):
             # the learner moves B three tenths of the way from where the client stood, with noise of 0.05
-            expected = before.tensors[b] + 0.3 * (goal - before.tensors[b])
-            assert np.abs(after.tensors[b] - expected).max() < 0.25
+            expected = old.tensors[B] + 0.3 * (1 + 0.01 * i - old.tensors[B])
+            assert np.abs(new.tensors[B] - expected).max() < 0.25
 
 
 def test_a_killed_run_goes_on_with_the_same_sides(everything, tmp_path, monkeypatch):
-    config = parse_config(text(("flora", 'method = "flora"'), ("fedsa_lora", 'method = "fedsa_lora"')), "c.toml")
+    arms = [(name, f'method = "{name}"') for name in ("flora", "fedsa_lora", "frlora", "fedsb")]
+    config = parse_config(text(*arms), "c.toml")
 
     class Killed(Exception):
         pass
 
     class Dying(fake.FakeLearner):
+        def __init__(self, after):
+            super().__init__()
+            self.after = after
+
         def train(self, *arguments, **options):
-            if len(self.trained) == 3 + 9 + 5:
+            # each attempt dies in the second round of one of the arms, which it begins or goes on with
+            if len(self.trained) == self.after:
                 raise Killed
             return super().train(*arguments, **options)
 
     whole = run_arms(config, fake.texts(3), fake.FakeLearner(), tmp_path / "whole", resume=False)
-    with pytest.raises(Killed):
-        run_arms(config, fake.texts(3), Dying(), tmp_path / "killed", resume=False)
+    for attempt, after in enumerate((3 + 5, 9, 9, 9)):
+        with pytest.raises(Killed):
+            run_arms(config, fake.texts(3), Dying(after), tmp_path / "killed", resume=attempt > 0)
     again = run_arms(config, fake.texts(3), fake.FakeLearner(), tmp_path / "killed", resume=True)
     assert again.ledger.entries == whole.ledger.entries
     side = folder_side(again)
@@ -112,6 +159,19 @@ def folder_side(folder):
     return Update.from_peft(folder.path / "side" / "adapter")
 
 
+def test_the_parameters_of_rules_are_checked_by_their_types_too():
+    with pytest.raises(ConfigError, match="krum: parameter 'f': got '1', expected a whole number"):
+        parse_config(text(("m", 'rule = "krum"\nparameters = { f = "1" }')), "c.toml")
+
+
+def test_an_arm_with_its_own_method_has_nothing_of_the_settings_of_rules():
+    settings = {"aggregation": 'rule = "centered_clipping"\nparameters = { radius = 1.0 }\nspace = "parameters"\n'}
+    settings["aggregation"] += 'center = "moved_on"'
+    config = parse_config(text(("m", 'method = "flora"'), ("rule", ""), **settings), "c.toml")
+    assert config.aggregation_of(config.arms[0]).space == "delta"
+    assert config.aggregation_of(config.arms[1]).center == "moved_on"
+
+
 @pytest.mark.parametrize(
     ("body", "sections", "said"),
     [
@@ -119,15 +179,55 @@ def folder_side(folder):
         ('method = "flexlora"\nparameters = { f = 2 }', {}, "flexlora: parameter 'f' is not known"),
         ('method = "flexlora"\nrule = "krum"', {}, "rule 'krum' chooses otherwise"),
         ('method = "fedit"\nserver = { optimizer = "fedadam" }', {}, "server optimizer 'fedadam'"),
-        ('method = "fedsb"', {}, "no factors to train a core between"),
-        ('method = "ffa_lora"\nattack = { clients = 1 }', {}, "factors that are frozen"),
+        ('method = "fedit"', {"adapter": "ranks = [1, 2]"}, "fedit: takes no mixed ranks"),
+        ('space = "parameters"', {"adapter": "ranks = [1, 2]"}, 'adapter.ranks: got [1, 2] with space = "parameters"'),
+        ("attack = { clients = 1 }", {"adapter": "ranks = [1, 2]"}, "arms[0].attack: got one with adapter.ranks"),
+        ('method = "ffa_lora"\nattack = { clients = 1 }', {}, "factors that are frozen or stay local"),
         ('method = "fedit"', {"message": 'format = "int8"'}, 'message.format = "int8"'),
         ('method = "fedit"', {"aggregation": 'on_nonfinite = "exclude"'}, "methods count every client"),
+        ('method = "fedit"\nattack = { clients = 99 }', {}, "attack.clients: got 99 of 3 clients"),
+        ('method = "fedit"\nattack = { kind = "inf" }', {}, 'attack.kind: got "inf"'),
+        ('method = "fedsa_lora"\nattack = { clients = 1 }', {}, "factors that are frozen or stay local"),
+        ('method = "fedit"\nspace = "parameters"', {}, 'space = "parameters"'),
+        ("", {"aggregation": 'method = "fedit"\nspace = "parameters"'}, 'space = "parameters"'),
+        ("", {"aggregation": 'method = "fedit"\ncenter = "moved_on"'}, 'center = "moved_on"'),
+        ('method = "flexlora"\nparameters = { rank = true }', {}, "parameter 'rank': got True"),
+        ('method = "flexlora"\nparameters = { error_feedback = "no" }', {}, "'error_feedback': got 'no'"),
     ],
 )
 def test_what_does_not_go_together_is_one_line_of_the_file(body, sections, said):
     with pytest.raises(ConfigError) as error:
         parse_config(text(("m", body), **sections), "c.toml")
     assert said in str(error.value)
-    assert str(error.value).startswith("c.toml: arms[0]: ")
+    assert str(error.value).startswith(("c.toml: arms[0]", "c.toml: adapter.ranks"))
     assert "\n" not in str(error.value)
+
+
+def test_clients_of_mixed_ranks_start_each_round_at_their_own(tmp_path):
+    taking = [name for name, kind in METHODS.items() if kind.traits.mixed]
+    arms = [*((name, f'method = "{name}"') for name in taking), ("mean", ""), ("krum", 'rule = "krum"')]
+    body = text(*arms, adapter="ranks = [1, 2]\nalpha = 4.0", partition="clients = 3")
+    body = body.replace("[partition]\nclients = 3\n", "", 1).replace('"krum"\n', '"krum"\nparameters = { f = 0 }\n')
+    body = body.replace('name = "krum"\nparameters = { f = 0 }', 'name = "krum"')
+    learner = fake.FakeLearner()
+    seen = []
+    train = learner.train
+
+    def watched(adapter, client, *arguments, **options):
+        pair = adapter.modules[fake.MODULE]
+        seen.append((client.id, pair.rank, pair.scale))
+        return train(adapter, client, *arguments, **options)
+
+    learner.train = watched
+    folder = run_arms(parse_config(body, "c.toml"), fake.texts(3), learner, tmp_path / "run", resume=False)
+    # alpha = 4 over the rank
+    own = {("client-0", 1, 4.0), ("client-1", 2, 2.0), ("client-2", 1, 4.0)}
+    assert set(seen) == own
+    assert len(seen) == 3 + 9 * len(arms)
+    for name in ("flexlora", "mean"):
+        entry = folder.ledger.find(arm=name, round=2)
+        assert set(entry["starts"]) == {"client-0", "client-2"}
+        after = folder.load_global(name, 2, entry["output"])
+        start = folder.load_start(name, 2, entry).of("client-2")
+        best = dense.truncated(dense.dense(after, fake.MODULE), 1)
+        assert np.linalg.norm(dense.dense(start, fake.MODULE) - best) < 1e-5 * np.linalg.norm(best)

@@ -61,7 +61,7 @@ def hockey_stick(q: float, z: float, epsilon: float, u: np.ndarray, v: np.ndarra
 
     ∫ max(P - e^ε Q, 0) on a grid, P = (1 - q) N(0, z²) + q N(u, z²) and Q with v.
     """
-    axis = np.linspace(-12 * z, 10 * z, 401)
+    axis = np.linspace(-9 * z, 9 * z, 181)
     x, y = np.meshgrid(axis, axis)
 
     def density(at: np.ndarray) -> np.ndarray:
@@ -71,10 +71,9 @@ def hockey_stick(q: float, z: float, epsilon: float, u: np.ndarray, v: np.ndarra
     return float(np.maximum(p - math.exp(epsilon) * other, 0).sum() * (axis[1] - axis[0]) ** 2)
 
 
-@pytest.mark.parametrize("epsilon", [0.2, 1.0])
-def test_a_replaced_record_tells_most_with_opposite_terms_on_the_clip(epsilon):
+def test_a_replaced_record_tells_most_with_opposite_terms_on_the_clip():
     """What dp-accounting takes as the worst pair under replace_one is: no u and v of a grid tell more."""
-    q, z, e = 0.3, 0.8, np.array([1.0, 0.0])
+    epsilon, q, z, e = 0.6, 0.3, 0.8, np.array([1.0, 0.0])
     worst = hockey_stick(q, z, epsilon, e, -e)
     for angle in (0.0, 1.0, 2.0, 3.0):
         for long, other in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5)):

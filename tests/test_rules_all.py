@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fedcore as fc
 from fedcore import rules
-from fedcore.errors import RuleError
+from fedcore.errors import LayoutError, RuleError
 from fedcore.federation.rule_names import rule_classes
 from fedcore.rules import Composed, Krum, PreAggregation
 
 N = 15
 #: class -> how it is made from f, and the largest f for 15 clients; None for a rule without f
 ROBUST: dict[str, tuple[Any, int | None]] = {
-    "ARC": (lambda f: rules.ARC(f).then(Krum(0)), 7),
+    "ARC": (lambda f: rules.ARC(f), 7),
     "Bucketing": (lambda f: rules.Bucketing(2, seed=0).then(Krum(f)), None),
     "Bulyan": (lambda f: rules.Bulyan(f), 3),
     "CenteredClipping": (lambda f: rules.CenteredClipping(1.0), None),
@@ -38,7 +39,7 @@ ROBUST: dict[str, tuple[Any, int | None]] = {
 }
 #: rules that use weights: made so that they are asked to
 WEIGHTED: dict[str, Any] = {
-    "ARC": lambda: rules.ARC(2),
+    "ARC": lambda: rules.ARC(2, weighted=True),
     "GeometricMedian": lambda: rules.GeometricMedian(weighted=True),
     "Mean": lambda: rules.Mean(),
     "MultiKrum": lambda: rules.MultiKrum(2, weighted=True),
@@ -87,6 +88,14 @@ def test_weights_move_a_rule_that_was_asked_to_use_them(name):
     assert rule(rows, np.arange(1, N + 1), **references).tobytes() != rule(rows, **references).tobytes()
 
 
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if name not in ("Mean", "NormClipping", "GeometricMedian")])
+def test_a_rule_is_asked_to_use_weights_by_true_alone(name):
+    for value in ("no", "False", 1, None):
+        with pytest.raises(RuleError, match=rf"{name}: got weighted={value!r}, expected True or False"):
+            getattr(rules, name)(f=2, weighted=value)
+    assert not getattr(rules, name)(f=2, weighted=np.False_).uses_weights
+
+
 @pytest.mark.parametrize("name", ROBUST)
 def test_a_rule_says_what_it_is_and_equals_another_of_the_same_parameters(name):
     make = ROBUST[name][0]
@@ -109,3 +118,59 @@ def test_a_pre_aggregation_alone_is_the_mean_of_what_it_hands_on(name):
     rows, _ = some_rows()
     found, expected = first(rows), first.then(rules.Mean())(rows)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def updates_of(rows: np.ndarray) -> list[fc.Update]:
+    return [fc.Update.from_tensors({"w": row}, client_id=f"c{i:02d}") for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_a_report_lists_who_counts_and_why_others_do_not(name):
+    rows, references = some_rows()
+    given = {key: updates_of(row[None])[0] for key, row in references.items()}
+    found = fc.aggregate(updates_of(rows), ROBUST[name][0](2), "parameters", **given)
+    counted, others = found.report["counted"], found.report["not_counted"]
+    assert sorted([*counted, *others]) == [f"c{i:02d}" for i in range(N)]
+    assert all(others.values())
+    if found.coefficients:
+        assert counted == [client for client, value in found.coefficients.items() if value]
+
+
+def test_a_coefficient_of_zero_has_a_reason():
+    rows = np.zeros((5, 3), np.float32)
+    rows[3], rows[4] = 1, -1
+    report = fc.aggregate(updates_of(rows), rules.GeometricMedian(), "parameters").report
+    everyone = {f"c{i:02d}" for i in range(5)}
+    assert {"c03", "c04"} <= set(report["not_counted"]) == everyone - set(report["counted"])
+    assert "the result lies on other rows alone" in report["not_counted"]["c03"]
+    rows[4] = 3e38
+    report = fc.aggregate(updates_of(rows), rules.NormClipping(1e-5), "parameters").report
+    assert "rounds to 0 in fp32" in report["not_counted"]["c04"]
+
+
+def test_what_is_no_rule_or_no_sequence_is_named():
+    for rule in (rules.NormClipping(1.0), rules.ARC(1).then(rules.NormClipping(1.0))):
+        for following in (3, Krum):
+            with pytest.raises(RuleError, match=r"then: got .*, expected an instance of a rule such as Krum"):
+                rule.then(following)
+    for updates in (5, "folder", None):
+        with pytest.raises(LayoutError, match=r"updates: got .*, expected a sequence of updates or paths"):
+            fc.aggregate(updates, rules.Mean())
+
+
+def test_too_few_mixed_rows_say_of_how_many_clients():
+    with pytest.raises(RuleError, match=r"with n=3 clients.*Bucketing\(.*\) makes 3 mixed rows of 9 clients"):
+        rules.Bucketing(3, seed=0).then(Krum(1))(some_rows()[0][:9])
+
+
+def test_bounds_of_parameters():
+    for step in (3e38, 1e-60):
+        with pytest.raises(RuleError, match=re.escape(f"SignMajority: got step={step!r}, expected a number of fp32")):
+            rules.SignMajority(step)
+    for fraction in (np.float32(0.1), np.float64(0.1), 0):
+        assert rules.TrimmedMean(fraction=fraction).dropped(20) == round(fraction * 20)
+    assert rules.TrimmedMean(fraction=0.29).dropped(100) == 29
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(fc, name) is not None for name in fc.__all__)

@@ -13,6 +13,7 @@ from fedcore.rules import Krum, MultiKrum
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.statistics import Gram, Statistics
+from tests.cohorts import decided
 from tests.oracles import rules as oracle
 
 
@@ -242,3 +243,10 @@ def test_equal_attackers_cost_one_redone_pair_each():
         found = MultiKrum(10, m).decide(Geometry(statistics), None).selected
         assert found == oracle.multi_krum_rows(rows, 10, m)
         assert statistics.redone <= 10
+
+
+def test_a_tie_is_told():
+    rows = np.zeros((6, 3), np.float32)
+    reasons = decided(Krum(1), rows).reasons
+    assert set(reasons) == {1, 2, 3, 4, 5}
+    assert reasons[4] == "not selected: score 0 ties with that of row 0, and ties go to the lowest row"

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcore.errors import RuleError
-from fedcore.rules import MoNNA
+import fedcore as fc
+from fedcore.errors import NonFiniteError, RuleError
+from fedcore.rules import MoNNA, NearestNeighborMixing
 from tests.cohorts import WrongWithinBound, check_reasons, cohorts, decided
 from tests.oracles import rules as oracle
 from tests.oracles import selecting
@@ -58,3 +59,33 @@ def test_f_too_large_says_the_largest(n, f, largest):
     with pytest.raises(RuleError, match=f"largest f for n={n} is {largest}"):
         MoNNA(f, pivot=0)(np.zeros((n, 4), np.float32))
     MoNNA(largest, pivot=0)(np.zeros((n, 4), np.float32))
+
+
+def updates_of(rows, first=0):
+    return [
+        fc.Update.from_tensors({"a": row[:10], "b": row[10:]}, client_id=f"c{i}") for i, row in enumerate(rows, first)
+    ]
+
+
+def test_nan_names_the_client_and_the_tensor_or_the_server():
+    rows = np.random.default_rng(0).standard_normal((7, 40)).astype(np.float32)
+    updates = updates_of(rows)
+    rows[3, 25], rows[6, 5] = np.nan, np.inf
+    rule, server = MoNNA(1), updates[0]
+    with pytest.raises(NonFiniteError, match="client 'c3': tensor 'b' holds NaN or Inf at element 15; exclude"):
+        fc.aggregate(bad := [*updates[:3], *updates_of(rows[3:4], 3)], rule, "parameters", server=server)
+    found = fc.aggregate(bad, rule, "parameters", server=server, on_nonfinite="exclude")
+    assert list(found.excluded) == ["c3"]
+    with pytest.raises(NonFiniteError, match="the server: tensor 'a' holds NaN or Inf at element 5; repair the server"):
+        fc.aggregate(updates, rule, "parameters", server=updates_of(rows[6:], 6)[0], on_nonfinite="exclude")
+    with pytest.raises(NonFiniteError, match="the server: holds NaN or Inf at column 5; repair the server"):
+        rule(rows[:3], server=rows[6])
+    rows[6, 5] = 0
+    for rule in (MoNNA(1, pivot=5), NearestNeighborMixing(1).then(MoNNA(1, pivot=5))):  # the same client is trusted
+        found = fc.aggregate(updates_of(rows), rule, "parameters", on_nonfinite="exclude")
+        assert "MoNNA(f=1, pivot=4)" in found.report["rule"]
+        assert "distances" not in found.report or found.report["distances"]["c5"] == 0
+    with pytest.raises(RuleError, match="the trusted row, pivot=3, was excluded"):
+        fc.aggregate(updates_of(rows), MoNNA(1, pivot=3), "parameters", on_nonfinite="exclude")
+    with pytest.raises(NonFiniteError, match="row 3: holds NaN or Inf at column 25; drop"):
+        MoNNA(1, pivot=3)(rows[:6])

@@ -9,8 +9,20 @@ from hypothesis import strategies as st
 
 import fedcore as fc
 from fedcore.errors import NonFiniteError, RuleError
-from fedcore.rules import ARC, Mean, MeanAroundMedian, Median, NormClipping, SignMajority, TrimmedMean
+from fedcore.rules import (
+    ARC,
+    Bucketing,
+    Bulyan,
+    Mean,
+    MeanAroundMedian,
+    Median,
+    NearestNeighborMixing,
+    NormClipping,
+    SignMajority,
+    TrimmedMean,
+)
 from fedcore.rules import order_statistic as module
+from fedcore.rules.rows import RowExecutor
 from tests.oracles import iterative
 from tests.oracles import order as oracle
 
@@ -48,6 +60,23 @@ def test_each_rule_equals_its_oracle(n, d, data):
     rows = np.array(data.draw(st.lists(elements, min_size=n * d, max_size=n * d)), np.float32).reshape(n, d)
     for rule, expected in RULES:
         np.testing.assert_allclose(rule(rows), expected(rows).astype(np.float32), rtol=1e-6, atol=1e-45)
+
+
+ORDER = [Median(), TrimmedMean(1), MeanAroundMedian(1), SignMajority(1.0), Bulyan(0)]
+
+
+@pytest.mark.parametrize("following", ORDER, ids=repr)
+@pytest.mark.parametrize("first", [NearestNeighborMixing(1), Bucketing(2, 0), NormClipping(1.0), ARC(1)], ids=repr)
+def test_a_composition_of_rows_in_any_format_has_the_bits_of_the_decoded_rows(first, following, monkeypatch):
+    rows = some_rows(d=1300)
+    int8 = [fc.Quantized.from_array(row, "int8") for row in rows]
+    nf4 = [fc.Quantized.from_array(row, "nf4") for row in rows]
+    monkeypatch.setattr(module, "MIXED_BYTES", 1)  # two tiles
+    rule = first.then(following)
+    for sent in (int8, nf4, [*int8[:3], *rows[3:5], *nf4[5:]]):
+        decoded = np.array([row if isinstance(row, np.ndarray) else row.to_float32() for row in sent])
+        found = rule(sent, reference=sent[0])
+        assert found.tobytes() == rule(decoded, reference=decoded[0]).tobytes()
 
 
 @settings(max_examples=40, deadline=None)
@@ -147,3 +176,28 @@ def test_an_attacker_at_infinity_or_a_million_changes_nothing_much():
     for rule in (Median(), TrimmedMean(2), MeanAroundMedian(2)):
         assert np.abs(rule(rows) - honest).max() < 3
     assert np.abs(Mean()(rows) - honest).max() > 1e5
+
+
+@pytest.mark.parametrize("rule", [SignMajority(1.0), NormClipping(1.0).then(SignMajority(1.0))], ids=repr)
+def test_nan_in_the_reference_is_no_clients_fault(rule):
+    rows = some_rows()
+    rows[8, 50] = np.nan
+    updates, reference = updates_of(rows[:8]), updates_of(rows[8:])[0]
+    for how in ("raise", "exclude"):
+        with pytest.raises(NonFiniteError, match="the reference: tensor 'head' holds NaN or Inf at element 18; repair"):
+            fc.aggregate(updates, rule, "parameters", reference=reference, on_nonfinite=how)
+    with pytest.raises(NonFiniteError, match="the reference: holds NaN or Inf at column 50; repair"):
+        rule(rows[:8], reference=rows[8])
+    reference, updates = updates[0], updates_of(rows)
+    found = fc.aggregate(updates, rule, "parameters", reference=reference, on_nonfinite="exclude")
+    assert list(found.excluded) == ["c8"]
+
+
+def test_nan_in_a_late_tile_of_mixtures_is_found_where_it_lies(monkeypatch):
+    monkeypatch.setattr(module, "MIXED_BYTES", 1)
+    rows = some_rows(d=3000)
+    rows[4, 2500] = np.nan
+    executor = RowExecutor.from_rows(rows, references={}, backend=None, threads=None)
+    mean = np.full((2, 9), 1 / 9)
+    with pytest.raises(NonFiniteError, match="row 4: holds NaN or Inf at column 2500;"):
+        executor.order_statistic(module.OrderStatistic("median", mix=mean))

@@ -303,3 +303,19 @@ def test_a_big_file_is_opened_without_being_read(tmp_path):
     seconds, grown = map(float, ran.stdout.split())
     assert seconds < 0.05
     assert grown < 10e6
+
+
+def test_a_second_adapter_in_or_under_a_directory_is_refused(tmp_path):
+    both = written(tmp_path / "both", pair(Q))
+    (both / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(FormatError, match=r"holds adapter_model.bin beside adapter_model.safetensors.*keep one"):
+        Update.open(both)
+    nested = written(tmp_path / "nested", pair(Q))
+    # a trainer's own state, earlier states of one training and folders of anything else are no second adapter
+    (nested / "training_args.bin").write_bytes(b"")
+    written(nested / "checkpoint-500", pair(Q))
+    (nested / "logs").mkdir()
+    assert Update.open(nested).modules
+    written(nested / "second", pair(Q))
+    with pytest.raises(FormatError, match=r"nested: holds a second adapter in second; keep one adapter"):
+        Update.from_peft(nested)

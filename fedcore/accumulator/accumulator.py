@@ -57,8 +57,8 @@ class Accumulator:
     read some five times by the time the last one is there, and at the end the last batch is left. The Gram is centred
     at the first reference that is given, or else at the first client that came: that moves its error bound, never a
     decision, and where the centre turns out to be far from the clients the Gram is made again about a better one. The
-    result is that of `aggregate` over the same updates, bit for bit; coefficients of an iteration (GeometricMedian) are
-    equal within their bound.
+    result is that of `aggregate` over the same updates, bit for bit; coefficients that come from the Gram without a
+    selection (GeometricMedian, CenteredClipping, SpectralFilter, FLTrust) are equal within their bound.
 
     Raises RuleError, also for a directory that is missing or that the rule has no use for, BudgetError, BackendError,
     StorageError, and what `add` raises for files that are there already.
@@ -152,8 +152,12 @@ class Accumulator:
     def result(self) -> Aggregate:
         """The aggregate of the updates so far, as `fedcore.aggregate` returns it; adding may go on.
 
-        It depends on which updates were added, not on their order. Raises ShapeError where none was added, and what
-        `fedcore.aggregate` raises, a file in the directory that was changed or removed since included.
+        Without a directory, and for rules that select, clip by norms or order, the bits depend on which updates were
+        added and not on their order; with one, coefficients of an iteration (GeometricMedian, CenteredClipping,
+        SpectralFilter, FLTrust) are equal within their bound, for the Gram is centred at who came first.
+
+        Raises ShapeError where none was added, and what `fedcore.aggregate` raises, a file in the directory that was
+        changed or removed since included, needed for the result or not.
         """
         if not self._updates:
             raise ShapeError("accumulator: got no update, expected at least one; add what clients send")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fedcore.accumulator.growing_gram import GrowingGram
-from fedcore.engine import Aggregate, run
+from fedcore.engine import Aggregate, room_for, run
 from fedcore.errors import FedcoreError, FormatError
 from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Rule
 from fedcore.updates import Cohort, Update
 from fedcore.updates.atomic import refused, write_atomically
+from fedcore.updates.layout import shown
 
 #: what follows a client's name on disk: its update, and the weight that it was given beside its own count
 UPDATE, WEIGHT = ".safetensors", ".weight"
@@ -52,7 +53,8 @@ class StoredRows:
     def add(self, who: str, update: Update, weight: float) -> Update:
         """Write an update to disk; returns it as it lies there. Raises as `Accumulator.add` does."""
         rows = [*self._updates.values(), update, *self.references.values()]
-        budget = budget_for(update.layout, rows, self._memory, self._grown is not None, self._backend["threads"])
+        room = room_for(self.rule, len(rows) - len(self.references))
+        budget = budget_for(update.layout, rows, self._memory, threads=self._backend["threads"], **room)
         budget.check(f"{len(self._updates) + 1} clients")
         # NaN is refused now, by a pass for norms, while the client is still there to be asked again
         alone, zero = Cohort([update]), {"zero": None}
@@ -87,7 +89,20 @@ class StoredRows:
             self._grown.grow(list(self._updates.values()))
             arrived = list(self._updates)
             gram = self._grown.gram([arrived.index(client) for client in cohort.client_ids])
-        return run(cohort, self.rule, "parameters", self.references, self._weights, {}, self.passes, gram)
+        found = run(cohort, self.rule, "parameters", self.references, self._weights, {}, self.passes, gram)
+        for client, update in self._updates.items():  # the result may have needed no byte of some of them
+            if update.file is not None:
+                with _naming(client), update.file.opened():
+                    pass
+        return found
+
+
+@contextmanager
+def _naming(client: str) -> Iterator[None]:
+    try:
+        yield
+    except FedcoreError as error:
+        raise type(error)(f"client {shown(client)}: {error}") from None
 
 
 def _weight_in(path: Path) -> float | None:
@@ -96,5 +111,5 @@ def _weight_in(path: Path) -> float | None:
         return None
     try:
         return float.fromhex(path.read_text())
-    except ValueError:
+    except (ValueError, OverflowError):
         raise FormatError(f"{path}: holds no weight; remove it, and the client is weighed by its examples") from None

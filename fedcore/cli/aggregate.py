@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from fedcore.cli.method import aggregate_by_method, refuse_beside_method
+from fedcore.cli.options import as_option, check_counted
 from fedcore.cli.run import Json
 from fedcore.cli.terminal import LateProgress, only_results_on_stdout, print_json
 from fedcore.errors import ExistsError, LayoutError, NonFiniteError, RuleError, WeightError
 
 if TYPE_CHECKING:
-    from fedcore.updates import Cohort, Update
+    from fedcore.updates import Update
 
 
 def aggregate(
@@ -90,6 +91,7 @@ def aggregate(
         raise ExistsError(f"{output}: already exists; choose another --output or remove it")
     if method is not None:
         other = {"before": before, "f": f, "server": server, "center": center, "memory": memory, "backend": backend}
+        other["threads"] = threads
         chosen_rule = {"rule": None if rule == "mean" else rule, "space": None if space == "delta" else space}
         refuse_beside_method(chosen_rule | other | {"on-nonfinite": None if on_nonfinite == "raise" else on_nonfinite})
         aggregate_by_method(
@@ -98,6 +100,7 @@ def aggregate(
             method,
             _settings("--set", settings or []),
             weights=_weights(weights, directories),
+            numbers=weights not in ("counts", "equal"),
             reference=reference,
             side=side,
             starts=starts,
@@ -107,7 +110,11 @@ def aggregate(
         return
     _only_for_methods({"side": side, "starts": starts})
     given = ({} if f is None else {"f": f}) | _settings("--set", settings or [])
-    chosen = make_chain(rule, given, [_stage(text) for text in before or []], _option)
+    chosen = make_chain(rule, given, [_stage(text) for text in before or []], as_option)
+    if "server" in chosen.uses and server is None:
+        raise RuleError(
+            f"--rule {rule}: got no --server, expected the adapter that the server trained; pass --server DIR"
+        )
     _one_of("--space", space, ("delta", "parameters"))
     _one_of("--on-nonfinite", on_nonfinite, ("raise", "exclude"))
     if backend is not None:
@@ -117,7 +124,7 @@ def aggregate(
     with only_results_on_stdout(), LateProgress() as progress:
         cohort = Cohort([Update.open(path, client_id=str(path)) for path in directories])
         if weights == "counts" and chosen.uses_weights:
-            _check_counted(cohort)
+            check_counted(cohort)
         beside = {"reference": reference, "server": server, "center": center}
         known = {name: _beside(name, path, chosen) for name, path in beside.items() if path}
         result = combine(
@@ -175,20 +182,22 @@ def _weights(text: str, directories: list[Path]) -> dict[str, float] | None:
     return {str(path): value for path, value in zip(directories, values, strict=True)}
 
 
-def _option(parameter: str) -> str:
-    """How this command spells a rule's parameter."""
-    return "--f" if parameter == "f" else f"--set {parameter}"
+#: how a command line spells a bool, in any case
+_TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
 
 
 def _settings(option: str, texts: list[str]) -> dict[str, Any]:
-    """NAME=VALUE as a rule takes it: an integer, a number, true or false, else text. Raises RuleError."""
+    """NAME=VALUE as a rule takes it: an integer, a number, true or false (yes, no), else text. Raises RuleError."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise RuleError(f"{option}: got {text!r}, expected NAME=VALUE such as m=3")
+        if (word := value.lower()) in _TRUTHS:
+            found[name] = _TRUTHS[word]
+            continue
         try:
-            # a number as JSON writes it, true, false; null, lists and quotes are no settings of a rule
+            # a number as JSON writes it; null, lists and quotes are no settings of a rule
             plain = jsonlib.loads(value)
             found[name] = plain if isinstance(plain, (int, float)) else value
         except ValueError:
@@ -210,17 +219,6 @@ def _each_once(directories: list[Path]) -> None:
         if first is not path:
             also = "" if str(first) == str(path) else f" ({first} and {path} are one directory)"
             raise LayoutError(f"{first} is given twice{also}; give each adapter once")
-
-
-def _check_counted(cohort: Cohort) -> None:
-    """Raise WeightError where some adapters say how many examples they saw and others do not: 1 is no count."""
-    silent = [update.client_id for update in cohort if not update.counted]
-    said = [update for update in cohort if update.counted]
-    if silent and said:
-        raise WeightError(
-            f"--weights counts: {silent[0]} does not say on how many examples it was trained, {said[0].client_id} says "
-            f"{said[0].num_examples}; pass --weights with a number for each, or --weights equal"
-        )
 
 
 def _beside(option: str, path: Path, rule: Any) -> Update:
@@ -258,10 +256,11 @@ def _show(clients: Any, result: Any, output: Path, seconds: float) -> None:
     weighed = bool(result.coefficients)
     table = Table("adapter", *(("share", "coefficient") if weighed else ()), "", box=SIMPLE_HEAD, pad_edge=False)
     left_out = result.report["not_counted"] | result.excluded
+    counted = set(result.report["counted"])
     for client in clients:
         value = result.coefficients.get(client, 0.0)
         numbers = (f"{value / result.report['divisor']:.4f}", f"{value:.6g}") if weighed else ()
-        table.add_row(client, *numbers, left_out.get(client, "" if value or not weighed else "not selected"))
+        table.add_row(client, *numbers, left_out.get(client, "" if weighed or client not in counted else "counts"))
     console = Console()
     console.print(table)
     if modules := result.report.get("modules"):

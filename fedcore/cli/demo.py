@@ -17,12 +17,20 @@ def demo(
     seed: Annotated[
         int, typer.Option(help="Another seed gives another federation; the same one repeats it.", min=0)
     ] = 0,
+    methods: Annotated[
+        bool,
+        typer.Option("--methods", help="Also run every LoRA method on the same clients: some ten minutes more."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a whole federation here, without a network: eight clients, honest, poisoned, and defended by Krum."""
     from fedcore.federation.config_file import parse_config
+    from fedcore.lora import METHODS
 
     text = resources.files("fedcore.cli").joinpath("demo.toml").read_text(encoding="utf-8")
+    if methods:
+        text += "\n# The honest federation once more under each LoRA method.\n"
+        text += "".join(f'[[arms]]\nname = "{name}"\nmethod = "{name}"\n\n' for name in METHODS)
     config = parse_config(text, "demo.toml", Path())
     config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
     if not json:

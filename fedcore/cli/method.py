@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedcore.cli.options import as_option, check_counted
 from fedcore.cli.terminal import only_results_on_stdout, print_json
-from fedcore.errors import ExistsError, RuleError
+from fedcore.errors import ExistsError, LayoutError, RuleError, WeightError
 
 
 def aggregate_by_method(
@@ -19,6 +20,7 @@ def aggregate_by_method(
     parameters: dict[str, Any],
     *,
     weights: dict[str, float] | None,
+    numbers: bool,
     reference: Path | None,
     side: Path | None,
     starts: Path | None,
@@ -27,19 +29,27 @@ def aggregate_by_method(
 ) -> None:
     """Write the new adapter to `output`, what it leaves beside to `<output>-side`, each client's start to `starts`.
 
-    Raises ExistsError before any work if one of these exists, and what the method raises.
+    weights   of each directory; None is by their examples. `numbers` says that the user gave one for each
+
+    Raises ExistsError before any work if one of these exists, LayoutError where two starts would have one name,
+    WeightError for weights that the method ignores or counts that not all adapters have, and what the method raises.
     """
-    from fedcore.lora.combination import make_method
+    from fedcore.federation.methods import named_method
     from fedcore.updates import Update
 
-    made = make_method(method, parameters)
+    made = named_method(method, parameters, as_option)
+    if numbers and not made.traits.weighted:
+        raise WeightError(f"--weights: got numbers with --method {method}, which ignores them; leave --weights out")
     beside = output.with_name(output.name + "-side")
     for path in (output, *([beside] if made.traits.side else []), *([starts] if starts else [])):
         if os.path.lexists(path):
             raise ExistsError(f"{path}: already exists; choose another --output or --starts, or remove it")
+    names = _start_names(directories) if starts else {}
     begin = time.perf_counter()
     with only_results_on_stdout():
         updates = [Update.open(path, client_id=str(path)) for path in directories]
+        if weights is None and made.traits.weighted:
+            check_counted(updates)
         known = {name: Update.open(path) if path else None for name, path in (("reference", reference), ("side", side))}
         result = made.aggregate(updates, weights, known["reference"], side=known["side"], number=number)
         result.update.to_peft(output)
@@ -47,15 +57,28 @@ def aggregate_by_method(
         if result.side is not None:
             result.side.to_peft(beside)
             written["side"] = str(beside)
-        for path in directories if starts else ():
+        for name, path in names.items():
             assert starts is not None
-            result.start_of(str(path)).to_peft(starts / path.resolve().name)
+            result.start_of(str(path)).to_peft(starts / name)
     seconds = time.perf_counter() - begin
     if json:
         report = {"digest": result.update.digest(), "coefficients": result.coefficients, "seconds": seconds}
         print_json(written | report | {"report": result.report})
         return
-    _show(result, written, seconds)
+    _show(result, written, seconds, made.traits.weighted)
+
+
+def _start_names(directories: Sequence[Path]) -> dict[str, Path]:
+    """The name of each directory's own start. Raises LayoutError where two have the same."""
+    found: dict[str, Path] = {}
+    for path in directories:
+        first = found.setdefault(name := path.resolve().name, path)
+        if first is not path:
+            raise LayoutError(
+                f"--starts: {first} and {path} are both called {name!r}, and a start is written under the name of its "
+                "directory; give them different names"
+            )
+    return found
 
 
 def refuse_beside_method(given: dict[str, Any]) -> None:
@@ -68,7 +91,7 @@ def refuse_beside_method(given: dict[str, Any]) -> None:
             )
 
 
-def _show(result: Any, written: dict[str, str], seconds: float) -> None:
+def _show(result: Any, written: dict[str, str], seconds: float, weighed: bool) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -76,11 +99,13 @@ def _show(result: Any, written: dict[str, str], seconds: float) -> None:
     from fedcore.report.table import seconds as duration
     from fedcore.report.table import size
 
-    table = Table("adapter", "share", "bytes up", "bytes down", box=SIMPLE_HEAD, pad_edge=False)
+    # a method that ignores weights says nothing by shares
+    share = ("share",) if weighed else ()
+    table = Table("adapter", *share, "bytes up", "bytes down", box=SIMPLE_HEAD, pad_edge=False)
     for client, value in result.coefficients.items():
         traffic = result.report["bytes"][client]
-        share = f"{value / result.report['divisor']:.4f}"
-        table.add_row(client, share, size(traffic["up"]), size(traffic["down"]))
+        share = (f"{value / result.report['divisor']:.4f}",) if weighed else ()
+        table.add_row(client, *share, size(traffic["up"]), size(traffic["down"]))
     console = Console()
     console.print(table)
     modules = result.report["modules"]

@@ -20,6 +20,9 @@ def plan(
     ranks: Annotated[str | None, typer.Option(help="The clients' ranks, such as 4,8,16.", show_default=False)] = None,
     masks: Annotated[bool, typer.Option("--masks", help="The server sees masked sums alone.")] = False,
     rule: Annotated[str, typer.Option(help="The aggregation rule.")] = "mean",
+    scales: Annotated[str | None, typer.Option(help="The clients' scales, such as 2,1.", show_default=False)] = None,
+    modules_differ: Annotated[bool, typer.Option("--modules-differ", help="Clients adapt different modules.")] = False,
+    optimizer: Annotated[str, typer.Option(help="The server optimizer.")] = "none",
     epsilon: Annotated[
         str | None, typer.Option(help="Privacy budgets to compare, such as 2,8,50.", show_default=False)
     ] = None,
@@ -38,20 +41,25 @@ def plan(
 
     With --epsilon also what differential privacy costs: the noise on a clipped mean, and the clients that it takes.
     """
+    from fedcore.federation.rule_names import named_rule
+    from fedcore.federation.server_optimizer import OPTIMIZERS
     from fedcore.lora import METHODS
     from fedcore.lora.combination import make_method, refusals
     from fedcore.privacy import combination
     from fedcore.privacy.trade_off import trade_off
 
+    named_rule(rule)
+    if optimizer not in ("none", *OPTIMIZERS):
+        raise RuleError(f"--optimizer: got {optimizer!r}, expected one of none, {', '.join(OPTIMIZERS)}")
     chosen = {method: type(make_method(method, {}))} if method else METHODS
-    mixed = len(set(_ranks(ranks))) > 1
+    mixed = modules_differ or len(set(_ranks(ranks))) > 1 or len(set(_scales(scales))) > 1
     found: dict[str, dict[str, Any]] = {}
     for name, kind in chosen.items():
         made = kind()
         trains = [" and ".join(factors) for factors in made.cycle]
         found[name] = asdict(kind.traits) | {
             "trains": ", then ".join(trains),
-            "refused": refusals(made, mixed=mixed, masks=masks, rule=rule),
+            "refused": refusals(made, mixed=mixed, masks=masks, rule=rule, optimizer=optimizer),
         }
         if epsilon:
             found[name]["refused"] += combination.refusals(method=made)
@@ -71,12 +79,14 @@ def plan(
     if json:
         privacy = {"privacy": [{"epsilon": budget, **asdict(plan)} for budget, plan in plans.items()]} if plans else {}
         print_json({"methods": found} | privacy)
+    elif method:
+        _show_one(found[method])
     else:
         _show(found)
-        if plans:
-            show_trade_offs(plans, delta)
+    if plans and not json:
+        show_trade_offs(plans, delta)
     if method and found[method]["refused"]:
-        raise RuleError("\n".join(found[method]["refused"]))
+        raise RuleError("; ".join(found[method]["refused"]))
 
 
 def _ranks(text: str | None) -> list[int]:
@@ -89,18 +99,49 @@ def _ranks(text: str | None) -> list[int]:
     return ranks
 
 
+def _scales(text: str | None) -> list[float]:
+    try:
+        scales = [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise RuleError(f"--scales: got {text!r}, expected numbers such as 2,1") from None
+    return scales
+
+
+#: trait -> what it means
+_NOTES = {
+    "mixed": "takes clients of mixed ranks, scales and modules",
+    "linear": "needs the sum of messages alone, so it works under masks",
+    "side": "leaves a side adapter beside the adapter",
+    "reference": "needs the adapter that clients started from",
+}
+
+
 def _show(found: dict[str, dict[str, Any]]) -> None:
+    """Every method in a line or two, and why some are refused."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("method", "trains", "up", "down", "exact", "mixed", "masks", "", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True, min_width=max(map(len, found)))
+    for heading in ("trains", "up", "down", "exact", ""):
+        table.add_column(heading, overflow="fold")
     for name, traits in found.items():
-        why = "refused" if traits["refused"] else ""
-        marks = ["yes" if traits[key] else "no" for key in ("mixed", "linear")]
-        table.add_row(name, traits["trains"], traits["up"], traits["down"], traits["exact"], *marks, why)
+        notes = [note for note in _NOTES if traits[note]] + (["refused"] if traits["refused"] else [])
+        table.add_row(name, traits["trains"], traits["up"], traits["down"], traits["exact"], ", ".join(notes))
     console = Console()
     console.print(table)
+    for note, meaning in _NOTES.items():
+        console.print(f"{note}: {meaning}", highlight=False)
     for traits in found.values():
         for line in traits["refused"]:
             console.print(line, highlight=False, soft_wrap=True)
+
+
+def _show_one(traits: dict[str, Any]) -> None:
+    """All that is known of one method."""
+    for key in ("trains", "up", "down", "exact", "sense", "start", "paper"):
+        print(f"{key:8} {traits[key]}")
+    for note, meaning in _NOTES.items():
+        if traits[note]:
+            print(f"{'':8} {meaning}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -119,12 +120,34 @@ class Adapter(Section):
     """[adapter]: the LoRA adapter that is federated."""
 
     rank: PositiveInt = Field(default=8, description="LoRA rank")
+    ranks: tuple[PositiveInt, ...] | None = Field(
+        default=None, min_length=1, description="in place of rank: the clients' ranks in turn, as in [4, 8, 16]"
+    )
     alpha: PositiveFloat = Field(default=16.0, description="scale is alpha / rank, or alpha / sqrt(rank) with rslora")
     target_modules: str | tuple[str, ...] = Field(
         default="all-linear", description="'all-linear' or a list of module names"
     )
     rslora: bool = Field(default=False, description="rank-stabilised scale")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the adapter's input")
+
+    @property
+    def each_rank(self) -> tuple[int, ...]:
+        """The clients' ranks in turn."""
+        return self.ranks or (self.rank,)
+
+    @property
+    def highest_rank(self) -> int:
+        """The rank of the initial adapter."""
+        return max(self.each_rank)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether ranks differ from client to client."""
+        return len(set(self.each_rank)) > 1
+
+    def scale(self, rank: int) -> float:
+        """The scale of an adapter of that rank."""
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
 class Training(Section):
@@ -230,8 +253,13 @@ class Config(Section):
         return self
 
     def aggregation_of(self, arm: Arm) -> Aggregation:
-        """[aggregation] as this arm has it. A rule or method of its own has nothing of its settings."""
+        """[aggregation] as this arm has it. A rule or method of its own has nothing of its settings.
+
+        Nor has a method its space and center, which are for rules.
+        """
         changes: dict[str, Any] = {"space": arm.space or self.aggregation.space}
+        if arm.method is not None:
+            changes = {"space": arm.space or "delta", "center": "reference"}
         if arm.rule is not None or arm.method is not None:
             changes |= {"rule": arm.rule or "mean", "method": arm.method}
             changes |= {"parameters": arm.parameters or {}, "before": arm.before or []}

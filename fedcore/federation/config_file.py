@@ -85,15 +85,8 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
         settings = config.aggregation_of(arm)
         if settings.method is not None:
             faults += [f"{name}: arms[{index}]: {fault}" for fault in method_faults(config, index)]
-            continue
-        try:
-            rule = make_chain(settings.rule, settings.parameters, settings.before)
-            faults += [f"{name}: {fault}" for fault in _missing(rule, config)]
-            if clients is not None:
-                rule.check(clients)
-        except RuleError as error:
-            own = any(getattr(arm, key) is not None for key in ("rule", "parameters", "before"))
-            faults.append(f"{name}: {f'arms[{index}]' if own else 'aggregation'}: {error}")
+        else:
+            faults += [f"{name}: {fault}" for fault in _rule_faults(config, index, clients)]
         faults += [f"{name}: {fault}" for fault in _at_odds(config, index)]
         if arm.attack and clients is not None and arm.attack.clients >= clients:
             faults.append(
@@ -102,6 +95,20 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
             )
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def _rule_faults(config: Config, index: int, clients: int | None) -> list[str]:
+    """Why an arm cannot run its rule."""
+    arm = config.arms[index]
+    settings = config.aggregation_of(arm)
+    try:
+        rule = make_chain(settings.rule, settings.parameters, settings.before)
+        if clients is not None:
+            rule.check(clients)
+    except RuleError as error:
+        own = any(getattr(arm, key) is not None for key in ("rule", "parameters", "before"))
+        return [f"{f'arms[{index}]' if own else 'aggregation'}: {error}"]
+    return _missing(rule, config)
 
 
 def _missing(rule: Rule, config: Config) -> list[str]:
@@ -116,16 +123,27 @@ def _at_odds(config: Config, index: int) -> list[str]:
     """What an arm asks for that does not go together."""
     arm, faults = config.arms[index], []
     settings = config.aggregation_of(arm)
-    if config.optimizer_of(arm) is not None and settings.space == "delta":
+    if settings.method is None and config.optimizer_of(arm) is not None and settings.space == "delta":
         key, used = ("server", config.server) if arm.server is None else (f"arms[{index}].server", arm.server)
         faults.append(
             f'{key}.optimizer: got "{used.optimizer}" with space = "delta" (arm {arm.name!r}), expected space = '
             '"parameters": factors of a truncated delta have another gauge each round, so their momentum means nothing'
         )
+    if config.adapter.mixed and settings.method is None and settings.space == "parameters":
+        faults.append(
+            f'adapter.ranks: got {list(config.adapter.each_rank)} with space = "parameters" (arm {arm.name!r}), '
+            'which adds up factors of one rank; set space = "delta"'
+        )
+    if config.adapter.mixed and arm.attack:
+        faults.append(
+            f"arms[{index}].attack: got one with adapter.ranks = {list(config.adapter.each_rank)}, and attacks are "
+            "crafted from adapters of one rank; give all clients one rank"
+        )
     if arm.attack and not arm.attack.made().finite and settings.on_nonfinite == "raise":
         faults.append(
             f'arms[{index}].attack.kind: got "{arm.attack.kind}" with aggregation.on_nonfinite = "raise", which stops '
-            'the run at the first message; set on_nonfinite = "exclude"'
+            "the run at the first message; "
+            + ('set on_nonfinite = "exclude"' if settings.method is None else "methods count every client: use a rule")
         )
     return faults
 

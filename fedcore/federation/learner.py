@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from fedcore.clients.settings import Progress
 from fedcore.federation.config import Config
@@ -17,7 +20,7 @@ from fedcore.federation.machine import cache_folder
 from fedcore.updates import Update
 
 if TYPE_CHECKING:
-    from fedcore.clients.settings import Metrics
+    from fedcore.clients.settings import Metrics, TrainingSettings
 
 
 class Learner(Protocol):
@@ -30,7 +33,11 @@ class Learner(Protocol):
     digest: str
 
     def initial(self) -> Update:
-        """The adapter that every arm starts from (B = 0: the base itself)."""
+        """The adapter that every arm starts from (B = 0: the base itself), of the clients' highest rank."""
+        ...
+
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """module -> the base weights (d_out, d_in) that its adapter stands beside, dequantised when asked for."""
         ...
 
     def train(
@@ -43,12 +50,15 @@ class Learner(Protocol):
         *,
         trains: Sequence[str] = ("a", "b"),
         side: Update | None = None,
+        fixed: Update | None = None,
     ) -> Update:
         """What the client has after `steps` local steps from `adapter`. Same arguments, same result.
 
         proximal_mu  FedProx's pull back to `adapter`
-        trains       the factors that train; the others come back as they were
+        trains       the factors that train; the others come back as they were. ("core",): the core between the
+                     factors of `fixed`
         side         a side adapter that is added and does not train
+        adapter      of any rank
         """
         ...
 
@@ -70,11 +80,29 @@ class QLoRALearner:
         self._base = load_base(source, quantization=config.model.quantization, device=config.model.device)
         self.source = str(source)
         self.base, self.digest = self._base.name, self._base.digest
-        self._initial = attach(self._base, AdapterSettings(**config.adapter.model_dump()), config.run.seed)
+        settings = config.adapter.model_dump(exclude={"rank", "ranks"})
+        self._settings = AdapterSettings(rank=config.adapter.highest_rank, **settings)
+        self._attached, self._initial = self._settings, attach(self._base, self._settings, config.run.seed)
 
     def initial(self) -> Update:
         """The adapter that every arm starts from (B = 0)."""
         return self._initial
+
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """The base weights beside each adapter, dequantised one at a time."""
+        from fedcore.clients.weights import AdaptedWeights
+
+        return AdaptedWeights(self._base)
+
+    def _load(self, adapter: Update) -> None:
+        """Write an adapter into the attached one, which is replaced first where its rank is another."""
+        from fedcore.clients.adapter import attach, load
+
+        rank = next((pair.rank for pair in adapter.modules.values()), self._attached.rank)
+        if rank != self._attached.rank:
+            self._attached = replace(self._settings, rank=rank)
+            attach(self._base, self._attached, self._config.run.seed)
+        load(self._base, adapter)
 
     def train(
         self,
@@ -86,27 +114,39 @@ class QLoRALearner:
         *,
         trains: Sequence[str] = ("a", "b"),
         side: Update | None = None,
+        fixed: Update | None = None,
     ) -> Update:
         """Load the adapter, train it on the client's texts, check that the frozen base is as it was, read it back."""
-        from fedcore.clients.adapter import load, only, read
+        from fedcore.clients.adapter import only, read
         from fedcore.clients.beside import beside
         from fedcore.clients.settings import TrainingSettings
         from fedcore.clients.training import train
 
         settings = TrainingSettings(**self._config.training.model_dump() | {"steps": steps, "proximal_mu": proximal_mu})
-        load(self._base, adapter)
+        self._load(adapter)
+        if "core" in trains:
+            return self._train_core(adapter, fixed, client, settings, seed)
         with only(self._base, trains), beside(self._base, side):
             train(self._base, client.texts, settings, seed, client_id=client.id)
         self._base.check_unchanged()
         return read(self._base, client_id=client.id, num_examples=len(client.texts))
 
+    def _train_core(
+        self, adapter: Update, fixed: Update | None, client: Client, settings: TrainingSettings, seed: int
+    ) -> Update:
+        from fedcore.clients.core import train_core
+
+        assert fixed is not None
+        trained = train_core(self._base, client.texts, settings, seed, adapter, fixed, client_id=client.id)
+        self._base.check_unchanged()
+        return trained
+
     def evaluate(self, adapter: Update | None, side: Update | None = None) -> Metrics:
         """Score the held-out texts and questions. The base alone is the initial adapter, whose B is zero."""
-        from fedcore.clients.adapter import load
         from fedcore.clients.beside import beside
         from fedcore.clients.evaluation import evaluate
 
-        load(self._base, adapter or self._initial)
+        self._load(adapter or self._initial)
         length = self._config.training.sequence_length
         with beside(self._base, side):
             metrics = evaluate(self._base, self._texts.held_out, self._texts.questions, sequence_length=length)

@@ -9,8 +9,9 @@ from fedcore.federation.config import Arm, Config
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
-from fedcore.federation.method_round import Start, opened, own_start, training_options
+from fedcore.federation.method_round import expected, opened, sent, training_options
 from fedcore.federation.receipt import check_message
+from fedcore.federation.start import Start
 from fedcore.updates import Update
 
 #: what the journal calls the server's own update; no client has this name
@@ -34,15 +35,16 @@ def gather(
             continue
         with clock.phase("training"):
             seed = client_seed(config, number, client.id)
-            training = config.training
-            own = own_start(federation, arm, number, client.id, start)
-            update = federation.learner.train(own, client, training.steps, seed, training.proximal_mu, **options)
+            steps, mu = config.training.steps, config.training.proximal_mu
+            update = federation.learner.train(start.of(client.id), client, steps, seed, mu, **options)
             if client.id in attackers:
                 honest = honest or [opened(receipts[c.id]) for c in federation.clients if c.id not in attackers]
                 update = poison(federation, arm, number, client.id, update, honest, broadcast)
+            update = sent(federation, arm, number, start, update)
             message = encoded(config, update)
         with clock.phase("journal"):
-            check_message(message, client.id, broadcast, config.aggregation_of(arm).on_nonfinite)
+            asked = expected(federation, arm, number, start, client.id)
+            check_message(message, client.id, asked, config.aggregation_of(arm).on_nonfinite)
             receipts[client.id] = journal.receive(arm.name, number, client.id, message)
 
 

@@ -1,8 +1,7 @@
-"""The part of a round that a LoRA method decides: what clients start from and train, and how the server aggregates."""
+"""The part of a round that a LoRA method decides: what clients train and send, and how the server aggregates."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,30 +12,56 @@ from fedcore.federation.context import Clock, Federation
 from fedcore.federation.journal import Receipt
 from fedcore.federation.methods import method_of
 from fedcore.federation.norms import change_norms
+from fedcore.federation.parcel import kept, packed, unpacked
+from fedcore.federation.start import Start
+from fedcore.lora import FedSB, FlexLoRA, Method
 from fedcore.updates import Cohort, Update
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a round starts from: the global adapter, and the side adapter that lies beside it (None for none)."""
+def step_of(federation: Federation, arm: Arm, number: int) -> Method | None:
+    """The method of round `number`, None for a rule.
 
-    adapter: Update
-    side: Update | None = None
+    Fed-SB's first round is an ordinary one, whose result estimates where training goes and fixes the factors.
+    """
+    method = method_of(federation.config, arm)
+    return FlexLoRA() if isinstance(method, FedSB) and number == 1 else method
 
 
 def training_options(federation: Federation, arm: Arm, number: int, start: Start) -> dict[str, Any]:
-    """What `Learner.train` is told beside the usual: which factors train, and what lies beside the adapter."""
-    method = method_of(federation.config, arm)
-    return {} if method is None else {"trains": method.trains(number), "side": start.side}
+    """What `Learner.train` is told beside the usual: which factors train, and what lies beside or around them."""
+    method = step_of(federation, arm, number)
+    if method is None:
+        return {}
+    return {"trains": method.trains(number), "side": start.side} | ({"fixed": start.fixed} if start.fixed else {})
 
 
-def own_start(federation: Federation, arm: Arm, number: int, client_id: str, start: Start) -> Update:
-    """What a client trains on in round `number`: the global adapter, with its own B where a method leaves it that."""
-    method = method_of(federation.config, arm)
-    if method is None or method.traits.exact != "personal" or number == 1:
-        return start.adapter
-    receipt = federation.folder.journal.received(arm.name, number - 1)[client_id]
-    return personal(start.adapter, opened(receipt))
+def sent(federation: Federation, arm: Arm, number: int, start: Start, update: Update) -> Update:
+    """What travels of a client's adapter. What trained and does not travel is kept for it in the run folder."""
+    method = step_of(federation, arm, number)
+    if method is None:
+        return update
+    if own := kept(method.trains(number), method.sends(number)):
+        federation.folder.save_beside(arm.name, number, f"kept-{update.client_id}", packed(update, own))
+    return packed(update, method.sends(number), start.fixed)
+
+
+def expected(federation: Federation, arm: Arm, number: int, start: Start, client_id: str) -> Update:
+    """What a client's message has the tensors of: what travels of the adapter that it was sent."""
+    method, own = step_of(federation, arm, number), start.of(client_id)
+    return own if method is None else packed(own, method.sends(number), start.fixed)
+
+
+def received(federation: Federation, arm: Arm, number: int, start: Start, receipts: dict[str, Receipt]) -> list[Update]:
+    """The adapters that the clients have, of what they sent, what was frozen and what stayed with them."""
+    method, adapters = step_of(federation, arm, number), []
+    assert method is not None
+    own = kept(method.trains(number), method.sends(number))
+    for client_id, receipt in receipts.items():
+        held = start.of(client_id)
+        if own:
+            held = unpacked(federation.folder.load_beside(arm.name, number, f"kept-{client_id}"), held, own)
+        adapters.append(unpacked(opened(receipt), held, method.sends(number), start.fixed))
+    return adapters
 
 
 def opened(receipt: Receipt) -> Update:
@@ -44,34 +69,26 @@ def opened(receipt: Receipt) -> Update:
     return Update.from_bytes(receipt.open(), source=str(receipt.path))
 
 
-def personal(adapter: Update, own: Update) -> Update:
-    """The global adapter with a client's own B."""
-    kept = {pair.b: own.tensors[pair.b] for pair in own.modules.values()}
-    return Update.from_tensors(
-        dict(adapter.tensors) | kept,
-        client_id=own.client_id,
-        scaling=adapter.scaling,
-        base=adapter.base,
-        adapter_config=adapter.adapter_config,
-    )
-
-
 def method_step(
     federation: Federation, arm: Arm, number: int, start: Start, receipts: dict[str, Receipt], clock: Clock
 ) -> tuple[Start, dict[str, Any]]:
     """Aggregate the messages by the arm's method and keep what came out: (the next start, the ledger's entry)."""
     settings, folder = federation.config.aggregation_of(arm), federation.folder
-    method = method_of(federation.config, arm)
+    method, step = method_of(federation.config, arm), step_of(federation, arm, number)
     assert method is not None
-    cohort = Cohort([opened(receipt) for receipt in receipts.values()])
+    assert step is not None
+    cohort = Cohort(received(federation, arm, number, start, receipts))
     with clock.phase("aggregation"):
         weights = np.ones(len(cohort)) if settings.weights == "equal" else None
-        result = method.aggregate(cohort, weights, start.adapter, side=start.side, number=number)
+        reference = start.fixed or start.adapter
+        result = step.aggregate(cohort, weights, reference, side=start.side, number=number)
+        following = Start(result.update, result.side, start.fixed, result.starts)
+        if isinstance(method, FedSB) and not isinstance(step, FedSB):
+            following = fixing(method, result.update)
     with clock.phase("journal"):
-        adapter = folder.save_global(arm.name, number, result.update)
-        side = None if result.side is None else folder.save_side(arm.name, number, result.side)
+        following, names = folder.save_start(arm.name, number, following)
     report = {name: value for name, value in result.report.items() if name not in ("n", "round")}
-    return Start(adapter, side), {
+    return following, {
         "arm": arm.name,
         "round": number,
         "base": federation.learner.digest,
@@ -86,21 +103,40 @@ def method_step(
         "excluded": {},
         "not_counted": {},
         "poisoned": [client.id for client in federation.clients[-arm.attack.clients :]] if arm.attack else [],
-        "change_norms": change_norms(cohort, start.adapter),
+        "change_norms": change_norms(cohort, start),
         "report": report,
-        "side": None if side is None else side.digest(),
-        "output": adapter.digest(),
+        **names,
     }
 
 
-def evaluate(federation: Federation, arm: Arm, start: Start, receipts: dict[str, Receipt]) -> Metrics:
-    """Score what clients hold after the round; where each holds another model, the mean over clients."""
-    method, learner = method_of(federation.config, arm), federation.learner
-    if method is None:
-        return learner.evaluate(start.adapter)
-    if method.traits.exact != "personal":
-        return learner.evaluate(start.adapter, start.side)
-    found = [learner.evaluate(personal(start.adapter, opened(receipt))) for receipt in receipts.values()]
-    loss = float(np.mean([metrics.loss for metrics in found]))
-    scored = [metrics.accuracy for metrics in found if metrics.accuracy is not None]
+def fixing(method: FedSB, estimate: Update) -> Start:
+    """The factors that an estimate fixes, and the estimate as a product of B₀, a core and A₀."""
+    fixed, tensors = method.fixed(estimate), dict[str, np.ndarray]()
+    for pair in estimate.modules.values():
+        left, right = (np.asarray(fixed.tensors[name], np.float64) for name in (pair.b, pair.a))
+        b, a = (np.asarray(estimate.tensors[name], np.float64) for name in (pair.b, pair.a))
+        tensors |= {pair.a: fixed.tensors[pair.a], pair.b: (left @ ((left.T @ b) @ (a @ right.T))).astype(np.float32)}
+    adapter = Update.from_tensors(
+        dict(estimate.tensors) | tensors,
+        client_id=estimate.client_id,
+        num_examples=estimate.num_examples,
+        scaling=estimate.scaling,
+        base=estimate.base,
+        adapter_config=estimate.adapter_config,
+    )
+    return Start(adapter, fixed=fixed)
+
+
+def evaluate(federation: Federation, start: Start) -> Metrics:
+    """Score what clients hold after the round; where they hold several models, the mean over clients."""
+    found = {}
+    for client in federation.clients:
+        own = start.of(client.id)
+        if id(own) not in found:
+            found[id(own)] = federation.learner.evaluate(own, start.side)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    each = [found[id(start.of(client.id))] for client in federation.clients]
+    loss = float(np.mean([metrics.loss for metrics in each]))
+    scored = [metrics.accuracy for metrics in each if metrics.accuracy is not None]
     return Metrics(loss, float(np.exp(min(loss, 700.0))), float(np.mean(scored)) if scored else None)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from fedcore.errors import RuleError
 from fedcore.federation.config import Arm, Config
-from fedcore.lora import Method
+from fedcore.federation.parameters import check_types, in_file
+from fedcore.lora import METHODS, Method
 from fedcore.lora.combination import make_method, refusals
+
+
+def named_method(name: str, parameters: dict[str, Any], spelled: Callable[[str], str] = in_file) -> Method:
+    """The method `name`; `spelled` is how the caller's user writes a parameter.
+
+    Raises RuleError naming the method or parameter that is not known, or not of its type.
+    """
+    if name in METHODS:
+        check_types(name, METHODS[name], parameters, spelled)
+    return make_method(name, parameters)
 
 
 def method_of(config: Config, arm: Arm) -> Method | None:
     """The arm's method, or None where it has a rule. Raises RuleError naming what is not known."""
     settings = config.aggregation_of(arm)
-    return None if settings.method is None else make_method(settings.method, settings.parameters)
+    return None if settings.method is None else named_method(settings.method, settings.parameters)
 
 
 def method_faults(config: Config, index: int) -> list[str]:
@@ -25,16 +39,24 @@ def method_faults(config: Config, index: int) -> list[str]:
     if method is None:
         return []
     optimizer = (config.server if arm.server is None else arm.server).optimizer
-    name, frozen = method.traits.name, any(set(factors) != {"a", "b"} for factors in method.cycle)
-    found = refusals(method, rule=settings.rule, before=bool(settings.before), optimizer=optimizer)
-    if "core" in method.trains():
-        found.append(f"{name}: a run has no factors to train a core between; use fedcore.clients.core.train_core")
+    name, rounds = method.traits.name, range(1, len(method.cycle) + 1)
+    whole = all(set(factors) == {"a", "b"} for n in rounds for factors in (method.trains(n), method.sends(n)))
+    found = refusals(
+        method, rule=settings.rule, before=bool(settings.before), optimizer=optimizer, mixed=config.adapter.mixed
+    )
     if config.message.format is not None:
         found.append(
             f'{name}: got message.format = "{config.message.format}", and frozen factors must stay as they were'
         )
-    if frozen and arm.attack:
-        found.append(f"{name}: got an attack, which moves factors that are frozen; attack a method that trains both")
+    if arm.attack and not whole:
+        found.append(
+            f"{name}: got an attack, which moves factors that are frozen or stay local; attack a method that trains "
+            "and sends both"
+        )
+    if settings.space != "delta":
+        found.append(f'{name}: got space = "{settings.space}", and a method says itself what it adds up; leave it out')
+    if settings.center != "reference":
+        found.append(f'{name}: got center = "{settings.center}", which moves rules alone; leave it out')
     if settings.on_nonfinite != "raise":
         found.append(
             f'{name}: got on_nonfinite = "{settings.on_nonfinite}", expected "raise": methods count every client'

@@ -12,14 +12,15 @@ from fedcore.errors import NonFiniteError
 from fedcore.federation.center import moved_on
 from fedcore.federation.config import Arm
 from fedcore.federation.context import Clock, Federation
-from fedcore.federation.folder import RunFolder
 from fedcore.federation.journal import Receipt
 from fedcore.federation.messages import SERVER, gather, poisoned, server_update
-from fedcore.federation.method_round import Start, evaluate, method_step, opened
+from fedcore.federation.method_round import evaluate, method_step, opened
 from fedcore.federation.methods import method_of
 from fedcore.federation.norms import change_norms
+from fedcore.federation.ranks import cut_to_ranks
 from fedcore.federation.rule_names import make_chain
 from fedcore.federation.server_state import ServerState
+from fedcore.federation.start import Start
 from fedcore.rules import Rule
 from fedcore.updates import Cohort, Update
 
@@ -32,7 +33,7 @@ def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> St
 
     Each step that an earlier, interrupted attempt at this round finished is taken from the run folder instead.
     """
-    folder, clock, broadcast = federation.folder, Clock(), start.adapter
+    folder, clock = federation.folder, Clock()
     resumed = folder.ledger.find(arm=arm.name, round=number) is not None
 
     receipts = folder.journal.received(arm.name, number)
@@ -45,18 +46,18 @@ def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> St
         if method_of(federation.config, arm) is not None:
             following, entry = method_step(federation, arm, number, start, receipts, clock)
         else:
-            following, entry = rule_step(federation, arm, number, broadcast, receipts, trusted, clock)
+            following, entry = rule_step(federation, arm, number, start, receipts, trusted, clock)
         with clock.phase("journal"):
             folder.ledger.append(entry)
     else:
-        following = read_start(folder, arm.name, number, entry)
+        following = folder.load_start(arm.name, number, entry)
 
     with clock.phase("evaluation"):
-        metrics = evaluate(federation, arm, following, receipts)
-    up = sum(receipt.size for receipt in receipts.values())
-    down = len(federation.clients) * len(broadcast.to_bytes())
+        metrics = evaluate(federation, following)
+    # bytes of tensors, without names and headers, which any other carrier would have in another size
+    up = sum(opened(receipt).nbytes for receipt in receipts.values())
+    down = sum(start.of(client.id).nbytes for client in federation.clients)
     if travelled := entry["report"].get("bytes"):
-        # the journal keeps whole adapters; of these a method sends what moved
         up, down = (sum(client[way] for client in travelled.values()) for way in ("up", "down"))
     folder.metrics.append(
         {
@@ -73,24 +74,17 @@ def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> St
     return following
 
 
-def read_start(folder: RunFolder, arm: str, number: int, entry: dict[str, Any]) -> Start:
-    """What a finished round left to start from, as the ledger's entry says."""
-    side = entry.get("side")
-    adapter = folder.load_global(arm, number, entry["output"])
-    return Start(adapter, None if side is None else folder.load_side(arm, number, side))
-
-
 def rule_step(
     federation: Federation,
     arm: Arm,
     number: int,
-    broadcast: Update,
+    start: Start,
     receipts: dict[str, Receipt],
     trusted: dict[str, Receipt],
     clock: Clock,
 ) -> tuple[Start, dict[str, Any]]:
     """Aggregate the messages by the arm's rule and keep what came out: (the next start, the ledger's entry)."""
-    folder = federation.folder
+    folder, broadcast = federation.folder, start.adapter
     rule, known = rule_of(federation, arm).for_round(number), {}
     if "server" in rule.uses:
         known["server"] = server_update(federation, arm, number, broadcast, trusted, clock)
@@ -101,7 +95,7 @@ def rule_step(
         moved, state = move(federation, arm, number, broadcast, result.update)
     # for the report alone, so in no phase
     counted = Cohort(update for update in cohort if update.client_id not in result.excluded)
-    norms = change_norms(counted, broadcast)
+    norms = change_norms(counted, start)
     with clock.phase("journal"):
         also: dict[str, Any] = {name: update.digest() for name, update in known.items()}
         if state is not None:
@@ -110,8 +104,10 @@ def rule_step(
                 "aggregate": result.update.digest(),
                 "state": folder.save_state(arm.name, number, state),
             }
-        adapter = folder.save_global(arm.name, number, moved)
-    return Start(adapter), ledger_entry(federation, arm, number, receipts, broadcast, result, norms, adapter) | also
+        following, names = folder.save_start(arm.name, number, cut_to_ranks(federation, moved))
+        also |= {"starts": starts} if (starts := names["starts"]) else {}
+    entry = ledger_entry(federation, arm, number, receipts, broadcast, result, norms, following.adapter)
+    return following, entry | also
 
 
 def scores(metrics: Metrics) -> dict[str, float | None]:

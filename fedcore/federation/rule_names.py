@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedcore.errors import RuleError
+from fedcore.federation.parameters import check_types, in_file
 
 
 def rule_classes() -> dict[str, type]:
@@ -26,20 +27,21 @@ def rule_classes() -> dict[str, type]:
     return {re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", c.__name__).lower(): c for c in found}
 
 
-def in_file(parameter: str) -> str:
-    """A parameter as a configuration file spells it."""
-    return f"parameter {parameter!r}"
+def named_rule(name: str) -> type[Any]:
+    """The class of the rule `name`. Raises RuleError where there is none."""
+    classes = rule_classes()
+    if name not in classes:
+        raise RuleError(f"rule: got {name!r}, {_suggest(name, list(classes))}")
+    return classes[name]
 
 
 def make_rule(name: str, parameters: dict[str, Any], spelled: Callable[[str], str] = in_file) -> Any:
     """The rule `name` with its parameters; `spelled` is how the caller's user writes a parameter.
 
-    Raises RuleError naming the rule or parameter that is unknown or missing.
+    Raises RuleError naming the rule or parameter that is unknown, missing or of another type.
     """
-    classes = rule_classes()
-    if name not in classes:
-        raise RuleError(f"rule: got {name!r}, {_suggest(name, list(classes))}")
-    fields = {field.name: field for field in dataclasses.fields(classes[name]) if field.init}
+    kind = named_rule(name)
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for parameter in parameters:
         if parameter not in fields:
             takes = ", ".join(spelled(field).removeprefix("parameter ") for field in fields) or "none"
@@ -50,7 +52,8 @@ def make_rule(name: str, parameters: dict[str, Any], spelled: Callable[[str], st
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and parameter not in parameters:
             raise RuleError(f"{name}: {spelled(parameter)} is missing; give a value for it")
-    return classes[name](**parameters)
+    check_types(name, kind, parameters, spelled)
+    return kind(**parameters)
 
 
 def make_chain(

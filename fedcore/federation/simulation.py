@@ -15,8 +15,9 @@ from fedcore.federation.folder import RunFolder, check_writable, refuse_existing
 from fedcore.federation.learner import Learner, QLoRALearner, text_digest
 from fedcore.federation.machine import machine, versions
 from fedcore.federation.messages import client_seed
-from fedcore.federation.method_round import Start
-from fedcore.federation.round import read_start, run_round, scores
+from fedcore.federation.ranks import first_start, initial_of
+from fedcore.federation.round import run_round, scores
+from fedcore.federation.start import Start
 
 #: the rows of the table that are not arms
 BASE, LOCAL_ONLY = "base", "local-only"
@@ -66,11 +67,11 @@ def run_arms(
 
 def run_arm(federation: Federation, arm: Arm) -> Start:
     """All rounds of one arm from the initial adapter, finished ones read back. Returns what it ends with."""
-    folder, start = federation.folder, Start(federation.learner.initial())
+    folder, start = federation.folder, first_start(federation, arm)
     for number in range(1, federation.config.run.rounds + 1):
         entry = folder.ledger.find(arm=arm.name, round=number)
         if entry is not None and folder.metrics.find(arm=arm.name, round=number):
-            start = read_start(folder, arm.name, number, entry)
+            start = folder.load_start(arm.name, number, entry)
         else:
             start = run_round(federation, arm, number, start)
     folder.save_adapter(start.adapter, "arms", arm.name)
@@ -126,9 +127,8 @@ def train_alone(federation: Federation) -> None:
             clock = Clock()
             with clock.phase("training"):
                 steps = config.training.steps * config.run.rounds
-                adapter = federation.learner.train(
-                    federation.learner.initial(), client, steps, client_seed(config, 0, client.id)
-                )
+                own = initial_of(federation, client.id)
+                adapter = federation.learner.train(own, client, steps, client_seed(config, 0, client.id))
             with clock.phase("evaluation"):
                 metrics = federation.learner.evaluate(adapter)
             federation.folder.metrics.append(

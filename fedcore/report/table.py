@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 CAPTION = (
-    "Scores on held-out texts after the last round; bytes and seconds are sums over all rounds and clients, "
-    "without the time that updates took to reach the disk. "
+    "Scores on held-out texts after the last round; bytes and seconds are sums over all rounds and clients: bytes of "
+    "tensors, without headers, and seconds without the time that updates took to reach the disk. "
     "Local-only is the mean over clients that each train alone with the same number of steps; its perplexity is exp of "
     "the mean loss. Ranking accuracy is of questions with four answers: guessing gives 25 %."
 )
@@ -104,7 +104,9 @@ def as_rich(table: Sequence[Row], title: str) -> Table:
     split |= {"evaluation": "evalu-\nation", "held-out loss": "loss"}
     for heading, field, _ in _COLUMNS:
         short = split.get(heading, heading.replace(" ", "\n"))
-        shown.add_column(short, justify="left" if field == "name" else "right", no_wrap=field != "name")
+        shown.add_column(
+            short, justify="left" if field == "name" else "right", no_wrap=field != "name", overflow="fold"
+        )
     for row in table:
         shown.add_row(*(write(getattr(row, field)) for _, field, write in _COLUMNS))
     return shown

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedcore.errors import BudgetError
 from fedcore.ops.gram import GRAIN
+from fedcore.rules.order_statistic import MIXED_BYTES, NARROWEST
 
 #: tiles that exist at a time: one is worked on while the next is read
 SLOTS = 2
@@ -17,6 +18,8 @@ SLOTS = 2
 PADDING = 64
 #: bytes counted for Python, its libraries, the headers of files and the kernels' own scratch
 WORKSPACE = 64_000_000
+#: bytes of a column of a tile beside its rows: the statistic of it, joined, and the votes and signs of a majority
+COLUMN = 32
 #: matrices (rows, rows) in fp64 that a decision over a Gram holds at a time
 MATRICES = 12
 #: bytes of a row that one read takes at most, and of a tile at least, where the budget has room: from there on neither
@@ -68,17 +71,35 @@ class Budget:
     margin    bytes of a row of a tile beside its elements
     output    bytes of the result
     gram      whether the rule needs a Gram
+    mixtures  mixtures of rows that an order statistic is taken of, in fp32; 0 for none
     """
 
-    def __init__(self, memory: Any, rows: int, itemsize: float, output: int, gram: bool, threads: int, margin: int = 0):
+    def __init__(
+        self,
+        memory: Any,
+        rows: int,
+        itemsize: float,
+        output: int,
+        gram: bool,
+        threads: int,
+        margin: int = 0,
+        mixtures: int = 0,
+    ):
         self.total, self._beside = parse_memory(memory), PADDING + margin
         matrix = rows * rows * 8
         held = WORKSPACE + output
         #: what is taken beside the tiles
         self.held = held + (threads + 3) * matrix if gram else held
-        tiles = SLOTS * rows * (ceil(GRAIN * itemsize) + self._beside)
-        self.least = max(self.held + tiles, held + MATRICES * matrix * gram)
+        self._narrowest = SLOTS * rows * (ceil(GRAIN * itemsize) + self._beside) + GRAIN * COLUMN
+        self._least_mixed = 4 * NARROWEST * mixtures
+        self.least = max(self.held + self._narrowest + self._least_mixed, held + MATRICES * matrix * gram)
         self.rows = rows
+
+    @property
+    def mixed(self) -> int:
+        """Bytes that mixtures may take at a time: where there is room a third of it, as two tiles have the others."""
+        third = (self.total - self.held - self._narrowest) // 3
+        return max(self._least_mixed, min(MIXED_BYTES, third)) if self._least_mixed else 0
 
     def check(self, what: str) -> None:
         """Raise BudgetError where even the narrowest tiles do not fit."""
@@ -90,6 +111,7 @@ class Budget:
 
     def width(self, rows: int, itemsize: float, d: int) -> int:
         """Columns of a tile of so many rows: a multiple of GRAIN, or all there are."""
-        room = (self.total - self.held) // (SLOTS * max(rows, 1)) - self._beside
-        wanted = min(room, max(READ, TILE // max(rows, 1)))
-        return min(max(int(wanted / itemsize) // GRAIN, 1) * GRAIN, d)
+        rows = max(rows, 1)
+        room = self.total - self.held - self.mixed - SLOTS * rows * self._beside
+        columns = min(room / (SLOTS * rows * itemsize + COLUMN), max(READ, TILE // rows) / itemsize)
+        return min(max(int(columns) // GRAIN, 1) * GRAIN, d)

@@ -9,17 +9,16 @@ import numpy as np
 
 from fedcore.rules.composition import Mixing, PreAggregation
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_count, check_minority, check_positive
+from fedcore.rules.parameters import check_bool, check_count, check_minority, check_positive
 from fedcore.rules.rule import Coefficients
 
 
 @dataclass(frozen=True)
 class _Clipping(PreAggregation):
-    """Each client pulled back towards the reference r to a distance of at most `bound`, then the weighted mean."""
+    """Each client pulled back towards the reference r to a distance of at most `bound`, then the mean."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"norms"})
     uses: ClassVar[tuple[str, ...]] = ("reference",)
-    uses_weights: ClassVar[bool] = True
 
     def bound(self, distances: np.ndarray) -> float:
         """The largest distance to the reference that is left as it is, given the clients' (n,)."""
@@ -69,7 +68,8 @@ class NormClipping(_Clipping):
     reference. r is the point that the clients moved from; where none is given it is the zero row, and rows are clipped
     as they are. ‖x_i − r‖ is taken with the bound of its error added and λ_i is rounded down to fp32 (to 0 below the
     normal range), so no clipped row is longer than C by more than the last bits of its weight in fp32. As a
-    pre-aggregation it hands the clipped rows on: `NormClipping(1.0).then(Krum(f=2))`.
+    pre-aggregation it hands the clipped rows on: `NormClipping(1.0).then(Krum(f=2))`. Alone it is federated averaging
+    with a clip, weighted by the examples that clients report like `Mean`; pass equal weights where they may lie.
 
     Breakdown point 0, but with equal weights f clients move the result by at most 2fC/n. Needs n ≥ 1 and max_norm > 0,
     in the units of the rows. Cost: one pass for the norms and one for the sum. Sun et al. 2019, "Can You Really
@@ -77,6 +77,7 @@ class NormClipping(_Clipping):
     """
 
     max_norm: float
+    uses_weights: ClassVar[bool] = True
     streams: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -93,7 +94,8 @@ class ARC(_Clipping):
 
     y_i = r + λ_i (x_i − r) with λ_i = min(1, C / ‖x_i − r‖) and C the (k + 1)-th largest ‖x_i − r‖, so at least as many
     honest clients as Byzantine ones stay within C. r and rounding are as for `NormClipping`. Made to go before a robust
-    rule: `ARC(f=2).then(Krum(f=2))`; alone it is the weighted mean of the clipped rows.
+    rule: `ARC(f=2).then(Krum(f=2))`; alone it is the mean of the clipped rows. `weighted` asks for the mean weighted by
+    the clients' weights, and then a client moves the result by what it claims; without it weights are ignored.
 
     Breakdown point: that of the rule which follows; alone f of n in the sense that no client moves the result by more
     than an honest one can. Needs 2f < n. Cost: one pass for the norms. Allouah, Guerraoui, Gupta, Jellouli, Rizk and
@@ -101,9 +103,16 @@ class ARC(_Clipping):
     """
 
     f: int
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         check_count("ARC", "f", self.f, 0)
+        check_bool("ARC", "weighted", self.weighted)
+
+    @property
+    def uses_weights(self) -> bool:  # type: ignore[override]
+        """Only where they were asked for."""
+        return self.weighted
 
     def check(self, clients: int) -> None:
         """Raise RuleError, with the largest f for this n, if a majority could be Byzantine."""

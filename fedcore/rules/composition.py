@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.errors import RuleError
 from fedcore.rules.geometry import Geometry, combine, stays_with_clients
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rule import REFERENCES, Coefficients, Decision, Rule
@@ -49,7 +50,12 @@ class PreAggregation(Rule):
         return clients
 
     def then(self, following: Rule) -> Rule:
-        """The rule that mixes rows first and then applies `following` to them; the data are not read for the mixing."""
+        """The rule that mixes rows first and then applies `following` to them; the data are not read for the mixing.
+
+        Raises RuleError where `following` is no rule.
+        """
+        if not isinstance(following, Rule):
+            raise RuleError(f"{self!r}.then: got {following!r}, expected an instance of a rule such as Krum(f=1)")
         return Composed(self, following)
 
 
@@ -83,16 +89,31 @@ class Composed(Rule):
         """Whether the last part does: mixing alone moves with weights only through it."""
         return self.following.uses_weights
 
+    def mixtures(self, clients: int) -> int:
+        """Those that the last pre-aggregation hands on, where an order rule follows."""
+        handed_on = self.first.rows(clients)
+        return 0 if self.linear else self.following.mixtures(handed_on) or handed_on
+
     def check(self, clients: int) -> None:
         """Raise RuleError if either part cannot run."""
         self.first.check(clients)
-        self.following.check(self.first.rows(clients))
+        rows = self.first.rows(clients)
+        try:
+            self.following.check(rows)
+        except RuleError as error:
+            if rows == clients:
+                raise
+            raise RuleError(f"{error} ({self.first!r} makes {rows} mixed rows of {clients} clients)") from None
 
     def for_round(self, number: int) -> Rule:
         """Both parts with the randomness of that round."""
         first = self.first.for_round(number)
         assert isinstance(first, PreAggregation)
         return Composed(first, self.following.for_round(number))
+
+    def without(self, row: int) -> Rule:
+        """Both parts without it, where a row that is handed on is a client's own."""
+        return Composed(self.first, self.following.without(row)) if self.first.rows(row + 1) == row + 1 else self
 
     def then(self, following: Rule) -> Rule:
         """A longer chain: a.then(b).then(c) is a.then(b.then(c))."""

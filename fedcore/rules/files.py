@@ -67,6 +67,7 @@ class FileExecutor(RowExecutor):
     ):
         super().__init__([], names, references, **passes)
         self.parts, self.budget, self.progress, self.known = list(parts), budget, progress, known
+        self.mixed_bytes = budget.mixed or None
 
     @classmethod
     def from_files(
@@ -78,6 +79,7 @@ class FileExecutor(RowExecutor):
         *,
         memory: Any = None,
         gram: bool = True,
+        mixtures: int = 0,
         known: Gram | None = None,
         progress: Progress | None = None,
         backend: str | None,
@@ -87,6 +89,7 @@ class FileExecutor(RowExecutor):
 
         memory   the budget (see `parse_memory`); None is DEFAULT, or the least that works where that is more
         gram     whether the budget is to have room for a Gram
+        mixtures how many mixtures of rows an order statistic is taken of (see `Rule.mixtures`)
         known    the Gram, where somebody has made it already
 
         Raises LayoutError naming the client, or the reference, and the tensor that differs, and BudgetError with the
@@ -100,7 +103,7 @@ class FileExecutor(RowExecutor):
                     raise LayoutError(f"{name}: {difference} like {names[0]}; convert it or send the same adapter")
         who = (*names, *(f"the {name}" for name in references))
         rows = [*cohort, *references.values()]
-        budget = budget_for(layout, rows, memory, gram, threads)
+        budget = budget_for(layout, rows, memory, gram, threads, mixtures)
         if memory is None:
             budget.total = max(budget.total, budget.least)
         budget.check(f"{len(cohort)} clients of {shown_bytes(int(layout.nbytes.sum()))}")
@@ -137,7 +140,7 @@ class FileExecutor(RowExecutor):
 
 
 def budget_for(
-    layout: Layout, updates: Sequence[Update | None], memory: Any, gram: bool, threads: int | None
+    layout: Layout, updates: Sequence[Update | None], memory: Any, gram: bool, threads: int | None, mixtures: int = 0
 ) -> Budget:
     """The budget of an aggregation of the tensors of `layout` of these updates, references included; None is zeros."""
     given = DEFAULT if memory is None else memory
@@ -145,4 +148,4 @@ def budget_for(
     output = 2 * int(layout.decoded().nbytes.sum())
     layouts = {id(update.layout): update.layout for update in updates if update is not None}
     itemsize, margin = widest(layouts.values(), None in updates)
-    return Budget(given, len(updates), itemsize, output, gram, thread_count(threads), margin)
+    return Budget(given, len(updates), itemsize, output, gram, thread_count(threads), margin, mixtures)

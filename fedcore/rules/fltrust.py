@@ -20,9 +20,9 @@ class FLTrust(Rule):
     passed as `server=`. A client that points away from it does not count, and every other is brought to its length.
     Where no client counts the result is r. Weights are ignored.
 
-    Breakdown point: none of n while the server's data are clean: no client moves the result by more than ‖g_0‖. Needs
-    n ≥ 1. Cost: the Gram matrix of n + 2 rows and one sum. Cao, Fang, Liu and Gong 2021, "FLTrust: Byzantine-robust
-    Federated Learning via Trust Bootstrapping", NDSS, section IV, Algorithm 2.
+    Breakdown point: n of n, as far as the server's data are clean: all clients together move the result by no more than
+    ‖g_0‖. Needs n ≥ 1. Cost: the Gram matrix of n + 2 rows and one sum. Cao, Fang, Liu and Gong 2021, "FLTrust:
+    Byzantine-robust Federated Learning via Trust Bootstrapping", NDSS, section IV, Algorithm 2.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore.errors import RuleError
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_bound, check_count
+from fedcore.rules.parameters import check_bool, check_bound, check_count
 from fedcore.rules.rule import Coefficients, Rule
 from fedcore.rules.selection import Scoring, select
 
@@ -46,14 +46,21 @@ def _selected(geometry: Geometry, f: int, neighbors: str, count: int, weights: n
     selection = select(geometry, _scoring(f, neighbors, n), count)
     values = np.zeros(n + geometry.references)
     values[selection.rows] = 1.0 if weights is None else weights[selection.rows]
-    worst = max(selection.scores[row] for row in selection.rows)
+    last = max(selection.rows, key=lambda row: (selection.scores[row], row))
     reasons = {
-        row: f"not selected: score {selection.scores[row]:.6g}, the selected have at most {worst:.6g}"
+        row: _not_selected(selection.scores[row], selection.scores[last], geometry.names[last])
         for row in range(n)
         if values[row] == 0
     }
     details = geometry.redo_report(selection.redone)
     return Coefficients(values, reasons, details, {"scores": selection.scores}, selection.rows)
+
+
+def _not_selected(score: float, worst: float, last: str) -> str:
+    if score <= worst:
+        return f"not selected: score {score:.6g} ties with that of {last}, and ties go to the lowest row"
+    digits = 6 if f"{score:.6g}" != f"{worst:.6g}" else 17
+    return f"not selected: score {score:.{digits}g}, the selected have at most {worst:.{digits}g}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,7 @@ class MultiKrum(Rule):
 
     def __post_init__(self) -> None:
         _check_neighbors("MultiKrum", self.f, self.neighbors)
+        check_bool("MultiKrum", "weighted", self.weighted)
         if self.m is not None:
             check_count("MultiKrum", "m", self.m, 1)
 

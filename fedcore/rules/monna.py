@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -42,6 +42,16 @@ class MoNNA(Rule):
     def uses(self) -> tuple[str, ...]:  # type: ignore[override]
         """The server's row, unless a client is the trusted one."""
         return ("server",) if self.pivot is None else ()
+
+    def without(self, row: int) -> MoNNA:
+        """The same trusted row. Raises RuleError where that is the one that was excluded."""
+        if self.pivot is None or row > self.pivot:
+            return self
+        if row == self.pivot:
+            raise RuleError(
+                f"MoNNA: the trusted row, pivot={self.pivot}, was excluded for what it sent; choose another"
+            )
+        return replace(self, pivot=self.pivot - 1)
 
     def check(self, clients: int) -> None:
         """Raise RuleError if f is too large for this n, with the largest that fits, or there is no such pivot."""

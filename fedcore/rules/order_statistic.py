@@ -8,13 +8,14 @@ from typing import Any, Literal
 import numpy as np
 
 from fedcore import ops
-from fedcore.ops.rows import as_rows
+from fedcore.ops.rows import as_center, as_rows
 from fedcore.rowtable import RowTable
+from fedcore.rules.buffer import buffer
 from fedcore.rules.geometry import combine, round_coefficients
 from fedcore.rules.stage import Stage
 
-#: bytes of mixed rows that exist at a time
-MIXED_BYTES = 1 << 25
+#: bytes of mixed rows that exist at a time, where a budget has room for them, and columns of those at least
+MIXED_BYTES, NARROWEST = 1 << 25, 1 << 10
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,35 @@ class OrderStatistic:
 
 
 def column_statistic(
-    decided: OrderStatistic, rows: Any, mixed: tuple[np.ndarray, np.ndarray] | None, center: Any, **options: Any
+    decided: OrderStatistic,
+    rows: Any,
+    mixed: tuple[np.ndarray, np.ndarray] | None,
+    center: Any,
+    mixed_bytes: int | None = None,
+    **options: Any,
 ) -> Any:
     """The statistic of `rows`, or of mixtures of them that are formed tile by tile: (d,).
 
     mixed     (coefficients (mixtures, rows) fp32, divisors (mixtures,) fp64), or None for the rows themselves
     center    what signs are taken relative to: a row as ops take it, or None for zero
+    mixed_bytes   what mixtures may take; None for MIXED_BYTES
     options   backend, threads and out_dtype of the ops
     """
     if mixed is None:
         return _statistic(decided, rows, center, **options)
     passes = {name: value for name, value in options.items() if name != "out_dtype"}
-    d, pieces = as_rows(rows).d, []
-    width = max(1 << 10, MIXED_BYTES // (4 * len(mixed[0])))
-    for start in range(0, max(d, 1), width):
-        stop = min(start + width, d)
-        formed = ops.weighted_sums(_columns(rows, start, stop), *mixed, **passes)
+    data, pieces = as_rows(rows), []
+    width = max(NARROWEST, (mixed_bytes or MIXED_BYTES) // (4 * len(mixed[0])))
+    memory = None
+    if data.device is None:  # torch tensors stay what they are, for the answer's sake; of the rest a table can be cut
+        rows = data.table
+        center = None if center is None else as_center(center, data).table  # type: ignore[union-attr]
+        memory = buffer(4 * len(mixed[0]) * min(width, data.d)).view(np.float32)
+    for start in range(0, max(data.d, 1), width):
+        stop = min(start + width, data.d)
+        shape = (len(mixed[0]), stop - start)
+        out = None if memory is None else memory[: shape[0] * shape[1]].reshape(shape)
+        formed = ops.weighted_sums(_columns(rows, start, stop), *mixed, out=out, **passes)
         middle = None if center is None else _columns(center, start, stop)
         pieces.append(_statistic(decided, formed, middle, **options))
     return join(pieces)
@@ -100,7 +114,7 @@ def _moved_by_majority(rows: Any, center: Any, step: float, out_dtype: str, **pa
 
 
 def _columns(rows: Any, start: int, stop: int) -> Any:
-    """Columns of rows, or of one row, in the form that they were given in."""
+    """Columns of a table, of tensors or of one tensor."""
     if isinstance(rows, RowTable):
         return rows.slice(start, stop)
     return rows[start:stop] if getattr(rows, "ndim", 2) == 1 else [row[start:stop] for row in rows]

@@ -16,6 +16,12 @@ def check_count(rule: str, name: str, value: Any, least: int) -> None:
         raise RuleError(f"{rule}: got {name}={value!r}, expected an integer of at least {least}")
 
 
+def check_bool(rule: str, name: str, value: Any) -> None:
+    """Raise RuleError unless `value` is True or False: a text such as "no" would count as true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise RuleError(f"{rule}: got {name}={value!r}, expected True or False")
+
+
 def check_positive(rule: str, name: str, value: Any) -> None:
     """Raise RuleError unless `value` is a finite number above 0."""
     number = isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)

@@ -24,6 +24,8 @@ from fedcore.updates import Cohort, Update
 
 #: columns in fp64 at a time when mixtures are formed
 TILE = 1 << 14
+#: what to do about a client's NaN
+RETRAIN = "exclude that client or have it trained again"
 
 
 class Part(NamedTuple):
@@ -58,6 +60,9 @@ class RowExecutor:
     reference_names       what messages call each reference
     zero                  rows that are zero: they are seen by the statistics and left out of sums
     """
+
+    #: what mixtures of rows before an order statistic may take at a time; None where nobody counts
+    mixed_bytes: int | None = None
 
     def __init__(
         self,
@@ -194,7 +199,8 @@ class RowExecutor:
             with self.tiles(part, used.tolist(), "pairs") as tiles:
                 for tile in tiles:
                     if differences is None:
-                        ops.squared_distances(tile.rows, index.reshape(pairs.shape), total=found, **options)
+                        with self.naming(part, used.tolist(), tile.start):
+                            ops.squared_distances(tile.rows, index.reshape(pairs.shape), total=found, **options)
                     else:
                         _add_mixed_distances(in_main_memory(tile.rows), differences[:, used], found)
             total += found
@@ -213,7 +219,7 @@ class RowExecutor:
         def of_tile(tile: Tile, dtype: str) -> Any:
             return ops.weighted_sum(tile.rows, coefficients[kept], divisor, out_dtype=dtype, **options)
 
-        return [self._combined(part, kept, kept, of_tile, out_dtype) for part in self.parts]
+        return [self._combined(part, kept, of_tile, out_dtype) for part in self.parts]
 
     @property
     def tensors(self) -> list[tuple[str, ...]]:
@@ -232,18 +238,16 @@ class RowExecutor:
         def of_tile(tile: Tile, dtype: str) -> Any:
             center = row_of(tile.rows, len(kept)) if centered else None
             rows = take(tile.rows, range(len(kept)))
-            return column_statistic(decided, rows, used, center, out_dtype=dtype, **options)
+            return column_statistic(decided, rows, used, center, self.mixed_bytes, out_dtype=dtype, **options)
 
-        return [self._combined(part, read, kept, of_tile, out_dtype) for part in self.parts]
+        return [self._combined(part, read, of_tile, out_dtype) for part in self.parts]
 
-    def _combined(
-        self, part: Any, read: list[int], kept: list[int], of_tile: Callable[[Tile, str], Any], out_dtype: str | None
-    ) -> Any:
-        """What `of_tile` makes of each tile of the rows `read`, side by side; errors count rows as in `kept`."""
+    def _combined(self, part: Any, read: list[int], of_tile: Callable[[Tile, str], Any], out_dtype: str | None) -> Any:
+        """What `of_tile` makes of each tile of the rows `read`, side by side."""
         dtype, whole = out_dtype or part.dtype, None
         with self.tiles(part, read, "combination") as tiles:
             for tile in tiles:
-                with self.naming(part, kept, tile.start):
+                with self.found_again(part, read, tile):
                     found = of_tile(tile, dtype)
                 if len(found) == part.d:
                     whole = found
@@ -267,36 +271,45 @@ class RowExecutor:
                 raise
             raise self._named(NonFiniteError(str(error), rows[error.row], start + error.column), part) from None
 
+    @contextmanager
+    def found_again(self, part: Any, read: Sequence[int], tile: Tile) -> Iterator[None]:
+        """NonFiniteError of ops over some rows and columns of a tile of the rows `read`, in the words of the caller.
+
+        An op counts rows and columns of what it gets, and a bad centre is a row of the part too: the tile says which.
+        """
+        try:
+            yield
+        except NonFiniteError:
+            with self.naming(part, read, tile.start):
+                raise_first_nonfinite(as_rows(tile.rows))
+            raise
+
     def statistic(
         self, part: Any, tile: Tile, read: Sequence[int], op: Any, rows: Any, center: Any, total: np.ndarray | None
     ) -> np.ndarray:
         """A statistic of `rows` about `center`, both of the tile of the rows `read`, added to those before."""
-        try:
+        with self.found_again(part, read, tile):
             result = op(rows, center, total=total, backend=self.backend, threads=self.threads)
-        except NonFiniteError:
-            # a bad centre is a row of the part too: name the row, not the centre
-            with self.naming(part, read, tile.start):
-                raise_first_nonfinite(as_rows(tile.rows))
-            raise
         return result.cpu().numpy() if hasattr(result, "cpu") else result
 
     def _named(self, error: NonFiniteError, part: Any) -> NonFiniteError:
         """The error in the words of the caller: which client, which tensor."""
         names = (*self.names, *self.reference_names)
         who = names[error.row]
+        reference = error.row >= self.clients
         if not part.tensors:
-            remedy = f"repair {who}" if error.row >= self.clients else "drop that row or repair it"
+            remedy = f"repair {who}" if reference else "drop that row or repair it"
             return NonFiniteError(
                 f"{who}: holds NaN or Inf at column {error.column}; {remedy}", error.row, error.column
             )
         starts = part.starts
         tensor = int(np.searchsorted(starts, error.column, side="right")) - 1
-        return not_finite(who, part.tensors[tensor], error.column - int(starts[tensor]), error.row)
+        remedy = f"repair {who}" if reference else RETRAIN
+        return not_finite(who, part.tensors[tensor], error.column - int(starts[tensor]), error.row, remedy)
 
 
-def not_finite(who: str, tensor: str, element: int, row: int) -> NonFiniteError:
+def not_finite(who: str, tensor: str, element: int, row: int, remedy: str = RETRAIN) -> NonFiniteError:
     """The error that names the client, the tensor and the element (0-based, row-major) that is NaN or Inf."""
-    remedy = "exclude that client or have it trained again"
     return NonFiniteError(f"{who}: tensor {tensor!r} holds NaN or Inf at element {element}; {remedy}", row, element)
 
 

@@ -74,6 +74,10 @@ class Rule:
     linear: ClassVar[bool] = True
     streams: ClassVar[bool] = False
 
+    def mixtures(self, clients: int) -> int:
+        """How many mixtures of so many rows must be formed for an order statistic; 0 where the rows themselves do."""
+        return 0
+
     def check(self, clients: int) -> None:
         """Raise RuleError if the rule cannot run on this many clients."""
 
@@ -83,6 +87,10 @@ class Rule:
 
     def for_round(self, number: int) -> Rule:
         """The rule with the randomness of round `number`; a rule without any is the same in every round."""
+        return self
+
+    def without(self, row: int) -> Rule:
+        """The rule for a cohort without that client: one that names a row by its number keeps to that row."""
         return self
 
     def then(self, following: Rule) -> Rule:

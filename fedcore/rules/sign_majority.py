@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedcore.errors import RuleError
+from fedcore.ops.weighted_sum import LARGEST_COUNT
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.parameters import check_positive
@@ -32,6 +34,10 @@ class SignMajority(Rule):
 
     def __post_init__(self) -> None:
         check_positive("SignMajority", "step", self.step)
+        if not 0 < np.float64(np.float32(self.step)) <= LARGEST_COUNT:
+            raise RuleError(
+                f"SignMajority: got step={self.step!r}, expected a number of fp32 of at most {LARGEST_COUNT}"
+            )
 
     def decide(self, geometry: Geometry, weights: np.ndarray | None) -> OrderStatistic:
         """The vote of all clients; `weights` do not count."""

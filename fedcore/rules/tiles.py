@@ -20,6 +20,7 @@ import numpy as np
 
 from fedcore.rowtable import RowTable
 from fedcore.rules.budget import PADDING, SLOTS
+from fedcore.rules.buffer import buffer
 from fedcore.updates.filerows import Descriptors, FileRows
 
 #: stretches of rows that a tile is read in, for each thread
@@ -74,12 +75,10 @@ class TileReader:
                 coming.append(self._read(k + len(self._slots)))
 
     def _buffer(self) -> np.ndarray:
-        """(rows, stride) uint8 at the start of a cache line."""
+        """(rows, stride) uint8, each row at the start of a cache line."""
         stride = self._rows.room(min(self._width, self._rows.d))
         stride += -stride % PADDING + PADDING
-        memory = np.empty(len(self._index) * stride + PADDING, np.uint8)
-        start = -memory.ctypes.data % PADDING
-        return memory[start : start + len(self._index) * stride].reshape(len(self._index), stride)
+        return buffer(len(self._index) * stride).reshape(len(self._index), stride)
 
     def _span(self, k: int) -> tuple[int, int]:
         return k * self._width, min((k + 1) * self._width, self._rows.d)

@@ -20,10 +20,12 @@ class TrimmedMean(Rule):
     """The mean of each coordinate without its f smallest and f largest values.
 
     Give f, how many clients may be Byzantine, or the fraction β of clients to drop on each side: f = ⌊βn⌋, as the paper
-    and Flower have it. What is dropped never enters a sum. Weights are ignored. Breakdown point: f of n; needs 2f < n.
-    Cost: one pass over the data with a sort of each coordinate, some n log² n exchanges. Yin, Chen, Ramchandran and
-    Bartlett 2018, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML, Algorithm 1,
-    option II.
+    and Flower have it, with β the decimal that it is written as: 0.29 of 100 is 29, where Flower's int(0.29 * 100) is
+    28, and f=28 asks for that. What is dropped never enters a sum. Weights are ignored.
+
+    Breakdown point: f of n; needs 2f < n. Cost: one pass over the data with a sort of each coordinate, some n log² n
+    exchanges. Yin, Chen, Ramchandran and Bartlett 2018, "Byzantine-Robust Distributed Learning: Towards Optimal
+    Statistical Rates", ICML, Algorithm 1, option II.
     """
 
     f: int | None = None
@@ -35,7 +37,7 @@ class TrimmedMean(Rule):
             raise RuleError(f"TrimmedMean: got f={self.f!r} and fraction={self.fraction!r}, expected one of the two")
         if self.f is not None:
             check_count("TrimmedMean", "f", self.f, 0)
-        elif not (isinstance(self.fraction, (int, float)) and 0 <= self.fraction < 0.5):
+        elif not (isinstance(self.fraction, (int, float, np.integer, np.floating)) and 0 <= self.fraction < 0.5):
             raise RuleError(
                 f"TrimmedMean: got fraction={self.fraction!r}, expected a number from 0 to below 0.5, for each side"
             )

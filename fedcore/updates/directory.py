@@ -6,6 +6,7 @@ import errno
 import json
 import mmap
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,10 @@ from fedcore.updates.header import parse_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+#: what older PEFT wrote in place of WEIGHTS
+PICKLE = "adapter_model.bin"
+#: where a trainer keeps earlier states of the training that the directory is of
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 #: where Python allows it a map keeps no file descriptor, so that a cohort may have more files than `ulimit -n`
 _NO_DESCRIPTOR: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 #: a config is a few kilobytes; the bound keeps a hostile one from being read into memory
@@ -54,12 +59,26 @@ def open_adapter(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], Pat
     weights = [name for name in found if name.endswith(".safetensors")]
     if weights != [WEIGHTS]:
         raise _not_one(path, weights, [name for name in found if name.endswith(".bin")])
+    if PICKLE in found:
+        raise FormatError(f"{path}: holds {PICKLE} beside {WEIGHTS}, two adapters; keep one adapter to a directory")
+    _refuse_nested(path)
     config = File.at(path / CONFIG)
     if config.size > _LONGEST_CONFIG:
         raise FormatError(
             f"{config.path}: has {config.size} bytes, expected at most {_LONGEST_CONFIG}; write the file again"
         )
     return parse_json(config.read(0, config.size).tobytes(), str(path / CONFIG)), path / WEIGHTS
+
+
+def _refuse_nested(path: Path) -> None:
+    """Raise FormatError where a directory below holds an adapter too, as PEFT saves a model that has several."""
+    with os.scandir(path) as entries:
+        below = sorted(entry.name for entry in entries if entry.is_dir() and not _CHECKPOINT.fullmatch(entry.name))
+    for name in below:
+        if (path / name / CONFIG).is_file():
+            raise FormatError(
+                f"{path}: holds a second adapter in {name}; keep one adapter to a directory, and its others beside it"
+            )
 
 
 def _not_one(path: Path, weights: list[str], pickles: list[str]) -> MissingError | FormatError:

@@ -213,6 +213,11 @@ class Update:
         """Whether the tensors lie in `buffer`; False where they are read from `file`."""
         return self.file is None or self.buffer.size > 0
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors as they lie and travel, arrays of scales included, without names and header."""
+        return sum(piece.nbytes for piece in pieces_of(self.layout))
+
     def bytes_at(self, start: int, size: int) -> np.ndarray:
         """(size,) uint8 from byte `start` on: a read-only view of the buffer, or read from the file."""
         if self.file is None or self.mapped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,8 @@ from fedcore.errors import TrainingError
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.data import Client, Texts
 from fedcore.federation.learner import QLoRALearner
+from fedcore.federation.simulation import run_arms
+from fedcore.updates import Update
 
 CONFIG = """
 [model]
@@ -41,3 +44,51 @@ def test_a_base_that_changes_while_a_client_trains_is_found_before_its_update_co
     monkeypatch.setattr(training, "train", writes_to_the_base)
     with pytest.raises(TrainingError, match="its frozen weights hash to"):
         learner.train(learner.initial(), client, 1, 0)
+
+
+METHODS = """
+[run]
+rounds = 2
+[partition]
+clients = 2
+[[arms]]
+name = "flexlora"
+method = "flexlora"
+"""
+
+
+@pytest.mark.parametrize(
+    ("ranks", "names"), [("ranks = [1, 2]", ("flexlora",)), ("rank = 2", ("flexlora", "frlora", "fedsb"))]
+)
+def test_methods_run_on_real_clients(tiny_directory, texts, tmp_path, ranks, names):
+    more = "".join(f'[[arms]]\nname = "{name}"\nmethod = "{name}"\n' for name in names[1:])
+    text = CONFIG.format(directory=tiny_directory).replace("rank = 2", ranks).replace("batch", "steps = 1\nbatch")
+    config = parse_config(text + METHODS + more, "c.toml")
+    clients = tuple(Client(f"client-{i}", tuple(texts[i::2]), {"": len(texts[i::2])}) for i in range(2))
+    given = Texts(clients, (), tuple(texts[:2]), ())
+    learner = QLoRALearner(config, given, lambda *_, **__: None)
+    folder = run_arms(config, given, learner, tmp_path / "run", resume=False)
+    sent = {
+        name: [Update.from_bytes(receipt.open()) for receipt in folder.journal.received(name, 2).values()]
+        for name in names
+    }
+    own = (1, 2) if "ranks" in ranks else (2, 2)
+    assert [{pair.rank for pair in update.modules.values()} for update in sent["flexlora"]] == [{r} for r in own]
+    if "frlora" in names:
+        module, pair = next(iter(learner.initial().modules.items()))
+        weights = learner.weights()[module]
+        # the attached adapter adds nothing while B is 0: what is left is the layer itself
+        layer = dict(learner._base.model.named_modules())[module].get_base_layer()
+        ones = torch.eye(pair.d_in)
+        assert np.abs(weights.T - layer(ones).detach().numpy()).max() < 1e-2 * np.abs(weights).max()
+        start = folder.load_start("frlora", 1, folder.ledger.find(arm="frlora", round=1))
+        kept = start.adapter.modules[module]
+        product = kept.scale * start.adapter.tensors[kept.b] @ start.adapter.tensors[kept.a]
+        u, s, vt = np.linalg.svd(weights, full_matrices=False)
+        assert np.linalg.norm(product - (u[:, :2] * s[:2]) @ vt[:2]) < 1e-4 * s[0]
+        # the clients' first model is the base: what the factors take out of it lies beside
+        first = folder.metrics.find(arm="frlora", round=1)["loss"]
+        assert first == pytest.approx(folder.metrics.find(arm="base")["loss"], abs=0.5)
+    if "fedsb" in names:
+        assert all({name.rpartition(".")[2] for name in update.tensors} == {"core"} for update in sent["fedsb"])
+        assert all(tensor.shape == (2, 2) and tensor.any() for tensor in sent["fedsb"][0].tensors.values())

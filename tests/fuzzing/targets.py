@@ -55,6 +55,18 @@ def directory(data: bytes) -> None:
         with contextlib.suppress(FedcoreError):
             update = Update.from_peft(folder)
             fc.aggregate([update], fc.rules.Mean(), space="parameters", threads=1)
+        with contextlib.suppress(FedcoreError):  # in tiles, read from the file
+            fc.aggregate([folder], fc.rules.Median(), space="parameters", threads=1)
+
+
+def stored(data: bytes) -> None:
+    """What an Accumulator finds in its directory: an update, and before the first line break the weight beside it."""
+    weight, _, update = data.partition(b"\n")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a.weight").write_bytes(weight)
+        (Path(folder) / "a.safetensors").write_bytes(update)
+        with contextlib.suppress(FedcoreError):
+            fc.Accumulator(fc.rules.GeometricMedian(weighted=True), folder, threads=1).result()
 
 
 def adapter_config(data: bytes) -> None:
@@ -81,10 +93,12 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {}
 
 def _register() -> None:
     halves = seed_update("b", np.float16)
-    messages = [seed_update().to_bytes(), halves.to_bytes()]
+    encoded = [seed_update(format).quantize(format).to_bytes() for format in ("int8", "nf4")]
+    messages = [seed_update().to_bytes(), halves.to_bytes(), *encoded]
     demo = (Path(fc.__file__).parent / "cli" / "demo.toml").read_bytes()
     TARGETS["message"] = (message, messages)
     TARGETS["directory"] = (directory, messages)
+    TARGETS["stored"] = (stored, [b"0x1.8p+1\n" + data for data in messages])
     TARGETS["adapter_config"] = (adapter_config, [json.dumps(CONFIG).encode()])
     TARGETS["run_config"] = (run_config, [demo])
 

@@ -1,0 +1,28 @@
+"""What rules and methods share on the command line: how a parameter is spelled, and counts that some do not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from fedcore.errors import WeightError
+
+if TYPE_CHECKING:
+    from fedcore.updates import Update
+
+
+def as_option(parameter: str) -> str:
+    """How `fedcore aggregate` spells a parameter of a rule or method."""
+    return "--f" if parameter == "f" else f"--set {parameter}"
+
+
+def check_counted(updates: Iterable[Update]) -> None:
+    """Raise WeightError where some adapters say how many examples they saw and others do not: 1 is no count."""
+    given = list(updates)
+    silent = [update.client_id for update in given if not update.counted]
+    said = [update for update in given if update.counted]
+    if silent and said:
+        raise WeightError(
+            f"--weights counts: {silent[0]} does not say on how many examples it was trained, {said[0].client_id} says "
+            f"{said[0].num_examples}; pass --weights with a number for each, or --weights equal"
+        )
