@@ -6,6 +6,7 @@ A rule that is exported and not in the table fails a test here, so that none is 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,8 @@ def test_weights_move_a_rule_that_was_asked_to_use_them(name):
 def test_a_rule_is_asked_to_use_weights_by_true_alone(name):
     for value in ("no", "False", 1, None):
         with pytest.raises(RuleError, match=rf"{name}: got weighted={value!r}, expected True or False"):
-            getattr(rules, name)(f=2, weighted=value)
-    assert not getattr(rules, name)(f=2, weighted=np.False_).uses_weights
+            replace(WEIGHTED[name](), weighted=value)
+    assert not replace(WEIGHTED[name](), weighted=np.False_).uses_weights
 
 
 @pytest.mark.parametrize("name", ROBUST)
