@@ -9,7 +9,7 @@
 
 enum {
     FC_WS_GROUP = 5,    /* rows that one accumulate call takes: streams in flight a thread */
-    FC_WS_TILE = 16384, /* columns whose fp64 sums stay in the second-level cache */
+    FC_WS_TILE = 32768, /* columns whose fp64 sums stay in the second-level cache */
     FC_SUMS_STRIP = 24, /* columns of a strip of fp64 elements: [row][column] */
     FC_SUMS_GROUP = 8,  /* outputs that one tile of products covers at most */
     FC_SUMS_FEW = 4,    /* outputs up to which rows are read as they lie, FC_SUMS_STREAMS at a time */

@@ -6,7 +6,10 @@
 #include "impl.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum { AHEAD = 1024 }; /* bytes: how far ahead of the load a line is asked for */
+enum { AHEAD = 1024 }; /* bytes: how far ahead of the load a line is asked for, where that helps */
+
+/* AMD's own prefetchers follow a group of rows by themselves, and asking ahead of them only stands in their way. */
+INLINE int64_t ahead(void) { return __builtin_cpu_is("amd") ? 0 : AHEAD; }
 
 INLINE __m512d low(__m512 x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
 INLINE __m512d high(__m512 x) {
@@ -15,6 +18,7 @@ INLINE __m512d high(__m512 x) {
 
 /* 32 columns a step; `count` and `first` are constants at each call, so every loop over rows unrolls. */
 INLINE int64_t step_f32(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
+    const int64_t far = ahead();
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
@@ -22,8 +26,8 @@ INLINE int64_t step_f32(const void* const* rows, const double* w, int count, int
         for (int r = 0; r < count; r++) {
             const float* x = (const float*)((const char*)rows[r] + 4 * k);
             const __m512d weight = _mm512_set1_pd(w[r]);
-            _mm_prefetch((const char*)x + AHEAD, _MM_HINT_T0);
-            _mm_prefetch((const char*)x + AHEAD + 64, _MM_HINT_T0);
+            _mm_prefetch((const char*)x + far, _MM_HINT_T0);
+            _mm_prefetch((const char*)x + far + 64, _MM_HINT_T0);
             for (int v = 0; v < 4; v++)
                 sum[v] = _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_loadu_ps(x + 8 * v)), weight, sum[v]);
         }
@@ -33,6 +37,7 @@ INLINE int64_t step_f32(const void* const* rows, const double* w, int count, int
 }
 
 INLINE int64_t step_f16(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
+    const int64_t far = ahead();
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
@@ -40,7 +45,7 @@ INLINE int64_t step_f16(const void* const* rows, const double* w, int count, int
         for (int r = 0; r < count; r++) {
             const char* x = (const char*)rows[r] + 2 * k;
             const __m512d weight = _mm512_set1_pd(w[r]);
-            _mm_prefetch(x + AHEAD, _MM_HINT_T0);
+            _mm_prefetch(x + far, _MM_HINT_T0);
             for (int v = 0; v < 2; v++) {
                 const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(x + 32 * v)));
                 sum[2 * v] = _mm512_fmadd_pd(low(wide), weight, sum[2 * v]);
@@ -54,6 +59,7 @@ INLINE int64_t step_f16(const void* const* rows, const double* w, int count, int
 
 INLINE int64_t step_bf16(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
     const __m512i odd_mask = _mm512_set1_epi32((int)0xffff0000);
+    const int64_t far = ahead();
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
@@ -61,7 +67,7 @@ INLINE int64_t step_bf16(const void* const* rows, const double* w, int count, in
         for (int r = 0; r < count; r++) {
             const char* x = (const char*)rows[r] + 2 * k;
             const __m512d weight = _mm512_set1_pd(w[r]);
-            _mm_prefetch(x + AHEAD, _MM_HINT_T0);
+            _mm_prefetch(x + far, _MM_HINT_T0);
             const __m512i pair = _mm512_loadu_si512(x);
             const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
             const __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(pair, odd_mask));

@@ -8,7 +8,7 @@ from fedcore.dtypes import BF16, round_from_float64
 
 LANES = (0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65)
 BLOCKS = (255, 256, 257, 4095, 4096, 4097, 8193)  # gram's block, the norm's block, gram's chunk
-TILES = (16383, 16384, 16385, 16384 * 2 + 37)  # weighted_sum's tile
+TILES = (32767, 32768, 32769, 32768 * 2 + 37)  # weighted_sum's tile
 
 
 def make_rows(n: int, d: int, dtype: str, seed: int = 0, spread: float = 3.0) -> list[np.ndarray]:

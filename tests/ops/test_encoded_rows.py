@@ -14,7 +14,7 @@ from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
 
 #: around bytes, blocks, vectors, decoded stretches, the norm's block, gram's chunk and weighted_sum's tile
-SIZES = (0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 129, 1023, 1024, 1025, 4097, 8193, 16385, 16384 * 2 + 37)
+SIZES = (0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 129, 1023, 1024, 1025, 4097, 8193, 32769, 32768 * 2 + 37)
 WEIGHTS = (0.5, -2.0, 3.0, 0.0, 1.25, 7.0, -0.125)
 
 
