@@ -58,13 +58,15 @@ def _checked_matrix(weights: Any, n: int) -> np.ndarray:
     given = np.asarray(weights.detach().cpu() if is_torch(weights) else weights)
     if given.ndim != 2 or given.shape[1] != n:
         raise ShapeError(f"weights: got shape {given.shape}, expected (m, {n}), one row for each output")
-    checked = np.empty(given.shape, np.float32)
-    for a, row in enumerate(given):
-        try:
-            checked[a] = checked_weights(row, n)
-        except WeightError as error:
-            raise WeightError(f"output {a}, {error}") from None
-    return checked
+    try:
+        return checked_weights(given.reshape(-1), given.size).reshape(given.shape)
+    except WeightError as error:
+        for a, row in enumerate(given):  # whose it is
+            try:
+                checked_weights(row, n)
+            except WeightError as own:
+                raise WeightError(f"output {a}, {own}") from None
+        raise error
 
 
 def _checked_divisors(divisors: Any, m: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.errors import RuleError
-from fedcore.rules.geometry import Geometry, distances_to
+from fedcore.rules.geometry import Geometry, distances_to, product
 from fedcore.rules.parameters import check_bool, check_count, check_positive
 from fedcore.rules.rule import Coefficients, Rule
 
@@ -78,7 +78,7 @@ class GeometricMedian(Rule):
 
 def _length(values: np.ndarray, inner: np.ndarray) -> float:
     """‖Σ v_k x_k‖ where v sums to 0."""
-    return float(np.sqrt(max(values @ inner @ values, 0.0)))
+    return float(np.sqrt(max(values @ product(inner, values), 0.0)))
 
 
 def _median(geometry: Geometry, share: np.ndarray) -> tuple[np.ndarray, int, float]:
@@ -89,7 +89,7 @@ def _median(geometry: Geometry, share: np.ndarray) -> tuple[np.ndarray, int, flo
     """
     n = geometry.clients
     squares = geometry.squared_distances()[:n, :n]
-    start = int(np.argmin(np.sqrt(squares) @ share))
+    start = int(np.argmin(product(np.sqrt(squares), share)))
     inner, away = geometry.inner_products_from(start)[:n, :n], np.sqrt(squares[start])
     values = np.zeros(n)
     values[start] = 1.0

@@ -55,9 +55,14 @@ def round_coefficients(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) < SMALLEST_NORMAL, 0.0, values).astype(np.float32)
 
 
+def product(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """matrix (a, n) · values (n,) without BLAS, whose threads spin on after so little work."""
+    return np.einsum("ij,j->i", matrix, values)
+
+
 def distances_to(values: np.ndarray, inner: np.ndarray) -> np.ndarray:
     """‖y_i − z‖ for z = y_o + Σ v_k (y_k − y_o), from inner products seen from row o: K_ii − 2 (K v)_i + vᵀ K v."""
-    toward = inner @ values
+    toward = product(inner, values)
     return np.sqrt(np.maximum(inner.diagonal() - 2 * toward + values @ toward, 0.0))
 
 

@@ -16,6 +16,9 @@ Blocks = Sequence[tuple[int, int]]
 
 BLOCKS = 16
 BLOCK = 256
+#: multiply-adds of a product that OpenBLAS leaves to one thread: its threads, once woken, spin for some 20 ms on the
+#: cores that the pass over the data is about to use
+ONE_THREAD = 1 << 18
 
 
 def sampled_columns(d: int) -> Blocks:
@@ -32,9 +35,22 @@ def choose_pivot(rows: int, d: int, columns: Callable[[int, Blocks], np.ndarray]
     blocks = sampled_columns(d)
     with np.errstate(invalid="ignore", over="ignore"):
         sample = np.stack([columns(row, blocks) for row in range(rows)])
-        inner = sample @ sample.T
+        inner = _gram(sample)
         square = inner.diagonal()
         distance = np.nan_to_num(square[:, None] + square[None, :] - 2 * inner, nan=np.inf)
     np.fill_diagonal(distance, -np.inf)
     # the diagonal sorts first, so this is the middle of the others (the lower one of two)
     return int(np.argmin(np.sort(distance, axis=1)[:, rows // 2]))
+
+
+def _gram(sample: np.ndarray) -> np.ndarray:
+    """sample · sampleᵀ, some columns at a time where that is little work."""
+    rows, columns = sample.shape
+    step = ONE_THREAD // rows**2
+    if step < BLOCKS:
+        return sample @ sample.T
+    found = np.zeros((rows, rows))
+    for start in range(0, columns, step):
+        part = sample[:, start : start + step]
+        found += part @ part.T
+    return found
