@@ -9,7 +9,7 @@ from pathlib import Path
 import table_lora_methods
 from table_lora import kernel_rows, truncate_rows
 from table_privacy import privacy_rows
-from table_rules import order_rows, rule_rows
+from table_rules import file_rows, order_rows, rule_rows
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -128,7 +128,7 @@ def demo_rows() -> list[Row]:
 
 
 def table() -> str:
-    rows = [*weighted_sum_rows(), *squared_norms_rows(), *gram_rows(), *order_rows(), *rule_rows()]
+    rows = [*weighted_sum_rows(), *squared_norms_rows(), *gram_rows(), *order_rows(), *rule_rows(), *file_rows()]
     rows += [*lora_rows(), *kernel_rows(), *truncate_rows(), *privacy_rows(), *demo_rows()]
     lines = [BEGIN, "| what | measured | goal | file in benchmarks/results |", "|---|---|---|---|"]
     lines += [f"| {what} | {measured} | {goal} | {source}.json |" for what, measured, goal, source in rows]

@@ -71,3 +71,15 @@ def rule_rows() -> list[Row]:
             share = f"{entry['fedcore']['of the fp64 peak']:.2f} of the fp64 peak"
             rows.append((f"weighted_sums, {shape}", share, "0.70" if "100 x" in shape else "–", "weighted_sums"))
     return rows
+
+
+def file_rows() -> list[Row]:
+    """Cohorts in files larger than the budget: of what `cat` reads, and the peak of resident memory."""
+    rows: list[Row] = []
+    for shape, entry in _results("outofcore").items():
+        if isinstance(entry, dict):
+            speed = f"{entry['of cat']:.2f} of cat ({entry['fedcore GB/s']:.1f} GB/s)"
+            peak = f"{entry['peak resident MB'] / 1000:.2f} GB"
+            rows.append((f"from files: {shape}", speed, "0.7", "outofcore"))
+            rows.append((f"from files: {shape}: peak memory", peak, "the budget", "outofcore"))
+    return rows
