@@ -70,6 +70,7 @@ def plot(results: dict[str, dict]) -> None:
             axis.plot(list(by_f), [max(by_f[f][attack], 1e-6) for f in by_f], style, color=f"C{k % 10}", label=attack)
         axis.axhline(1.0, color="black", linewidth=1)
         axis.set_yscale("log")
+        axis.set_ylim(3e-7, 1e3)  # the mean leaves the picture
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
