@@ -94,7 +94,7 @@ def start(result, update, module):
     return dense.dense(own if module in own.modules else result.update, module)
 
 
-def close(found, expected, scale=None):
+def assert_close(found, expected, scale=None):
     size = np.linalg.norm(expected if scale is None else scale)
     np.testing.assert_allclose(found, expected, atol=2e-6 * size, rtol=0)
 
@@ -122,7 +122,7 @@ def test_exact_methods_hold_the_mean_of_the_true_updates(case):
     result = method.aggregate(updates, reference=reference, number=number)
     for module in SHAPES:
         expected = mean_delta(updates, module)
-        close(held(result, module), expected)
+        assert_close(held(result, module), expected)
         report = result.report["modules"][module]
         assert report["norm"] == pytest.approx(np.linalg.norm(expected), rel=1e-6)
         started = sum(w * start(result, u, module) for w, u in zip(shares(updates), updates, strict=True))
@@ -141,7 +141,7 @@ def test_one_client_is_a_fixed_point_of_every_exact_method(case):
     one = updates[:1]
     result = method.aggregate(one, weights=[0.3], reference=reference, number=number)
     for module in SHAPES:
-        close(held(result, module), dense.dense(one[0], module))
+        assert_close(held(result, module), dense.dense(one[0], module))
 
 
 def test_fedit_is_the_product_of_means_and_each_mean_has_the_bits_of_weighted_sum():
@@ -149,7 +149,7 @@ def test_fedit_is_the_product_of_means_and_each_mean_has_the_bits_of_weighted_su
     result = lora.FedIT().aggregate(updates)
     engine = fc.aggregate(updates, fc.rules.Mean(), space="parameters").update
     for module in SHAPES:
-        close(held(result, module), oracle.fedit(parts(updates, module), shares(updates)))
+        assert_close(held(result, module), oracle.fedit(parts(updates, module), shares(updates)))
         missed = np.linalg.norm(held(result, module) - mean_delta(updates, module))
         assert result.report["modules"][module]["residual"] == pytest.approx(
             missed / np.linalg.norm(mean_delta(updates, module)), rel=1e-5
@@ -166,9 +166,9 @@ def test_flexlora_is_the_best_rank_r_for_every_client_at_once():
         for module, pair in update.modules.items():
             expected = dense.truncated(mean_delta(updates, module), pair.rank)
             assert start.modules[module].rank == pair.rank
-            close(dense.dense(start, module), expected, mean_delta(updates, module))
+            assert_close(dense.dense(start, module), expected, mean_delta(updates, module))
     low = lora.FlexLoRA(rank=2).aggregate(updates).update
-    close(dense.dense(low, "up"), dense.truncated(mean_delta(updates, "up"), 2), mean_delta(updates, "up"))
+    assert_close(dense.dense(low, "up"), dense.truncated(mean_delta(updates, "up"), 2), mean_delta(updates, "up"))
 
 
 def test_the_residual_of_a_truncation_is_orthogonal_to_it():
@@ -186,8 +186,8 @@ def test_error_feedback_counts_what_the_last_round_lost():
     result = method.aggregate(second, side=side, number=2)
     for module in SHAPES:
         total = mean_delta(second, module) + dense.dense(side, module)
-        close(held(result, module), total)
-        close(dense.dense(result.update, module), dense.truncated(total, 2), total)
+        assert_close(held(result, module), total)
+        assert_close(dense.dense(result.update, module), dense.truncated(total, 2), total)
 
 
 @pytest.mark.parametrize("method", [lora.FLoRA(), lora.FedExLoRA()])
@@ -199,7 +199,7 @@ def test_side_adapters_add_up_over_rounds_and_stay_within_the_smaller_side(metho
         for module, shape in SHAPES.items():
             total[module] = total[module] + mean_delta(updates, module)
             adapted = dense.dense(result.update, module) if method != lora.FLoRA() else 0.0
-            close(dense.dense(result.side, module) + adapted, total[module])
+            assert_close(dense.dense(result.side, module) + adapted, total[module])
             assert result.side.modules[module].rank <= min(shape)
             total[module] = total[module] - adapted
         side = result.side
@@ -210,10 +210,10 @@ def test_hetlora_weighs_padded_factors_by_norm_and_hands_out_slices():
     result = lora.HetLoRA().aggregate(updates)
     for module in SHAPES:
         b, a = oracle.hetlora(parts(updates, module))
-        close(held(result, module), b @ a)
+        assert_close(held(result, module), b @ a)
         for update in updates:
             r = update.modules[module].rank
-            close(dense.dense(result.start_of(update.client_id), module), b[:, :r] @ a[:r], b @ a)
+            assert_close(dense.dense(result.start_of(update.client_id), module), b[:, :r] @ a[:r], b @ a)
 
 
 @pytest.mark.parametrize("lam", [1e-6, 0.5])
@@ -222,7 +222,7 @@ def test_lora_fair_is_the_regularised_least_squares_correction(lam):
     result = lora.LoRAFAIR(lam).aggregate(updates)
     for module in SHAPES:
         expected = oracle.fair(parts(updates, module), shares(updates), lam)
-        close(held(result, module), expected)
+        assert_close(held(result, module), expected)
         assert (
             result.report["modules"][module]["residual"]
             < lora.FedIT().aggregate(updates).report["modules"][module]["residual"]
@@ -234,14 +234,14 @@ def test_frlora_restarts_and_its_change_joins_the_side_adapter():
     weights = {module: rng.standard_normal(shape) for module, shape in SHAPES.items()}
     start, side = lora.FRLoRA().restart(adapter(0, "shape"), weights)
     for module in SHAPES:
-        close(dense.dense(start, module), dense.truncated(weights[module], RANK))
-        close(dense.dense(side, module), -dense.dense(start, module))
+        assert_close(dense.dense(start, module), dense.truncated(weights[module], RANK))
+        assert_close(dense.dense(side, module), -dense.dense(start, module))
     updates = alike()
     result = lora.FRLoRA().aggregate(updates, reference=start, side=side)
     assert all(result.update.tensors[n].tobytes() == start.tensors[n].tobytes() for n in start.tensors)
     for module in SHAPES:
         mean = oracle.fedit(parts(updates, module), shares(updates))
-        close(held(result, module), dense.dense(side, module) + mean)
+        assert_close(held(result, module), dense.dense(side, module) + mean)
 
 
 def test_fedsvd_gives_orthonormal_rows_of_a():
@@ -273,10 +273,10 @@ def test_rank_partition_weighs_each_slice_by_who_has_it():
     for update in updates:
         for module, pair in update.modules.items():
             expected = oracle.rank_partition(parts(updates, module), shares(updates), pair.rank)
-            close(dense.dense(result.start_of(update.client_id), module), expected, mean_delta(updates, module))
+            assert_close(dense.dense(result.start_of(update.client_id), module), expected, mean_delta(updates, module))
     same = alike()
     for module in SHAPES:
-        close(held(lora.RaFLoRA().aggregate(same), module), held(lora.FlexLoRA().aggregate(same), module))
+        assert_close(held(lora.RaFLoRA().aggregate(same), module), held(lora.FlexLoRA().aggregate(same), module))
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -288,7 +288,7 @@ def test_sketches_are_linear_and_their_sum_is_the_papers_approximation(passes):
         rank = result.update.modules[module].rank
         omega, psi = method.matrices(module, 2, d_out, d_in, rank)
         expected = oracle.sketched(mean, omega, psi if passes == 1 else None, rank)
-        close(held(result, module), expected, mean)
+        assert_close(held(result, module), expected, mean)
         report = result.report["modules"][module]
         best = np.linalg.norm(mean - dense.truncated(mean, rank)) / np.linalg.norm(mean)
         assert report["best"] == pytest.approx(best, abs=1e-7)
@@ -296,7 +296,7 @@ def test_sketches_are_linear_and_their_sum_is_the_papers_approximation(passes):
     assert not np.allclose(method.matrices("up", 1, 24, 10, 4)[0], method.matrices("up", 2, 24, 10, 4)[0])
     whole = lora.RandomizedSketch(size=64, passes=passes).aggregate(updates)
     for module in SHAPES:
-        close(held(whole, module), held(lora.FlexLoRA().aggregate(updates), module), mean_delta(updates, module))
+        assert_close(held(whole, module), held(lora.FlexLoRA().aggregate(updates), module), mean_delta(updates, module))
 
 
 def regauged(update, seed):
@@ -333,10 +333,10 @@ def test_weights_count_and_a_module_that_a_client_lacks_is_its_reference():
     assert result.coefficients == given
     assert result.report["divisor"] == sum(given.values())
     up = sum(w * dense.dense(u, "up") for w, u in zip(p, updates, strict=True) if "up" in u.modules)
-    close(dense.dense(result.side, "up"), up)
+    assert_close(dense.dense(result.side, "up"), up)
     reference = adapter(77, "global")
     result = lora.FLoRA().aggregate(updates, weights=given, reference=reference)
-    close(dense.dense(result.side, "up"), up + p[-1] * dense.dense(reference, "up"))
+    assert_close(dense.dense(result.side, "up"), up + p[-1] * dense.dense(reference, "up"))
 
 
 def test_bytes_are_those_of_the_factors_that_travel():

@@ -78,9 +78,9 @@ def test_rows_that_sum_to_one_but_for_rounding_are_taken():
     for seed in range(3000):
         matrix = np.random.default_rng(seed).random((2, 2))
         matrix /= matrix.sum(1, keepdims=True)
-        geometry_of(np.ones((2, 1), np.float32)).mixed(matrix)
+        assert geometry_of(np.ones((2, 1), np.float32)).mixed(matrix).clients == 2
     for k in range(1, 300):
-        geometry_of(np.ones((k, 1), np.float32)).mixed(np.full((1, k), 1 / k))
+        assert geometry_of(np.ones((k, 1), np.float32)).mixed(np.full((1, k), 1 / k)).clients == 1
 
 
 def test_mixing_twice_is_mixing_by_the_product():

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore import ops
 from fedcore.rules.files import FileExecutor, FilePart, budget_for
-from fedcore.rules.rows import row_of
+from fedcore.rules.given_rows import row_of
 from fedcore.rules.statistics import UNIT, Gram
 from fedcore.updates import Update
 from fedcore.updates.filepieces import file_rows

@@ -11,19 +11,27 @@ import numpy as np
 
 from fedcore import ops
 from fedcore.backends import default, requested
-from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError, NonFiniteError
-from fedcore.ops.rows import Rows, as_rows, raise_first_nonfinite, tensors_of, view_of_tensor
-from fedcore.quantized import Quantized
+from fedcore.ops.rows import Rows, as_rows, raise_first_nonfinite
 from fedcore.rowtable import RowTable
+from fedcore.rules.given_rows import (
+    add_mixed_distances,
+    checked_reference,
+    columns,
+    flat,
+    in_main_memory,
+    row_like,
+    row_of,
+    take,
+    zero_like,
+    zero_row,
+)
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
 from fedcore.rules.pivot import Blocks, choose_pivot
 from fedcore.rules.statistics import UNIT, Gram
 from fedcore.rules.tiles import Tile
 from fedcore.updates import Cohort, Update
 
-#: columns in fp64 at a time when mixtures are formed
-TILE = 1 << 14
 #: what to do about a client's NaN
 RETRAIN = "exclude that client or have it trained again"
 
@@ -89,14 +97,14 @@ class RowExecutor:
         names = tuple(f"row {i}" for i in range(data.n))
         if not references:
             return cls([Part(rows, data, ())], names, {}, backend=backend, threads=threads)
-        checked = [None if row is None else _checked_reference(name, row, data) for name, row in references.items()]
+        checked = [None if row is None else checked_reference(name, row, data) for name, row in references.items()]
         extended: Any
         if isinstance(rows, RowTable):
             extended = rows
             for row in checked:
-                extended = extended.extend(zero_row(rows) if row is None else _row_like(rows, row))
+                extended = extended.extend(zero_row(rows) if row is None else row_like(rows, row))
         else:
-            extended = [*rows, *(_zero_like(rows[0]) if row is None else _flat(row, data) for row in checked)]
+            extended = [*rows, *(zero_like(rows[0]) if row is None else flat(row, data) for row in checked)]
         part = Part(extended, as_rows(extended), ())
         return cls([part], names, references, backend=backend, threads=threads)
 
@@ -140,7 +148,7 @@ class RowExecutor:
     @contextmanager
     def sample(self, part: Any) -> Iterator[Callable[[int, Blocks], np.ndarray]]:
         """A function of a row and blocks (start, stop) that gives those columns of a part, joined, in fp64."""
-        yield partial(_columns, part.data)
+        yield partial(columns, part.data)
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """(clients,) squared distances to the first reference, the centre of the pass, summed in fp64; no bounds: 0."""
@@ -202,7 +210,7 @@ class RowExecutor:
                         with self.naming(part, used.tolist(), tile.start):
                             ops.squared_distances(tile.rows, index.reshape(pairs.shape), total=found, **options)
                     else:
-                        _add_mixed_distances(in_main_memory(tile.rows), differences[:, used], found)
+                        add_mixed_distances(in_main_memory(tile.rows), differences[:, used], found)
             total += found
         return total, np.zeros(len(pairs))
 
@@ -313,90 +321,6 @@ def not_finite(who: str, tensor: str, element: int, row: int, remedy: str = RETR
     return NonFiniteError(f"{who}: tensor {tensor!r} holds NaN or Inf at element {element}; {remedy}", row, element)
 
 
-def zero_row(table: RowTable) -> RowTable:
-    """One row of zeros with the segments of `table`; all of them share one buffer as long as the longest."""
-    longest = int(table.lengths.max(initial=0))
-    return RowTable(
-        [np.zeros(longest * table.itemsize, np.uint8)], np.zeros((len(table.lengths), 1)), table.lengths, table.dtype
-    )
-
-
-def _row_like(table: RowTable, reference: Any) -> RowTable:
-    """A checked reference as a table of one row with the segments of `table`."""
-    if isinstance(reference, RowTable) and np.array_equal(reference.lengths, table.lengths):
-        return reference
-    found = as_rows([_flat(reference, as_rows(table))]).table
-    if found is None:
-        raise LayoutError("reference: on a GPU, expected main memory like the rows; move it there")
-    return RowTable([found.segment(0, 0)], table.starts[:-1, None] * table.itemsize, table.lengths, table.dtype)
-
-
-def _flat(reference: Any, data: Rows) -> Any:
-    """A checked reference as one array or tensor; a table's row is a view where one segment holds it, else a copy."""
-    if not isinstance(reference, RowTable):
-        return reference
-    if data.device is not None:
-        return tensors_of(as_rows(reference))[0].to(data.device)
-    return reference.columns(0, 0, reference.d)
-
-
-def _zero_like(row: Any) -> Any:
-    if isinstance(row, Quantized):
-        return np.zeros(row.shape, np.float32)
-    return row.new_zeros(row.shape) if hasattr(row, "new_zeros") else np.zeros_like(row)
-
-
-def _checked_reference(name: str, reference: Any, data: Rows) -> Any:
-    found = as_rows(reference if isinstance(reference, RowTable) else [reference])
-    if found.n != 1:
-        raise LayoutError(f"{name}: got {found.n} rows, expected one")
-    if found.d != data.d:
-        raise LayoutError(f"{name}: got {found.d} columns, expected {data.d} like the rows")
-    if found.dtype != data.dtype:
-        raise LayoutError(f"{name}: got {found.dtype}, expected {data.dtype} like the rows; convert it")
-    return reference
-
-
 def _some(part: Part, rows: Sequence[int]) -> Any:
     """Some rows of a part as they were given."""
     return part.given if len(rows) == part.data.n else take(part.given, rows)
-
-
-def take(given: Any, rows: Sequence[int] | range) -> Any:
-    """Some of the rows, in the form that they were given in."""
-    if isinstance(given, RowTable):
-        return given if len(rows) == given.n else given.take(rows)
-    return [given[i] for i in rows]
-
-
-def row_of(given: Any, row: int) -> Any:
-    """One row in the form that ops take as a centre."""
-    return given.take([row]) if isinstance(given, RowTable) else given[row]
-
-
-def _columns(data: Rows, row: int, blocks: Blocks) -> np.ndarray:
-    if data.table is not None:
-        return to_float64(np.concatenate([data.table.columns(row, *block) for block in blocks]))
-    assert data.tensors is not None
-    tensor = data.tensors[row]
-    return to_float64(np.concatenate([view_of_tensor(tensor[start:stop].cpu()) for start, stop in blocks]))
-
-
-def in_main_memory(given: Any) -> RowTable:
-    """The rows as a table; those on a GPU are copied."""
-    data = as_rows(given)
-    if data.table is not None:
-        return data.table
-    assert data.tensors is not None
-    return RowTable.from_arrays([view_of_tensor(tensor.cpu()) for tensor in data.tensors])
-
-
-def _add_mixed_distances(table: RowTable, differences: np.ndarray, total: np.ndarray) -> None:
-    """total (m,) += Σ over columns of (Σ_k v_k x_k)², fp64: rows in order within a column, columns in order."""
-    for start in range(0, table.d, TILE):
-        tile = [to_float64(table.columns(i, start, min(start + TILE, table.d))) for i in range(table.n)]
-        for p, v in enumerate(differences):
-            column = np.zeros(len(tile[0]) if tile else 0)
-            for i in np.flatnonzero(v):
-                column += v[i] * tile[i]
-            total[p] = np.cumsum(np.concatenate(([total[p]], column * column)))[-1]

@@ -1,0 +1,102 @@
+"""Rows as callers give them (tables, lists of arrays or tensors): one of them, some of them, zeros like them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedcore.dtypes import to_float64
+from fedcore.errors import LayoutError
+from fedcore.ops.rows import Rows, as_rows, tensors_of, view_of_tensor
+from fedcore.quantized import Quantized
+from fedcore.rowtable import RowTable
+from fedcore.rules.pivot import Blocks
+
+#: columns in fp64 at a time when mixtures are formed
+TILE = 1 << 14
+
+
+def zero_row(table: RowTable) -> RowTable:
+    """One row of zeros with the segments of `table`; all of them share one buffer as long as the longest."""
+    longest = int(table.lengths.max(initial=0))
+    return RowTable(
+        [np.zeros(longest * table.itemsize, np.uint8)], np.zeros((len(table.lengths), 1)), table.lengths, table.dtype
+    )
+
+
+def row_like(table: RowTable, reference: Any) -> RowTable:
+    """A checked reference as a table of one row with the segments of `table`."""
+    if isinstance(reference, RowTable) and np.array_equal(reference.lengths, table.lengths):
+        return reference
+    found = as_rows([flat(reference, as_rows(table))]).table
+    if found is None:
+        raise LayoutError("reference: on a GPU, expected main memory like the rows; move it there")
+    return RowTable([found.segment(0, 0)], table.starts[:-1, None] * table.itemsize, table.lengths, table.dtype)
+
+
+def flat(reference: Any, data: Rows) -> Any:
+    """A checked reference as one array or tensor; a table's row is a view where one segment holds it, else a copy."""
+    if not isinstance(reference, RowTable):
+        return reference
+    if data.device is not None:
+        return tensors_of(as_rows(reference))[0].to(data.device)
+    return reference.columns(0, 0, reference.d)
+
+
+def zero_like(row: Any) -> Any:
+    if isinstance(row, Quantized):
+        return np.zeros(row.shape, np.float32)
+    return row.new_zeros(row.shape) if hasattr(row, "new_zeros") else np.zeros_like(row)
+
+
+def checked_reference(name: str, reference: Any, data: Rows) -> Any:
+    found = as_rows(reference if isinstance(reference, RowTable) else [reference])
+    if found.n != 1:
+        raise LayoutError(f"{name}: got {found.n} rows, expected one")
+    if found.d != data.d:
+        raise LayoutError(f"{name}: got {found.d} columns, expected {data.d} like the rows")
+    if found.dtype != data.dtype:
+        raise LayoutError(f"{name}: got {found.dtype}, expected {data.dtype} like the rows; convert it")
+    return reference
+
+
+def take(given: Any, rows: Sequence[int] | range) -> Any:
+    """Some of the rows, in the form that they were given in."""
+    if isinstance(given, RowTable):
+        return given if len(rows) == given.n else given.take(rows)
+    return [given[i] for i in rows]
+
+
+def row_of(given: Any, row: int) -> Any:
+    """One row in the form that ops take as a centre."""
+    return given.take([row]) if isinstance(given, RowTable) else given[row]
+
+
+def columns(data: Rows, row: int, blocks: Blocks) -> np.ndarray:
+    if data.table is not None:
+        return to_float64(np.concatenate([data.table.columns(row, *block) for block in blocks]))
+    assert data.tensors is not None
+    tensor = data.tensors[row]
+    return to_float64(np.concatenate([view_of_tensor(tensor[start:stop].cpu()) for start, stop in blocks]))
+
+
+def in_main_memory(given: Any) -> RowTable:
+    """The rows as a table; those on a GPU are copied."""
+    data = as_rows(given)
+    if data.table is not None:
+        return data.table
+    assert data.tensors is not None
+    return RowTable.from_arrays([view_of_tensor(tensor.cpu()) for tensor in data.tensors])
+
+
+def add_mixed_distances(table: RowTable, differences: np.ndarray, total: np.ndarray) -> None:
+    """total (m,) += Σ over columns of (Σ_k v_k x_k)², fp64: rows in order within a column, columns in order."""
+    for start in range(0, table.d, TILE):
+        tile = [to_float64(table.columns(i, start, min(start + TILE, table.d))) for i in range(table.n)]
+        for p, v in enumerate(differences):
+            column = np.zeros(len(tile[0]) if tile else 0)
+            for i in np.flatnonzero(v):
+                column += v[i] * tile[i]
+            total[p] = np.cumsum(np.concatenate(([total[p]], column * column)))[-1]
