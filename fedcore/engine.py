@@ -368,6 +368,7 @@ def make_report(
             details["mix"], details["mix_divisors"] = mixed[0].tolist(), mixed[1].tolist()
     if found.factors is not None:
         details["modules"] = report_of(found.factors.modules)
+    unused = {} if isinstance(decided, OrderStatistic) else decided.unused(len(ids))
     return {
         "rule": repr(rule),
         "space": space,
@@ -376,24 +377,9 @@ def make_report(
         "divisor": found.divisor,
         "reference_coefficients": found.coefficients[len(cohort) :].tolist(),
         "counted": [ids[row] for row in found.counted],
-        "not_counted": {
-            ids[row]: reason for row, reason in sorted((_without_share(decided, ids) | decided.reasons).items())
-        },
+        "not_counted": {ids[row]: reason for row, reason in sorted((unused | decided.reasons).items())},
         "seconds": clock.seconds,
         **details,
-    }
-
-
-def _without_share(decided: Decision, ids: Sequence[str]) -> dict[int, str]:
-    """row -> why its coefficient is 0, of every client whose is."""
-    if isinstance(decided, OrderStatistic):
-        return {}
-    used = decided.rounded()[0][: len(ids)]
-    return {
-        int(row): f"its coefficient {decided.values[row]:.3g} rounds to 0 in fp32"
-        if decided.values[row]
-        else "its coefficient is 0: the result lies on other rows alone"
-        for row in np.flatnonzero(used == 0)
     }
 
 

@@ -48,6 +48,16 @@ class Coefficients:
         values = round_coefficients(self.values)
         return values, float(np.cumsum(values, dtype=np.float64)[-1])
 
+    def unused(self, clients: int) -> dict[int, str]:
+        """row -> why its coefficient as used is 0, of every client whose is."""
+        used = self.rounded()[0][:clients]
+        return {
+            int(row): f"its coefficient {self.values[row]:.3g} rounds to 0 in fp32"
+            if self.values[row]
+            else "its coefficient is 0: the result lies on other rows alone"
+            for row in np.flatnonzero(used == 0)
+        }
+
 
 #: what a rule decides on
 Decision = Coefficients | OrderStatistic
