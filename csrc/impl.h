@@ -248,7 +248,15 @@ extern const float fc_dynamic_code[256];
 fc_order_fn fc_order_f32_ref, fc_order_f16_ref, fc_order_bf16_ref;
 /* Two ways of fc_order_f32_avx512, which takes the one that is fast on the processor. */
 fc_order_fn fc_order_f32_floats_avx512, fc_order_f32_keys_avx512;
-enum { FC_ORDER_SELECT = 300 }; /* rows from which the latter takes medians by selection */
+enum {
+    FC_ORDER_SELECT = 300,
+    FC_ORDER_SELECT_16 = 1500
+}; /* rows from which medians are taken by selection, 16-bit ones */
+/* Medians of `length` >= 16 columns by selection, as fc_order_fn. */
+int fc_order_f16_select_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch,
+                               double* acc);
+int fc_order_bf16_select_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch,
+                                double* acc);
 
 extern const fc_kernels fc_kernels_ref;
 #if defined(__x86_64__)
