@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.fedcore-ready
 
-.PHONY: demo test lint bench fuzz wheel clean
+.PHONY: demo test proofs lint bench fuzz wheel clean
 
 demo: $(READY)
 	$(BIN)/fedcore demo
 
 test: $(READY)
 	$(BIN)/pytest
+
+# What is too long for every run, with its outcome in benchmarks/results.
+proofs: $(READY)
+	$(BIN)/python benchmarks/slow_tests.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
