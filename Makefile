@@ -9,8 +9,9 @@ READY := $(VENV)/.fedcore-ready
 demo: $(READY)
 	$(BIN)/fedcore demo
 
+# A worker for each core, eight at most; a file's tests stay together, since they share what they build.
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 # What is too long for every run, with its outcome in benchmarks/results.
 proofs: $(READY)
