@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedcore.cli.run import Json
+from fedcore.cli.run import Json, privacy_of
 from fedcore.cli.terminal import only_results_on_stdout, print_json
 
 
@@ -23,11 +23,13 @@ def report(
     folder = RunFolder.read(run)
     with only_results_on_stdout():
         path = write_report(folder)
-    table = rows(folder.metrics.entries)
+    table, private = rows(folder.metrics.entries), privacy_of(folder)
     if json:
-        print_json({"run": str(run), "table": as_json(table), "report": str(path)})
+        print_json({"run": str(run), "table": as_json(table), "report": str(path)} | private)
         return
     from rich.console import Console
 
     Console().print(as_rich(table, str(run)))
+    for line in private.get("privacy", []):
+        Console().print(line, highlight=False, soft_wrap=True)
     Console().print(f"report   {path}", highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from fedcore.federation.config_attack import Attack
+from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.config_server import Server, ServerOptimizer
 from fedcore.federation.section import Name, PositiveFloat, PositiveInt, Section
 from fedcore.federation.server_optimizer import ServerOptimizer as Optimizer
@@ -189,8 +190,8 @@ class Aggregation(Section):
         description='pre-aggregations in order, as in [{ rule = "norm_clipping", max_norm = 1.0 }]',
     )
     space: Literal["delta", "parameters"] = Field(default="delta", description="where distances and means are taken")
-    weights: Literal["counts", "equal"] = Field(
-        default="counts", description="weigh clients by their examples, or alike"
+    weights: Literal["counts", "equal"] | None = Field(
+        default=None, description='weigh clients by their examples, "counts", or alike; "equal" with [privacy]'
     )
     center: Literal["reference", "moved_on"] = Field(
         default="reference",
@@ -230,6 +231,9 @@ class Config(Section):
     message: Message = Message()
     aggregation: Aggregation = Aggregation()
     server: Server = Server()
+    privacy: Privacy | None = Field(
+        default=None, description="differential privacy for all arms, as in { epsilon = 8, delta = 1e-5 }"
+    )
     arms: list[Arm] = Field(default_factory=lambda: [Arm(name="federated")], min_length=1)
 
     @model_validator(mode="after")
@@ -255,11 +259,12 @@ class Config(Section):
     def aggregation_of(self, arm: Arm) -> Aggregation:
         """[aggregation] as this arm has it. A rule or method of its own has nothing of its settings.
 
-        Nor has a method its space and center, which are for rules.
+        Nor has a method its space and center, which are for rules. In a private run clients weigh the same.
         """
         changes: dict[str, Any] = {"space": arm.space or self.aggregation.space}
+        changes["weights"] = self.aggregation.weights or ("counts" if self.privacy is None else "equal")
         if arm.method is not None:
-            changes = {"space": arm.space or "delta", "center": "reference"}
+            changes |= {"space": arm.space or "delta", "center": "reference"}
         if arm.rule is not None or arm.method is not None:
             changes |= {"rule": arm.rule or "mean", "method": arm.method}
             changes |= {"parameters": arm.parameters or {}, "before": arm.before or []}

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from fedcore.errors import ConfigError, MissingError, RuleError
 from fedcore.federation.config import BUILT_IN_TEXTS, Config
 from fedcore.federation.methods import method_faults
+from fedcore.federation.privacy_faults import privacy_faults
 from fedcore.federation.rule_names import make_chain
 from fedcore.federation.section import Section
 from fedcore.rules import Rule
@@ -28,6 +29,17 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+#: the keys that name files, by table
+_PATHS = (
+    ("data", "source"),
+    ("server", "data"),
+    ("model", "source"),
+    ("run", "output"),
+    ("privacy", "budget"),
+    ("privacy", "sealing_key"),
+)
 
 
 def load_config(path: str | Path) -> Config:
@@ -51,10 +63,10 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not TOML: {error}; correct that line") from None
-    for table, key in (("data", "source"), ("server", "data"), ("model", "source"), ("run", "output")):
+    for table, key in _PATHS:
         section = data.get(table)
         if isinstance(section, dict) and isinstance(value := section.get(key), str):
-            section[key] = _located(value, folder, always=key == "output")
+            section[key] = _located(value, folder, always=key in ("output", "budget", "sealing_key"))
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
@@ -88,6 +100,7 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
         else:
             faults += [f"{name}: {fault}" for fault in _rule_faults(config, index, clients)]
         faults += [f"{name}: {fault}" for fault in _at_odds(config, index)]
+        faults += [f"{name}: {fault}" for fault in privacy_faults(config, index, clients)]
         if arm.attack and clients is not None and arm.attack.clients >= clients:
             faults.append(
                 f"{name}: arms[{index}].attack.clients: got {arm.attack.clients} of {clients} clients, expected at "

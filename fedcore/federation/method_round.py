@@ -21,10 +21,12 @@ from fedcore.updates import Cohort, Update
 def step_of(federation: Federation, arm: Arm, number: int) -> Method | None:
     """The method of round `number`, None for a rule.
 
-    Fed-SB's first round is an ordinary one, whose result estimates where training goes and fixes the factors.
+    Fed-SB's first round is an ordinary one, whose result estimates where training goes and fixes the factors. In a
+    private run it is like the others: that estimate would cost both factors' noise.
     """
     method = method_of(federation.config, arm)
-    return FlexLoRA() if isinstance(method, FedSB) and number == 1 else method
+    estimates = isinstance(method, FedSB) and number == 1 and federation.config.privacy is None
+    return FlexLoRA() if estimates else method
 
 
 def training_options(federation: Federation, arm: Arm, number: int, start: Start) -> dict[str, Any]:

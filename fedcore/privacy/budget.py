@@ -60,6 +60,7 @@ class Budget:
         neighbours: str = "add_remove",
         unit: str = "client",
         population: int | None = None,
+        concentrated: bool = False,
     ):
         """Open the budget of a population, or start it.
 
@@ -70,13 +71,14 @@ class Budget:
         sampling          how records come into a round, as in `fc.privacy.epsilon`
         unit              what one record is, in words: whom the guarantee is for
         population        records in all; δ must be less than 1 over it
+        concentrated      this run's releases are known by ρ-zCDP alone, as of `Charge`
 
         Raises PrivacyError naming the parameter, FormatError for a file that was tampered with or rolled back,
         StorageError.
         """
         check_epsilon(epsilon)
         check_delta(delta, population)
-        self._charge = Charge(float(noise_multiplier), float(sampling_rate), 1, dimension)
+        self._charge = Charge(float(noise_multiplier), float(sampling_rate), 1, dimension, concentrated)
         check_relation(sampling, neighbours, [self._charge])
         self.epsilon, self.delta, self.sampling, self.neighbours = float(epsilon), float(delta), sampling, neighbours
         self.path = Path(path)
@@ -132,6 +134,7 @@ class Budget:
                     "noise_multiplier": self._charge.noise_multiplier.hex(),
                     "sampling_rate": self._charge.sampling_rate.hex(),
                     "dimension": self._charge.dimension,
+                    "concentrated": self._charge.concentrated,
                 }
             )
             return Noise(key, inputs_digest, self._charge.noise_multiplier, self._charge.dimension, number, after)
@@ -202,4 +205,4 @@ class Budget:
 
 def _charge(record: dict[str, Any]) -> Charge:
     z, q = float.fromhex(record["noise_multiplier"]), float.fromhex(record["sampling_rate"])
-    return Charge(z, q, 1, record["dimension"])
+    return Charge(z, q, 1, record["dimension"], record.get("concentrated", False))

@@ -18,7 +18,7 @@ from fedcore.privacy.adaptive import AdaptiveClip
 from fedcore.privacy.budget import Noise
 from fedcore.privacy.noise import draw
 from fedcore.privacy.seal import derived
-from fedcore.privacy.statistic import error_of_delta
+from fedcore.privacy.statistic import both_and_b
 from fedcore.privacy.terms import WHOLE, Terms
 from fedcore.updates import Update
 
@@ -89,9 +89,10 @@ class Central:
         reference: Update | None = None,
         fixed: Update | None = None,
         number: int = 1,
+        label: str = "",
     ) -> str:
         """SHA-256 (hex) of what a release depends on, for `Budget.reserve`; the order of updates does not matter."""
-        return self._digest(self._terms(updates, method, reference, fixed, number))
+        return self._digest(self._terms(updates, method, reference, fixed, number), label)
 
     def dimension(
         self, like: Any, *, method: Method | None = None, fixed: Update | None = None, number: int = 1
@@ -109,6 +110,7 @@ class Central:
         reference: Update | None = None,
         fixed: Update | None = None,
         number: int = 1,
+        label: str = "",
         weights: Sequence[float] | Mapping[str, float] | None = None,
     ) -> Release:
         """Release one round.
@@ -118,6 +120,8 @@ class Central:
         noise      of `Budget.reserve(self.inputs_digest(updates, ...))`, with the same arguments
         method     the LoRA method, which says what travels in round `number`: that alone is read, clipped and released
         fixed      for fedsb, (B₀, A₀)
+        label      names the release among all of one budget, such as run, arm and round: two rounds of the same inputs
+                   with one noise would be equal, which tells that their inputs were
         weights    None, or equal ones
 
         What a method does after its mean (FedSVD's factorisation) and server optimisers come after this. A round with
@@ -126,7 +130,7 @@ class Central:
         """
         _check_equal(weights)
         terms = self._terms(updates, method, reference, fixed, number)
-        self._check_noise(noise, terms)
+        self._check_noise(noise, terms, label)
         clips = self._clips(terms.sizes)
         z = float(self.noise_multiplier)
         if self.adaptive is not None:
@@ -161,11 +165,7 @@ class Central:
             "inputs": derived(noise.key, f"commitment to {noise.inputs_digest}").hex(),
         }
         if terms.statistic is not None and terms.statistic.factors == ("a", "b"):
-            reference = terms.statistic.reference
-            found["error_of_delta"] = {
-                "a and b": error_of_delta(reference, ("a", "b"), deviation),
-                "b": error_of_delta(reference, ("b",), deviation),
-            }
+            found["error_of_delta"] = both_and_b(terms.statistic.reference, deviation)
         return found
 
     def _terms(
@@ -177,10 +177,10 @@ class Central:
             raise PrivacyError("per_module: got flat vectors, which have no modules; give updates, or clip flat")
         return Terms.of_vectors(updates)
 
-    def _digest(self, terms: Terms) -> str:
+    def _digest(self, terms: Terms, label: str) -> str:
         clip = dict(self.clip) if isinstance(self.clip, Mapping) else self.clip
         adaptive = self.adaptive and astuple(self.adaptive)
-        return terms.digest([clip, self.noise_multiplier, int(self.expected_clients), self.per_module, adaptive])
+        return terms.digest([clip, self.noise_multiplier, int(self.expected_clients), self.per_module, adaptive, label])
 
     def _needed(self, sizes: Mapping[str, int]) -> int:
         """Noise samples of a release."""
@@ -199,8 +199,8 @@ class Central:
             raise PrivacyError(f"clip: module {name!r} {what}; give one for each of {', '.join(sizes)}")
         return {name: float(self.clip[name]) for name in sizes}
 
-    def _check_noise(self, noise: Noise, terms: Terms) -> None:
-        if not hmac.compare_digest(noise.inputs_digest, self._digest(terms)):
+    def _check_noise(self, noise: Noise, terms: Terms, label: str) -> None:
+        if not hmac.compare_digest(noise.inputs_digest, self._digest(terms, label)):
             raise PrivacyError(
                 "noise: was reserved for other inputs or settings, and one noise on two sums shows their difference; "
                 "reserve for inputs_digest of these, which is another charge"
