@@ -40,11 +40,16 @@ OPS = (
     "keystream",
     "keystream_add",
     "discrete_gaussian",
+    "mask_add",
+    "pack_bits",
+    "unpack_add",
+    "shamir_split",
+    "shamir_combine",
 )
 
 _MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}
 #: what has no entry: (op, backend)
-_ABSENT = {("exact_sum", "triton"), ("exact_round", "triton")}
+_ABSENT = {(op, "triton") for op in ("exact_sum", "exact_round", "shamir_split", "shamir_combine")}
 
 _chosen: ContextVar[str | None] = ContextVar("fedcore_backend", default=None)
 

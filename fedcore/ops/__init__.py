@@ -12,8 +12,11 @@ from fedcore.ops.lora_delta_order import lora_delta_median, lora_delta_trimmed_m
 from fedcore.ops.lora_delta_sum import lora_delta_sum
 from fedcore.ops.lora_gram import lora_blocks, lora_gram
 from fedcore.ops.lora_truncate import Truncated, lora_truncate
+from fedcore.ops.mask_add import mask_add, unmask_sum
 from fedcore.ops.mean_around_median import mean_around_median
 from fedcore.ops.median import median
+from fedcore.ops.pack_bits import pack_bits, unpack_add
+from fedcore.ops.shamir import shamir_combine, shamir_split
 from fedcore.ops.sign_counts import sign_counts
 from fedcore.ops.squared_distances import squared_distances
 from fedcore.ops.squared_norms import squared_norms
@@ -42,12 +45,18 @@ __all__ = [
     "lora_delta_trimmed_mean",
     "lora_gram",
     "lora_truncate",
+    "mask_add",
     "mean_around_median",
     "median",
+    "pack_bits",
+    "shamir_combine",
+    "shamir_split",
     "sign_counts",
     "squared_distances",
     "squared_norms",
     "trimmed_mean",
+    "unmask_sum",
+    "unpack_add",
     "weighted_sum",
     "weighted_sums",
 ]

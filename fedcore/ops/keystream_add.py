@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from fedcore.backends import implementation
 from fedcore.errors import DTypeError, ShapeError
 from fedcore.ops.rows import is_torch, thread_count
-from fedcore.ops.streams import KEY, NONCE, block_counter, fixed_bytes, stream_backend
+from fedcore.ops.streams import NONCE, block_counter, fixed_bytes, key_rows, plus_or_minus, stream_backend
 
 
 def keystream_add(
@@ -40,15 +39,15 @@ def keystream_add(
     name = stream_backend("keystream_add", stream, backend, on_gpu=is_torch(target))
     if is_torch(target) and name != "triton":
         raise ShapeError(f"values: on {target.device}, which backend {name!r} cannot reach; use 'triton' or the CPU")
-    secrets = _keys(keys)
+    secrets = key_rows("keystream_add", keys)
     once = fixed_bytes("keystream_add", "nonce", nonce, NONCE)
     first = block_counter("keystream_add", stream, counter, 4 * len(target))
-    plus_or_minus, count = _signs(signs, len(secrets)), thread_count(threads)
+    directions, count = plus_or_minus(signs, len(secrets)), thread_count(threads)
     if name == "triton" and not is_torch(target):
         import torch
 
         target = torch.from_numpy(target.view(np.int32))
-    implementation("keystream_add", name)(target, secrets, once, first, plus_or_minus, stream, count)
+    implementation("keystream_add", name)(target, secrets, once, first, directions, stream, count)
 
 
 def _target(values: Any) -> Any:
@@ -69,19 +68,3 @@ def _target(values: Any) -> Any:
             f"values: got shape {values.shape}, expected one dimension, contiguous, aligned and writable; pass a copy"
         )
     return values
-
-
-def _keys(keys: Any) -> np.ndarray:
-    if isinstance(keys, (bytes, bytearray, memoryview)) or not isinstance(keys, (Sequence, np.ndarray)):
-        raise ShapeError("keystream_add: got no sequence as keys, expected n keys of 32 bytes each; put one in a list")
-    rows = [fixed_bytes("keystream_add", f"keys[{i}]", key, KEY) for i, key in enumerate(keys)]
-    return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), KEY)
-
-
-def _signs(signs: Any, count: int) -> np.ndarray:
-    found = np.asarray(signs)
-    if found.shape != (count,):
-        raise ShapeError(f"signs: got shape {found.shape}, expected ({count},), one for each key")
-    if not ((found == 1) | (found == -1)).all():
-        raise ShapeError("signs: got a number other than 1 and -1; say for each key whether its stream is added")
-    return found.astype(np.int8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,14 @@ def stream_backend(op: str, stream: str, backend: str | None, on_gpu: bool = Fal
     return name
 
 
-def whole(op: str, name: str, value: Any, most: int) -> int:
-    """A whole number from 0 to `most`. Raises RangeError."""
+def whole(op: str, name: str, value: Any, most: int, least: int = 0) -> int:
+    """A whole number from `least` to `most`. Raises RangeError."""
     try:
         number = -1 if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
         number = -1
-    if not 0 <= number <= most:
-        raise RangeError(f"{op}: got {name}={value!r}, expected a whole number from 0 to {most}")
+    if not least <= number <= most:
+        raise RangeError(f"{op}: got {name}={value!r}, expected a whole number from {least} to {most}")
     return number
 
 
@@ -60,5 +61,37 @@ def block_counter(op: str, stream: str, counter: Any, size: int) -> int:
         raise RangeError(
             f"{op}: got {size} bytes from block {first} on, which is {first + blocks - (1 << 32)} blocks past the last "
             f"counter of {stream}, 2^32 - 1; start lower, or go on under another nonce"
+        )
+    return first
+
+
+def key_rows(op: str, keys: Any) -> np.ndarray:
+    """Several keys as (n, 32) uint8. Raises ShapeError, which never shows a key."""
+    if isinstance(keys, (bytes, bytearray, memoryview)) or not isinstance(keys, (Sequence, np.ndarray)):
+        raise ShapeError(f"{op}: got no sequence as keys, expected n keys of 32 bytes each; put one in a list")
+    if isinstance(keys, np.ndarray) and keys.dtype == np.uint8 and keys.shape == (len(keys), KEY):
+        return np.ascontiguousarray(keys)
+    rows = [fixed_bytes(op, f"keys[{i}]", key, KEY) for i, key in enumerate(keys)]
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), KEY)
+
+
+def plus_or_minus(signs: Any, count: int) -> np.ndarray:
+    """A sign for each key: (count,) int8 of 1 and −1. Raises ShapeError."""
+    found = np.asarray(signs)
+    if found.shape != (count,):
+        raise ShapeError(f"signs: got shape {found.shape}, expected ({count},), one for each key")
+    if not ((found == 1) | (found == -1)).all():
+        raise ShapeError("signs: got a number other than 1 and -1; say for each key whether its stream is added")
+    return found.astype(np.int8)
+
+
+def word_counter(op: str, stream: str, counter: Any, count: int, itemsize: int) -> int:
+    """The first of `count` words of a stream, in words. Raises RangeError where they would pass its last block."""
+    words = (STREAMS[stream] << 32) // itemsize
+    first = whole(op, "counter", counter, words)
+    if first + count > words:
+        raise RangeError(
+            f"{op}: got {count} elements from number {first} on, which is {first + count - words} past the end of a "
+            f"{stream} stream, 2^{words.bit_length() - 1} words of {itemsize} bytes; start lower, or take another key"
         )
     return first

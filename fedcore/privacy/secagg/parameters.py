@@ -1,0 +1,238 @@
+"""The parameters of a round: how many neighbours, what threshold, how many bits, and why."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from fedcore.errors import FormatError, PrivacyError
+from fedcore.privacy.secagg.search import FAILURE, MOST_SHARES, SECURITY, Bounds, bounds, search
+
+if TYPE_CHECKING:
+    from fedcore.privacy.distributed import Distributed
+
+STAGES = ("advertise", "share", "mask", "acknowledge", "unmask")
+ADVERSARIES = ("semi_honest", "malicious")
+STREAMS = ("chacha20", "aes256ctr")
+#: clients whose positions fit the wire, coordinates of a vector
+MOST_CLIENTS, MOST_LENGTH = (1 << 16) - 1, 1 << 36
+_LAYOUT = struct.Struct("<4sBBBBHHHHHHQQ")
+_MAGIC, _VERSION = b"fcsp", 1
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What all members of a round agree on before it starts. Make them with `choose`.
+
+    clients         n, members of the round
+    length          coordinates of a vector
+    bound           most that a coordinate may be in absolute value; 0: vectors of residues, which may be anything
+    modulus_bits    b: sums are modulo 2**b, at most 64
+    corrupt         most members that may be with the adversary
+    dropout         most members that may go away in an honest round
+    adversary       'semi_honest': a server that follows the protocol and looks; 'malicious': one that does not
+    neighbours      k, clients that hold shares of a client's secrets, at most 255
+    threshold       t, shares that give a secret
+    in_degree       most others that may draw one client, where clients draw their neighbours themselves
+    stream          'chacha20' or 'aes256ctr', which makes masks from keys (`ops.keystream`)
+
+    Raises PrivacyError for any that are not secure: what was received is checked as what was chosen.
+    """
+
+    clients: int
+    length: int
+    bound: int
+    modulus_bits: int
+    corrupt: int
+    dropout: int
+    adversary: str
+    neighbours: int
+    threshold: int
+    in_degree: int
+    stream: str = "chacha20"
+
+    @classmethod
+    def choose(
+        cls,
+        n: int,
+        *,
+        length: int,
+        bound: int = 0,
+        corrupt: float = 0.1,
+        dropout: float = 0.1,
+        adversary: str = "semi_honest",
+        stream: str = "chacha20",
+        modulus_bits: int | None = None,
+    ) -> Parameters:
+        """The fewest neighbours that keep both bounds, all others in a small cohort; `explain` says why.
+
+        n                 clients
+        length, bound     coordinates of a vector, and most that one may be in absolute value
+        corrupt, dropout  parts of the clients, in [0, 1), rounded down to clients
+        modulus_bits      None: ⌈log2(n (2 bound + 1))⌉, so that no sum wraps. Given instead of a bound where vectors are
+                          residues already, as those of `fc.privacy.Distributed`
+
+        Raises PrivacyError where no number of neighbours does.
+        """
+        _whole("n", n, 2, MOST_CLIENTS)
+        _whole("bound", bound, 0, 1 << 63)
+        if (bound == 0) == (modulus_bits is None):
+            raise PrivacyError("bound: got neither or both of bound and modulus_bits, expected one of them")
+        counts = {}
+        for name, part in (("corrupt", corrupt), ("dropout", dropout)):
+            if not isinstance(part, (int, float)) or not 0 <= part < 1:
+                raise PrivacyError(f"{name}: got {part!r}, expected a part of the clients, from 0 to below 1")
+            counts[name] = int(part * n + 1e-9)
+        if adversary not in ADVERSARIES:
+            raise PrivacyError(f"adversary: got {adversary!r}, expected one of {', '.join(ADVERSARIES)}")
+        found = search(adversary, n, **counts)
+        if found is None:
+            raise PrivacyError(
+                f"n: {n} clients, {counts['corrupt']} of them corrupt and {counts['dropout']} dropping out, admit no "
+                f"threshold against a {adversary} adversary; expect fewer of either, or ask for more clients"
+                + (f", or form groups of at most {MOST_SHARES + 1}" if n > MOST_SHARES + 1 else "")
+            )
+        bits = (n * (2 * bound + 1) - 1).bit_length() if modulus_bits is None else modulus_bits
+        return cls(n, length, bound, bits, counts["corrupt"], counts["dropout"], adversary, *found, stream)
+
+    @classmethod
+    def for_distributed(
+        cls, mechanism: Distributed, *, dropout: float | None = None, adversary: str = "semi_honest"
+    ) -> Parameters:
+        """Parameters that carry the messages of a `fc.privacy.Distributed`, and see to its honest noise.
+
+        dropout: as in `choose`; None: what leaves the fewest that the noise was made for. Raises PrivacyError where a
+        sum could be learned that has fewer honest clients than the mechanism counts on.
+        """
+        n = mechanism.clients
+        found = cls.choose(
+            n,
+            length=mechanism.padded,
+            modulus_bits=(mechanism.modulus - 1).bit_length(),
+            corrupt=mechanism.corrupt / n,
+            dropout=1 - mechanism.fewest / n if dropout is None else dropout,
+            adversary=adversary,
+        )
+        honest = mechanism.fewest - mechanism.corrupt
+        if adversary == "malicious" and found.min_honest < honest:
+            raise PrivacyError(
+                f"fewest: the noise counts on {honest} honest clients in a sum, against a malicious server only "
+                f"{found.min_honest} are certain; make the mechanism with fewest={found.min_honest + mechanism.corrupt}"
+            )
+        return found
+
+    def __post_init__(self) -> None:
+        n, k = _whole("clients", self.clients, 2, MOST_CLIENTS), self.neighbours
+        _whole("length", self.length, 1, MOST_LENGTH)
+        _whole("bound", self.bound, 0, 1 << 63)
+        _whole("modulus_bits", self.modulus_bits, 1, 64)
+        _whole("corrupt", self.corrupt, 0, n - 1)
+        _whole("dropout", self.dropout, 0, n - 1)
+        _whole("neighbours", k, 1, min(MOST_SHARES, n - 1))
+        _whole("threshold", self.threshold, 1, k)
+        _whole("in_degree", self.in_degree, k, n - 1)
+        if self.adversary not in ADVERSARIES or self.stream not in STREAMS:
+            raise PrivacyError(
+                f"parameters: got {self.adversary!r} and {self.stream!r}, expected one of {ADVERSARIES} and {STREAMS}"
+            )
+        if self.bound and n * (2 * self.bound + 1) > 1 << self.modulus_bits:
+            raise PrivacyError(
+                f"modulus_bits: got {self.modulus_bits}, sums of {n} clients within {self.bound} would wrap; expected "
+                f"at least {(n * (2 * self.bound + 1) - 1).bit_length()}"
+            )
+        if not self.complete and self.adversary == "semi_honest" and k % 2:
+            raise PrivacyError(f"neighbours: got {k}, expected an even number on a circle")
+        found = self.chances
+        if found.insecure > SECURITY or found.honest < 2:
+            raise PrivacyError(
+                f"parameters: {k} neighbours with threshold {self.threshold} leave a chance of 2^{found.insecure:.1f} "
+                f"of exposure and {found.honest} honest clients in a sum, expected 2^{SECURITY:g} and 2 at least"
+            )
+
+    @cached_property
+    def chances(self) -> Bounds:
+        """What can go wrong and how likely it is."""
+        return bounds(
+            self.adversary, self.clients, self.corrupt, self.dropout, self.neighbours, self.threshold, self.in_degree
+        )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of a round, in order; a server that follows the protocol needs no 'acknowledge'."""
+        return STAGES if self.malicious else tuple(stage for stage in STAGES if stage != "acknowledge")
+
+    @property
+    def malicious(self) -> bool:
+        """Whether clients defend themselves against the server."""
+        return self.adversary == "malicious"
+
+    @property
+    def complete(self) -> bool:
+        """Whether each client is a neighbour of all others."""
+        return self.neighbours == self.clients - 1
+
+    @property
+    def min_honest(self) -> int:
+        """Fewest honest clients in a sum, but for a chance of 2^-40 (α of Bell et al. 2020).
+
+        Whatever a malicious server does; with one that follows the protocol, while no more drop out than expected.
+        """
+        return self.chances.honest
+
+    @property
+    def min_included(self) -> int:
+        """Fewest clients in a sum; below it a round is void."""
+        return self.min_honest if self.malicious else self.threshold + 1
+
+    def explain(self) -> str:
+        """Why these numbers, in words."""
+        n, k, t, found = self.clients, self.neighbours, self.threshold, self.chances
+        who = "all others" if self.complete else f"{k} of {n - 1} others"
+        how = (
+            "" if self.complete else ", drawn by the client itself" if self.malicious else ", next to it on a random circle"
+        )
+        held = (
+            f"2t = {2 * t} exceeds k + corrupt neighbours" if self.malicious else f"{t} corrupt neighbours would unmask it"
+        )
+        lines = [
+            f"{n} clients, {self.corrupt} of them corrupt, {self.dropout} dropping out, a {self.adversary} server.",
+            f"Secrets are shared with {who}{how}; any {t} of {k} shares give one.",
+            f"Exposure of a client ({held}): 2^{found.exposed:.1f}; a sum over too few: 2^{found.apart:.1f}; both "
+            f"together at most 2^{SECURITY:g}.",
+            f"A void round with the dropouts expected: 2^{found.void:.1f}, at most 2^{FAILURE:g}.",
+            f"Sums are modulo 2^{self.modulus_bits}"
+            + (f": {n} clients within ±{self.bound} never wrap." if self.bound else ", as the vectors were made for."),
+            f"A sum holds at least {self.min_honest} honest clients, "
+            + ("whatever the server does." if self.malicious else "while no more drop out than expected."),
+        ]
+        return "\n".join(lines)
+
+    def to_bytes(self) -> bytes:
+        """A canonical form, which the keys of a round are bound to."""
+        _, length, bound, bits, corrupt, dropout, adversary, k, t, in_degree, stream = astuple(self)
+        head = (_MAGIC, _VERSION, ADVERSARIES.index(adversary), STREAMS.index(stream), bits)
+        return _LAYOUT.pack(*head, self.clients, corrupt, dropout, k, t, in_degree, length, bound)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Parameters:
+        """Parameters that somebody sent. Raises FormatError, and PrivacyError where they are not secure."""
+        if len(data) != _LAYOUT.size:
+            raise FormatError(f"parameters: got {len(data)} bytes, expected {_LAYOUT.size}")
+        magic, version, adversary, stream, bits, n, corrupt, dropout, k, t, in_degree, length, bound = _LAYOUT.unpack(
+            data
+        )
+        if (magic, version) != (_MAGIC, _VERSION):
+            raise FormatError(f"parameters: got version {version}, expected {_VERSION}; update the older side")
+        if adversary >= len(ADVERSARIES) or stream >= len(STREAMS):
+            raise FormatError(f"parameters: got adversary {adversary} and stream {stream}, expected known ones")
+        return cls(
+            n, length, bound, bits, corrupt, dropout, ADVERSARIES[adversary], k, t, in_degree, STREAMS[stream]
+        )
+
+
+def _whole(name: str, value: int, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise PrivacyError(f"{name}: got {value!r}, expected a whole number from {least} to {most}")
+    return value

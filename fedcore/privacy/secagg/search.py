@@ -1,0 +1,109 @@
+"""How many neighbours, and what threshold: the least that keep both bounds, and what each costs.
+
+Bell, Bonawitz, Gascón, Lepoint and Raykova 2020, "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead",
+CCS, ePrint 2020/704: §3 for a server that follows the protocol, §4 for one that does not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedcore.privacy.secagg.tails import binomial, gap_in_circle, hypergeometric, least_closed, log2_sum
+
+#: log2 of the chance that a round is not secure, and that one with the dropouts expected is void
+SECURITY, FAILURE = -40.0, -20.0
+#: x coordinates of GF(2^8), 0 being the secret's
+MOST_SHARES = 255
+#: clients up to which each shares with all others (Bonawitz et al. 2017): a sparse graph would save little
+SMALL = 64
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """log2 of the chances of what must not happen, for n clients with k neighbours and threshold t.
+
+    exposed   some honest client has so many corrupt neighbours that they could unmask it
+    apart     a sum over few clients could be learned
+    void      some neighbourhood falls below the threshold, or is larger than a client accepts
+    honest    fewest honest clients in a sum: one that a malicious server can learn, whatever it does, or that of a round
+              in which no more drop out than expected
+    """
+
+    exposed: float
+    apart: float
+    void: float
+    honest: int
+
+    @property
+    def insecure(self) -> float:
+        """log2 of the chance that the round is not secure."""
+        return log2_sum([self.exposed, self.apart])
+
+    @property
+    def hold(self) -> bool:
+        """Whether security and failure are as small as asked, with two honest clients in every sum."""
+        return self.insecure <= SECURITY and self.void <= FAILURE and self.honest >= 2
+
+
+def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, in_degree: int) -> Bounds:
+    """The chances, exactly summed; unions over clients by adding."""
+    each, full = math.log2(n), k == n - 1
+    void = each + hypergeometric(n - 1, dropout, k, k - t + 1)
+    if adversary == "malicious":
+        exposed = each + hypergeometric(n - 1, corrupt, k, 2 * t - k)
+        if not full:
+            void = log2_sum([void, each + binomial(n - 1, k / (n - 1), in_degree + 1)])
+        apart = SECURITY - 1
+        honest = least_closed(n, corrupt, k, t, apart) if max(exposed, void - FAILURE + apart) <= apart else 0
+    else:
+        exposed = each + hypergeometric(n - 1, corrupt, k, t)
+        apart = -math.inf if full else gap_in_circle(n, corrupt + dropout, k // 2)
+        honest = n - corrupt - dropout
+    return Bounds(min(0.0, exposed), apart, min(0.0, void), honest)
+
+
+def most_corrupt(n: int, corrupt: int, k: int) -> int:
+    """The most corrupt neighbours that any client has, but for a chance of 2**SECURITY / 2."""
+    return next(
+        c for c in range(min(corrupt, k) + 1) if math.log2(n) + hypergeometric(n - 1, corrupt, k, c + 1) < SECURITY - 1
+    )
+
+
+def most_in_degree(n: int, k: int) -> int:
+    """How many others may draw a client, but for a chance of 2**FAILURE / 2 over all clients."""
+    return next(
+        most for most in range(k, n) if math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) <= FAILURE - 1
+    )
+
+
+def most_threshold(n: int, dropout: int, k: int) -> int:
+    """The highest threshold that dropouts allow, 0 where none does."""
+    return next(
+        (t for t in range(k, 0, -1) if math.log2(n) + hypergeometric(n - 1, dropout, k, k - t + 1) <= FAILURE - 1), 0
+    )
+
+
+def search(adversary: str, n: int, corrupt: int, dropout: int) -> tuple[int, int, int] | None:
+    """(neighbours, threshold, most in-degree): all others in a small cohort, else the fewest, else all others.
+
+    The threshold is the highest that the dropouts allow. None where nothing holds.
+    """
+    full = (n - 1, most_threshold(n, dropout, n - 1), n - 1) if n - 1 <= MOST_SHARES else None
+    if full and not (full[1] and bounds(adversary, n, corrupt, dropout, *full).hold):
+        full = None
+    return full if full and n <= SMALL else _sparse(adversary, n, corrupt, dropout) or full
+
+
+def _sparse(adversary: str, n: int, corrupt: int, dropout: int) -> tuple[int, int, int] | None:
+    """The fewest neighbours of a sparse graph."""
+    malicious = adversary == "malicious"
+    most = min(MOST_SHARES, (n - 2) // 2 if malicious else n - 2)  # a client draws k and is drawn by k
+    for k in range(2, most + 1, 1 if malicious else 2):
+        t = most_threshold(n, dropout, k)
+        if not t or t <= most_corrupt(n, corrupt, k) or (malicious and 2 * t <= k):
+            continue
+        in_degree = most_in_degree(n, k) if malicious else k
+        if bounds(adversary, n, corrupt, dropout, k, t, in_degree).hold:
+            return k, t, in_degree
+    return None
