@@ -5,7 +5,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 enum { GROUP = 8, ROUNDS = 14 };
-typedef enum { STORE, ADD, SUBTRACT } mode;
+typedef enum { STORE, ADD, SUBTRACT, ADD64, SUBTRACT64 } mode;
 
 /* The next four words of the schedule: a running XOR of the four that lie eight back, on top of `word`. */
 INLINE __m128i next_words(__m128i back, __m128i word) {
@@ -33,6 +33,8 @@ void fc_aes256_schedule(const uint8_t key[32], uint32_t* schedule) {
 INLINE void put(mode to, char* out, __m128i x) {
     if (to == ADD) x = _mm_add_epi32(_mm_loadu_si128((const __m128i*)(const void*)out), x);
     if (to == SUBTRACT) x = _mm_sub_epi32(_mm_loadu_si128((const __m128i*)(const void*)out), x);
+    if (to == ADD64) x = _mm_add_epi64(_mm_loadu_si128((const __m128i*)(const void*)out), x);
+    if (to == SUBTRACT64) x = _mm_sub_epi64(_mm_loadu_si128((const __m128i*)(const void*)out), x);
     _mm_storeu_si128((__m128i*)(void*)out, x);
 }
 
@@ -55,10 +57,16 @@ static void fill(const uint32_t* schedule, const uint32_t nonce[3], uint32_t cou
     run(STORE, schedule, nonce, counter, groups, (char*)out);
 }
 
-static void add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint32_t* values,
+static void add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, void* values,
                 int negative) {
-    if (negative) run(SUBTRACT, schedule, nonce, counter, groups, (char*)values);
-    else run(ADD, schedule, nonce, counter, groups, (char*)values);
+    if (negative) run(SUBTRACT, schedule, nonce, counter, groups, values);
+    else run(ADD, schedule, nonce, counter, groups, values);
 }
 
-const fc_stream_kernels fc_aes256ctr_aesni = {16, 16 * GROUP, fc_aes256_schedule, fill, add};
+static void add64(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, void* values,
+                  int negative) {
+    if (negative) run(SUBTRACT64, schedule, nonce, counter, groups, values);
+    else run(ADD64, schedule, nonce, counter, groups, values);
+}
+
+const fc_stream_kernels fc_aes256ctr_aesni = {16, 16 * GROUP, fc_aes256_schedule, fill, {add, add64}};

@@ -5,7 +5,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 enum { GROUP = 8, ROUNDS = 14 };
-typedef enum { STORE, ADD, SUBTRACT } mode;
+typedef enum { STORE, ADD, SUBTRACT, ADD64, SUBTRACT64 } mode;
 
 /* What the block `counter` and the three after it encrypt, with the counter's bytes still in the machine's order. */
 INLINE __m512i first_blocks(const uint32_t nonce[3], uint32_t counter) {
@@ -17,6 +17,8 @@ INLINE __m512i first_blocks(const uint32_t nonce[3], uint32_t counter) {
 INLINE void put(mode to, char* out, __m512i x) {
     if (to == ADD) x = _mm512_add_epi32(_mm512_loadu_si512(out), x);
     if (to == SUBTRACT) x = _mm512_sub_epi32(_mm512_loadu_si512(out), x);
+    if (to == ADD64) x = _mm512_add_epi64(_mm512_loadu_si512(out), x);
+    if (to == SUBTRACT64) x = _mm512_sub_epi64(_mm512_loadu_si512(out), x);
     _mm512_storeu_si512(out, x);
 }
 
@@ -42,10 +44,16 @@ static void fill(const uint32_t* schedule, const uint32_t nonce[3], uint32_t cou
     run(STORE, schedule, nonce, counter, groups, (char*)out);
 }
 
-static void add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint32_t* values,
+static void add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, void* values,
                 int negative) {
-    if (negative) run(SUBTRACT, schedule, nonce, counter, groups, (char*)values);
-    else run(ADD, schedule, nonce, counter, groups, (char*)values);
+    if (negative) run(SUBTRACT, schedule, nonce, counter, groups, values);
+    else run(ADD, schedule, nonce, counter, groups, values);
 }
 
-const fc_stream_kernels fc_aes256ctr_vaes = {16, 64 * GROUP, fc_aes256_schedule, fill, add};
+static void add64(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, void* values,
+                  int negative) {
+    if (negative) run(SUBTRACT64, schedule, nonce, counter, groups, values);
+    else run(ADD64, schedule, nonce, counter, groups, values);
+}
+
+const fc_stream_kernels fc_aes256ctr_vaes = {16, 64 * GROUP, fc_aes256_schedule, fill, {add, add64}};

@@ -1,6 +1,6 @@
 /* ChaCha20 (RFC 8439 section 2.3) of as many blocks side by side as a vector has 32-bit lanes. An ISA's file defines
  *   vec, LANES        the vector and its lanes: lane b works on block counter + b
- *   ADD, SUB, XOR     lane by lane
+ *   ADD, SUB, XOR     lane by lane; ADD64, SUB64: by lanes of 64 bits
  *   ROTATE(x, n)      to the left, n one of 16, 12, 8, 7
  *   SAME(x), COUNT()  a word in every lane; lane b holds b
  *   LOAD, STORE       at any alignment
@@ -51,27 +51,35 @@ static inline __attribute__((always_inline)) void chacha_fill(const uint32_t* sc
 }
 
 static inline __attribute__((always_inline)) void chacha_add(const uint32_t* schedule, const uint32_t nonce[3],
-                                                             uint32_t counter, int64_t groups, uint32_t* values,
+                                                             uint32_t counter, int64_t groups, char* values, int wide,
                                                              int negative) {
     vec start[16], x[16];
     chacha_start(schedule, nonce, counter, start);
-    for (; groups > 0; groups--, values += CHACHA_GROUP / 4) {
+    for (; groups > 0; groups--, values += CHACHA_GROUP) {
         chacha_group(start, x);
-        if (negative)
-            for (int i = 0; i < 16; i++) STORE(values + LANES * i, SUB(LOAD(values + LANES * i), x[i]));
-        else
-            for (int i = 0; i < 16; i++) STORE(values + LANES * i, ADD(LOAD(values + LANES * i), x[i]));
+        for (int i = 0; i < 16; i++) {
+            const vec old = LOAD(values + 4 * LANES * i);
+            if (wide) x[i] = negative ? SUB64(old, x[i]) : ADD64(old, x[i]);
+            else x[i] = negative ? SUB(old, x[i]) : ADD(old, x[i]);
+        }
+        for (int i = 0; i < 16; i++) STORE(values + 4 * LANES * i, x[i]);
         start[12] = ADD(start[12], SAME(LANES));
     }
 }
 
-#define CHACHA20(isa)                                                                                     \
-    static void fill(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, \
-                     uint8_t* out) {                                                                      \
-        chacha_fill(schedule, nonce, counter, groups, out);                                               \
-    }                                                                                                     \
-    static void add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,  \
-                    uint32_t* values, int negative) {                                                     \
-        chacha_add(schedule, nonce, counter, groups, values, negative);                                   \
-    }                                                                                                     \
-    const fc_stream_kernels fc_chacha20_##isa = {64, CHACHA_GROUP, fc_chacha20_schedule, fill, add};
+#define CHACHA20(isa)                                                                                                  \
+    static void fill(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,              \
+                     uint8_t* out) {                                                                                   \
+        chacha_fill(schedule, nonce, counter, groups, out);                                                            \
+    }                                                                                                                  \
+    static void add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, void* values, \
+                    int negative) {                                                                                    \
+        if (negative) chacha_add(schedule, nonce, counter, groups, values, 0, 1);                                      \
+        else chacha_add(schedule, nonce, counter, groups, values, 0, 0);                                               \
+    }                                                                                                                  \
+    static void add64(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,             \
+                      void* values, int negative) {                                                                    \
+        if (negative) chacha_add(schedule, nonce, counter, groups, values, 1, 1);                                      \
+        else chacha_add(schedule, nonce, counter, groups, values, 1, 0);                                               \
+    }                                                                                                                  \
+    const fc_stream_kernels fc_chacha20_##isa = {64, CHACHA_GROUP, fc_chacha20_schedule, fill, {add, add64}};

@@ -5,6 +5,8 @@
 enum { LANES = 8 };
 #define ADD _mm256_add_epi32
 #define SUB _mm256_sub_epi32
+#define ADD64 _mm256_add_epi64
+#define SUB64 _mm256_sub_epi64
 #define XOR _mm256_xor_si256
 #define ROTATE(x, n) rotate(x, n)
 #define SAME(x) _mm256_set1_epi32((int)(x))

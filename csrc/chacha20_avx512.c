@@ -5,6 +5,8 @@
 enum { LANES = 16 };
 #define ADD _mm512_add_epi32
 #define SUB _mm512_sub_epi32
+#define ADD64 _mm512_add_epi64
+#define SUB64 _mm512_sub_epi64
 #define XOR _mm512_xor_si512
 #define ROTATE(x, n) _mm512_rol_epi32(x, n)
 #define SAME(x) _mm512_set1_epi32((int)(x))

@@ -5,13 +5,16 @@
 enum { LANES = 4 };
 #define ADD vaddq_u32
 #define SUB vsubq_u32
+#define AS64(f, x, y) vreinterpretq_u32_u64(f(vreinterpretq_u64_u32(x), vreinterpretq_u64_u32(y)))
+#define ADD64(x, y) AS64(vaddq_u64, x, y)
+#define SUB64(x, y) AS64(vsubq_u64, x, y)
 #define XOR veorq_u32
 #define ROTATE(x, n)                                                          \
     ((n) == 16 ? vreinterpretq_u32_u16(vrev32q_u16(vreinterpretq_u16_u32(x))) \
                : vsriq_n_u32(vshlq_n_u32(x, n), x, 32 - (n)))
 #define SAME(x) vdupq_n_u32(x)
 #define COUNT() ((uint32x4_t){0, 1, 2, 3})
-#define LOAD(at) vld1q_u32(at)
+#define LOAD(at) vreinterpretq_u32_u8(vld1q_u8((const uint8_t*)(at)))
 #define STORE(at, x) vst1q_u8((uint8_t*)(at), vreinterpretq_u8_u32(x))
 
 static inline __attribute__((always_inline)) void transpose(uint32x4_t x[16]) {

@@ -33,13 +33,26 @@ static void fill(const uint32_t* schedule, const uint32_t nonce[3], uint32_t cou
     }
 }
 
-static void add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint32_t* values,
+static void add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, void* values,
                 int negative) {
-    for (int64_t g = 0; g < groups; g++, values += 16) {
+    uint32_t* to = values;
+    for (int64_t g = 0; g < groups; g++, to += 16) {
         uint32_t x[16];
         block(schedule, nonce, counter + (uint32_t)g, x);
-        for (int w = 0; w < 16; w++) values[w] += negative ? 0u - x[w] : x[w];
+        for (int w = 0; w < 16; w++) to[w] += negative ? 0u - x[w] : x[w];
     }
 }
 
-const fc_stream_kernels fc_chacha20_ref = {64, 64, fc_chacha20_schedule, fill, add};
+static void add64(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, void* values,
+                  int negative) {
+    uint64_t* to = values;
+    for (int64_t g = 0; g < groups; g++, to += 8) {
+        uint32_t x[16];
+        uint64_t wide[8];
+        block(schedule, nonce, counter + (uint32_t)g, x);
+        memcpy(wide, x, sizeof wide);
+        for (int w = 0; w < 8; w++) to[w] += negative ? 0u - wide[w] : wide[w];
+    }
+}
+
+const fc_stream_kernels fc_chacha20_ref = {64, 64, fc_chacha20_schedule, fill, {add, add64}};

@@ -16,7 +16,16 @@
 #define FEDCORE_H
 #include <stdint.h>
 
-typedef enum { FC_F32 = 0, FC_F16 = 1, FC_BF16 = 2, FC_F64 = 3, FC_INT8 = 4, FC_NF4 = 5 } fc_dtype;
+typedef enum {
+    FC_F32 = 0,
+    FC_F16 = 1,
+    FC_BF16 = 2,
+    FC_F64 = 3,
+    FC_INT8 = 4,
+    FC_NF4 = 5,
+    FC_U32 = 6,
+    FC_U64 = 7
+} fc_dtype;
 typedef enum {
     FC_ISA_AUTO = 0,
     FC_ISA_REF = 1,
@@ -200,6 +209,30 @@ int fc_keystream_add(uint32_t* values, int64_t length, fc_stream stream, const u
  * size and counter alone. FC_WRONG_STREAM as for keystreams. Same samples on every ISA. */
 int fc_discrete_gaussian(const fc_gaussian_table* table, fc_stream stream, const uint8_t* key, int64_t counter,
                          int64_t* out, int64_t size, fc_isa isa, int threads);
+
+/* Masks of secure aggregation, as defined in fedcore/reference/mask_add.py: out[k] = q(values[k]) + the sum over j <
+ * keys of signs[j] * word counter + k of the stream of key j (key + 32 * j), nonce 0, modulo 2^bits, k < length. dtype
+ * of values: FC_F32 and FC_F64, which are quantised by scale and limit, a whole number; FC_U32 and FC_U64 as they are.
+ * out and the streams' words are uint32 up to 32 bits, uint64 above; `out` may be `values` where they are of one size.
+ * counter + length words are within 2^32 blocks. FC_NOT_FINITE, with out of no use, if a value is Inf or NaN.
+ * FC_WRONG_STREAM as for keystreams. Same on every ISA. Schedules, keystream and stack are wiped. */
+int fc_mask_add(const void* values, fc_dtype dtype, int64_t length, double scale, double limit, fc_stream stream,
+                const uint8_t* key, int64_t keys, const int8_t* signs, int bits, int64_t counter, void* out, fc_isa isa,
+                int threads);
+
+/* Residues of `bits` bits (uint32 up to 32, uint64 above) one after the other: (count * bits + 7) / 8 bytes, as defined
+ * in fedcore/reference/pack_bits.py; and total[k] += them modulo 2^bits. Same on every ISA. */
+int fc_pack_bits(const void* residues, int bits, int64_t count, uint8_t* out, fc_isa isa, int threads);
+int fc_unpack_add(const uint8_t* packed, int bits, int64_t count, void* total, fc_isa isa, int threads);
+
+/* Shamir's shares over GF(2^8), as defined in fedcore/reference/shamir_split.py: out[(x - 1) * size + b] is share x of
+ * secrets[b], b < size, 1 <= x <= shares <= 255; 1 <= threshold <= shares. Coefficients are the ChaCha20 of `key`,
+ * nonce 0. Constant time in secrets and key; all else that the key makes is wiped. */
+int fc_shamir_split(const uint8_t* secrets, int64_t size, int threshold, int shares, const uint8_t* key, uint8_t* out,
+                    fc_isa isa);
+/* The secrets of shares: shares[i * size + b] is for points[i], i < count <= 255; points are different, none is 0.
+ * Constant time in shares. Same on every ISA. */
+int fc_shamir_combine(const uint8_t* points, const uint8_t* shares, int count, int64_t size, uint8_t* out, fc_isa isa);
 
 /* Read every byte of every row and nothing else, `streams` rows at a time: the roof that benchmarks compare with.
  * x->encoding must be NULL.

@@ -49,8 +49,9 @@ enum {
     FC_SCHEDULE = 60,           /* words of a key's schedule at most: the round keys of AES-256 */
     FC_STREAM_GROUP = 1024,     /* bytes that a step of a stream's kernel makes at most */
     FC_STREAM_CHUNK = 16384,    /* bytes that all keys are added to in turn: they stay in the first-level cache */
-    FC_GAUSSIAN_ENTRIES = 127,  /* of a table at most: fedcore/gaussian_table.py */
-    FC_GAUSSIAN_CHUNK = 1024,   /* samples that are made at a time: their words stay in the first-level cache */
+    FC_STACK = 8192,           /* bytes of stack that kernels of streams use at most: round keys may be spilled there */
+    FC_GAUSSIAN_ENTRIES = 127, /* of a table at most: fedcore/gaussian_table.py */
+    FC_GAUSSIAN_CHUNK = 1024,  /* samples that are made at a time: their words stay in the first-level cache */
     FC_ALIGN = 64,
 };
 
@@ -134,6 +135,22 @@ typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
 typedef void fc_decode_fn(const void* payload, const void* const* scales, int64_t first, int64_t length, float* out);
 
+/* q of clamp(x * scale, -limit, limit), ties to even, for x fp32 or fp64, to int32 or int64; 1 if any x is not finite.
+ */
+typedef int fc_quantise_fn(const void* values, double scale, double limit, int64_t length, void* out);
+/* out = in & mask, 8 bytes of mask after another; `stream`: bypass the cache where possible. */
+typedef void fc_reduce_fn(const void* in, uint64_t mask, int64_t bytes, void* out, int stream);
+/* `count` residues of `bits` bits, uint32 up to 32 and uint64 above, to and from packed bytes, as defined in
+ * fedcore/reference/pack_bits.py. */
+typedef void fc_pack_bits_fn(const void* residues, int bits, int64_t count, uint8_t* out);
+typedef void fc_unpack_add_fn(const uint8_t* packed, int bits, int64_t count, void* total);
+/* In GF(2^8): out[b] = the sum over c < rows of table[c] * x[c * stride + b], b < bytes; Horner's rule at `point`, the
+ * last row first. The point and the weights are public; no branch or address depends on x. */
+typedef void fc_gf_sum_fn(const uint8_t* weights, const uint8_t* x, int64_t rows, int64_t stride, int64_t bytes,
+                          uint8_t* out);
+typedef void fc_gf_horner_fn(uint8_t point, const uint8_t* x, int64_t rows, int64_t stride, int64_t bytes,
+                             uint8_t* out);
+
 typedef enum { FC_MEDIAN, FC_TRIMMED_MEAN, FC_MEAN_AROUND_MEDIAN } fc_statistic;
 /* Bytes that an order kernel works in: two keys a row, each in a vector of any ISA; five and a sample for selection. */
 #define FC_ORDER_SCRATCH(rows) ((5 * (rows) + 2000) * FC_ALIGN)
@@ -145,6 +162,8 @@ typedef int fc_order_fn(const void* const* rows, int64_t n, int64_t offset, int6
 /* order.c: a zero is +0, also one that was rounded to: the last step of an order statistic, on the way out. */
 void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype);
 
+typedef void fc_stream_add_fn(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,
+                              void* values, int negative);
 #define FC_CHACHA20_CONSTANTS {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574}
 /* One keystream on one ISA, in groups of blocks. The counter of a block that is not wanted may wrap: its bytes are
  * thrown away. */
@@ -153,9 +172,8 @@ typedef struct {
     void (*schedule)(const uint8_t key[32], uint32_t* schedule);
     /* The stream's bytes from block `counter` on. */
     void (*fill)(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint8_t* out);
-    /* Its words added to `values`, or subtracted, modulo 2^32. */
-    void (*add)(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint32_t* values,
-                int negative);
+    /* Its words added to `values`, or subtracted: [0] uint32 modulo 2^32, [1] uint64 modulo 2^64. */
+    fc_stream_add_fn* add[2];
 } fc_stream_kernels;
 void fc_chacha20_schedule(const uint8_t key[32], uint32_t* schedule);
 void fc_aes256_schedule(const uint8_t key[32], uint32_t* schedule);
@@ -169,9 +187,13 @@ extern const fc_stream_kernels fc_chacha20_neon;
  * every length. */
 void fc_stream_fill(const fc_stream_kernels* stream, const uint32_t* schedule, const uint32_t nonce[3],
                     uint32_t counter, int64_t bytes, uint8_t* out);
+/* values[k] += or -= word first + k of the stream, k < length; `wide`: of 64-bit words, else of 32-bit ones. */
+void fc_stream_add(const fc_stream_kernels* stream, const uint32_t* schedule, const uint32_t nonce[3], int64_t first,
+                   int64_t length, void* values, int wide, int negative);
 int fc_stream_right(const fc_stream_kernels* stream, fc_stream kind);
 void fc_nonce_words(const uint8_t nonce[12], uint32_t words[3]);
 void fc_wipe(void* memory, size_t bytes); /* zeros that no compiler drops: keys and noise do not stay in memory */
+void fc_wipe_stack(void); /* what functions that were called before and have returned left below the caller */
 
 typedef struct {
     fc_accumulate_fn* accumulate[3];
@@ -196,6 +218,12 @@ typedef struct {
     fc_hadamard_far_fn* hadamard_far;
     const fc_stream_kernels* chacha20;
     fc_gaussian_fn* gaussian;
+    fc_quantise_fn* quantise[2][2]; /* of fp32, fp64; to 32, 64 bits */
+    fc_reduce_fn* reduce;
+    fc_pack_bits_fn* pack_bits;
+    fc_unpack_add_fn* unpack_add;
+    fc_gf_sum_fn* gf_sum;
+    fc_gf_horner_fn* gf_horner;
     fc_to_f32_fn* to_f32[3];
     fc_read_fn* read;
     fc_decode_fn* decode[2]; /* FC_INT8, FC_NF4 */
@@ -224,6 +252,12 @@ fc_hadamard_near_fn fc_hadamard_near_ref;
 fc_hadamard_far_fn fc_hadamard_far_ref;
 fc_to_f32_fn fc_to_f32_f32_ref, fc_to_f32_f16_ref, fc_to_f32_bf16_ref;
 fc_gaussian_fn fc_discrete_gaussian_ref;
+fc_quantise_fn fc_quantise_f32_32_ref, fc_quantise_f32_64_ref, fc_quantise_f64_32_ref, fc_quantise_f64_64_ref;
+fc_reduce_fn fc_reduce_ref;
+fc_pack_bits_fn fc_pack_bits_ref;
+fc_unpack_add_fn fc_unpack_add_ref;
+fc_gf_sum_fn fc_gf_sum_ref;
+fc_gf_horner_fn fc_gf_horner_ref;
 fc_read_fn fc_read_ref;
 fc_decode_fn fc_decode_int8_ref, fc_decode_nf4_ref;
 

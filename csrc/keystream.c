@@ -12,6 +12,11 @@ void fc_wipe(void* memory, size_t bytes) {
     __asm__ volatile("" : : "r"(memory) : "memory");
 }
 
+__attribute__((noinline)) void fc_wipe_stack(void) {
+    char frames[FC_STACK];
+    fc_wipe(frames, sizeof frames);
+}
+
 void fc_nonce_words(const uint8_t nonce[12], uint32_t words[3]) { memcpy(words, nonce, 12); }
 
 void fc_stream_fill(const fc_stream_kernels* stream, const uint32_t* schedule, const uint32_t nonce[3],
@@ -25,15 +30,41 @@ void fc_stream_fill(const fc_stream_kernels* stream, const uint32_t* schedule, c
     fc_wipe(last, sizeof last);
 }
 
-static void stream_add(const fc_stream_kernels* stream, const uint32_t* schedule, const uint32_t nonce[3],
-                       uint32_t counter, int64_t length, uint32_t* values, int negative) {
-    const int64_t groups = 4 * length / stream->group, whole = groups * stream->group;
-    stream->add(schedule, nonce, counter, groups, values, negative);
-    if (whole == 4 * length) return;
-    uint32_t last[FC_STREAM_GROUP / 4];
-    stream->fill(schedule, nonce, counter + (uint32_t)(whole / stream->block), 1, (uint8_t*)last);
-    for (int64_t k = whole / 4; k < length; k++) values[k] += negative ? 0u - last[k - whole / 4] : last[k - whole / 4];
-    fc_wipe(last, sizeof last);
+/* values[k] += or -= word k of `bytes` that begin at `words`. */
+static void add_words(void* values, const uint8_t* words, int64_t length, int wide, int negative) {
+    for (int64_t k = 0; k < length; k++)
+        if (wide) {
+            uint64_t word;
+            memcpy(&word, words + 8 * k, 8);
+            ((uint64_t*)values)[k] += negative ? 0u - word : word;
+        } else {
+            uint32_t word;
+            memcpy(&word, words + 4 * k, 4);
+            ((uint32_t*)values)[k] += negative ? 0u - word : word;
+        }
+}
+
+void fc_stream_add(const fc_stream_kernels* stream, const uint32_t* schedule, const uint32_t nonce[3], int64_t first,
+                   int64_t length, void* values, int wide, int negative) {
+    const int size = wide ? 8 : 4;
+    uint8_t edge[FC_STREAM_GROUP];
+    uint32_t counter = (uint32_t)(first * size / stream->block);
+    char* to = values;
+    const int skip = (int)(first * size % stream->block);
+    if (skip && length) { /* the group that begins with the block that `first` lies in */
+        const int64_t words = fc_min(length, (stream->group - skip) / size);
+        stream->fill(schedule, nonce, counter, 1, edge);
+        add_words(to, edge + skip, words, wide, negative);
+        counter += (uint32_t)(stream->group / stream->block);
+        to += words * size, length -= words;
+    }
+    const int64_t groups = length * size / stream->group, rest = length - groups * (stream->group / size);
+    stream->add[wide](schedule, nonce, counter, groups, to, negative);
+    if (rest) {
+        stream->fill(schedule, nonce, counter + (uint32_t)(groups * (stream->group / stream->block)), 1, edge);
+        add_words(to + groups * stream->group, edge, rest, wide, negative);
+    }
+    if (skip || rest) fc_wipe(edge, sizeof edge);
 }
 
 /* RFC 8439 section 2.3.2, and the output blocks of NIST SP 800-38A F.5.5. */
@@ -55,12 +86,26 @@ static const uint8_t aes_answer[64] = {0x0b, 0xdf, 0x7d, 0xf1, 0x59, 0x17, 0x16,
                                        0x5d, 0x0d, 0x8b, 0xd6, 0xa3, 0x37, 0x8e, 0xca, 0x62, 0x29, 0x56, 0xe1, 0xc8,
                                        0x69, 0x35, 0x36, 0xb1, 0xbe, 0xe9, 0x9c, 0x73, 0xa3, 0x15, 0x76, 0xb6};
 
+/* Whether the stream's first `bytes`, taken from themselves, leave zeros, and nothing else changes. */
+static int adds_right(const fc_stream_kernels* stream, const uint32_t* schedule, const uint32_t nonce[3],
+                      uint32_t first, int bytes, int most, int wide, const uint8_t* wanted) {
+    uint64_t added[(3 * FC_STREAM_GROUP + 128) / 8];
+    const int size = wide ? 8 : 4;
+    memcpy(added, wanted, (size_t)most);
+    for (int turn = 0; turn < 3; turn++)
+        fc_stream_add(stream, schedule, nonce, (int64_t)first * stream->block / size, bytes / size, added, wide,
+                      turn != 1);
+    for (int k = 0; k < bytes; k++)
+        if (((const uint8_t*)added)[k]) return 0;
+    return !memcmp((const uint8_t*)added + bytes, wanted + bytes, (size_t)(most - bytes));
+}
+
 /* The published blocks; then every length up to three groups and a bit, filled and added, against the stream made a
  * block at a time, each as the first of its group: lanes, groups and tails that go wrong do not agree with that. */
 int fc_stream_right(const fc_stream_kernels* stream, fc_stream kind) {
     const int chacha = kind == FC_CHACHA20;
     const uint32_t first = chacha ? 1 : 0xfcfdfeffu; /* 256 blocks on it, the counter's low bytes have carried */
-    uint32_t schedule[FC_SCHEDULE], nonce[3], added[3 * FC_STREAM_GROUP / 4 + 32];
+    uint32_t schedule[FC_SCHEDULE], nonce[3];
     uint8_t wanted[3 * FC_STREAM_GROUP + 128], got[3 * FC_STREAM_GROUP + 128];
     const int most = 3 * stream->group + 2 * stream->block;
     stream->schedule(chacha ? chacha_key : aes_key, schedule);
@@ -75,13 +120,8 @@ int fc_stream_right(const fc_stream_kernels* stream, fc_stream kind) {
         for (int k = bytes; k < most; k++)
             if (got[k]) return 0;
         if (bytes % 4) continue;
-        memcpy(added, wanted, sizeof added);
-        stream_add(stream, schedule, nonce, first, bytes / 4, added, 1);
-        stream_add(stream, schedule, nonce, first, bytes / 4, added, 0);
-        stream_add(stream, schedule, nonce, first, bytes / 4, added, 1);
-        for (int k = 0; k < bytes / 4; k++)
-            if (added[k]) return 0;
-        if (memcmp((const uint8_t*)added + bytes, wanted + bytes, (size_t)(most - bytes))) return 0;
+        for (int wide = 0; wide <= (bytes % 8 == 0); wide++)
+            if (!adds_right(stream, schedule, nonce, first, bytes, most, wide, wanted)) return 0;
     }
     return 1;
 }
@@ -101,8 +141,8 @@ static void run_chunk(const job* j, int64_t start, int64_t bytes) {
     const uint32_t counter = j->counter + (uint32_t)(start / j->stream->block);
     if (j->out) fc_stream_fill(j->stream, j->schedules, j->nonce, counter, bytes, j->out + start);
     for (int64_t k = 0; j->values && k < j->keys; k++)
-        stream_add(j->stream, j->schedules + k * FC_SCHEDULE, j->nonce, counter, bytes / 4, j->values + start / 4,
-                   j->signs[k] < 0);
+        fc_stream_add(j->stream, j->schedules + k * FC_SCHEDULE, j->nonce, (int64_t)counter * (j->stream->block / 4),
+                      bytes / 4, j->values + start / 4, 0, j->signs[k] < 0);
 }
 
 static void work(void* context, int worker) {
@@ -111,6 +151,7 @@ static void work(void* context, int worker) {
     for (int64_t item; (item = ITEM * fc_next(&j->next)) < j->bytes;)
         for (int64_t start = item; start < fc_min(item + ITEM, j->bytes); start += FC_STREAM_CHUNK)
             run_chunk(j, start, fc_min(FC_STREAM_CHUNK, j->bytes - start));
+    fc_wipe_stack();
 }
 
 static int run(job* j, fc_stream kind, const uint8_t* keys, const uint8_t nonce[12], fc_isa isa, int threads) {

@@ -52,6 +52,12 @@ const fc_kernels fc_kernels_ref = {
     .lora_gram_tile = fc_lora_gram_tile_ref,
     .chacha20 = &fc_chacha20_ref,
     .gaussian = fc_discrete_gaussian_ref,
+    .quantise = {{fc_quantise_f32_32_ref, fc_quantise_f32_64_ref}, {fc_quantise_f64_32_ref, fc_quantise_f64_64_ref}},
+    .reduce = fc_reduce_ref,
+    .pack_bits = fc_pack_bits_ref,
+    .unpack_add = fc_unpack_add_ref,
+    .gf_sum = fc_gf_sum_ref,
+    .gf_horner = fc_gf_horner_ref,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, ref),
@@ -79,6 +85,12 @@ fc_pair_squares_fn fc_pair_squares_avx2;
 fc_lora_tile_fn fc_lora_tile_avx2;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx2;
 fc_gaussian_fn fc_discrete_gaussian_avx2;
+fc_quantise_fn fc_quantise_f32_32_avx2, fc_quantise_f64_32_avx2;
+fc_reduce_fn fc_reduce_avx2;
+fc_pack_bits_fn fc_pack_bits_avx2;
+fc_unpack_add_fn fc_unpack_add_avx2;
+fc_gf_sum_fn fc_gf_sum_avx2;
+fc_gf_horner_fn fc_gf_horner_avx2;
 
 const fc_kernels fc_kernels_avx2 = {
     .accumulate = THREE(fc_weighted_sum, avx2),
@@ -100,6 +112,12 @@ const fc_kernels fc_kernels_avx2 = {
     .lora_gram_tile = fc_lora_gram_tile_avx2,
     .chacha20 = &fc_chacha20_avx2,
     .gaussian = fc_discrete_gaussian_avx2,
+    .quantise = {{fc_quantise_f32_32_avx2, fc_quantise_f32_64_ref}, {fc_quantise_f64_32_avx2, fc_quantise_f64_64_ref}},
+    .reduce = fc_reduce_avx2,
+    .pack_bits = fc_pack_bits_avx2,
+    .unpack_add = fc_unpack_add_avx2,
+    .gf_sum = fc_gf_sum_avx2,
+    .gf_horner = fc_gf_horner_avx2,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, avx2),
@@ -126,22 +144,31 @@ fc_pair_squares_fn fc_pair_squares_avx512;
 fc_lora_tile_fn fc_lora_tile_avx512;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx512;
 fc_gaussian_fn fc_discrete_gaussian_avx512;
+fc_quantise_fn fc_quantise_f32_32_avx512, fc_quantise_f32_64_avx512, fc_quantise_f64_32_avx512,
+    fc_quantise_f64_64_avx512;
+fc_reduce_fn fc_reduce_avx512;
+fc_pack_bits_fn fc_pack_bits_avx512;
+fc_unpack_add_fn fc_unpack_add_avx512;
 fc_read_fn fc_read_avx512;
 
 /* What both AVX-512 instruction sets share. */
-#define AVX512_KERNELS                                                                                            \
-    .accumulate = THREE(fc_weighted_sum, avx512),                                                                 \
-    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),                                \
-               FOUR(fc_weighted_sum_split_to, avx512)},                                                           \
-    .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,                 \
-    .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),                      \
-    .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),                      \
-    .hadamard_near = fc_hadamard_near_avx512, .hadamard_far = fc_hadamard_far_avx512,                             \
-    .clip_round = THREE(fc_clip_round, avx512), .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx512), \
-    .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                                     \
-    .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512,       \
-    .chacha20 = &fc_chacha20_avx512, .gaussian = fc_discrete_gaussian_avx512,                                     \
-    .decode = {fc_decode_int8_avx512, fc_decode_nf4_avx512}, .order = THREE(fc_order, avx512)
+#define AVX512_KERNELS                                                                                                 \
+    .accumulate = THREE(fc_weighted_sum, avx512),                                                                      \
+    .finish = {FOUR(fc_weighted_sum_to, avx512), FOUR(fc_weighted_sum_to, avx512),                                     \
+               FOUR(fc_weighted_sum_split_to, avx512)},                                                                \
+    .sums_pack = THREE(fc_weighted_sums_pack, avx512), .sums_tile = fc_weighted_sums_tile_avx512,                      \
+    .sums_few = THREE(fc_weighted_sums_few, avx512), .signs = THREE(fc_sign_counts, avx512),                           \
+    .exact_add = THREE(fc_exact_sum, avx512), .block_norm = THREE(fc_squared_norms, avx512),                           \
+    .hadamard_near = fc_hadamard_near_avx512, .hadamard_far = fc_hadamard_far_avx512,                                  \
+    .clip_round = THREE(fc_clip_round, avx512), .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx512),      \
+    .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                                          \
+    .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512,            \
+    .chacha20 = &fc_chacha20_avx512, .gaussian = fc_discrete_gaussian_avx512,                                          \
+    .quantise = {{fc_quantise_f32_32_avx512, fc_quantise_f32_64_avx512},                                               \
+                 {fc_quantise_f64_32_avx512, fc_quantise_f64_64_avx512}},                                              \
+    .reduce = fc_reduce_avx512, .pack_bits = fc_pack_bits_avx512, .unpack_add = fc_unpack_add_avx512,                  \
+    .gf_sum = fc_gf_sum_avx2, .gf_horner = fc_gf_horner_avx2, .decode = {fc_decode_int8_avx512, fc_decode_nf4_avx512}, \
+    .order = THREE(fc_order, avx512)
 
 const fc_kernels fc_kernels_avx512 = {
     AVX512_KERNELS,
@@ -177,6 +204,9 @@ fc_gram_tile_fn fc_gram_tile_neon;
 fc_lora_tile_fn fc_lora_tile_neon;
 fc_lora_gram_tile_fn fc_lora_gram_tile_neon;
 fc_gaussian_fn fc_discrete_gaussian_neon;
+fc_quantise_fn fc_quantise_f32_32_neon, fc_quantise_f32_64_neon, fc_quantise_f64_32_neon, fc_quantise_f64_64_neon;
+fc_gf_sum_fn fc_gf_sum_neon;
+fc_gf_horner_fn fc_gf_horner_neon;
 #define FINISH_NEON \
     {fc_weighted_sum_to_f32_ref, fc_weighted_sum_to_f16_neon, fc_weighted_sum_to_bf16_neon, fc_weighted_sum_to_f64_ref}
 
@@ -200,6 +230,13 @@ const fc_kernels fc_kernels_neon = {
     .lora_gram_tile = fc_lora_gram_tile_neon,
     .chacha20 = &fc_chacha20_neon,
     .gaussian = fc_discrete_gaussian_neon,
+    .quantise = {{fc_quantise_f32_32_neon, fc_quantise_f32_64_neon},
+                 {fc_quantise_f64_32_neon, fc_quantise_f64_64_neon}},
+    .reduce = fc_reduce_ref,
+    .pack_bits = fc_pack_bits_ref,
+    .unpack_add = fc_unpack_add_ref,
+    .gf_sum = fc_gf_sum_neon,
+    .gf_horner = fc_gf_horner_neon,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .to_f32 = THREE(fc_to_f32, ref),

@@ -12,7 +12,7 @@ from fedcore.errors import FedcoreError
 from fedcore.quantized import Quantized
 
 if TYPE_CHECKING:
-    from fedcore import lora, privacy, rules
+    from fedcore import lora, privacy, rules, secagg
     from fedcore.accumulator import Accumulator
     from fedcore.engine import Aggregate, aggregate
     from fedcore.federation.server_optimizer import FedAdagrad, FedAdam, FedAvgM, FedYogi
@@ -39,6 +39,7 @@ __all__ = [
     "ops",
     "privacy",
     "rules",
+    "secagg",
     "use_backend",
 ]
 
@@ -56,6 +57,6 @@ def __getattr__(name: str) -> Any:
     """Import the parts above the ops on first use, so that `import fedcore` stays quick."""
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in ("rules", "lora", "privacy"):
+    if name in ("rules", "lora", "privacy", "secagg"):
         return importlib.import_module(f"fedcore.{name}")
     raise AttributeError(f"module 'fedcore' has no attribute {name!r}")

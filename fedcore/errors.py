@@ -86,3 +86,19 @@ class PrivacyError(FedcoreError, ValueError):
 
 class PrivacyBudgetError(PrivacyError):
     """A release that would pass the privacy budget; nothing was charged and nothing may be released."""
+
+
+class SecureSumError(FedcoreError):
+    """Base of what ends or refuses a step of a secure sum; the message names the stage and the member, no secret."""
+
+
+class Void(SecureSumError, RuntimeError):
+    """A round of a secure sum that cannot give its sum, or a member that cannot go on; nothing was learned."""
+
+
+class Forged(SecureSumError, ValueError):
+    """A message that its member did not make, or that asks for what the protocol never gives."""
+
+
+class Replayed(SecureSumError, ValueError):
+    """A message that came before, too late, out of order or from another round, or a state that may be an old one."""

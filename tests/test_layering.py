@@ -35,6 +35,7 @@ ALLOWED = {
     "rules": METHODS - {"privacy"},
     "lora": METHODS - {"privacy"},
     "privacy": METHODS - {"rules"},
+    "secagg": METHODS - {"rules"},  # the public name of privacy.secagg
     "engine": ENGINE,
     "accumulator": ENGINE,
     "clients": CLIENTS,

@@ -496,10 +496,11 @@ static void faulty_fill(const uint32_t* schedule, const uint32_t nonce[3], uint3
     for (int64_t g = 1; g <= groups && fault == 0; g++) out[g * right->group - 1] ^= 4;
     if (fault == 1) out[0] ^= 1;
 }
-static void faulty_add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,
-                       uint32_t* values, int negative) {
+static void faulty_add(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, void* to,
+                       int negative) {
+    uint32_t* values = to;
     const fc_stream_kernels* right = fc_stream_for(FC_CHACHA20, FC_ISA_AUTO);
-    right->add(schedule, nonce, counter, groups, values, negative);
+    right->add[0](schedule, nonce, counter, groups, values, negative);
     if (fault == 2 && groups) values[groups * right->group / 4 - 1] ^= 8;
     if (fault == 3 && groups > 1 && negative) values[right->group / 4]++;
 }
@@ -508,7 +509,7 @@ static void check_the_check(void) {
     for (fault = 0; fault <= 4; fault++) {
         fc_stream_kernels faulty = *fc_stream_for(FC_CHACHA20, FC_ISA_AUTO);
         faulty.fill = faulty_fill;
-        faulty.add = faulty_add;
+        faulty.add[0] = faulty_add;
         const int found = fc_stream_right(&faulty, FC_CHACHA20), right = fault == 4;
         compare(&found, &right, sizeof found, "check of a stream", FC_ISA_AUTO, FC_F32, fault);
     }

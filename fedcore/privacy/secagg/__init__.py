@@ -1,0 +1,30 @@
+"""Secure aggregation: a server learns the sum of vectors and nothing else about them. A protocol without I/O.
+
+README.md in this folder is the threat model.
+"""
+
+from fedcore.errors import Forged, Replayed, Void
+from fedcore.privacy.secagg.client import Client, digest_of
+from fedcore.privacy.secagg.groups import partition
+from fedcore.privacy.secagg.parameters import STAGES, Parameters
+from fedcore.privacy.secagg.roster import Roster
+from fedcore.privacy.secagg.server import SecureSum, Server
+from fedcore.privacy.secagg.simulate import Simulation, simulate
+from fedcore.privacy.secagg.vector import Quantizer
+
+__all__ = [
+    "STAGES",
+    "Client",
+    "Forged",
+    "Parameters",
+    "Quantizer",
+    "Replayed",
+    "Roster",
+    "SecureSum",
+    "Server",
+    "Simulation",
+    "Void",
+    "digest_of",
+    "partition",
+    "simulate",
+]

@@ -17,7 +17,7 @@ STAGES = ("advertise", "share", "mask", "acknowledge", "unmask")
 ADVERSARIES = ("semi_honest", "malicious")
 STREAMS = ("chacha20", "aes256ctr")
 #: clients whose positions fit the wire, coordinates of a vector
-MOST_CLIENTS, MOST_LENGTH = (1 << 16) - 1, 1 << 36
+MOST_CLIENTS, MOST_LENGTH = (1 << 16) - 1, 1 << 35
 _LAYOUT = struct.Struct("<4sBBBBHHHHHHQQ")
 _MAGIC, _VERSION = b"fcsp", 1
 

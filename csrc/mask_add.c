@@ -1,0 +1,109 @@
+/* mask_add: chunks of a vector, which are quantised, masked by all keys while they are in the first-level cache, and
+ * written once. Chunks have absolute numbers, so that all but the first begin with a group of a stream. */
+#include <stdlib.h>
+
+#include "impl.h"
+
+enum {
+    CHUNK = FC_STREAM_CHUNK,
+    ITEM = 16,            /* chunks that a thread takes at a time */
+    STREAM_FROM = 8 << 20 /* bytes of output from which writes bypass the cache */
+};
+
+typedef struct {
+    const char* values;
+    fc_dtype dtype;
+    double scale, limit;
+    const fc_kernels* kernels;
+    const fc_stream_kernels* stream;
+    const uint32_t* schedules; /* FC_SCHEDULE words a key */
+    const int8_t* signs;
+    int64_t keys, length, counter, next;
+    uint64_t mask;
+    int wide, bypass, bad;
+    char* out;
+} job;
+
+/* Integers as they are, in words of the result's size. */
+static void copy_words(const char* values, fc_dtype dtype, int64_t length, int wide, void* out) {
+    if ((dtype == FC_U64) == wide) {
+        memcpy(out, values, (size_t)length * (wide ? 8 : 4));
+    } else if (wide) {
+        for (int64_t k = 0; k < length; k++) {
+            uint32_t word;
+            memcpy(&word, values + 4 * k, 4);
+            ((uint64_t*)out)[k] = word;
+        }
+    } else {
+        for (int64_t k = 0; k < length; k++) {
+            uint64_t word;
+            memcpy(&word, values + 8 * k, 8);
+            ((uint32_t*)out)[k] = (uint32_t)word;
+        }
+    }
+}
+
+/* Elements at to at + length - 1, through `space`. */
+static int mask_chunk(const job* j, int64_t at, int64_t length, void* space) {
+    static const uint32_t nonce[3] = {0, 0, 0};
+    const int in = j->dtype == FC_F64 || j->dtype == FC_U64 ? 8 : 4, size = j->wide ? 8 : 4;
+    const char* values = j->values + at * in;
+    int bad = 0;
+    if (j->dtype == FC_F32 || j->dtype == FC_F64)
+        bad = j->kernels->quantise[j->dtype == FC_F64][j->wide](values, j->scale, j->limit, length, space);
+    else copy_words(values, j->dtype, length, j->wide, space);
+    for (int64_t k = 0; k < j->keys; k++)
+        fc_stream_add(j->stream, j->schedules + k * FC_SCHEDULE, nonce, j->counter + at, length, space, j->wide,
+                      j->signs[k] < 0);
+    j->kernels->reduce(space, j->mask, length * size, j->out + at * size, j->bypass);
+    return bad;
+}
+
+static void work(void* context, int worker) {
+    job* j = context;
+    _Alignas(FC_ALIGN) char space[CHUNK];
+    const int64_t chunk = CHUNK / (j->wide ? 8 : 4), skip = j->counter % chunk;
+    int bad = 0;
+    (void)worker;
+    for (int64_t item; (item = ITEM * chunk * fc_next(&j->next)) < j->length + skip;)
+        for (int64_t start = item; start < fc_min(item + ITEM * chunk, j->length + skip); start += chunk) {
+            const int64_t at = start ? start - skip : 0;
+            bad |= mask_chunk(j, at, fc_min(start + chunk - skip, j->length) - at, space);
+        }
+    if (bad) __atomic_store_n(&j->bad, 1, __ATOMIC_RELAXED);
+    fc_wipe(space, sizeof space);
+    fc_wipe_stack();
+}
+
+int fc_mask_add(const void* values, fc_dtype dtype, int64_t length, double scale, double limit, fc_stream stream,
+                const uint8_t* key, int64_t keys, const int8_t* signs, int bits, int64_t counter, void* out, fc_isa isa,
+                int threads) {
+    job j = {.values = values,
+             .dtype = dtype,
+             .scale = scale,
+             .limit = limit,
+             .signs = signs,
+             .keys = keys,
+             .length = length,
+             .counter = counter,
+             .wide = bits > 32,
+             .out = out};
+    j.kernels = fc_kernels_for(isa);
+    j.stream = fc_stream_for(stream, isa);
+    if (!j.kernels || !j.stream) return FC_NO_ISA;
+    if (!fc_stream_checked(j.stream, stream)) return FC_WRONG_STREAM;
+    const size_t size = (size_t)keys * FC_SCHEDULE * sizeof(uint32_t);
+    uint32_t* schedules = fc_alloc(size);
+    if (!schedules) return FC_NO_MEMORY;
+    for (int64_t k = 0; k < keys; k++) j.stream->schedule(key + 32 * k, schedules + k * FC_SCHEDULE);
+    j.schedules = schedules;
+    j.mask = ~0ull >> (64 - bits);
+    if (!j.wide) j.mask |= j.mask << 32;
+    j.bypass = length * (j.wide ? 8 : 4) >= STREAM_FROM;
+    const fc_mode mode = fc_enter_ieee();
+    fc_parallel((int)fc_min(threads, fc_ceil(length, ITEM * CHUNK / 8)), work, &j);
+    fc_leave_ieee(mode);
+    fc_wipe(schedules, size);
+    free(schedules);
+    return j.bad ? FC_NOT_FINITE : FC_OK;
+}

@@ -1,0 +1,59 @@
+/* Quantising for mask_add with AVX-512 DQ, and the reduction modulo 2^bits. */
+#include <immintrin.h>
+
+#include "impl.h"
+
+#define INLINE static inline __attribute__((always_inline))
+enum { NOT_FINITE = 0x99 }; /* of fpclass: quiet and signalling NaN, both infinities */
+
+/* 8 elements as fp64. */
+INLINE __m512d widen(const char* values, int64_t k, int is64, unsigned* bad) {
+    if (is64) {
+        const __m512d x = _mm512_loadu_pd(values + 8 * k);
+        *bad |= _mm512_fpclass_pd_mask(x, NOT_FINITE);
+        return x;
+    }
+    const __m256 x = _mm256_loadu_ps((const float*)(const void*)(values + 4 * k));
+    *bad |= _mm256_fpclass_ps_mask(x, NOT_FINITE);
+    return _mm512_cvtps_pd(x);
+}
+
+INLINE int quantise(const char* values, double scale, double limit, int64_t length, char* out, int is64, int wide,
+                    int64_t* done) {
+    const __m512d by = _mm512_set1_pd(scale), most = _mm512_set1_pd(limit), least = _mm512_set1_pd(-limit);
+    unsigned bad = 0;
+    int64_t k = 0;
+    for (; k + 8 <= length; k += 8) {
+        const __m512d x = _mm512_mul_pd(widen(values, k, is64, &bad), by);
+        const __m512d q = _mm512_min_pd(_mm512_max_pd(x, least), most);
+        if (wide) _mm512_storeu_si512(out + 8 * k, _mm512_cvtpd_epi64(q));
+        else _mm256_storeu_si256((__m256i*)(void*)(out + 4 * k), _mm512_cvtpd_epi32(q));
+    }
+    *done = k;
+    return bad != 0;
+}
+
+#define QUANTISE(name, is64, bits)                                                                             \
+    int fc_quantise_##name##_##bits##_avx512(const void* values, double scale, double limit, int64_t length,   \
+                                             void* out) {                                                      \
+        int64_t k;                                                                                             \
+        const int bad = quantise(values, scale, limit, length, out, is64, bits == 64, &k);                     \
+        return bad | fc_quantise_##name##_##bits##_ref((const char*)values + (is64 ? 8 : 4) * k, scale, limit, \
+                                                       length - k, (char*)out + bits / 8 * k);                 \
+    }
+QUANTISE(f32, 0, 32)
+QUANTISE(f32, 0, 64)
+QUANTISE(f64, 1, 32)
+QUANTISE(f64, 1, 64)
+
+void fc_reduce_avx512(const void* in, uint64_t mask, int64_t bytes, void* out, int stream) {
+    const __m512i low = _mm512_set1_epi64((int64_t)mask);
+    const int aligned = stream && ((uintptr_t)out & 63) == 0;
+    int64_t at = 0;
+    for (; at + 64 <= bytes; at += 64) {
+        const __m512i x = _mm512_and_si512(_mm512_loadu_si512((const char*)in + at), low);
+        if (aligned) _mm512_stream_si512((void*)((char*)out + at), x);
+        else _mm512_storeu_si512((char*)out + at, x);
+    }
+    fc_reduce_ref((const char*)in + at, mask, bytes - at, (char*)out + at, stream);
+}

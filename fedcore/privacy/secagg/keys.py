@@ -1,0 +1,136 @@
+"""Keys of a round: X25519 (RFC 7748), Ed25519 (RFC 8032), HKDF-SHA256 (RFC 5869), ChaCha20-Poly1305 (RFC 8439).
+
+All come from `cryptography`. A member draws one secret a round; every other key of it is derived under a label of its
+own, so that none serves two purposes and a restart finds the same ones again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from fedcore.errors import Forged, PrivacyError
+
+KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES = 32, 64, 16
+#: purposes of keys that are derived
+LABELS = ("share", "mask", "self", "polynomials", "draw", "noise", "pair", "sealed share", "seed commitment")
+#: a key seals one message, so that its nonce need not differ
+_NONCE = bytes(12)
+
+
+def hkdf(secret: bytes, label: str, binding: bytes, who: bytes = b"") -> bytes:
+    """32 bytes for one purpose in one round: HKDF-SHA256 with no salt, info = name ‖ label ‖ 0 ‖ binding ‖ who."""
+    if label not in LABELS:
+        raise ValueError(f"label: got {label!r}, expected one of {LABELS}")
+    info = b"fedcore secagg 1 " + label.encode() + b"\x00" + binding + who
+    return HKDF(SHA256(), KEY_BYTES, None, info).derive(secret)
+
+
+def round_binding(parameters: bytes, roster: bytes, session: bytes, number: int, context: bytes) -> bytes:
+    """SHA-256(parameters ‖ roster ‖ session ‖ round ‖ context), each with its length before it."""
+    found = hashlib.sha256(b"fedcore secagg 1 round")
+    for part in (parameters, roster, session, number.to_bytes(8, "little"), context):
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.digest()
+
+
+def rooted(binding: bytes, root: bytes) -> bytes:
+    """The binding of a round whose keys are committed to."""
+    return hashlib.sha256(b"fedcore secagg 1 keys" + binding + root).digest()
+
+
+def commitment(seed: bytes, binding: bytes) -> bytes:
+    """What a member advertises of the seed of its own mask; the seed being random, it tells nothing about it."""
+    return hkdf(seed, "seed commitment", binding)
+
+
+class RoundKeys:
+    """The keys of one member, from its secret of the round (32 bytes)."""
+
+    def __init__(self, secret: bytes, binding: bytes):
+        self._secret, self._binding = secret, binding
+        self.share = X25519PrivateKey.from_private_bytes(self._derived("share"))
+        self.mask_bytes = self._derived("mask")
+        self.mask = X25519PrivateKey.from_private_bytes(self.mask_bytes)
+        self.seed = self._derived("self")
+        self.polynomials = self._derived("polynomials")
+        self.draw = self._derived("draw")
+        self.noise = self._derived("noise")
+
+    def _derived(self, label: str) -> bytes:
+        return hkdf(self._secret, label, self._binding)
+
+    def advertised(self) -> bytes:
+        """Public halves of both pairs, and the commitment to the seed: 96 bytes."""
+        public = self.share.public_key().public_bytes_raw() + self.mask.public_key().public_bytes_raw()
+        return public + commitment(self.seed, self._binding)
+
+
+def agreed(private: X25519PrivateKey, public: bytes, who: object) -> bytes:
+    """The shared secret of X25519. Raises Forged for a public key that gives zeros whatever the private one."""
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise Forged(f"advertise: {who!r} gave a public key of low order, which would make a known secret") from None
+
+
+def pair_key(private: X25519PrivateKey, public: bytes, binding: bytes, mine: int, theirs: int, who: object) -> bytes:
+    """The key of the mask between two members; both sides find the same."""
+    pair = struct.pack("<HH", min(mine, theirs), max(mine, theirs))
+    return hkdf(agreed(private, public, who), "pair", binding, pair)
+
+
+def self_key(seed: bytes, binding: bytes) -> bytes:
+    """The key of a member's own mask."""
+    return hkdf(seed, "self", binding)
+
+
+class Sealed:
+    """Shares sealed from one member to another: the key depends on the direction, so it seals one message."""
+
+    def __init__(self, private: X25519PrivateKey, public: bytes, binding: bytes, sender: int, to: int, who: object):
+        self._header = binding + struct.pack("<HH", sender, to)
+        self._key = hkdf(agreed(private, public, who), "sealed share", binding, self._header[-4:])
+
+    def seal(self, data: bytes) -> bytes:
+        """Encrypted and authenticated: 16 bytes longer."""
+        return ChaCha20Poly1305(self._key).encrypt(_NONCE, data, self._header)
+
+    def open(self, data: bytes) -> bytes | None:
+        """What was sealed, or None for anything else."""
+        try:
+            return ChaCha20Poly1305(self._key).decrypt(_NONCE, data, self._header)
+        except InvalidTag:
+            return None
+
+
+def signing_key(key: bytes | Ed25519PrivateKey) -> Ed25519PrivateKey:
+    """A member's long-term key, from its 32 bytes if it is not one already. Raises PrivacyError."""
+    if isinstance(key, Ed25519PrivateKey):
+        return key
+    if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+        got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
+        raise PrivacyError(f"signing_key: got {got}, expected an Ed25519 private key or its 32 bytes")
+    return Ed25519PrivateKey.from_private_bytes(key)
+
+
+def signed_text(label: str, binding: bytes, sender: int, body: bytes) -> bytes:
+    """What a signature covers: its label, the round, who signs, and the hash of the body."""
+    head = b"fedcore secagg 1 signed " + label.encode() + b"\x00" + binding + struct.pack("<H", sender)
+    return head + hashlib.sha256(body).digest()
+
+
+def verified(public: bytes, signature: bytes, text: bytes) -> bool:
+    """Whether an Ed25519 signature is that of the key's owner."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, text)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

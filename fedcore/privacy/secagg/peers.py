@@ -1,0 +1,194 @@
+"""What a client reads from its server's messages, and refuses.
+
+Each reader takes a whole message, checks every field, and returns what it says; nothing of a client changes before all
+of a message is accepted. Against a malicious server it is the checks here that hold, not the server's word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from fedcore.errors import Forged, Void
+from fedcore.privacy.secagg import merkle, wire
+from fedcore.privacy.secagg.keys import SIGNATURE_BYTES, signed_text, verified
+from fedcore.privacy.secagg.round import Round
+
+SEED, MASK = 1, 2  # which share is asked for: of a survivor's seed, or of a dropout's mask secret
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What another member advertised, and who holds its shares."""
+
+    share_public: bytes
+    mask_public: bytes
+    holders: list[int]
+
+
+def _open(round: Round, tag: bytes, stage: str, data: bytes, most: int) -> tuple[wire.Reader, str]:
+    who = f"{stage}: the server's message"
+    message = wire.unpack(data, wire.kind_of(stage, server=True), wire.SERVER, tag, most, who)
+    return wire.Reader(message.body, who), who
+
+
+def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> tuple[bytes, dict[int, Peer]]:
+    """(the root, neighbours by position) of the message that starts 'share'.
+
+    Neighbours are the client's holders and those whose holder it is. Against a malicious server each comes with its
+    signature and its proof under the root. Raises Forged for one that is named twice, is no neighbour, did not sign, is
+    not in the tree or has other holders than it may; Void where holders are fewer than the threshold.
+    """
+    p = round.parameters
+    size = wire.advertised_bytes(p) + (SIGNATURE_BYTES + merkle.HASH * merkle.depth(p.clients) if p.malicious else 0)
+    reader, who = _open(round, round.binding, "share", data, merkle.HASH + 2 + wire.degree(p) * (2 + size))
+    root, peers = reader.take(merkle.HASH), {}
+    found = reader.positions(p.clients, wire.degree(p))
+    if me in found:
+        raise Forged(f"{who}: names the client as its own neighbour")
+    for position in found:
+        body = reader.take(wire.advertised_bytes(p))
+        if p.malicious:
+            _check_advertised(round, root, position, body, reader, who)
+        theirs = holders_of(round, position, body, who)
+        if position not in holders and me not in theirs:
+            raise Forged(f"{who}: names {round.roster.ids[position]!r}, which is no neighbour")
+        peers[position] = Peer(body[:32], body[32:64], theirs)
+    reader.done()
+    if sum(me in peer.holders for peer in peers.values()) > p.in_degree:
+        raise Forged(f"{who}: more than {p.in_degree} members have the client as a holder, which honest draws do not")
+    _enough(len(peers.keys() & set(holders)), round, who, "of the client's holders advertised keys")
+    return root, peers
+
+
+def _check_advertised(round: Round, root: bytes, position: int, body: bytes, reader: wire.Reader, who: str) -> None:
+    """A member's signature on its keys, and the proof that they are the ones that the server committed to."""
+    name, clients = round.roster.ids[position], round.parameters.clients
+    signature = reader.take(SIGNATURE_BYTES)
+    proof = reader.take(merkle.HASH * merkle.depth(clients))
+    if not verified(round.roster.public(position), signature, signed_text("advertise", round.binding, position, body)):
+        raise Forged(f"{who}: holds keys of {name!r} that it did not sign for this round")
+    if not merkle.proven(root, position, body, proof, clients):
+        raise Forged(f"{who}: holds keys of {name!r} that are not under the root that the server committed to")
+
+
+def holders_of(round: Round, position: int, body: bytes, who: str) -> list[int]:
+    """The holders of a member: those of the public graph, or those it advertised. Raises Forged for a bad list."""
+    p = round.parameters
+    if round.graph.public:
+        return round.graph.holders(position)
+    listed = body[wire.ADVERTISED :]
+    found = [int.from_bytes(listed[i : i + 2], "little") for i in range(0, len(listed), 2)]
+    wire.check_positions(found, p.clients, who)
+    if position in found:
+        raise Forged(f"{who}: {round.roster.ids[position]!r} drew itself as a holder")
+    return found
+
+
+def read_sealed(
+    round: Round, me: int, holders: Collection[int], peers: Mapping[int, Peer], tag: bytes, data: bytes
+) -> tuple[list[int], dict[int, bytes]]:
+    """(members to have a mask with, sealed shares by sender) of the message that starts 'mask'.
+
+    Raises Forged for a member that advertised no keys, Void where fewer holders than the threshold have shares.
+    """
+    reader, who = _open(round, tag, "mask", data, 2 + len(peers) * (2 + wire.SEALED))
+    partners = reader.positions(round.parameters.clients, len(peers))
+    if not set(partners) <= peers.keys():
+        raise Forged(f"{who}: names a member whose keys the client never saw")
+    sealed = {position: reader.take(wire.SEALED) for position in partners if me in peers[position].holders}
+    reader.done()
+    _enough(len(set(partners) & set(holders)), round, who, "of the client's holders shared their secrets")
+    return partners, sealed
+
+
+def read_included(round: Round, me: int, partners: Collection[int], held: Collection[int], tag: bytes, data: bytes):
+    """Members whose signed lists say that their vectors were sent, of the message that starts 'acknowledge'.
+
+    A list names all with whom its member has a mask: a client acknowledges only one that has a mask with it. Raises
+    Forged for a member whose shares the client does not hold, a list without the client, and a bad signature.
+    """
+    p = round.parameters
+    most = wire.degree(p)
+    reader, who = _open(round, tag, "acknowledge", data, 2 + len(held) * (4 + 2 * most + SIGNATURE_BYTES))
+    included: set[int] = set()
+    count = reader.number()
+    for _ in range(count):
+        position = reader.number()
+        if position in included or position not in held or position not in partners:
+            raise Forged(f"{who}: names member {position} twice, or one whose shares the client does not hold")
+        listed = reader.positions(p.clients, most)
+        text = signed_text("included", tag, position, wire.positions(listed))
+        if not verified(round.roster.public(position), reader.take(SIGNATURE_BYTES), text):
+            raise Forged(f"{who}: holds a list that {round.roster.ids[position]!r} did not sign")
+        if me not in listed:
+            raise Forged(f"{who}: {round.roster.ids[position]!r} has no mask with the client; it was told of others")
+        included.add(position)
+    reader.done()
+    return included
+
+
+def read_request(
+    round: Round,
+    me: int,
+    holders: Collection[int],
+    held: Collection[int],
+    included: Collection[int] | None,
+    tag: bytes,
+    data: bytes,
+) -> list[tuple[int, int]]:
+    """[(kind of share, member)] that the message which starts 'unmask' asks for.
+
+    A member's seed or its mask secret, never both, once each, and only of members whose shares the client holds.
+    Against a malicious server (`included` is given): at least the threshold of holders acknowledged the client, so that
+    its own mask secret cannot be had; seeds only of members that it acknowledged, mask secrets only of others. Raises
+    Forged, Void.
+    """
+    p = round.parameters
+    most = p.neighbours * (4 + 2 * wire.degree(p) + SIGNATURE_BYTES) if p.malicious else 0
+    reader, who = _open(round, tag, "unmask", data, 4 + most + len(held) * wire.ENTRY)
+    if p.malicious:
+        _read_acknowledged(round, me, holders, tag, reader, who)
+    asked: dict[int, int] = {}
+    for _ in range(reader.number()):
+        kind, position = reader.number(1), reader.number()
+        if kind not in (SEED, MASK):
+            raise Forged(f"{who}: asks for a secret of kind {kind}; only seeds and mask secrets are ever shared")
+        if position not in held:
+            raise Forged(f"{who}: asks for a share of member {position}, which the client does not hold")
+        if position in asked:
+            raise Forged(f"{who}: asks for {round.roster.ids[position]!r} twice; one kind of share a member is given")
+        if included is not None and (kind == SEED) != (position in included):
+            was = "no proof came that its vector is in the sum" if kind == SEED else "its vector is in the sum"
+            what = "seed" if kind == SEED else "mask secret"
+            raise Forged(f"{who}: asks for the {what} of {round.roster.ids[position]!r}, but {was}")
+        asked[position] = kind
+    reader.done()
+    if not p.malicious:
+        alive = sum(asked.get(holder) == SEED for holder in holders)
+        _enough(alive, round, who, "of the client's neighbours are in the sum")
+    return [(kind, position) for position, kind in asked.items()]
+
+
+def _read_acknowledged(round: Round, me: int, holders: Collection[int], tag: bytes, reader: wire.Reader, who: str):
+    """The holders that acknowledged the client; each is checked."""
+    p, seen = round.parameters, set()
+    for _ in range(reader.number()):
+        position = reader.number()
+        if position in seen or position not in holders:
+            raise Forged(f"{who}: names acknowledging member {position} twice, or one that is no holder")
+        listed = reader.positions(p.clients, wire.degree(p))
+        text = signed_text("acknowledge", tag, position, wire.positions(listed))
+        if not verified(round.roster.public(position), reader.take(SIGNATURE_BYTES), text):
+            raise Forged(f"{who}: holds an acknowledgement that {round.roster.ids[position]!r} did not sign")
+        if me not in listed:
+            raise Forged(f"{who}: {round.roster.ids[position]!r} did not acknowledge the client")
+        seen.add(position)
+    _enough(len(seen), round, who, "of the client's holders acknowledged it")
+
+
+def _enough(count: int, round: Round, who: str, what: str) -> None:
+    if count < round.parameters.threshold:
+        raise Void(f"{who}: {count} {what}, expected at least {round.parameters.threshold}; the client leaves the round")
+
+

@@ -1,0 +1,76 @@
+"""Who takes part: identifiers and long-term Ed25519 keys, from outside the server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+
+from fedcore.errors import PrivacyError
+
+PUBLIC_BYTES = 32
+Id = str | int
+
+
+class Roster:
+    """Members of a round with their Ed25519 public keys (RFC 8032), in an order that all sides find alike.
+
+    keys: identifier (text or whole numbers, all of one kind) -> 32 bytes of the public key. A key that is in the roster
+    twice, an identifier of another kind and a key of another length raise PrivacyError. A server that could choose the
+    roster could fill it with members of its own: get it elsewhere.
+    """
+
+    def __init__(self, keys: Mapping[Id, bytes]):
+        kinds = {type(name) for name in keys}
+        if not keys or not (kinds <= {str} or kinds <= {int}):
+            raise PrivacyError("roster: expected identifiers of at least one member, all text or all whole numbers")
+        for name, key in keys.items():
+            if not isinstance(key, bytes) or len(key) != PUBLIC_BYTES:
+                got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
+                raise PrivacyError(f"roster: got {got} for {name!r}, expected the 32 bytes of an Ed25519 public key")
+        if len(set(keys.values())) < len(keys):
+            raise PrivacyError("roster: two members have one key; each needs its own")
+        self._keys = {name: keys[name] for name in sorted(keys)}  # type: ignore[type-var]
+        self.ids: list[Id] = list(self._keys)
+        self._positions = {name: position for position, name in enumerate(self.ids)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Id]:
+        return iter(self.ids)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._positions
+
+    def __getitem__(self, name: Id) -> bytes:
+        """The public key of a member."""
+        return self._keys[name]
+
+    def position(self, name: Id) -> int:
+        """Where a member is in the order. Raises PrivacyError for one that is not in the roster."""
+        if name not in self._positions:
+            raise PrivacyError(f"roster: {name!r} is not one of its {len(self)} members; enrol it first")
+        return self._positions[name]
+
+    def public(self, position: int) -> bytes:
+        """The public key of the member at a position."""
+        return self._keys[self.ids[position]]
+
+    def digest(self) -> bytes:
+        """SHA-256 of identifiers and keys, to which the keys of a round are bound."""
+        return hashlib.sha256(self.to_bytes()).digest()
+
+    def to_bytes(self) -> bytes:
+        """JSON of [identifier, key in hex] in order."""
+        return json.dumps([[name, key.hex()] for name, key in self._keys.items()]).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Roster:
+        """What `to_bytes` wrote. Raises PrivacyError."""
+        try:
+            return cls({name: bytes.fromhex(key) for name, key in json.loads(data)})
+        except (ValueError, TypeError) as error:
+            if isinstance(error, PrivacyError):
+                raise
+            raise PrivacyError("roster: damaged; expected a list of identifiers with keys in hexadecimal") from None

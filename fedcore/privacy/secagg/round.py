@@ -1,0 +1,73 @@
+"""What identifies a round to all its members."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from fedcore.errors import PrivacyError
+from fedcore.privacy.secagg.graph import Graph
+from fedcore.privacy.secagg.keys import round_binding
+from fedcore.privacy.secagg.parameters import Parameters
+from fedcore.privacy.secagg.roster import Roster
+
+CONTEXT_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Round:
+    """Parameters, members, session (1 to 64 bytes), number, and context: SHA-256 of the adapter and configuration that
+    the server sent. Members that were sent different ones have different keys: their masks do not cancel."""
+
+    parameters: Parameters
+    roster: Roster
+    session: bytes
+    number: int
+    context: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.roster) != self.parameters.clients:
+            raise PrivacyError(
+                f"roster: got {len(self.roster)} members, the parameters are for {self.parameters.clients}; choose "
+                "parameters for this cohort"
+            )
+        if not isinstance(self.session, bytes) or not 1 <= len(self.session) <= 64:
+            raise PrivacyError("session: expected 1 to 64 bytes that no other run has, from os.urandom")
+        if not isinstance(self.number, int) or not 0 <= self.number < 1 << 63:
+            raise PrivacyError(f"round: got {self.number!r}, expected a whole number from 0 to 2^63 - 1")
+        if not isinstance(self.context, bytes) or len(self.context) != CONTEXT_BYTES:
+            raise PrivacyError(
+                f"context: expected the {CONTEXT_BYTES} bytes of SHA-256 of the broadcast adapter and configuration"
+            )
+
+    @cached_property
+    def binding(self) -> bytes:
+        """What every key, signature and seal of the round covers."""
+        p = self.parameters.to_bytes()
+        return round_binding(p, self.roster.digest(), self.session, self.number, self.context)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The neighbours that all members find alike."""
+        return Graph(self.parameters, self.binding)
+
+    def fields(self) -> dict[str, bytes]:
+        """For a sealed state."""
+        return {
+            "parameters": self.parameters.to_bytes(),
+            "roster": self.roster.to_bytes(),
+            "session": self.session,
+            "round": self.number.to_bytes(8, "little"),
+            "context": self.context,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, bytes]) -> Round:
+        """What `fields` gave."""
+        return cls(
+            Parameters.from_bytes(fields["parameters"]),
+            Roster.from_bytes(fields["roster"]),
+            fields["session"],
+            int.from_bytes(fields["round"], "little"),
+            fields["context"],
+        )

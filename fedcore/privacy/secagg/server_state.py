@@ -1,0 +1,79 @@
+"""What of a server goes into its state, and back."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedcore.privacy.secagg import merkle
+from fedcore.privacy.secagg.keys import rooted
+from fedcore.privacy.secagg.peers import holders_of
+
+if TYPE_CHECKING:
+    from fedcore.privacy.secagg.server import Server
+
+_Pairs = dict[int, tuple[bytes, bytes]]
+
+
+def _positions(found: set[int] | list[int]) -> bytes:
+    return np.array(sorted(found), "<u2").tobytes()
+
+
+def _read_positions(data: bytes) -> list[int]:
+    return np.frombuffer(data, "<u2").tolist()
+
+
+def _pairs(found: _Pairs) -> bytes:
+    """Position -> (body, signature)."""
+    parts = [struct.pack("<HII", i, len(body), len(sign)) + body + sign for i, (body, sign) in sorted(found.items())]
+    return b"".join(parts)
+
+
+def _read_pairs(data: bytes) -> _Pairs:
+    found, at = {}, 0
+    while at < len(data):
+        position, first, second = struct.unpack_from("<HII", data, at)
+        at += 10
+        found[position] = data[at : at + first], data[at + first : at + first + second]
+        at += first + second
+    return found
+
+
+def server_fields(server: Server) -> dict[str, bytes]:
+    """Everything that cannot be found again from the rest."""
+    fields = server.round.fields() | {
+        "stage": bytes([server._stage]),
+        "expected": _positions(server._expected),
+        "done": _positions(server._done),
+        "sealing": _positions(server._sealing),
+        "included": _positions(server._included),
+        "lists": _pairs(server._lists),
+    }
+    for stage, found in server._signed.items():
+        fields[f"signed {stage}"] = _pairs(found)
+    if "_folding" in server.__dict__:
+        fields["total"] = server._folding.total.tobytes()
+    return fields
+
+
+def take_fields(server: Server, fields: dict[str, bytes]) -> None:
+    """Put a fresh server of the same round where the fields were taken."""
+    server._stage = fields["stage"][0]
+    server._expected, server._done = set(_read_positions(fields["expected"])), set(_read_positions(fields["done"]))
+    server._sealing, server._included = set(_read_positions(fields["sealing"])), _read_positions(fields["included"])
+    server._signed = {stage: _read_pairs(fields[f"signed {stage}"]) for stage in server.round.parameters.stages}
+    lists = _read_pairs(fields["lists"])
+    # a list whose vector is not whole comes again with it
+    server._lists = {i: found for i, found in lists.items() if i in server._done or server.stage != "mask"}
+    advertised = server._signed["advertise"]
+    for position, (body, _) in advertised.items():
+        server._holders[position] = holders_of(server.round, position, body, "state of a server")
+    if server._stage > 0:
+        tree = merkle.Tree({i: body for i, (body, _) in advertised.items()}, server.round.parameters.clients)
+        server._tag = rooted(server.round.binding, tree.root)
+    if "total" in fields:
+        server._folding.total[:] = np.frombuffer(fields["total"], server._folding.total.dtype)
+    if server.stage == "unmask" or server.stage is None:
+        server._requests(server._expected, dict.fromkeys(server._expected, b""))

@@ -1,0 +1,125 @@
+"""A whole round in one process: what a transport would carry, carried by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedcore.errors import PrivacyError
+from fedcore.privacy.secagg.client import Client
+from fedcore.privacy.secagg.groups import partition
+from fedcore.privacy.secagg.parameters import STAGES, Parameters
+from fedcore.privacy.secagg.roster import Id, Roster
+from fedcore.privacy.secagg.server import SecureSum, Server
+from fedcore.privacy.secagg.vector import Weighted
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulated round gave.
+
+    sum         (length,) exact integers; with groups (groups, length), a row for each
+    survivors   whose vectors are in the sum; with groups, of all of them
+    liars       member -> what it was found to have done
+    bytes_up    bytes that all clients sent; bytes_down: that the server sent
+    groups      with groups: the members of each that are in its sum
+    """
+
+    sum: np.ndarray
+    survivors: list[Id]
+    liars: dict[Id, str]
+    bytes_up: int
+    bytes_down: int
+    groups: list[list[Id]] | None = None
+
+
+def simulate(
+    vectors: Sequence[Any] | Mapping[Id, Any],
+    dropouts: Mapping[str, Collection[Id]] | None = None,
+    parameters: Parameters | None = None,
+    *,
+    groups: int | None = None,
+) -> Simulation:
+    """Run a secure sum of vectors in this process.
+
+    vectors     of integers, or of `Quantizer.weighted`; of one length. A sequence has identifiers 0, 1, ...
+    dropouts    stage -> identifiers of clients that send nothing from that stage on
+    parameters  None: for a server that follows the protocol, the bound that the vectors have, and the dropouts given
+    groups      sums over so many random groups of nearly equal size, each a round of its own, as robust rules need
+
+    Raises Void where too many drop out for a sum, PrivacyError for unknown identifiers and stages.
+    """
+    given: dict[Id, Any] = dict(vectors) if isinstance(vectors, Mapping) else dict(enumerate(vectors))
+    gone = _last_stages(dropouts or {}, given)
+    if groups is None:
+        found, up, down = _one(given, gone, parameters)
+        return Simulation(found.sum, found.survivors, found.liars, up, down)
+    seed = os.urandom(32)
+    parts = partition(list(given), groups, seed)
+    ran = [_one({name: given[name] for name in part}, gone, parameters) for part in parts]
+    sums = [found for found, _, _ in ran]
+    return Simulation(
+        np.stack([found.sum for found in sums]),
+        [name for found in sums for name in found.survivors],
+        {name: why for found in sums for name, why in found.liars.items()},
+        sum(up for _, up, _ in ran),
+        sum(down for _, _, down in ran),
+        [found.survivors for found in sums],
+    )
+
+
+def _last_stages(dropouts: Mapping[str, Collection[Id]], given: Mapping[Id, Any]) -> dict[Id, int]:
+    """Identifier -> the first stage, by number, at which a client is gone."""
+    gone: dict[Id, int] = {}
+    for stage, names in dropouts.items():
+        if stage not in STAGES:
+            raise PrivacyError(f"dropouts: got stage {stage!r}, expected one of {', '.join(STAGES)}")
+        for name in names:
+            if name not in given:
+                raise PrivacyError(f"dropouts: {name!r} has no vector")
+            gone[name] = min(gone.get(name, len(STAGES)), STAGES.index(stage))
+    return gone
+
+
+def _chosen(given: Mapping[Id, Any], gone: Collection[Id]) -> Parameters:
+    """Parameters for these vectors and at least a third of dropouts."""
+    values = list(given.values())
+    bound = max(v.limit if isinstance(v, Weighted) else int(max(np.abs(v).max(), 1)) for v in values)
+    n = len(values)
+    most = min(max(n // 3, len(gone)), max(n - 2, 0))
+    return Parameters.choose(n, length=len(values[0]), bound=bound, corrupt=0, dropout=most / n)
+
+
+def _one(
+    given: Mapping[Id, Any], gone: Mapping[Id, int], parameters: Parameters | None
+) -> tuple[SecureSum, int, int]:
+    """One round: (what it gave, bytes up, bytes down)."""
+    p = parameters or _chosen(given, given.keys() & gone.keys())
+    keys = {name: Ed25519PrivateKey.generate() for name in given}
+    roster = Roster({name: key.public_key().public_bytes_raw() for name, key in keys.items()})
+    about = (roster, os.urandom(16), 0, bytes(32))
+    clients = {name: Client(p, name, key, *about) for name, key in keys.items()}
+    server, up, down = Server(p, *about), 0, 0
+    messages: dict[Id, bytes] = dict.fromkeys(given, b"")
+    for stage in p.stages:
+        for name, message in messages.items():
+            if gone.get(name, len(STAGES)) <= STAGES.index(stage):
+                continue
+            for data in answer(clients[name], stage, message, given[name]):
+                up += len(data)
+                server.receive(name, data)
+        messages = server.advance()
+        down += sum(map(len, messages.values()))
+    return server.result(), up, down
+
+
+def answer(client: Client, stage: str, message: bytes, vector: Any) -> Any:
+    """What a client sends in a stage, message by message."""
+    if stage == "mask":
+        return client.mask(message, vector)
+    return [client.advertise() if stage == "advertise" else getattr(client, stage)(message)]

@@ -1,0 +1,131 @@
+"""What a client has summed: integers within the bound, or a weighted update that is quantised while it is masked."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
+from fedcore.privacy.secagg.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How updates become integers within `bound`: round(w / largest_weight · x · bound / largest).
+
+    bound           most that an integer may be in absolute value, as in `Parameters`
+    largest         most that a number of an update may be; beyond it numbers are clamped
+    largest_weight  w_max, most that a client's weight may be
+
+    The weight travels as one more coordinate, round(w / w_max · bound): a vector of d numbers needs length d + 1.
+    """
+
+    bound: int
+    largest: float
+    largest_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("bound", "largest", "largest_weight"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise RangeError(f"{name}: got {getattr(self, name)!r}, expected a finite number above 0")
+        if self.bound > 1 << 53:
+            raise RangeError(f"bound: got {self.bound}, expected at most 2^53, up to which fp64 holds integers")
+
+    def weighted(self, values: Any, weight: float = 1.0) -> Weighted:
+        """An update (d,) of fp32 or fp64, with its weight, for `Client.mask`. Raises WeightError, DTypeError."""
+        if not 0 < weight <= self.largest_weight:
+            raise WeightError(f"weight: got {weight!r}, expected one above 0, at most {self.largest_weight}")
+        array = np.ascontiguousarray(values)
+        if array.dtype not in (np.float32, np.float64) or array.ndim != 1:
+            raise DTypeError(f"values: got {array.dtype} of shape {array.shape}, expected a vector of fp32 or fp64")
+        share = weight / self.largest_weight
+        return Weighted(array, share * self.bound / self.largest, round(share * self.bound), self.bound)
+
+    def mean(self, total: np.ndarray) -> tuple[np.ndarray, float]:
+        """(weighted mean (d,) fp64, sum of the weights) of a sum. Raises WeightError where no weight is in it."""
+        if total[-1] <= 0:
+            raise WeightError(f"sum: its weights add up to {total[-1]}, expected more than 0; a client lied about its own")
+        share = float(total[-1]) / self.bound
+        return total[:-1] * (self.largest / self.bound / share), share * self.largest_weight
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Numbers to be scaled, clamped and rounded, and the weight's integer behind them."""
+
+    values: np.ndarray
+    scale: float
+    tail: int
+    limit: int
+
+    def __len__(self) -> int:
+        return len(self.values) + 1
+
+    def digest(self) -> bytes:
+        """SHA-256 of all that decides what is sent."""
+        head = f"{self.values.dtype} {self.scale.hex()} {self.tail} {self.limit}".encode()
+        return hashlib.sha256(head + b"\x00").digest() + hashlib.sha256(self.values).digest()
+
+    def masked(self, start: int, stop: int, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
+        """Residues of coordinates start to stop, with masks."""
+        from fedcore.ops import mask_add
+
+        known, bits, inner = {"stream": p.stream}, p.modulus_bits, min(stop, len(self.values))
+        part = mask_add(
+            self.values[start:inner], keys, signs, bits, scale=self.scale, limit=self.limit, counter=start, **known
+        )
+        if inner == stop:
+            return part
+        tail = mask_add(np.array([self.tail], np.int64), keys, signs, bits, counter=inner, **known)
+        return np.concatenate([part, tail])
+
+
+@dataclass(frozen=True)
+class Integers:
+    """Integers that are summed as they are."""
+
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def digest(self) -> bytes:
+        """SHA-256 of the integers."""
+        return hashlib.sha256(str(self.values.dtype).encode()).digest() + hashlib.sha256(self.values).digest()
+
+    def masked(self, start: int, stop: int, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
+        """Residues of coordinates start to stop, with masks."""
+        from fedcore.ops import mask_add
+
+        return mask_add(self.values[start:stop], keys, signs, p.modulus_bits, counter=start, stream=p.stream)
+
+
+def checked(vector: Any, p: Parameters) -> Weighted | Integers:
+    """A vector that fits the parameters.
+
+    vector: (length,) integers within `bound`, or below 2**modulus_bits where there is no bound; or `Quantizer.weighted`.
+    Raises ShapeError, DTypeError, RangeError, which never tell a value.
+    """
+    if len(vector) != p.length:
+        raise ShapeError(f"mask: got a vector of {len(vector)} coordinates, expected {p.length}")
+    if isinstance(vector, Weighted):
+        if not p.bound or vector.limit > p.bound:
+            raise RangeError(f"mask: the vector is quantised within {vector.limit}, expected at most {p.bound}")
+        return vector
+    array = np.asarray(vector)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise DTypeError(
+            f"mask: got {array.dtype} of shape {array.shape}, expected a vector of integers; quantise numbers with "
+            "fc.secagg.Quantizer(...).weighted"
+        )
+    least, most = (-p.bound, p.bound) if p.bound else (0, (1 << p.modulus_bits) - 1)
+    if int(array.min()) < least or int(array.max()) > most:
+        where = int(np.argmax((array < least) | (array > most)))
+        raise RangeError(f"mask: coordinate {where} is outside {least} to {most}; clip the vector before it is masked")
+    same = array.dtype in (np.int64, np.uint64, np.uint32)
+    wide = array if same else array.astype(np.int64)
+    return Integers(np.ascontiguousarray(wide))
