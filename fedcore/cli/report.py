@@ -30,6 +30,6 @@ def report(
     from rich.console import Console
 
     Console().print(as_rich(table, str(run)))
-    for line in private.get("privacy", []):
+    for line in (line for part in private.values() for line in part):
         Console().print(line, highlight=False, soft_wrap=True)
     Console().print(f"report   {path}", highlight=False, soft_wrap=True)

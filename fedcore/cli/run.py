@@ -92,7 +92,7 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
     console.print(
         as_rich(table, f"{population(folder.facts)} clients, {config.run.rounds} rounds, {seconds:.0f} s in all")
     )
-    for line in private.get("privacy", []):
+    for line in (line for part in private.values() for line in part):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(
         f"adapter  {output / 'adapter'}\nreport   {report}\nledger   {output / 'ledger.jsonl'}",
@@ -102,8 +102,9 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
 
 
 def privacy_of(folder: RunFolder) -> dict[str, list[str]]:
-    """{"privacy": what was spent and what it cost, in sentences}; {} for a run without privacy. Says what expired."""
+    """{"privacy": what was spent and what it cost, "secure": what hid messages}, in sentences. Says what expired."""
     from fedcore.federation.private_run import read_plan
+    from fedcore.report import secure
     from fedcore.report.privacy import lines
     from fedcore.report.table import rows
 
@@ -111,10 +112,9 @@ def privacy_of(folder: RunFolder) -> dict[str, list[str]]:
         print(
             f"fedcore: {folder.path}: {folder.expired} files of its private journal expired; deleted", file=sys.stderr
         )
-    plan = read_plan(folder.path)
-    if plan is None:
-        return {}
-    return {"privacy": lines(plan, rows(folder.metrics.entries), folder.ledger.entries)}
+    plan, masks = read_plan(folder.path), secure.lines(folder.ledger.entries)
+    said = {} if plan is None else {"privacy": lines(plan, rows(folder.metrics.entries), folder.ledger.entries)}
+    return said | ({"secure": masks} if masks else {})
 
 
 def _kept(output: Path) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from fedcore.federation.config_attack import Attack
 from fedcore.federation.config_privacy import Privacy
+from fedcore.federation.config_secure import Secure, given, switched
 from fedcore.federation.config_server import Server, ServerOptimizer
 from fedcore.federation.section import Name, PositiveFloat, PositiveInt, Section
 from fedcore.federation.server_optimizer import ServerOptimizer as Optimizer
@@ -217,6 +218,9 @@ class Arm(Section):
     attack: Attack | None = Field(
         default=None, description='poison some clients, as in { kind = "sign_flip", clients = 2 }'
     )
+    secure: Annotated[Secure | Literal[False] | None, BeforeValidator(switched)] = Field(
+        default=None, description="overrides [secure]: true, false, or a table"
+    )
 
 
 class Config(Section):
@@ -233,6 +237,9 @@ class Config(Section):
     server: Server = Server()
     privacy: Privacy | None = Field(
         default=None, description="differential privacy for all arms, as in { epsilon = 8, delta = 1e-5 }"
+    )
+    secure: Annotated[Secure | None, BeforeValidator(given)] = Field(
+        default=None, description="masks for all arms: true, or a table such as { dropout = 0.1 }"
     )
     arms: list[Arm] = Field(default_factory=lambda: [Arm(name="federated")], min_length=1)
 
@@ -255,6 +262,10 @@ class Config(Section):
         if self.run.adapter_from not in (None, *names):
             raise ValueError(f"run.adapter_from: got {self.run.adapter_from!r}, expected one of {', '.join(names)}")
         return self
+
+    def secure_of(self, arm: Arm) -> Secure | None:
+        """[secure] as this arm has it."""
+        return self.secure if arm.secure is None else arm.secure or None
 
     def aggregation_of(self, arm: Arm) -> Aggregation:
         """[aggregation] as this arm has it. A rule or method of its own has nothing of its settings.

@@ -23,6 +23,7 @@ from fedcore.federation.methods import method_faults
 from fedcore.federation.privacy_faults import privacy_faults
 from fedcore.federation.rule_names import make_chain
 from fedcore.federation.section import Section
+from fedcore.federation.secure_faults import secure_faults
 from fedcore.rules import Rule
 
 if sys.version_info >= (3, 11):
@@ -39,6 +40,7 @@ _PATHS = (
     ("run", "output"),
     ("privacy", "budget"),
     ("privacy", "sealing_key"),
+    ("secure", "policy"),
 )
 
 
@@ -98,9 +100,12 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
         if settings.method is not None:
             faults += [f"{name}: arms[{index}]: {fault}" for fault in method_faults(config, index)]
         else:
-            faults += [f"{name}: {fault}" for fault in _rule_faults(config, index, clients)]
+            secure = config.secure_of(arm)
+            rows = clients if secure is None else secure.groups
+            faults += [f"{name}: {fault}" for fault in _rule_faults(config, index, rows)]
         faults += [f"{name}: {fault}" for fault in _at_odds(config, index)]
         faults += [f"{name}: {fault}" for fault in privacy_faults(config, index, clients)]
+        faults += [f"{name}: {fault}" for fault in secure_faults(config, index, clients)]
         if arm.attack and clients is not None and arm.attack.clients >= clients:
             faults.append(
                 f"{name}: arms[{index}].attack.clients: got {arm.attack.clients} of {clients} clients, expected at "

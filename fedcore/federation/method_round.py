@@ -22,11 +22,12 @@ def step_of(federation: Federation, arm: Arm, number: int) -> Method | None:
     """The method of round `number`, None for a rule.
 
     Fed-SB's first round is an ordinary one, whose result estimates where training goes and fixes the factors. In a
-    private run it is like the others: that estimate would cost both factors' noise.
+    private run it is like the others: that estimate would cost both factors' noise. So it is under masks, which hide
+    what the estimate is made of.
     """
     method = method_of(federation.config, arm)
-    estimates = isinstance(method, FedSB) and number == 1 and federation.config.privacy is None
-    return FlexLoRA() if estimates else method
+    open_messages = federation.config.privacy is None and federation.config.secure_of(arm) is None
+    return FlexLoRA() if isinstance(method, FedSB) and number == 1 and open_messages else method
 
 
 def training_options(federation: Federation, arm: Arm, number: int, start: Start) -> dict[str, Any]:

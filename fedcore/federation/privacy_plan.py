@@ -60,12 +60,18 @@ class Plan:
 
 
 def make_plan(
-    settings: Privacy, population: int, releases: int, arms: Sequence[tuple[Method, Start]], before: Sequence[Charge]
+    settings: Privacy,
+    population: int,
+    releases: int,
+    arms: Sequence[tuple[Method, Start]],
+    before: Sequence[Charge],
+    masked: bool = False,
 ) -> Plan:
     """The plan of a run.
 
     arms    the method of each arm, and what its first round starts from
     before  what the population's budget was charged already
+    masked  whether the server sees sums alone
 
     Raises PrivacyError naming the parameter, PrivacyBudgetError where nothing is left.
     """
@@ -116,7 +122,7 @@ def make_plan(
         charged=charged,
         samples=samples,
         noise_of_mean=noise,
-        notes=tuple(_notes(settings, noise)),
+        notes=tuple(_notes(settings, noise, masked)),
     )
 
 
@@ -171,7 +177,7 @@ def _segments(settings: Privacy, method: Method, start: Start) -> Iterator[dict[
         ).segments
 
 
-def _notes(settings: Privacy, noise: float) -> Iterator[str]:
+def _notes(settings: Privacy, noise: float, masked: bool) -> Iterator[str]:
     if settings.mode == "local":
         yield (
             f"warning: local noise: the expected signal-to-noise ratio of a round is at most {1 / noise:.2g}, if all "
@@ -182,7 +188,7 @@ def _notes(settings: Privacy, noise: float) -> Iterator[str]:
             f"warning: the noise of a round's mean is {noise:.3g} times the clip: a round tells more about the noise "
             "than about the clients; take more clients a round, fewer numbers (a lower rank, fedsb) or a larger epsilon"
         )
-    if settings.mode == "distributed":
+    if settings.mode == "distributed" and not masked:
         yield (
             "warning: messages are not masked here, so that ε holds towards who sees the sum alone; towards the "
             "server, which sees each message, the noise is that of one client"

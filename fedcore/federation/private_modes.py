@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedcore.errors import FormatError, PrivacyError
+from fedcore.errors import FormatError, PrivacyError, Void
 from fedcore.federation.config import Arm
 from fedcore.federation.context import Federation
 from fedcore.federation.data import Client
@@ -22,9 +22,10 @@ from fedcore.federation.parcel import packed, unpacked
 from fedcore.federation.privacy_plan import central, distributed, multiplier_for
 from fedcore.federation.private_run import PrivateRun
 from fedcore.federation.receipt import check_message
+from fedcore.federation.secure_sum import added_up, context_of
 from fedcore.federation.start import Start
 from fedcore.lora import Method
-from fedcore.privacy import Central, Distributed, Noise
+from fedcore.privacy import Central, Distributed, Noise, secagg
 from fedcore.privacy.seal import derived
 from fedcore.privacy.statistic import both_and_b
 from fedcore.privacy.terms import WHOLE, Terms
@@ -79,6 +80,7 @@ class Released:
     mean: Update | None
     public: dict[str, Any]
     private: dict[str, Any]
+    secure: dict[str, Any] | None = None
 
 
 class Mode(Protocol):
@@ -205,20 +207,34 @@ class DistributedMode:
     def release(self, receipts: dict[str, Receipt]) -> Released:
         """The decoded sum over the expected clients; a void round, which costs nothing, where too few are in it."""
         about, private, mechanism = self._about, self._about.private, self._mechanism
-        if len(receipts) < mechanism.fewest:
-            void = f"{len(receipts)} messages of at least {mechanism.fewest}: the round is void, nothing is released"
-            public = {"mode": "distributed", "void": void, "epsilon": private.budget.spent}
+        try:
+            total, included, facts = self._total(receipts)
+        except Void as error:
+            public = {"mode": "distributed", "void": f"{error}", "epsilon": private.budget.spent}
             return Released(None, public | {"delta": private.settings.delta}, {})
-        total = np.zeros(mechanism.padded, np.uint32)
-        for receipt in receipts.values():
-            total += _unpack(receipt, "uint32", mechanism.padded)
         said = json.dumps([about.label, sorted(receipt.sha256 for receipt in receipts.values())])
         charge = private.budget.reserve(hashlib.sha256(f"distributed {said}".encode()).hexdigest())
-        decoded = mechanism.decode(total & np.uint32(mechanism.modulus - 1), list(receipts))
+        decoded = mechanism.decode(total & np.uint32(mechanism.modulus - 1), included)
         mean = about.moved(decoded / np.float32(private.plan.expected_clients))
-        deviation = mechanism.sigma * mechanism.step * np.sqrt(len(receipts)) / private.plan.expected_clients
+        deviation = mechanism.sigma * mechanism.step * np.sqrt(len(included)) / private.plan.expected_clients
         public = _public(about, charge, mean, float(deviation)) | {"modulus": mechanism.modulus}
-        return Released(mean, public | {"wrap_chance": mechanism.wrap_chance}, {})
+        hidden: dict[str, Any] = {name: facts.pop(name) for name in ("survivors", "liars") if name in facts}
+        return Released(mean, public | {"wrap_chance": mechanism.wrap_chance}, hidden, facts or None)
+
+    def _total(self, receipts: dict[str, Receipt]) -> tuple[np.ndarray, list[str], dict[str, Any]]:
+        """(the sum of the messages, whose, what the ledger says of the masks). Raises Void for too few."""
+        about, mechanism = self._about, self._mechanism
+        if len(receipts) < mechanism.fewest:
+            raise Void(
+                f"{len(receipts)} messages of at least {mechanism.fewest}: the round is void, nothing is released"
+            )
+        vectors = {name: _unpack(one, "uint32", mechanism.padded) for name, one in receipts.items()}
+        settings = about.federation.config.secure_of(about.arm)
+        if settings is None:
+            return np.asarray(sum(vectors.values(), np.zeros(mechanism.padded, np.uint32))), list(vectors), {}
+        p = secagg.Parameters.for_distributed(mechanism, adversary=settings.adversary, stream=settings.stream)
+        sums = added_up(p, vectors, (), about.number, context_of(about.federation.config, about.start))
+        return sums.parts[0].sum.astype(np.uint32), [str(name) for name in sums.parts[0].survivors], sums.facts()
 
 
 #: privacy.mode -> what does it

@@ -50,7 +50,7 @@ def private_round(federation: Federation, arm: Arm, number: int, start: Start) -
             **scores(metrics),
             "epsilon": epsilon,
             # of the expected cohort: the actual one is private, and so is the time that it took
-            "bytes_up": plan.expected_clients * entry["message_bytes"],
+            "bytes_up": entry.get("secure", {}).get("bytes_up", plan.expected_clients * entry["message_bytes"]),
             "bytes_down": plan.expected_clients * start.adapter.nbytes,
             "seconds": {"evaluation": clock.seconds["evaluation"]},
         }
@@ -107,6 +107,7 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
         "weights": "equal",
         "message_bytes": mode.message_bytes,
         "privacy": {**found.public, "head": {"number": head.number, "mac": head.mac}},
+        **({} if found.secure is None else {"secure": found.secure}),
         **names,
     }
 

@@ -62,10 +62,12 @@ def open_private(
     population: int,
     releases: int,
     arms: Callable[[], Sequence[tuple[Method, Start]]],
+    masked: bool = False,
 ) -> PrivateRun:
     """Open a private run, or begin it: the plan is made once, and an interrupted run goes on with it.
 
-    arms: the method and the start of each arm, asked for where there is no plan yet. Raises PrivacyError,
+    arms: the method and the start of each arm, asked for where there is no plan yet. masked: messages
+    are, in all arms. Raises PrivacyError,
     FormatError for a budget that was tampered with or rolled back, MissingError without its sealing key.
     """
     path = Path(settings.budget) if settings.budget else folder.private.folder / "budget"
@@ -82,7 +84,7 @@ def open_private(
     if not (folder.path / PLAN).exists():
         # of what was charged before this run; the charge of a release does not matter yet
         before = Budget(path, noise_multiplier=1.0, **opening).charges
-        made = make_plan(settings, population, releases, arms(), before)
+        made = make_plan(settings, population, releases, arms(), before, masked)
         write_atomically(folder.path / PLAN, (json.dumps(made.as_json(), indent=1) + "\n").encode())
     plan = read_plan(folder.path)
     assert plan is not None

@@ -22,6 +22,7 @@ from fedcore.federation.private_round import private_round
 from fedcore.federation.private_run import open_private
 from fedcore.federation.ranks import first_start, initial_of
 from fedcore.federation.round import run_round, scores
+from fedcore.federation.secure_sum import with_honest
 from fedcore.federation.start import Start
 from fedcore.lora import Method
 from fedcore.privacy.seal import KEY_BYTES, derived
@@ -112,7 +113,13 @@ def with_privacy(federation: Federation) -> Federation:
         return [(cast(Method, method_of(config, arm)), first_start(federation, arm)) for arm in config.arms]
 
     releases = config.run.rounds * len(config.arms)
-    private = open_private(config.privacy, federation.folder, len(federation.clients), releases, arms)
+    settings = config.privacy
+    masks = [secure for arm in config.arms if (secure := config.secure_of(arm)) is not None]
+    if masks:
+        settings = with_honest(settings, masks, len(federation.clients))
+    private = open_private(
+        settings, federation.folder, len(federation.clients), releases, arms, len(masks) == len(config.arms)
+    )
     plan = private.plan
     federation.progress("privacy", 1, 1, noise_multiplier=plan.charged, noise_over_clip=plan.noise_of_mean)
     return replace(federation, private=private)

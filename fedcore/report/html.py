@@ -11,7 +11,7 @@ from typing import Any
 
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.private_run import read_plan
-from fedcore.report import plots, privacy
+from fedcore.report import plots, privacy, secure
 from fedcore.report.table import as_html, rows
 from fedcore.updates.atomic import write_atomically
 
@@ -61,6 +61,7 @@ def page(folder: RunFolder) -> str:
             f'<div class="scroll">{as_html(table)}</div>' if metrics else "<p>No round has finished yet.</p>",
         ),
         *([] if plan is None else [_section("Privacy", privacy.section(plan, table, ledger))]),
+        *([_section("Secure aggregation", said)] if (said := secure.section(ledger)) else []),
         *_plots(metrics, ledger, facts),
         _section("Ledger", _ledger(ledger)),
         _section("Configuration", f"<pre>{escape(config)}</pre>"),
@@ -101,11 +102,11 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], 
         if any(line["accuracy"] is not None for line in metrics):
             pair += _figure(plots.curves(metrics, "accuracy", "Ranking accuracy", "fraction right"))
         sections.append(_section("Round by round", f'<div class="pair">{pair}</div>'))
-    if any("coefficients" in entry for entry in ledger):
+    if opened := [entry for entry in ledger if "coefficients" in entry]:
         said = "The share that each client counted for. A cross is a share of zero: the rule left that client out."
         change = "Distance of each client's parameters from the round's starting point. Hollow: left out by the rule."
         sections.append(
-            _section("Who counted", _figure(plots.coefficients(ledger), said) + _figure(plots.norms(ledger), change))
+            _section("Who counted", _figure(plots.coefficients(opened), said) + _figure(plots.norms(opened), change))
         )
     if facts["clients"]:
         sections.append(_section("Clients", _figure(plots.data_by_client(facts["clients"]))))

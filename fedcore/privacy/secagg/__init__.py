@@ -10,7 +10,7 @@ from fedcore.privacy.secagg.parameters import STAGES, Parameters
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.server import SecureSum, Server
 from fedcore.privacy.secagg.simulate import Simulation, simulate
-from fedcore.privacy.secagg.vector import Quantizer
+from fedcore.privacy.secagg.vector import Quantizer, checked
 
 __all__ = [
     "STAGES",
@@ -24,6 +24,7 @@ __all__ = [
     "Server",
     "Simulation",
     "Void",
+    "checked",
     "digest_of",
     "partition",
     "simulate",
