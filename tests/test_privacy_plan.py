@@ -89,7 +89,7 @@ def test_the_command_prints_a_row_a_budget_and_refuses_both_factors(capsys):
     assert "multiply in B · A" in capsys.readouterr().err
     assert main(["plan", "--epsilon", "8", *options]) == 0
     shown = capsys.readouterr().out
-    assert "fedit, flora, fedexlora" in shown.replace("\n", " ")
+    assert "fedit, flora, fedex_lora" in shown.replace("\n", " ")
     assert shown.count("multiply in B · A") == 1
     assert main(["plan", "--epsilon", "eight"]) == 1
     assert "--epsilon: got 'eight'" in capsys.readouterr().err

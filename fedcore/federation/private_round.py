@@ -19,6 +19,9 @@ from fedcore.federation.round import scores
 from fedcore.federation.start import Start
 from fedcore.updates import Update
 
+#: so many clients that fail one after another, and none that does not, tell of the configuration
+_ALL = 3
+
 
 def private_round(federation: Federation, arm: Arm, number: int, start: Start) -> Start | None:
     """Sample, train, journal, charge, release, enter in the ledger, evaluate: what the next round starts from.
@@ -124,7 +127,8 @@ def gather(
 ) -> list[str]:
     """Have each client train whose message is not in `receipts` yet, and keep what it sends: who could not train.
 
-    A client whose training fails sends no change, so that the run does not show that it took part.
+    A client whose training fails sends no change, so that the run does not show that it took part. Where it fails for
+    everybody, several clients in a row from the first on, the configuration is at fault, and that is raised.
     """
     config, failed = federation.config, []
     options = training_options(federation, arm, number, start)
@@ -139,6 +143,8 @@ def gather(
                 )
             except TrainingError:
                 failed.append(client.id)
+                if len(failed) == min(_ALL, len(federation.clients)) and len(receipts) == len(failed) - 1:
+                    raise
                 update = unchanged(start.adapter, client)
             message = mode.message(client, update)
         with clock.phase("journal"):
