@@ -191,10 +191,16 @@ class Parameters:
         n, k, t, found = self.clients, self.neighbours, self.threshold, self.chances
         who = "all others" if self.complete else f"{k} of {n - 1} others"
         how = (
-            "" if self.complete else ", drawn by the client itself" if self.malicious else ", next to it on a random circle"
+            ""
+            if self.complete
+            else ", drawn by the client itself"
+            if self.malicious
+            else ", next to it on a random circle"
         )
         held = (
-            f"2t = {2 * t} exceeds k + corrupt neighbours" if self.malicious else f"{t} corrupt neighbours would unmask it"
+            f"2t = {2 * t} exceeds k + corrupt neighbours"
+            if self.malicious
+            else f"{t} corrupt neighbours would unmask it"
         )
         lines = [
             f"{n} clients, {self.corrupt} of them corrupt, {self.dropout} dropping out, a {self.adversary} server.",
@@ -227,9 +233,7 @@ class Parameters:
             raise FormatError(f"parameters: got version {version}, expected {_VERSION}; update the older side")
         if adversary >= len(ADVERSARIES) or stream >= len(STREAMS):
             raise FormatError(f"parameters: got adversary {adversary} and stream {stream}, expected known ones")
-        return cls(
-            n, length, bound, bits, corrupt, dropout, ADVERSARIES[adversary], k, t, in_degree, STREAMS[stream]
-        )
+        return cls(n, length, bound, bits, corrupt, dropout, ADVERSARIES[adversary], k, t, in_degree, STREAMS[stream])
 
 
 def _whole(name: str, value: int, least: int, most: int) -> int:

@@ -55,7 +55,7 @@ def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, i
         if not full:
             void = log2_sum([void, each + binomial(n - 1, k / (n - 1), in_degree + 1)])
         apart = SECURITY - 1
-        honest = least_closed(n, corrupt, k, t, apart) if max(exposed, void - FAILURE + apart) <= apart else 0
+        honest = least_closed(n, corrupt, k, t, apart) if exposed <= apart else 0
     else:
         exposed = each + hypergeometric(n - 1, corrupt, k, t)
         apart = -math.inf if full else gap_in_circle(n, corrupt + dropout, k // 2)
@@ -72,9 +72,7 @@ def most_corrupt(n: int, corrupt: int, k: int) -> int:
 
 def most_in_degree(n: int, k: int) -> int:
     """How many others may draw a client, but for a chance of 2**FAILURE / 2 over all clients."""
-    return next(
-        most for most in range(k, n) if math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) <= FAILURE - 1
-    )
+    return next(most for most in range(k, n) if math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) <= FAILURE - 1)
 
 
 def most_threshold(n: int, dropout: int, k: int) -> int:

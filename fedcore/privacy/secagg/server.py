@@ -259,9 +259,7 @@ class Server:
         self._included = sorted(done)
         self._signed["share"].clear()
         if len(done) < self._p.min_included:
-            raise Void(
-                f"mask: {len(done)} vectors came, expected at least {self._p.min_included}; the round is void"
-            )
+            raise Void(f"mask: {len(done)} vectors came, expected at least {self._p.min_included}; the round is void")
         self._check_needed(done, "mask")
         if not self._p.malicious:
             return self._requests(done, {i: b"" for i in done})

@@ -95,9 +95,7 @@ def _chosen(given: Mapping[Id, Any], gone: Collection[Id]) -> Parameters:
     return Parameters.choose(n, length=len(values[0]), bound=bound, corrupt=0, dropout=most / n)
 
 
-def _one(
-    given: Mapping[Id, Any], gone: Mapping[Id, int], parameters: Parameters | None
-) -> tuple[SecureSum, int, int]:
+def _one(given: Mapping[Id, Any], gone: Mapping[Id, int], parameters: Parameters | None) -> tuple[SecureSum, int, int]:
     """One round: (what it gave, bytes up, bytes down)."""
     p = parameters or _chosen(given, given.keys() & gone.keys())
     keys = {name: Ed25519PrivateKey.generate() for name in given}

@@ -48,7 +48,9 @@ class Quantizer:
     def mean(self, total: np.ndarray) -> tuple[np.ndarray, float]:
         """(weighted mean (d,) fp64, sum of the weights) of a sum. Raises WeightError where no weight is in it."""
         if total[-1] <= 0:
-            raise WeightError(f"sum: its weights add up to {total[-1]}, expected more than 0; a client lied about its own")
+            raise WeightError(
+                f"sum: its weights add up to {total[-1]}, expected more than 0; a client lied about its own"
+            )
         share = float(total[-1]) / self.bound
         return total[:-1] * (self.largest / self.bound / share), share * self.largest_weight
 
