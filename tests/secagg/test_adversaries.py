@@ -44,7 +44,7 @@ def test_both_kinds_of_share_of_one_member_are_refused(adversary):
     rig = rig_of(adversary).run("unmask")
     asked = rig.server._request[0]
     for extra in ((MASK, 1), (SEED, 1)):
-        with pytest.raises(Forged, match="twice|in the sum"):
+        with pytest.raises(Forged, match=r"twice|in the sum"):
             rig.clients[0].unmask(request(rig, 0, [*asked, extra]))
     assert rig.clients[0].unmask(rig.messages[0])
 
@@ -225,7 +225,7 @@ def test_a_client_whose_draw_names_itself_or_crowds_another_is_refused():
     for draw in ([1, 2, 3, 4], [1, 1, 2, 4], [1, 2, 4, 12]):
         body = data[wire.HEADER.size : -64][:96] + struct.pack("<4H", *draw)
         signature = key_of(4).sign(signed_text("advertise", rig.server._tag, 3, body))
-        with pytest.raises(Forged, match="drew itself|twice|member 12"):
+        with pytest.raises(Forged, match=r"drew itself|twice|member 12"):
             rig.server.receive(3, wire.pack(0, 3, rig.server._tag, body, signature))
 
 

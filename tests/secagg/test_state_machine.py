@@ -1,5 +1,5 @@
-"""Any pattern of dropouts, restarts and repetitions: the exact sum where every needed neighbourhood keeps the threshold,
-void everywhere else. The model knows who holds whose shares, and no more of the protocol."""
+"""Any pattern of dropouts, restarts and repetitions: the exact sum where every needed neighbourhood keeps the
+threshold, void everywhere else. The model knows who holds whose shares, and no more of the protocol."""
 
 from __future__ import annotations
 

@@ -255,8 +255,8 @@ class Client:
 
         generation: of the newest state, from where an old state cannot be put back together with it. With it the client
         goes on; without it, it repeats what it sent and refuses anything new: were the state an old one, a second
-        vector or a second answer to an unmask request would be under the keys of the first. Raises Replayed for a state of
-        another generation, FormatError for one that was changed.
+        vector or a second answer to an unmask request would be under the keys of the first. Raises Replayed for a state
+        of another generation, FormatError for one that was changed.
         """
         fields = unseal(data, "client", sealing_key)
         self, round = cls.__new__(cls), Round.from_fields(fields)

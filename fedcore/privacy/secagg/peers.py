@@ -189,6 +189,4 @@ def _read_acknowledged(round: Round, me: int, holders: Collection[int], tag: byt
 
 def _enough(count: int, round: Round, who: str, what: str) -> None:
     if count < round.parameters.threshold:
-        raise Void(
-            f"{who}: {count} {what}, expected at least {round.parameters.threshold}; the client leaves the round"
-        )
+        raise Void(f"{who}: {count} {what}, expected at least {round.parameters.threshold}; it leaves the round")

@@ -70,19 +70,18 @@ class Weighted:
     def digest(self) -> bytes:
         """SHA-256 of all that decides what is sent."""
         head = f"{self.values.dtype} {self.scale.hex()} {self.tail} {self.limit}".encode()
-        return hashlib.sha256(head + b"\x00").digest() + hashlib.sha256(self.values).digest()
+        return hashlib.sha256(head + b"\x00").digest() + hashlib.sha256(self.values.data).digest()
 
     def masked(self, start: int, stop: int, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
         """Residues of coordinates start to stop, with masks."""
         from fedcore.ops import mask_add
 
-        known, bits, inner = {"stream": p.stream}, p.modulus_bits, min(stop, len(self.values))
-        part = mask_add(
-            self.values[start:inner], keys, signs, bits, scale=self.scale, limit=self.limit, counter=start, **known
-        )
+        bits, inner, limit = p.modulus_bits, min(stop, len(self.values)), self.limit
+        values = self.values[start:inner]
+        part = mask_add(values, keys, signs, bits, scale=self.scale, limit=limit, counter=start, stream=p.stream)
         if inner == stop:
             return part
-        tail = mask_add(np.array([self.tail], np.int64), keys, signs, bits, counter=inner, **known)
+        tail = mask_add(np.array([self.tail], np.int64), keys, signs, bits, counter=inner, stream=p.stream)
         return np.concatenate([part, tail])
 
 
@@ -97,7 +96,7 @@ class Integers:
 
     def digest(self) -> bytes:
         """SHA-256 of the integers."""
-        return hashlib.sha256(str(self.values.dtype).encode()).digest() + hashlib.sha256(self.values).digest()
+        return hashlib.sha256(str(self.values.dtype).encode()).digest() + hashlib.sha256(self.values.data).digest()
 
     def masked(self, start: int, stop: int, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
         """Residues of coordinates start to stop, with masks."""
@@ -109,8 +108,8 @@ class Integers:
 def checked(vector: Any, p: Parameters) -> Weighted | Integers:
     """A vector that fits the parameters.
 
-    vector: (length,) integers within `bound`, or below 2**modulus_bits where there is no bound; or `Quantizer.weighted`.
-    Raises ShapeError, DTypeError, RangeError, which never tell a value.
+    vector: (length,) integers within `bound`, or below 2**modulus_bits where there is no bound; or what
+    `Quantizer.weighted` gives. Raises ShapeError, DTypeError, RangeError, which never tell a value.
     """
     if len(vector) != p.length:
         raise ShapeError(f"mask: got a vector of {len(vector)} coordinates, expected {p.length}")

@@ -6,6 +6,7 @@ are there, and no message is looked into that is longer than the largest honest 
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
 
@@ -118,7 +119,7 @@ class Reader:
 
 def check_positions(found: list[int], clients: int, who: str) -> None:
     """Raise Forged unless positions are of members and ascend, so that none is there twice."""
-    if any(a >= b for a, b in zip(found, found[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(found)):
         raise Forged(f"{who}: names a member twice or out of order")
     if found and found[-1] >= clients:
         raise Forged(f"{who}: names member {found[-1]} of {clients}")
