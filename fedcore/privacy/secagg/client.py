@@ -134,7 +134,7 @@ class Client:
         """The masked vector in chunks, to be sent in their order.
 
         vector: (length,) integers within the bound, or a `Quantizer`'s `weighted`; it must not change until the last
-        chunk is made. Besides what a message may raise: ShapeError, DTypeError, RangeError; NonFiniteError from a chunk.
+        chunk is made. Raises also ShapeError, DTypeError, RangeError, and NonFiniteError from a chunk.
         """
         values = checked(vector, self.round.parameters)
         self._expect("mask", message)
@@ -148,14 +148,14 @@ class Client:
         self._accept("mask", message)
         return self._chunks(values, keys, signs)
 
-    def _mask_keys(self, partners: list[int]) -> tuple[np.ndarray, list[int]]:
+    def _mask_keys(self, partners: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """The client's own mask's key and one for each partner; the lower position adds, the higher one subtracts."""
         keys = [self_key(self._keys.seed, self._tag)]
         for other in partners:
             name = self.round.roster.ids[other]
             keys.append(pair_key(self._keys.mask, self._peers[other].mask_public, self._tag, self._me, other, name))
         signs = [1] + [1 if self._me < other else -1 for other in partners]
-        return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES).copy(), signs
+        return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES).copy(), np.array(signs, np.int8)
 
     def _take_shares(self, partners: list[int], sealed: dict[int, bytes]) -> None:
         """Open the shares that this client is to hold; one that does not open only cannot be given later."""
@@ -169,7 +169,7 @@ class Client:
             held[sender] = shares or b""
         self._partners, self._held, self.faults = partners, held, faults
 
-    def _chunks(self, values: Weighted | Integers, keys: np.ndarray, signs: list[int]) -> Iterator[bytes]:
+    def _chunks(self, values: Weighted | Integers, keys: np.ndarray, signs: np.ndarray) -> Iterator[bytes]:
         from fedcore.ops import pack_bits
 
         p = self.round.parameters
@@ -254,9 +254,9 @@ class Client:
         """The client of a state.
 
         generation: of the newest state, from where an old state cannot be put back together with it. With it the client
-        goes on; without it, it repeats what it sent and refuses anything new: were the state an old one, a second vector
-        or a second answer to an unmask request would be under the keys of the first. Raises Replayed for a state of
-        another generation, FormatError for one that was changed.
+        goes on; without it, it repeats what it sent and refuses anything new: were the state an old one, a second
+        vector or a second answer to an unmask request would be under the keys of the first. Raises Replayed for a state
+        of another generation, FormatError for one that was changed.
         """
         fields = unseal(data, "client", sealing_key)
         self, round = cls.__new__(cls), Round.from_fields(fields)

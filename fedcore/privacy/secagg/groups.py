@@ -25,8 +25,8 @@ def partition(members: Sequence[Id], groups: int, seed: bytes) -> list[list[Id]]
             "not hidden by its sum"
         )
     order = random_order(len(members), seed).tolist()
-    names = sorted(members)  # type: ignore[type-var]
-    return [sorted(names[i] for i in order[g::groups]) for g in range(groups)]  # type: ignore[type-var]
+    names = sorted(members)
+    return [sorted(names[i] for i in order[g::groups]) for g in range(groups)]
 
 
 def tolerated(members: int, groups: int, liars: int) -> tuple[int, bool]:

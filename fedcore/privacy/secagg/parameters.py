@@ -71,8 +71,8 @@ class Parameters:
         n                 clients
         length, bound     coordinates of a vector, and most that one may be in absolute value
         corrupt, dropout  parts of the clients, in [0, 1), rounded down to clients
-        modulus_bits      None: ⌈log2(n (2 bound + 1))⌉, so that no sum wraps. Given instead of a bound where vectors are
-                          residues already, as those of `fc.privacy.Distributed`
+        modulus_bits      None: ⌈log2(n (2 bound + 1))⌉, so that no sum wraps. Given instead of a bound where vectors
+                          are residues already, as those of `fc.privacy.Distributed`
 
         Raises PrivacyError where no number of neighbours does.
         """
@@ -196,15 +196,13 @@ class Parameters:
         """Why these numbers, in words."""
         n, k, t, found = self.clients, self.neighbours, self.threshold, self.chances
         who = "all others" if self.complete else f"{k} of {n - 1} others"
-        how = (
-            "" if self.complete else ", drawn by the client itself" if self.malicious else ", next to it on a random circle"
-        )
+        how = ", drawn by the client itself" if self.malicious else ", near it on a random circle"
         held = (
-            f"2t = {2 * t} exceeds k + corrupt neighbours" if self.malicious else f"{t} corrupt neighbours would unmask it"
+            f"2t = {2 * t} exceeds k + corrupt neighbours" if self.malicious else f"{t} corrupt neighbours would do it"
         )
         lines = [
             f"{n} clients, {self.corrupt} of them corrupt, {self.dropout} dropping out, a {self.adversary} server.",
-            f"Secrets are shared with {who}{how}; any {t} of {k} shares give one.",
+            f"Secrets are shared with {who}{'' if self.complete else how}; any {t} of {k} shares give one.",
             f"Exposure of a client ({held}): 2^{found.exposed:.1f}; a sum over too few: 2^{found.apart:.1f}; both "
             f"together at most 2^{SECURITY:g}.",
             f"A void round with the dropouts expected: 2^{found.void:.1f}, at most 2^{FAILURE:g}.",
@@ -233,9 +231,7 @@ class Parameters:
             raise FormatError(f"parameters: got version {version}, expected {_VERSION}; update the older side")
         if adversary >= len(ADVERSARIES) or stream >= len(STREAMS):
             raise FormatError(f"parameters: got adversary {adversary} and stream {stream}, expected known ones")
-        return cls(
-            n, length, bound, bits, corrupt, dropout, ADVERSARIES[adversary], k, t, in_degree, STREAMS[stream]
-        )
+        return cls(n, length, bound, bits, corrupt, dropout, ADVERSARIES[adversary], k, t, in_degree, STREAMS[stream])
 
 
 def _whole(name: str, value: int, least: int, most: int) -> int:

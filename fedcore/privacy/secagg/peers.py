@@ -146,7 +146,7 @@ def read_request(
     """
     p = round.parameters
     most = p.neighbours * (4 + 2 * wire.degree(p) + SIGNATURE_BYTES) if p.malicious else 0
-    reader, who = _open(round, tag, "unmask", data, 4 + most + len(held) * wire.ENTRY)
+    reader, who = _open(round, tag, "unmask", data, 4 + most + 2 * len(held) * wire.ENTRY)
     if p.malicious:
         _read_acknowledged(round, me, holders, tag, reader, who)
     asked: dict[int, int] = {}
@@ -189,6 +189,4 @@ def _read_acknowledged(round: Round, me: int, holders: Collection[int], tag: byt
 
 def _enough(count: int, round: Round, who: str, what: str) -> None:
     if count < round.parameters.threshold:
-        raise Void(f"{who}: {count} {what}, expected at least {round.parameters.threshold}; the client leaves the round")
-
-
+        raise Void(f"{who}: {count} {what}, expected at least {round.parameters.threshold}; it leaves the round")

@@ -30,7 +30,7 @@ class Roster:
                 raise PrivacyError(f"roster: got {got} for {name!r}, expected the 32 bytes of an Ed25519 public key")
         if len(set(keys.values())) < len(keys):
             raise PrivacyError("roster: two members have one key; each needs its own")
-        self._keys = {name: keys[name] for name in sorted(keys)}  # type: ignore[type-var]
+        self._keys = {name: keys[name] for name in sorted(keys)}
         self.ids: list[Id] = list(self._keys)
         self._positions = {name: position for position, name in enumerate(self.ids)}
 

@@ -26,8 +26,8 @@ class Bounds:
     exposed   some honest client has so many corrupt neighbours that they could unmask it
     apart     a sum over few clients could be learned
     void      some neighbourhood falls below the threshold, or is larger than a client accepts
-    honest    fewest honest clients in a sum: one that a malicious server can learn, whatever it does, or that of a round
-              in which no more drop out than expected
+    honest    fewest honest clients in a sum: one that a malicious server can learn, whatever it does, or that of a
+              round in which no more drop out than expected
     """
 
     exposed: float
@@ -55,7 +55,7 @@ def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, i
         if not full:
             void = log2_sum([void, each + binomial(n - 1, k / (n - 1), in_degree + 1)])
         apart = SECURITY - 1
-        honest = least_closed(n, corrupt, k, t, apart) if max(exposed, void - FAILURE + apart) <= apart else 0
+        honest = least_closed(n, corrupt, k, t, apart) if exposed <= apart else 0
     else:
         exposed = each + hypergeometric(n - 1, corrupt, k, t)
         apart = -math.inf if full else gap_in_circle(n, corrupt + dropout, k // 2)
@@ -63,18 +63,9 @@ def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, i
     return Bounds(min(0.0, exposed), apart, min(0.0, void), honest)
 
 
-def most_corrupt(n: int, corrupt: int, k: int) -> int:
-    """The most corrupt neighbours that any client has, but for a chance of 2**SECURITY / 2."""
-    return next(
-        c for c in range(min(corrupt, k) + 1) if math.log2(n) + hypergeometric(n - 1, corrupt, k, c + 1) < SECURITY - 1
-    )
-
-
 def most_in_degree(n: int, k: int) -> int:
     """How many others may draw a client, but for a chance of 2**FAILURE / 2 over all clients."""
-    return next(
-        most for most in range(k, n) if math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) <= FAILURE - 1
-    )
+    return next(most for most in range(k, n) if math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) <= FAILURE - 1)
 
 
 def most_threshold(n: int, dropout: int, k: int) -> int:
@@ -101,7 +92,7 @@ def _sparse(adversary: str, n: int, corrupt: int, dropout: int) -> tuple[int, in
     most = min(MOST_SHARES, (n - 2) // 2 if malicious else n - 2)  # a client draws k and is drawn by k
     for k in range(2, most + 1, 1 if malicious else 2):
         t = most_threshold(n, dropout, k)
-        if not t or t <= most_corrupt(n, corrupt, k) or (malicious and 2 * t <= k):
+        if not t or (malicious and 2 * t <= k):
             continue
         in_degree = most_in_degree(n, k) if malicious else k
         if bounds(adversary, n, corrupt, dropout, k, t, in_degree).hold:

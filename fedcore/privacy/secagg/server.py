@@ -226,7 +226,7 @@ class Server:
     def _or_void(self, messages: dict[int, bytes], stage: str) -> dict[int, bytes]:
         if len(messages) < self._p.min_included:
             raise Void(
-                f"{stage}: {len(messages)} members can go on, expected at least {self._p.min_included}; the round is void"
+                f"{stage}: {len(messages)} members can go on, expected at least {self._p.min_included}; the round ends"
             )
         return messages
 
@@ -259,12 +259,10 @@ class Server:
         self._included = sorted(done)
         self._signed["share"].clear()
         if len(done) < self._p.min_included:
-            raise Void(
-                f"mask: {len(done)} vectors came, expected at least {self._p.min_included}; the round is void"
-            )
+            raise Void(f"mask: {len(done)} vectors came, expected at least {self._p.min_included}; the round is void")
         self._check_needed(done, "mask")
         if not self._p.malicious:
-            return self._requests(done, {i: b"" for i in done})
+            return self._requests(done, dict.fromkeys(done, b""))
         messages = {}
         for i in done:
             wards = [j for j in self._held_by(i) if j in done]
@@ -286,8 +284,8 @@ class Server:
             if not self._enough(i, there):
                 count = sum(holder in there for holder in self._holders[i])
                 raise Void(
-                    f"{stage}: {count} holders of the shares of {self.round.roster.ids[i]!r} are left, expected at least "
-                    f"{self._p.threshold}; the round is void"
+                    f"{stage}: {count} holders of the shares of {self.round.roster.ids[i]!r} are left, expected "
+                    f"at least {self._p.threshold}; the round is void"
                 )
 
     def _after_acknowledge(self, done: set[int]) -> dict[int, bytes]:
@@ -359,8 +357,8 @@ class Server:
             self._folding.forget(position)
 
     def to_bytes(self, sealing_key: bytes) -> bytes:
-        """This server, sealed under 32 secret bytes. Write it before what `advance` gives is sent: `advance` of the same
-        state gives the same bytes. Vectors that are not whole are not in it: their clients send them again."""
+        """This server, sealed under 32 secret bytes. Write it before what `advance` gives is sent: `advance` of the
+        same state gives the same bytes. Vectors that are not whole are not in it: their clients send them again."""
         return seal(server_fields(self), "server", sealing_key)
 
     @classmethod

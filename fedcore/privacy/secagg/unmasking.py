@@ -108,7 +108,9 @@ def mask_keys(
 def lifted(total: np.ndarray, p: Parameters, included: int) -> np.ndarray:
     """Residues as whole numbers around zero: (length,) int64. Raises Void for a sum that so many could not have."""
     wide, half = total.astype(np.uint64), np.uint64((1 << p.modulus_bits) // 2)
-    low = wide.view(np.int64) if p.modulus_bits == 64 else wide.astype(np.int64) - (wide >= half) * (1 << p.modulus_bits)
+    low = (
+        wide.view(np.int64) if p.modulus_bits == 64 else wide.astype(np.int64) - (wide >= half) * (1 << p.modulus_bits)
+    )
     most = included * p.bound
     if int(low.max()) > most or int(low.min()) < -most:
         raise Void(

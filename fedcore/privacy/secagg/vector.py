@@ -48,7 +48,9 @@ class Quantizer:
     def mean(self, total: np.ndarray) -> tuple[np.ndarray, float]:
         """(weighted mean (d,) fp64, sum of the weights) of a sum. Raises WeightError where no weight is in it."""
         if total[-1] <= 0:
-            raise WeightError(f"sum: its weights add up to {total[-1]}, expected more than 0; a client lied about its own")
+            raise WeightError(
+                f"sum: its weights add up to {total[-1]}, expected more than 0; a client lied about its own"
+            )
         share = float(total[-1]) / self.bound
         return total[:-1] * (self.largest / self.bound / share), share * self.largest_weight
 
@@ -68,19 +70,18 @@ class Weighted:
     def digest(self) -> bytes:
         """SHA-256 of all that decides what is sent."""
         head = f"{self.values.dtype} {self.scale.hex()} {self.tail} {self.limit}".encode()
-        return hashlib.sha256(head + b"\x00").digest() + hashlib.sha256(self.values).digest()
+        return hashlib.sha256(head + b"\x00").digest() + hashlib.sha256(self.values.data).digest()
 
     def masked(self, start: int, stop: int, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
         """Residues of coordinates start to stop, with masks."""
         from fedcore.ops import mask_add
 
-        known, bits, inner = {"stream": p.stream}, p.modulus_bits, min(stop, len(self.values))
-        part = mask_add(
-            self.values[start:inner], keys, signs, bits, scale=self.scale, limit=self.limit, counter=start, **known
-        )
+        bits, inner, limit = p.modulus_bits, min(stop, len(self.values)), self.limit
+        values = self.values[start:inner]
+        part = mask_add(values, keys, signs, bits, scale=self.scale, limit=limit, counter=start, stream=p.stream)
         if inner == stop:
             return part
-        tail = mask_add(np.array([self.tail], np.int64), keys, signs, bits, counter=inner, **known)
+        tail = mask_add(np.array([self.tail], np.int64), keys, signs, bits, counter=inner, stream=p.stream)
         return np.concatenate([part, tail])
 
 
@@ -95,7 +96,7 @@ class Integers:
 
     def digest(self) -> bytes:
         """SHA-256 of the integers."""
-        return hashlib.sha256(str(self.values.dtype).encode()).digest() + hashlib.sha256(self.values).digest()
+        return hashlib.sha256(str(self.values.dtype).encode()).digest() + hashlib.sha256(self.values.data).digest()
 
     def masked(self, start: int, stop: int, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
         """Residues of coordinates start to stop, with masks."""
@@ -107,8 +108,8 @@ class Integers:
 def checked(vector: Any, p: Parameters) -> Weighted | Integers:
     """A vector that fits the parameters.
 
-    vector: (length,) integers within `bound`, or below 2**modulus_bits where there is no bound; or `Quantizer.weighted`.
-    Raises ShapeError, DTypeError, RangeError, which never tell a value.
+    vector: (length,) integers within `bound`, or below 2**modulus_bits where there is no bound; or what
+    `Quantizer.weighted` gives. Raises ShapeError, DTypeError, RangeError, which never tell a value.
     """
     if len(vector) != p.length:
         raise ShapeError(f"mask: got a vector of {len(vector)} coordinates, expected {p.length}")

@@ -6,6 +6,7 @@ are there, and no message is looked into that is longer than the largest honest 
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
 
@@ -51,20 +52,14 @@ def unpack(data: bytes, kind: int, sender: int, tag: bytes, most: int, who: str)
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise FormatError(f"{who}: got {type(data).__name__}, expected bytes")
     tail = 0 if sender == SERVER else SIGNATURE_BYTES
-    if not HEADER.size + tail <= len(data) <= HEADER.size + most + tail:
-        raise FormatError(
-            f"{who}: got {len(data)} bytes, expected {HEADER.size + tail} to {HEADER.size + most + tail}"
-        )
+    if len(data) < HEADER.size + tail:
+        raise FormatError(f"{who}: got {len(data)} bytes, expected at least {HEADER.size + tail}")
     view = memoryview(data).cast("B").toreadonly()
     magic, version, got, name, length, round_tag = HEADER.unpack(view[: HEADER.size])
     if magic != MAGIC:
         raise FormatError(f"{who}: is not a message of a secure sum")
     if version != VERSION:
         raise FormatError(f"{who}: got version {version}, expected {VERSION}; update the older side")
-    if length != len(data) - HEADER.size - tail:
-        raise FormatError(
-            f"{who}: its header claims a body of {length} bytes, it has {len(data) - HEADER.size - tail}"
-        )
     if name != sender:
         raise Forged(f"{who}: names another sender")
     if round_tag != tag[:8]:
@@ -72,6 +67,11 @@ def unpack(data: bytes, kind: int, sender: int, tag: bytes, most: int, who: str)
     if got != kind:
         stage = STAGES[got % FROM_SERVER] if got % FROM_SERVER < len(STAGES) else "no stage"
         raise Replayed(f"{who}: is a message of {stage}, which came late, again or too early")
+    if length > most or length != len(data) - HEADER.size - tail:
+        raise FormatError(
+            f"{who}: its header claims a body of {length} bytes, it has {len(data) - HEADER.size - tail}, expected at "
+            f"most {most}"
+        )
     return Signed(name, view[HEADER.size : len(data) - tail], bytes(view[len(data) - tail :]))
 
 
@@ -119,7 +119,7 @@ class Reader:
 
 def check_positions(found: list[int], clients: int, who: str) -> None:
     """Raise Forged unless positions are of members and ascend, so that none is there twice."""
-    if any(a >= b for a, b in zip(found, found[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(found)):
         raise Forged(f"{who}: names a member twice or out of order")
     if found and found[-1] >= clients:
         raise Forged(f"{who}: names member {found[-1]} of {clients}")

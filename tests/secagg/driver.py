@@ -1,0 +1,67 @@
+"""Rounds driven by hand, so that a test can come between any two messages."""
+
+from __future__ import annotations
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedcore.privacy.secagg.client import Client
+from fedcore.privacy.secagg.parameters import Parameters
+from fedcore.privacy.secagg.roster import Roster
+from fedcore.privacy.secagg.server import Server
+from fedcore.privacy.secagg.simulate import answer
+
+SEALING = bytes(range(32))
+CONTEXT = bytes(32)
+BOUND = 1000
+
+
+def complete(n: int, threshold: int, adversary: str = "semi_honest", length: int = 5, **changes) -> Parameters:
+    """Each a neighbour of all others."""
+    given = {"clients": n, "length": length, "bound": BOUND, "corrupt": 0, "dropout": 0, "stream": "chacha20"} | changes
+    given.setdefault("modulus_bits", (n * (2 * given["bound"] + 1) - 1).bit_length())
+    return Parameters(adversary=adversary, neighbours=n - 1, threshold=threshold, in_degree=n - 1, **given)
+
+
+def sparse(adversary: str, length: int = 5) -> Parameters:
+    """A small graph that is not complete."""
+    k, t = (4, 3) if adversary == "malicious" else (6, 4)
+    bits = (12 * (2 * BOUND + 1) - 1).bit_length()
+    return Parameters(12, length, BOUND, bits, 0, 2, adversary, k, t, 11 if adversary == "malicious" else k)
+
+
+def key_of(name: int) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(name.to_bytes(32, "big"))
+
+
+class Rig:
+    """A server and its clients; `messages` is what the server sent last, by client."""
+
+    def __init__(self, p: Parameters, contexts: dict[int, bytes] | None = None, seed: int = 1):
+        self.p, self.ids = p, list(range(p.clients))
+        self.roster = Roster({name: key_of(name + 1).public_key().public_bytes_raw() for name in self.ids})
+        self.contexts = contexts or {}
+        about = (self.roster, b"session", 7)
+        self.server = Server(p, *about, CONTEXT)
+        self.clients = {
+            name: Client(p, name, key_of(name + 1), *about, self.contexts.get(name, CONTEXT)) for name in self.ids
+        }
+        self.vectors = np.random.default_rng(seed).integers(-BOUND, BOUND + 1, (p.clients, p.length))
+        self.messages: dict[int, bytes] = dict.fromkeys(self.ids, b"")
+
+    def answers(self, name: int) -> list[bytes]:
+        """What a client says to the server's last message."""
+        return list(answer(self.clients[name], self.server.stage, self.messages[name], self.vectors[name]))
+
+    def run(self, until: str | None = None, gone: tuple[int, ...] = ()) -> Rig:
+        """Run stages until `until` is the one whose messages are received; those in `gone` send nothing."""
+        while self.server.stage != until:
+            for name in self.messages:
+                if name not in gone:
+                    for data in self.answers(name):
+                        self.server.receive(name, data)
+            self.messages = self.server.advance()
+        return self
+
+    def holders(self, name: int) -> list[int]:
+        return self.clients[name]._holders

@@ -1,0 +1,215 @@
+"""Keys against the standards' vectors, and decoders that see anything but what they should."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from secagg.driver import SEALING, Rig, complete, key_of, sparse
+
+from fedcore.errors import FedcoreError, Forged, PrivacyError
+from fedcore.privacy.secagg import keys, merkle, wire
+from fedcore.privacy.secagg.client import Client
+from fedcore.privacy.secagg.keys import LABELS, Sealed, agreed, hkdf, pair_key, signed_text, signing_key, verified
+from fedcore.privacy.secagg.roster import Roster
+from fedcore.privacy.secagg.server import Server
+
+#: points of low order and their kin that Wycheproof's X25519 tests list: each makes a shared secret of zeros
+LOW_ORDER = [
+    "00" * 32,
+    "01" + "00" * 31,
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+
+
+def test_x25519_is_that_of_rfc_7748():
+    """§6.1."""
+    a = X25519PrivateKey.from_private_bytes(
+        bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")
+    )
+    b = bytes.fromhex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f")
+    assert a.public_key().public_bytes_raw().hex() == "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
+    assert agreed(a, b, "b").hex() == "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"
+
+
+@pytest.mark.parametrize("public", LOW_ORDER)
+def test_keys_of_low_order_are_refused_by_clients_and_server(public):
+    with pytest.raises(Forged, match="low order"):
+        agreed(X25519PrivateKey.generate(), bytes.fromhex(public), "b")
+    rig = Rig(complete(3, 2))
+    body = bytes.fromhex(public) + rig.clients[1].advertise()[wire.HEADER.size + 32 : -64]
+    signature = key_of(2).sign(signed_text("advertise", rig.server._tag, 1, body))
+    with pytest.raises(Forged, match="1 gave a public key of low order"):
+        rig.server.receive(1, wire.pack(0, 1, rig.server._tag, body, signature))
+
+
+@pytest.mark.parametrize(
+    ("key", "message", "expected"),
+    [
+        (
+            "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+            "",
+            "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24"
+            "655141438e7a100b",
+        ),
+        (
+            "c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+            "af82",
+            "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28d"
+            "c027beceea1ec40a",
+        ),
+    ],
+)
+def test_ed25519_is_that_of_rfc_8032(key, message, expected):
+    """§7.1, and what Wycheproof adds: a changed, cut, or non-canonical signature is none."""
+    private, text = signing_key(bytes.fromhex(key)), bytes.fromhex(message)
+    public, signature = private.public_key().public_bytes_raw(), private.sign(text)
+    assert signature.hex() == expected
+    assert verified(public, signature, text)
+    order = (1 << 252) + 27742317777372353535851937790883648493
+    high = (int.from_bytes(signature[32:], "little") + order).to_bytes(32, "little")
+    for bad in (signature[:32] + high, signature[:-1], bytes(64), signature[32:] + signature[:32]):
+        assert not verified(public, bad, text)
+    assert not verified(public, signature, text + b"x")
+    assert not verified(b"\xff" * 32, signature, text)
+
+
+def test_hkdf_is_that_of_rfc_5869():
+    """Test case 1; ours differs in its info alone."""
+    found = HKDF(SHA256(), 42, bytes(range(13)), bytes(range(0xF0, 0xFA))).derive(b"\x0b" * 22)
+    assert found.hex() == ("3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865")
+    info = b"fedcore secagg 1 pair\x00" + bytes(32) + b"who"
+    assert hkdf(b"secret", "pair", bytes(32), b"who") == HKDF(SHA256(), 32, None, info).derive(b"secret")
+
+
+def test_the_seal_is_that_of_rfc_8439():
+    """§2.8.2, by its tag."""
+    nonce, header = bytes.fromhex("070000004041424344454647"), bytes.fromhex("50515253c0c1c2c3c4c5c6c7")
+    text = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, "
+        b"sunscreen would be it."
+    sealed = ChaCha20Poly1305(bytes(range(0x80, 0xA0))).encrypt(nonce, text, header)
+    assert sealed[-16:].hex() == "1ae10b594f09e26a7e902ecbd0600691"
+
+
+def test_no_key_serves_two_purposes_rounds_or_directions():
+    one, other = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+    publics = [key.public_key().public_bytes_raw() for key in (one, other)]
+    found = {hkdf(bytes(32), label, bytes(32)) for label in LABELS}
+    assert len(found) == len(LABELS)
+    mask = pair_key(one, publics[1], bytes(32), 3, 5, "b")
+    assert mask == pair_key(other, publics[0], bytes(32), 5, 3, "a")
+    assert mask != pair_key(one, publics[1], b"\x01" * 32, 3, 5, "b")
+    there, back = Sealed(one, publics[1], bytes(32), 3, 5, "b"), Sealed(other, publics[0], bytes(32), 5, 3, "a")
+    same = Sealed(other, publics[0], bytes(32), 3, 5, "a")
+    sealed = there.seal(b"shares")
+    assert same.open(sealed) == b"shares"
+    assert back.open(sealed) is None
+    assert same.open(sealed[:-1] + bytes([sealed[-1] ^ 1])) is None
+
+
+def test_the_round_is_bound_to_parameters_members_session_number_and_context():
+    parts = [b"parameters", b"roster", b"session", 1, b"context"]
+    found = {keys.round_binding(*parts)}
+    for i in range(5):
+        other = [*parts[:i], 2 if i == 3 else parts[i] + b"x", *parts[i + 1 :]]
+        found.add(keys.round_binding(*other))
+    found.add(keys.round_binding(b"parametersroster", b"", b"session", 1, b"context"))
+    assert len(found) == 7
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13])
+def test_proofs_hold_for_their_leaf_alone(count):
+    leaves = {i: bytes([i]) * 7 for i in range(count) if i != 1}
+    tree = merkle.Tree(leaves, count)
+    for i in range(count):
+        data = leaves.get(i, b"")
+        assert merkle.proven(tree.root, i, data, tree.proof(i), count)
+        assert not merkle.proven(tree.root, i, data + b"x", tree.proof(i), count)
+        assert not merkle.proven(tree.root, i + 1, data, tree.proof(i), count)
+        assert not merkle.proven(bytes(32), i, data, tree.proof(i), count)
+        assert not merkle.proven(tree.root, i, data, tree.proof(i) + bytes(32), count)
+
+
+def test_rosters_are_checked_and_ordered():
+    public = [key_of(i + 1).public_key().public_bytes_raw() for i in range(3)]
+    one = Roster({"b": public[0], "a": public[1]})
+    assert one.ids == ["a", "b"]
+    assert Roster.from_bytes(one.to_bytes()).digest() == one.digest()
+    assert Roster({"a": public[0], "b": public[1]}).digest() != one.digest()
+    for bad in ({}, {"a": public[0], 1: public[1]}, {"a": b"short"}, {"a": public[0], "b": public[0]}):
+        with pytest.raises(PrivacyError, match="roster"):
+            Roster(bad)
+    with pytest.raises(PrivacyError, match="enrol it first"):
+        one.position("c")
+    with pytest.raises(PrivacyError, match="is not the one"):
+        Client(complete(2, 1), "a", Ed25519PrivateKey.generate(), one, b"s", 0, bytes(32))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: complete(3, 2), lambda: complete(4, 3, "malicious"), lambda: sparse("malicious")]
+)
+def test_decoders_raise_nothing_but_our_errors(make):
+    """Every message of a round, changed at random, to the side that reads it, which then still takes the right one."""
+    p = make()
+    rig, rng = Rig(p), random.Random(p.clients)
+    while rig.server.stage:
+        for name in list(rig.messages):
+            client, stage = rig.clients[name], rig.server.stage
+            if stage != "advertise" and name < 2:
+                _fuzz(
+                    rng, rig.messages[name], lambda data, c=client, s=stage, v=rig.vectors[name]: _read(c, s, data, v)
+                )
+            for data in rig.answers(name):
+                if name < 2:
+                    _fuzz(rng, data, lambda data, n=name: rig.server.receive(n, data))
+                rig.server.receive(name, data)
+        rig.messages = rig.server.advance()
+    assert (rig.server.result().sum == rig.vectors.sum(0)).all()
+
+
+def _read(client, stage, data, vector):
+    if stage == "mask":
+        return client.mask(data, vector)
+    return getattr(client, stage)(data)
+
+
+def _fuzz(rng, good, read):
+    for _ in range(25):
+        data = bytearray(good)
+        for _ in range(rng.choice((1, 1, 3))):
+            data[rng.randrange(len(data))] = rng.choice((0, 1, 255, rng.randrange(256)))
+        cut = rng.choice((None, None, rng.randrange(len(data))))
+        changed = bytes(data[:cut]) + rng.randbytes(rng.choice((0, 0, 5)))
+        if changed == good or _means_the_same(good, changed):
+            continue
+        with contextlib.suppress(FedcoreError):
+            read(changed)
+            raise AssertionError("a changed message was taken")
+
+
+def _means_the_same(good, changed):
+    """A sealed share that was changed is taken: it is left out later. So is a key that was, by clients that trust."""
+    kind = good[5]
+    return kind in (17, 18) and len(good) == len(changed) and good[: wire.HEADER.size] == changed[: wire.HEADER.size]
+
+
+def test_states_that_were_changed_do_not_open():
+    rig = Rig(complete(3, 2)).run("unmask")
+    for one, kind in ((rig.clients[0], Client), (rig.server, Server)):
+        data = one.to_bytes(SEALING)
+        for bad in (data[:-1], data + b"x", data[:40] + bytes([data[40] ^ 1]) + data[41:], b"", data[5:]):
+            with pytest.raises(FedcoreError, match="state of a"):
+                kind.from_bytes(bad, SEALING)
+        with pytest.raises(FedcoreError, match="does not open"):
+            kind.from_bytes(data, bytes(32))
+        assert one.round.session not in data

@@ -1,0 +1,170 @@
+"""Neighbours and thresholds: tails against whole numbers, bounds that hold, parameters that were received."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from secagg.driver import complete, sparse
+
+import fedcore as fc
+from fedcore.errors import FormatError, PrivacyError
+from fedcore.privacy.secagg.graph import Graph, drawn
+from fedcore.privacy.secagg.parameters import Parameters
+from fedcore.privacy.secagg.search import FAILURE, SECURITY, bounds
+from fedcore.privacy.secagg.tails import binomial, gap_in_circle, hypergeometric, least_closed
+
+
+def exact_hypergeometric(population, marked, drawn, least) -> Fraction:
+    ways = sum(math.comb(marked, x) * math.comb(population - marked, drawn - x) for x in range(least, drawn + 1))
+    return Fraction(ways, math.comb(population, drawn))
+
+
+def log2(value: Fraction) -> float:
+    """Of a fraction, however small."""
+    return -math.inf if not value else math.log2(value.numerator) - math.log2(value.denominator)
+
+
+@pytest.mark.parametrize(("population", "marked", "drawn"), [(9, 4, 3), (99, 30, 20), (999, 100, 100), (999, 333, 60)])
+def test_hypergeometric_tails_are_exact(population, marked, drawn):
+    for least in range(0, drawn + 2):
+        exact = log2(exact_hypergeometric(population, marked, drawn, least)) if least <= drawn else -math.inf
+        found = hypergeometric(population, marked, drawn, least)
+        assert found == exact or (exact <= found + 1e-12 and found <= exact + 1e-5)  # never below
+
+
+@pytest.mark.parametrize("chance", [Fraction(1, 10), Fraction(9, 10)])
+def test_binomial_tails_are_exact(chance):
+    for least in range(0, 42):
+        ways = [math.comb(40, x) * chance**x * (1 - chance) ** (40 - x) for x in range(least, 41)]
+        exact, found = log2(sum(ways, Fraction(0))), binomial(40, float(chance), least)
+        assert found == exact or (exact - 1e-12 <= found <= exact + 1e-5)
+
+
+def test_gaps_and_closed_sets_are_bounded_by_what_is_seen():
+    """Rates of random graphs, each seen more often than the bound allows for."""
+    rng, trials, n = np.random.default_rng(1), 4000, 12
+    gone = np.array([rng.permutation(n) < 6 for _ in range(trials)])
+    seen = np.any(np.all([np.roll(gone, i, 1) for i in range(3)], 0), 1).mean()
+    assert 0.2 < seen <= 2 ** gap_in_circle(n, 6, 3) * 1.02
+    size = least_closed(n, 0, 3, 2, -3.0)
+    closed = 0
+    for _ in range(100):
+        draws = [set(rng.permutation([j for j in range(n) if j != i])[:3]) for i in range(n)]
+        closed += any(_closed(draws, subset, 2) for subset in _subsets(n, size - 1))
+    assert 0 < closed / 100 <= 2**-3
+
+
+def _subsets(n, most):
+    return (s for s in range(1, 1 << n) if s.bit_count() <= most) if hasattr(int, "bit_count") else ()
+
+
+def _closed(draws, subset, t):
+    members = {i for i in range(len(draws)) if subset >> i & 1}
+    return all(len(draws[i] & members) >= t for i in members)
+
+
+@pytest.mark.parametrize(
+    ("n", "adversary"),
+    [(n, adversary) for n in (2, 3, 10, 64, 65, 100, 500) for adversary in ("semi_honest", "malicious")]
+    + [(10_000, "semi_honest")],
+)
+def test_what_is_chosen_keeps_both_bounds(n, adversary):
+    p = Parameters.choose(n, length=7, bound=100, corrupt=0.1, dropout=0.1, adversary=adversary)
+    found = bounds(adversary, n, n // 10, n // 10, p.neighbours, p.threshold, p.in_degree)
+    assert found.insecure <= SECURITY
+    assert found.void <= FAILURE
+    assert p.min_included >= 2
+    assert p.complete == (n <= 64)
+    assert p.modulus_bits == math.ceil(math.log2(n * 201))
+    assert Parameters.from_bytes(p.to_bytes()) == p
+    if adversary == "malicious":
+        assert 2 * p.threshold > p.neighbours + (n // 10 if p.complete else 0)
+    if not p.complete and adversary == "semi_honest":
+        fewer = bounds(adversary, n, n // 10, n // 10, p.neighbours - 2, p.threshold - 2, p.neighbours - 2)
+        assert not fewer.hold
+
+
+def test_the_choice_is_explained():
+    text = Parameters.choose(300, length=7, bound=100, adversary="malicious").explain()
+    for part in ("300 clients, 30 of them corrupt", "2t = ", "2^-40", "2^-20", "modulo 2^16", "whatever the server"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"threshold": 2}, "honest clients in a sum|exposure"),
+        ({"corrupt": 3}, "exposure"),
+        ({"modulus_bits": 13}, "would wrap"),
+        ({"modulus_bits": 65}, "modulus_bits"),
+        ({"neighbours": 0}, "neighbours"),
+        ({"threshold": 5}, "threshold"),
+        ({"adversary": "kind"}, "expected one of"),
+        ({"length": 0}, "length"),
+    ],
+)
+def test_parameters_that_do_not_protect_cannot_be_made(change, why):
+    with pytest.raises(PrivacyError, match=why):
+        replace(complete(5, 3, "malicious"), **change)
+
+
+def test_parameters_from_others_are_checked():
+    data = bytearray(sparse("semi_honest").to_bytes())
+    with pytest.raises(FormatError):
+        Parameters.from_bytes(bytes(data[:-1]))
+    rng, refused = np.random.default_rng(2), 0
+    for _ in range(300):
+        changed = bytearray(data)
+        changed[rng.integers(len(data))] = rng.integers(256)
+        try:
+            p = Parameters.from_bytes(bytes(changed))
+        except (PrivacyError, FormatError):
+            refused += 1
+        else:
+            assert p.chances.insecure <= SECURITY
+    assert refused > 100
+
+
+def test_impossible_cohorts_are_refused_in_words():
+    with pytest.raises(PrivacyError, match="admit no threshold"):
+        Parameters.choose(10, length=1, bound=1, corrupt=0.5, dropout=0.5)
+    with pytest.raises(PrivacyError, match="expected a whole number from 2"):
+        Parameters.choose(1, length=1, bound=1)
+    with pytest.raises(PrivacyError, match="neither or both"):
+        Parameters.choose(5, length=1)
+
+
+def test_the_circle_is_symmetric_regular_and_another_each_round():
+    p = Parameters.choose(100, length=1, bound=1)
+    one, other = Graph(p, bytes(32)), Graph(p, b"\x01" * 32)
+    lists = [one.holders(i) for i in range(100)]
+    assert all(
+        len(set(held)) == p.neighbours and i not in held and held == sorted(held) for i, held in enumerate(lists)
+    )
+    assert all(i in lists[j] for i, held in enumerate(lists) for j in held)
+    assert sum(lists[i] == other.holders(i) for i in range(100)) == 0
+
+
+def test_draws_are_uniform_over_all_others():
+    p = sparse("malicious")
+    counts = np.zeros(12)
+    for seed in range(1000):
+        held = drawn(p, seed.to_bytes(32, "big"), 5)
+        assert len(set(held)) == 4
+        assert held == sorted(held)
+        counts[held] += 1
+    assert counts[5] == 0
+    assert ((np.delete(counts, 5) - 1000 * 4 / 11) ** 2).sum() / (1000 * 4 / 11) < 40  # χ² with ten degrees
+
+
+def test_messages_of_distributed_noise_have_parameters_of_their_own():
+    one = fc.privacy.Distributed(1.0, 1.0, 20, 15, 2, 100, bytes(32))
+    p = Parameters.for_distributed(one)
+    assert (p.clients, p.length, 1 << p.modulus_bits, p.bound) == (20, one.padded, one.modulus, 0)
+    assert p.min_honest >= one.fewest - one.corrupt
+    with pytest.raises(PrivacyError, match="make the mechanism with fewest"):
+        Parameters.for_distributed(fc.privacy.Distributed(1.0, 1.0, 100, 90, 5, 100, bytes(32)), adversary="malicious")
