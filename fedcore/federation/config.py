@@ -236,7 +236,7 @@ class Config(Section):
     aggregation: Aggregation = Aggregation()
     server: Server = Server()
     privacy: Privacy | None = Field(
-        default=None, description="differential privacy for all arms, as in { epsilon = 8, delta = 1e-5 }"
+        default=None, description="differential privacy, as in { epsilon = 8, delta = 1e-5 }"
     )
     secure: Annotated[Secure | None, BeforeValidator(given)] = Field(
         default=None, description="masks for all arms: true, or a table such as { dropout = 0.1 }"
@@ -259,9 +259,22 @@ class Config(Section):
                 raise ValueError(f"arms: the name {reserved!r} is taken by a row of the table; choose another")
         if len(set(names)) < len(names):
             raise ValueError(f"arms: got {', '.join(names)}, expected a different name for each arm")
+        for name in (self.privacy.arms or ()) if self.privacy else ():
+            if name not in names:
+                raise ValueError(f"privacy.arms: got {name!r}, expected some of {', '.join(names)}")
         if self.run.adapter_from not in (None, *names):
             raise ValueError(f"run.adapter_from: got {self.run.adapter_from!r}, expected one of {', '.join(names)}")
         return self
+
+    def privacy_of(self, arm: Arm) -> Privacy | None:
+        """[privacy], where it holds for this arm."""
+        held = self.privacy is not None and (self.privacy.arms is None or arm.name in self.privacy.arms)
+        return self.privacy if held else None
+
+    @property
+    def private(self) -> bool:
+        """Whether all arms are, so that nothing shows what [privacy] hides."""
+        return all(self.privacy_of(arm) is not None for arm in self.arms)
 
     def secure_of(self, arm: Arm) -> Secure | None:
         """[secure] as this arm has it."""
@@ -273,7 +286,7 @@ class Config(Section):
         Nor has a method its space and center, which are for rules. In a private run clients weigh the same.
         """
         changes: dict[str, Any] = {"space": arm.space or self.aggregation.space}
-        changes["weights"] = self.aggregation.weights or ("counts" if self.privacy is None else "equal")
+        changes["weights"] = self.aggregation.weights or ("counts" if self.privacy_of(arm) is None else "equal")
         if arm.method is not None:
             changes |= {"space": arm.space or "delta", "center": "reference"}
         if arm.rule is not None or arm.method is not None:

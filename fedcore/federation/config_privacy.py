@@ -20,9 +20,9 @@ class Adaptive(Section):
 
 
 class Privacy(Section):
-    """[privacy]: (ε, δ) for all rounds of all arms; fedcore picks the noise and stops before the budget is passed."""
+    """[privacy]: (ε, δ) for all rounds of its arms; fedcore picks the noise and stops before the budget is passed."""
 
-    epsilon: PositiveFloat = Field(description="the budget ε, of all rounds of all arms together")
+    epsilon: PositiveFloat = Field(description="the budget ε, of all rounds of its arms together")
     delta: float = Field(gt=0, lt=1, description="the probability that the bound does not hold; below 1 / clients")
     mode: Literal["central", "local", "distributed"] = Field(
         default="central",
@@ -42,6 +42,11 @@ class Privacy(Section):
     )
     neighbours: Literal["add_remove", "replace_one"] | None = Field(
         default=None, description="what is hidden; add_remove, or replace_one where sampling is fixed or mode local"
+    )
+    arms: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="the arms that are private; all if absent. Others are to compare with, and show what these hide",
     )
     unit: str = Field(default="client", min_length=1, description="what one record is, in words: whom ε is for")
     fewest_clients: PositiveInt | None = Field(

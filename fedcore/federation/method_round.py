@@ -26,7 +26,7 @@ def step_of(federation: Federation, arm: Arm, number: int) -> Method | None:
     what the estimate is made of.
     """
     method = method_of(federation.config, arm)
-    open_messages = federation.config.privacy is None and federation.config.secure_of(arm) is None
+    open_messages = federation.config.privacy_of(arm) is None and federation.config.secure_of(arm) is None
     return FlexLoRA() if isinstance(method, FedSB) and number == 1 and open_messages else method
 
 

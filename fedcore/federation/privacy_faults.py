@@ -15,10 +15,10 @@ def privacy_faults(config: Config, index: int, clients: int | None) -> list[str]
 
     clients: how many there are; None where only the texts will tell.
     """
-    settings = config.privacy
+    arm = config.arms[index]
+    settings = config.privacy_of(arm)
     if settings is None:
         return []
-    arm = config.arms[index]
     aggregation = config.aggregation_of(arm)
     try:
         method = method_of(config, arm)

@@ -22,7 +22,7 @@ def first_start(federation: Federation, arm: Arm) -> Start:
     """What an arm's first round starts from. FR-LoRA takes its factors out of the base weights (`FRLoRA.restart`)."""
     initial, method = federation.learner.initial(), method_of(federation.config, arm)
     secure = federation.config.secure_of(arm) is not None
-    if federation.config.privacy is not None or (secure and isinstance(method, FedSB)):
+    if federation.config.privacy_of(arm) is not None or (secure and isinstance(method, FedSB)):
         assert method is not None, "the configuration is checked for a method"
         return private_start(method, initial, federation.config.run.seed)
     if isinstance(method, FRLoRA):

@@ -44,9 +44,9 @@ def secure_faults(config: Config, index: int, clients: int | None) -> list[str]:
         found.append(
             f'message.format: got "{config.message.format}" with [secure], where integers travel: set secure.bits'
         )
-    if config.privacy is not None and config.privacy.mode != "distributed":
+    if (privacy := config.privacy_of(arm)) is not None and privacy.mode != "distributed":
         found.append(
-            f'privacy.mode: got "{config.privacy.mode}" with [secure], expected "distributed": under masks nobody but '
+            f'privacy.mode: got "{privacy.mode}" with [secure], expected "distributed": under masks nobody but '
             "the clients can clip and add noise"
         )
     return found + ([] if clients is None else _size_faults(config, index, clients))

@@ -66,13 +66,13 @@ def run_arms(
     secret = None
     if config.privacy is not None:
         secret = RunFolder.resumable(output).private.secret if resume else os.urandom(KEY_BYTES)
-    facts = run_facts(config, texts, learner, secret)
+    facts = run_facts(config, texts, learner, secret if config.private else None)
     with (
         RunFolder.resume(output, config, facts) if resume else RunFolder.create(output, config, facts, secret)
     ) as folder:
         federation = with_privacy(Federation(config, texts.clients, learner, folder, progress, texts.server))
         evaluate_base(federation)
-        if federation.private is None:
+        if not config.private:
             train_alone(federation)
         final = {arm.name: run_arm(federation, arm) for arm in config.arms}
         chosen = final[config.run.adapter_from or config.arms[0].name]
@@ -89,7 +89,7 @@ def run_arm(federation: Federation, arm: Arm) -> Start:
         entry = folder.ledger.find(arm=arm.name, round=number)
         if entry is not None and folder.metrics.find(arm=arm.name, round=number):
             start = folder.load_start(arm.name, number, entry)
-        elif federation.private is None:
+        elif federation.config.privacy_of(arm) is None:
             start = run_round(federation, arm, number, start)
         else:
             following = private_round(federation, arm, number, start)
@@ -110,11 +110,12 @@ def with_privacy(federation: Federation) -> Federation:
         return federation
 
     def arms() -> list[tuple[Method, Start]]:
-        return [(cast(Method, method_of(config, arm)), first_start(federation, arm)) for arm in config.arms]
+        return [(cast(Method, method_of(config, arm)), first_start(federation, arm)) for arm in held]
 
-    releases = config.run.rounds * len(config.arms)
+    held = [arm for arm in config.arms if config.privacy_of(arm) is not None]
+    releases = config.run.rounds * len(held)
     settings = config.privacy
-    masks = [secure for arm in config.arms if (secure := config.secure_of(arm)) is not None]
+    masks = [secure for arm in held if (secure := config.secure_of(arm)) is not None]
     if masks:
         settings = with_honest(settings, masks, len(federation.clients))
     private = open_private(
