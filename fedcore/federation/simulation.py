@@ -119,7 +119,7 @@ def with_privacy(federation: Federation) -> Federation:
     if masks:
         settings = with_honest(settings, masks, len(federation.clients))
     private = open_private(
-        settings, federation.folder, len(federation.clients), releases, arms, len(masks) == len(config.arms)
+        settings, federation.folder, len(federation.clients), releases, arms, len(masks) == len(held)
     )
     plan = private.plan
     federation.progress("privacy", 1, 1, noise_multiplier=plan.charged, noise_over_clip=plan.noise_of_mean)
