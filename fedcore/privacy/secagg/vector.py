@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,3 +131,34 @@ def checked(vector: Any, p: Parameters) -> Weighted | Integers:
     same = array.dtype in (np.int64, np.uint64, np.uint32)
     wide = array if same else array.astype(np.int64)
     return Integers(np.ascontiguousarray(wide))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Several adapters, or tensors, in one vector: name -> shape, in this order."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def length(self) -> int:
+        """Numbers of all parts together."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def join(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(length,) of one dtype. Raises ShapeError for a part that is missing, unknown, or of another shape."""
+        for name in self.shapes.keys() | parts.keys():
+            got = np.shape(parts[name]) if name in parts else "nothing"
+            expected = tuple(self.shapes[name]) if name in self.shapes else "nothing"
+            if got != expected:
+                raise ShapeError(f"parts: got {got} as {name!r}, expected {expected}")
+        return np.concatenate([np.ravel(parts[name]) for name in self.shapes])
+
+    def split(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """The parts of a sum. Raises ShapeError."""
+        if np.shape(vector) != (self.length,):
+            raise ShapeError(f"parts: got a vector of shape {np.shape(vector)}, expected ({self.length},)")
+        found, at = {}, 0
+        for name, shape in self.shapes.items():
+            found[name] = vector[at : at + math.prod(shape)].reshape(shape)
+            at += math.prod(shape)
+        return found
