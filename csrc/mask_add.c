@@ -76,16 +76,33 @@ static int mask_chunk(const job* j, int64_t at, int64_t length, char* space) {
     return bad;
 }
 
+/* Elements at to at + length - 1 by the one loop that a stream may have for fp32 and a single key: they are never
+ * written but masked. */
+static int mask_directly(const job* j, int64_t at, int64_t length, char* space) {
+    static const uint32_t nonce[3] = {0, 0, 0};
+    const int per = j->stream->group / 4, skip = (int)((j->counter + at) % per);
+    const int64_t head = skip ? fc_min(per - skip, length) : 0, groups = (length - head) / per,
+                  tail = head + groups * per;
+    const uint32_t block = (uint32_t)((j->counter + at + head) * 4 / j->stream->block);
+    int bad = j->stream->mask(j->schedules, nonce, block, groups, j->values + (at + head) * 4, j->scale, j->limit,
+                              (uint32_t)j->mask, j->out + (at + head) * 4, j->signs[0] < 0, j->bypass);
+    if (head) bad |= mask_chunk(j, at, head, space);
+    if (tail < length) bad |= mask_chunk(j, at + tail, length - tail, space);
+    return bad;
+}
+
 static void work(void* context, int worker) {
     job* j = context;
     _Alignas(FC_ALIGN) char space[CHUNK];
     const int64_t chunk = CHUNK / (j->wide ? 8 : 4), skip = j->counter % chunk;
+    const int direct = j->stream->mask && j->keys == 1 && j->dtype == FC_F32 && !j->wide;
     int bad = 0;
     (void)worker;
     for (int64_t item; (item = ITEM * chunk * fc_next(&j->next)) < j->length + skip;)
         for (int64_t start = item; start < fc_min(item + ITEM * chunk, j->length + skip); start += chunk) {
             const int64_t at = start ? start - skip : 0;
-            bad |= mask_chunk(j, at, fc_min(start + chunk - skip, j->length) - at, space);
+            const int64_t length = fc_min(start + chunk - skip, j->length) - at;
+            bad |= direct ? mask_directly(j, at, length, space) : mask_chunk(j, at, length, space);
         }
     if (bad) __atomic_store_n(&j->bad, 1, __ATOMIC_RELAXED);
     fc_wipe(space, sizeof space);
@@ -122,5 +139,6 @@ int fc_mask_add(const void* values, fc_dtype dtype, int64_t length, double scale
     fc_leave_ieee(mode);
     fc_wipe(schedules, size);
     free(schedules);
+    fc_wipe_stack();
     return j.bad ? FC_NOT_FINITE : FC_OK;
 }
