@@ -69,4 +69,4 @@ static void add64(const uint32_t* schedule, const uint32_t nonce[3], uint32_t co
     else run(ADD64, schedule, nonce, counter, groups, values);
 }
 
-const fc_stream_kernels fc_aes256ctr_aesni = {16, 16 * GROUP, fc_aes256_schedule, fill, {add, add64}};
+const fc_stream_kernels fc_aes256ctr_aesni = {16, 16 * GROUP, fc_aes256_schedule, fill, {add, add64}, NULL};

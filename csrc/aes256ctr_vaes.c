@@ -40,6 +40,56 @@ INLINE void run(mode to, const uint32_t* schedule, const uint32_t nonce[3], uint
     }
 }
 
+/* 16 fp32 times `by`, clamped to `most` in size, to int32, ties to even; `bad` becomes NaN somewhere if any is not
+ * finite. */
+INLINE __m512i quantised(const char* values, __m512d by, __m512d most, __m512* bad) {
+    enum { SMALLER_SIZE = 2 }; /* under the sign of the first operand */
+    const __m512 x = _mm512_loadu_ps(values);
+    *bad = _mm512_or_ps(*bad, _mm512_sub_ps(x, x));
+    const __m512d low = _mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), by);
+    const __m512d high = _mm512_mul_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)), by);
+    const __m256i first = _mm512_cvtpd_epi32(_mm512_range_pd(low, most, SMALLER_SIZE));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(first),
+                              _mm512_cvtpd_epi32(_mm512_range_pd(high, most, SMALLER_SIZE)), 1);
+}
+
+/* Half a group at a time: the processor then quantises one half while it encrypts for the next. */
+INLINE int run_mask(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,
+                    const char* values, double scale, double limit, uint32_t mask, char* out, int negative,
+                    int bypass) {
+    enum { NOW = 4, AHEAD = 4096 };
+    const __m512i swap = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 14, 13, 12));
+    const __m512i step = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0, 0, 4)), low = _mm512_set1_epi32((int)mask);
+    const __m512d by = _mm512_set1_pd(scale), most = _mm512_set1_pd(limit);
+    __m512i next = first_blocks(nonce, counter), keys[ROUNDS + 1];
+    __m512 bad = _mm512_setzero_ps();
+    for (int r = 0; r <= ROUNDS; r++)
+        keys[r] = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(const void*)(schedule + 4 * r)));
+    for (int64_t g = 0; g < groups * (GROUP / NOW); g++, out += 64 * NOW, values += 64 * NOW) {
+        __m512i x[NOW];
+        for (int i = 0; i < NOW; i++, next = _mm512_add_epi32(next, step))
+            x[i] = _mm512_xor_si512(_mm512_shuffle_epi8(next, swap), keys[0]);
+        for (int r = 1; r < ROUNDS; r++)
+            for (int i = 0; i < NOW; i++) x[i] = _mm512_aesenc_epi128(x[i], keys[r]);
+        for (int i = 0; i < NOW; i++) {
+            __builtin_prefetch(values + 64 * i + AHEAD);
+            const __m512i q = quantised(values + 64 * i, by, most, &bad);
+            x[i] = _mm512_aesenclast_epi128(x[i], keys[ROUNDS]);
+            x[i] = _mm512_and_si512(negative ? _mm512_sub_epi32(q, x[i]) : _mm512_add_epi32(q, x[i]), low);
+            if (bypass) _mm512_stream_si512((void*)(out + 64 * i), x[i]);
+            else _mm512_storeu_si512(out + 64 * i, x[i]);
+        }
+    }
+    return _mm512_test_epi32_mask(_mm512_castps_si512(bad), _mm512_castps_si512(bad)) != 0;
+}
+
+static int mask(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, const void* values,
+                double scale, double limit, uint32_t low, void* out, int negative, int stream) {
+    const int bypass = stream && ((uintptr_t)out & 63) == 0;
+    if (negative) return run_mask(schedule, nonce, counter, groups, values, scale, limit, low, out, 1, bypass);
+    return run_mask(schedule, nonce, counter, groups, values, scale, limit, low, out, 0, bypass);
+}
+
 static void fill(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint8_t* out) {
     run(STORE, schedule, nonce, counter, groups, (char*)out);
 }
@@ -56,4 +106,4 @@ static void add64(const uint32_t* schedule, const uint32_t nonce[3], uint32_t co
     else run(ADD64, schedule, nonce, counter, groups, values);
 }
 
-const fc_stream_kernels fc_aes256ctr_vaes = {16, 64 * GROUP, fc_aes256_schedule, fill, {add, add64}};
+const fc_stream_kernels fc_aes256ctr_vaes = {16, 64 * GROUP, fc_aes256_schedule, fill, {add, add64}, mask};

@@ -82,4 +82,4 @@ static inline __attribute__((always_inline)) void chacha_add(const uint32_t* sch
         if (negative) chacha_add(schedule, nonce, counter, groups, values, 1, 1);                                      \
         else chacha_add(schedule, nonce, counter, groups, values, 1, 0);                                               \
     }                                                                                                                  \
-    const fc_stream_kernels fc_chacha20_##isa = {64, CHACHA_GROUP, fc_chacha20_schedule, fill, {add, add64}};
+    const fc_stream_kernels fc_chacha20_##isa = {64, CHACHA_GROUP, fc_chacha20_schedule, fill, {add, add64}, NULL};

@@ -55,4 +55,4 @@ static void add64(const uint32_t* schedule, const uint32_t nonce[3], uint32_t co
     }
 }
 
-const fc_stream_kernels fc_chacha20_ref = {64, 64, fc_chacha20_schedule, fill, {add, add64}};
+const fc_stream_kernels fc_chacha20_ref = {64, 64, fc_chacha20_schedule, fill, {add, add64}, NULL};

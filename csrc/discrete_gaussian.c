@@ -57,6 +57,7 @@ static void work(void* context, int worker) {
         memcpy(j->out + at, s.sum + from, (size_t)length * sizeof *j->out);
     }
     fc_wipe(&s, sizeof s);
+    fc_wipe_stack();
 }
 
 int fc_discrete_gaussian(const fc_gaussian_table* table, fc_stream stream, const uint8_t* key, int64_t counter,
@@ -70,5 +71,6 @@ int fc_discrete_gaussian(const fc_gaussian_table* table, fc_stream stream, const
     j.stream->schedule(key, j.schedule);
     fc_parallel((int)fc_min(threads, fc_ceil(size, CHUNK)), work, &j);
     fc_wipe(j.schedule, sizeof j.schedule);
+    fc_wipe_stack();
     return FC_OK;
 }

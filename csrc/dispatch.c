@@ -88,8 +88,14 @@ const fc_kernels* fc_kernels_for(fc_isa isa) {
 #if defined(__x86_64__)
 /* By CPUID, since older compilers do not know the name. */
 static int has_vaes(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1;
+    static int known; /* 1: no, 2: yes; a virtual machine takes 20 us and more for each question */
+    int answer = __atomic_load_n(&known, __ATOMIC_RELAXED);
+    if (!answer) {
+        unsigned a, b, c, d;
+        answer = __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1 ? 2 : 1;
+        __atomic_store_n(&known, answer, __ATOMIC_RELAXED);
+    }
+    return answer == 2;
 }
 #endif
 

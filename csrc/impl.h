@@ -49,7 +49,7 @@ enum {
     FC_SCHEDULE = 60,           /* words of a key's schedule at most: the round keys of AES-256 */
     FC_STREAM_GROUP = 1024,     /* bytes that a step of a stream's kernel makes at most */
     FC_STREAM_CHUNK = 16384,    /* bytes that all keys are added to in turn: they stay in the first-level cache */
-    FC_STACK = 8192,           /* bytes of stack that kernels of streams use at most: round keys may be spilled there */
+    FC_STACK = 32768,          /* bytes of stack that workers of streams use at most: round keys may be spilled there */
     FC_GAUSSIAN_ENTRIES = 127, /* of a table at most: fedcore/gaussian_table.py */
     FC_GAUSSIAN_CHUNK = 1024,  /* samples that are made at a time: their words stay in the first-level cache */
     FC_ALIGN = 64,
@@ -174,6 +174,9 @@ typedef struct {
     void (*fill)(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, uint8_t* out);
     /* Its words added to `values`, or subtracted: [0] uint32 modulo 2^32, [1] uint64 modulo 2^64. */
     fc_stream_add_fn* add[2];
+    /* NULL, or what quantise, add[0] and reduce make of fp32 `values`, in one loop; 1 if any is not finite. */
+    int (*mask)(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, const void* values,
+                double scale, double limit, uint32_t mask, void* out, int negative, int stream);
 } fc_stream_kernels;
 void fc_chacha20_schedule(const uint8_t key[32], uint32_t* schedule);
 void fc_aes256_schedule(const uint8_t key[32], uint32_t* schedule);

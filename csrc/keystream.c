@@ -167,6 +167,7 @@ static int run(job* j, fc_stream kind, const uint8_t* keys, const uint8_t nonce[
     fc_parallel((int)fc_min(threads, fc_ceil(j->bytes, ITEM)), work, j);
     fc_wipe(schedules, size);
     free(schedules);
+    fc_wipe_stack();
     return FC_OK;
 }
 

@@ -6,6 +6,8 @@
 
 enum {
     CHUNK = FC_STREAM_CHUNK,
+    PART = 512,           /* elements that are read or written while the cipher runs */
+    AHEAD = 8192,         /* bytes after them that are asked for */
     ITEM = 16,            /* chunks that a thread takes at a time */
     STREAM_FROM = 8 << 20 /* bytes of output from which writes bypass the cache */
 };
@@ -43,19 +45,49 @@ static void copy_words(const char* values, fc_dtype dtype, int64_t length, int w
     }
 }
 
-/* Elements at to at + length - 1, through `space`. */
-static int mask_chunk(const job* j, int64_t at, int64_t length, void* space) {
-    static const uint32_t nonce[3] = {0, 0, 0};
-    const int in = j->dtype == FC_F64 || j->dtype == FC_U64 ? 8 : 4, size = j->wide ? 8 : 4;
+/* Elements at to at + length - 1, quantised. */
+static int read_part(const job* j, int64_t at, int64_t length, void* out) {
+    const int in = j->dtype == FC_F64 || j->dtype == FC_U64 ? 8 : 4;
     const char* values = j->values + at * in;
-    int bad = 0;
+    for (int64_t byte = 0; byte < length * in; byte += 64) __builtin_prefetch(values + AHEAD + byte);
     if (j->dtype == FC_F32 || j->dtype == FC_F64)
-        bad = j->kernels->quantise[j->dtype == FC_F64][j->wide](values, j->scale, j->limit, length, space);
-    else copy_words(values, j->dtype, length, j->wide, space);
-    for (int64_t k = 0; k < j->keys; k++)
-        fc_stream_add(j->stream, j->schedules + k * FC_SCHEDULE, nonce, j->counter + at, length, space, j->wide,
-                      j->signs[k] < 0);
-    j->kernels->reduce(space, j->mask, length * size, j->out + at * size, j->bypass);
+        return j->kernels->quantise[j->dtype == FC_F64][j->wide](values, j->scale, j->limit, length, out);
+    copy_words(values, j->dtype, length, j->wide, out);
+    return 0;
+}
+
+/* Elements at to at + length - 1, through `space`: read with the first key and written with the last, a part at a time,
+ * so that memory is busy while the cipher is; the other keys take the chunk whole. */
+static int mask_chunk(const job* j, int64_t at, int64_t length, char* space) {
+    static const uint32_t nonce[3] = {0, 0, 0};
+    const int size = j->wide ? 8 : 4;
+    const int64_t last = j->keys ? j->keys - 1 : 0;
+    int bad = 0;
+    for (int64_t k = 0; k <= last; k++)
+        for (int64_t from = 0, step = k && k < last ? length : PART; from < length; from += step) {
+            const int64_t count = fc_min(step, length - from);
+            char* part = space + from * size;
+            if (k == 0) bad |= read_part(j, at + from, count, part);
+            if (j->keys)
+                fc_stream_add(j->stream, j->schedules + k * FC_SCHEDULE, nonce, j->counter + at + from, count, part,
+                              j->wide, j->signs[k] < 0);
+            if (k == last) j->kernels->reduce(part, j->mask, count * size, j->out + (at + from) * size, j->bypass);
+        }
+    return bad;
+}
+
+/* Elements at to at + length - 1 by the one loop that a stream may have for fp32 and a single key: they are never
+ * written but masked. */
+static int mask_directly(const job* j, int64_t at, int64_t length, char* space) {
+    static const uint32_t nonce[3] = {0, 0, 0};
+    const int per = j->stream->group / 4, skip = (int)((j->counter + at) % per);
+    const int64_t head = skip ? fc_min(per - skip, length) : 0, groups = (length - head) / per,
+                  tail = head + groups * per;
+    const uint32_t block = (uint32_t)((j->counter + at + head) * 4 / j->stream->block);
+    int bad = j->stream->mask(j->schedules, nonce, block, groups, j->values + (at + head) * 4, j->scale, j->limit,
+                              (uint32_t)j->mask, j->out + (at + head) * 4, j->signs[0] < 0, j->bypass);
+    if (head) bad |= mask_chunk(j, at, head, space);
+    if (tail < length) bad |= mask_chunk(j, at + tail, length - tail, space);
     return bad;
 }
 
@@ -63,12 +95,14 @@ static void work(void* context, int worker) {
     job* j = context;
     _Alignas(FC_ALIGN) char space[CHUNK];
     const int64_t chunk = CHUNK / (j->wide ? 8 : 4), skip = j->counter % chunk;
+    const int direct = j->stream->mask && j->keys == 1 && j->dtype == FC_F32 && !j->wide;
     int bad = 0;
     (void)worker;
     for (int64_t item; (item = ITEM * chunk * fc_next(&j->next)) < j->length + skip;)
         for (int64_t start = item; start < fc_min(item + ITEM * chunk, j->length + skip); start += chunk) {
             const int64_t at = start ? start - skip : 0;
-            bad |= mask_chunk(j, at, fc_min(start + chunk - skip, j->length) - at, space);
+            const int64_t length = fc_min(start + chunk - skip, j->length) - at;
+            bad |= direct ? mask_directly(j, at, length, space) : mask_chunk(j, at, length, space);
         }
     if (bad) __atomic_store_n(&j->bad, 1, __ATOMIC_RELAXED);
     fc_wipe(space, sizeof space);
@@ -105,5 +139,6 @@ int fc_mask_add(const void* values, fc_dtype dtype, int64_t length, double scale
     fc_leave_ieee(mode);
     fc_wipe(schedules, size);
     free(schedules);
+    fc_wipe_stack();
     return j.bad ? FC_NOT_FINITE : FC_OK;
 }

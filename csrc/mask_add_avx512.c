@@ -4,33 +4,36 @@
 #include "impl.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum { NOT_FINITE = 0x99 }; /* of fpclass: quiet and signalling NaN, both infinities */
-
-/* 8 elements as fp64. */
-INLINE __m512d widen(const char* values, int64_t k, int is64, unsigned* bad) {
-    if (is64) {
-        const __m512d x = _mm512_loadu_pd(values + 8 * k);
-        *bad |= _mm512_fpclass_pd_mask(x, NOT_FINITE);
-        return x;
-    }
-    const __m256 x = _mm256_loadu_ps((const float*)(const void*)(values + 4 * k));
-    *bad |= _mm256_fpclass_ps_mask(x, NOT_FINITE);
-    return _mm512_cvtps_pd(x);
+/* clamp(x * by, -most, most): of both sizes the smaller one, under the sign of the product. */
+INLINE __m512d scaled(__m512d x, __m512d by, __m512d most) {
+    enum { SMALLER_SIZE = 2 };
+    return _mm512_range_pd(_mm512_mul_pd(x, by), most, SMALLER_SIZE);
 }
 
+INLINE void put(char* out, int64_t k, __m512d q, int wide) {
+    if (wide) _mm512_storeu_si512(out + 8 * k, _mm512_cvtpd_epi64(q));
+    else _mm256_storeu_si256((__m256i*)(void*)(out + 4 * k), _mm512_cvtpd_epi32(q));
+}
+
+/* x - x is 0 where x is finite, and NaN elsewhere. */
 INLINE int quantise(const char* values, double scale, double limit, int64_t length, char* out, int is64, int wide,
                     int64_t* done) {
-    const __m512d by = _mm512_set1_pd(scale), most = _mm512_set1_pd(limit), least = _mm512_set1_pd(-limit);
-    unsigned bad = 0;
+    const __m512d by = _mm512_set1_pd(scale), most = _mm512_set1_pd(limit);
+    __m512 bad = _mm512_setzero_ps();
     int64_t k = 0;
-    for (; k + 8 <= length; k += 8) {
-        const __m512d x = _mm512_mul_pd(widen(values, k, is64, &bad), by);
-        const __m512d q = _mm512_min_pd(_mm512_max_pd(x, least), most);
-        if (wide) _mm512_storeu_si512(out + 8 * k, _mm512_cvtpd_epi64(q));
-        else _mm256_storeu_si256((__m256i*)(void*)(out + 4 * k), _mm512_cvtpd_epi32(q));
+    for (; !is64 && k + 16 <= length; k += 16) {
+        const __m512 x = _mm512_loadu_ps(values + 4 * k);
+        bad = _mm512_or_ps(bad, _mm512_sub_ps(x, x));
+        put(out, k, scaled(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), by, most), wide);
+        put(out, k + 8, scaled(_mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)), by, most), wide);
+    }
+    for (; is64 && k + 8 <= length; k += 8) {
+        const __m512d x = _mm512_loadu_pd(values + 8 * k);
+        bad = _mm512_or_ps(bad, _mm512_castpd_ps(_mm512_sub_pd(x, x)));
+        put(out, k, scaled(x, by, most), wide);
     }
     *done = k;
-    return bad != 0;
+    return _mm512_test_epi32_mask(_mm512_castps_si512(bad), _mm512_castps_si512(bad)) != 0;
 }
 
 #define QUANTISE(name, is64, bits)                                                                             \

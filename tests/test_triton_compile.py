@@ -81,6 +81,14 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         types = words | {"counter": "i64", "length": "i64"}
         found["keystream_add" + "-cut" * (not full)] = ("keystream_add", {"FULL": full}, types)
     integers = dict.fromkeys(("block", "at", "size"), "i64") | dict.fromkeys(("entries", "draws"), "i32")
+    masks = words | dict.fromkeys(("at", "length", "block"), "i64") | {"signs": "*i64", "settings": "*fp64"}
+    for dtype, wide in (("fp32", False), ("fp64", True), ("i32", False), ("i64", True)):
+        types = masks | {"values": f"*{dtype}", "out": "*i64" if wide else "*i32", "mask": "*i64"}
+        found[f"mask_add-{dtype}"] = ("mask_add", {"WIDE": wide}, types)
+    for bits in (1, 26, 33, 64):
+        kind, lengths = "*i64" if bits > 32 else "*i32", {"length": "i64", "size": "i64"}
+        found[f"pack_bits-{bits}"] = ("pack_bits", {"BITS": bits}, lengths | {"residues": kind, "out": "*u8"})
+        found[f"unpack_add-{bits}"] = ("unpack_add", {"BITS": bits}, lengths | {"packed": "*u8", "total": kind})
     words |= {"nonces": "*i32", "table": "*i64", "strides": "*i64", "out": "*i64"}
     found["discrete_gaussian"] = ("discrete_gaussian", {}, words | integers)
     found["weighted_sums-cut"] = ("weighted_sums", {**cut, "out_dtype": "float32"}, {"d": "i64"})
@@ -197,6 +205,9 @@ ARITHMETIC = {
     "clip_noise_accumulate": {"add.rn.f64", "mul.rn.f64"},
     "keystream": {"xor.b32", "shf.l.wrap.b32", "st.global.v4.b32"},
     "keystream_add": {"xor.b32", "shf.l.wrap.b32"},
+    "mask_add": {"xor.b32", "shf.l.wrap.b32"},
+    "pack_bits": {"st.global.b8"},
+    "unpack_add": {"ld.global.b8"},
     "discrete_gaussian": {"xor.b32", "shf.l.wrap.b32", "setp.lt.u64"},
     "lora_blocks": {"mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64"},
     "lora_delta_sum": {"fma.rn.f32", "mul.rn.f64", "add.rn.f64"},
@@ -229,6 +240,11 @@ def test_nvidia(folder, variant):
     if op.startswith("keystream"):
         refuse(ptx, r"\.f(16|32|64)|\.local")
         assert ("st.global.v4.b32" in ptx) == ("cut" not in variant)
+    if op == "mask_add":
+        assert ("mul.rn.f64" in ptx) == ("fp" in variant)
+        refuse(ptx, r"\.local|^cvt.*(s64|s32|u64)\.f|^fma")
+    if op in ("pack_bits", "unpack_add"):
+        refuse(ptx, r"\.f(16|32|64)|\.local")
     if op == "discrete_gaussian":
         refuse(ptx, r"\.f(16|32|64)|\.local")
     if op == "sign_counts":

@@ -1,6 +1,8 @@
 /* Compares every ISA of this machine with the portable kernels, bit for bit, on rows that end where their memory ends
  * and begin at every alignment. Built by test_harness.py with sanitizers, and for 64-bit Arm to run under an emulator.
  */
+#define _DEFAULT_SOURCE /* pthread_attr_setstack */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -515,6 +517,116 @@ static void check_the_check(void) {
     }
 }
 
+/* Masks, packing and shares of every ISA against the portable ones, in memory that ends where they end. */
+static void check_residues(int64_t length, int bits, int offset) {
+    const int size = bits > 32 ? 8 : 4;
+    const size_t bytes = (size_t)((length * bits + 7) / 8);
+    const int8_t signs[3] = {-1, 1, -1};
+    uint8_t key[96];
+    for (size_t k = 0; k < sizeof key; k++) key[k] = (uint8_t)draw();
+    float* narrow = malloc((size_t)length * 4 + 1);
+    double* numbers = malloc((size_t)length * 8 + 1);
+    for (int64_t k = 0; k < length; k++) {
+        put((char*)(narrow + k), FC_F32, draw() % 2 == 0);
+        numbers[k] = (double)narrow[k] * 1.7;
+    }
+    const double limit = bits < 54 ? (double)((1ull << (bits - 1)) - 1) : 0x1p53;
+    for (int stream = FC_CHACHA20; stream <= FC_AES256CTR; stream++) {
+        char *masked[2], *total[2];
+        uint8_t* packed[2];
+        for (int m = 0; m < 2; m++) {
+            masked[m] = malloc((size_t)(length * size) + 1), total[m] = calloc((size_t)length + 1, (size_t)size);
+            packed[m] = malloc(bytes + 1 + 1);
+        }
+        int known = 0;
+        for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
+            if (!fc_stream_available((fc_stream)stream, (fc_isa)isa)) continue;
+            const int slot = known != 0;
+            memset(total[slot], 0, (size_t)(length * size));
+            for (int turn = 0; turn < 5; turn++) { /* fp32 with no key, one and three, fp64, residues */
+                const void* values = turn < 3 ? (const void*)narrow : turn == 3 ? (const void*)numbers : total[slot];
+                const fc_dtype dtype = turn < 3 ? FC_F32 : turn == 3 ? FC_F64 : size == 8 ? FC_U64 : FC_U32;
+                fc_mask_add(values, dtype, length, 3.7, limit, (fc_stream)stream, key,
+                            turn < 3 ? turn * (turn + 1) / 2 : 2, signs, bits, 77 + 5 * offset, masked[slot],
+                            (fc_isa)isa, 2);
+                fc_pack_bits(masked[slot], bits, length, packed[slot] + offset % 2, (fc_isa)isa, 2);
+                fc_unpack_add(packed[slot] + offset % 2, bits, length, total[slot], (fc_isa)isa, 2);
+            }
+            if (!known++) continue;
+            compare(masked[0], masked[1], (size_t)(length * size), "mask_add", (fc_isa)isa, FC_F32, length);
+            compare(packed[0] + offset % 2, packed[1] + offset % 2, bytes, "pack_bits", (fc_isa)isa, FC_F32, length);
+            compare(total[0], total[1], (size_t)(length * size), "unpack_add", (fc_isa)isa, FC_F32, length);
+        }
+        for (int m = 0; m < 2; m++) free(masked[m]), free(total[m]), free(packed[m]);
+    }
+    free(narrow), free(numbers);
+}
+
+static void check_shamir(int64_t size, int threshold, int count) {
+    uint8_t key[32], points[255];
+    for (size_t k = 0; k < sizeof key; k++) key[k] = (uint8_t)draw();
+    uint8_t *secrets = malloc((size_t)size + 1), *found = malloc((size_t)size + 1), *shares[2];
+    for (int64_t b = 0; b < size; b++) secrets[b] = (uint8_t)draw();
+    for (int m = 0; m < 2; m++) shares[m] = malloc((size_t)(size * count) + 1);
+    for (int i = 0; i < count; i++) points[i] = (uint8_t)(i + 1);
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        fc_shamir_split(secrets, size, threshold, count, key, shares[isa != FC_ISA_REF], (fc_isa)isa);
+        fc_shamir_combine(points, shares[0], count, size, found, (fc_isa)isa);
+        compare(shares[0], shares[isa != FC_ISA_REF], (size_t)(size * count), "shamir_split", (fc_isa)isa, FC_F32,
+                size);
+        compare(secrets, found, (size_t)size, "shamir_combine", (fc_isa)isa, FC_F32, size);
+    }
+    free(secrets), free(found), free(shares[0]), free(shares[1]);
+}
+
+/* Whether any eight bytes of a key or of its AES schedule are left on a stack that a call ran on. */
+enum { STACK = 1 << 20, SCHEDULE = 4 * FC_SCHEDULE };
+typedef struct {
+    fc_isa isa;
+    fc_stream stream;
+    const uint8_t* key;
+} secret_call;
+
+static void* call_with_secrets(void* context) {
+    static float values[20000];
+    static uint32_t out[20000];
+    static uint8_t shares[100 * 32];
+    const secret_call* c = context;
+    static const int8_t sign = 1;
+    fc_mask_add(values, FC_F32, 20000, 1, 9, c->stream, c->key, 1, &sign, 26, 3, out, c->isa, 1);
+    fc_mask_add(out, FC_U32, 20000, 1, 9, c->stream, c->key, 1, &sign, 26, 3, out, c->isa, 1);
+    fc_keystream(c->stream, c->key, shares, 0, (uint8_t*)out, 70000, c->isa, 1);
+    fc_shamir_split(c->key, 32, 3, 100, c->key, shares, c->isa);
+    return NULL;
+}
+
+static void check_stacks(fc_stream stream) {
+    uint8_t key[32];
+    uint32_t schedule[FC_SCHEDULE] = {0};
+    for (size_t k = 0; k < sizeof key; k++) key[k] = (uint8_t)draw();
+    char* stack = fc_alloc(STACK);
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
+        secret_call call = {(fc_isa)isa, stream, key};
+        pthread_attr_t attributes;
+        pthread_t thread;
+        if (!fc_stream_available(stream, (fc_isa)isa)) continue;
+        fc_stream_for(stream, (fc_isa)isa)->schedule(key, schedule);
+        memset(stack, 0, STACK);
+        pthread_attr_init(&attributes);
+        pthread_attr_setstack(&attributes, stack, STACK);
+        if (pthread_create(&thread, &attributes, call_with_secrets, &call)) abort();
+        pthread_join(thread, NULL);
+        pthread_attr_destroy(&attributes);
+        int64_t left = 0;
+        const size_t words = stream == FC_CHACHA20 ? sizeof key : SCHEDULE;
+        for (size_t at = 0; at + 8 <= STACK; at += 4)
+            for (size_t k = 0; k + 8 <= words; k += 8) left += !memcmp(stack + at, (const char*)schedule + k, 8);
+        compare(&left, &(int64_t){0}, sizeof left, "secrets left on a stack", (fc_isa)isa, FC_F32, left);
+    }
+    free(stack);
+}
+
 /* Samples of a table of any words, some of which are drawn, in memory that ends where they end. */
 static void check_gaussian(int64_t size, int64_t counter, int64_t entries) {
     uint64_t first[FC_GAUSSIAN_ENTRIES], second[FC_GAUSSIAN_ENTRIES];
@@ -553,6 +665,15 @@ int main(void) {
             check_stream((fc_stream)stream, size, (int)size % 4);
     check_stream(FC_CHACHA20, 300001, 1);
     check_stream(FC_AES256CTR, 300001, 1);
+    static const int widths[] = {1, 3, 17, 26, 32, 33, 57, 64};
+    for (size_t b = 0; b < sizeof widths / sizeof *widths; b++)
+        for (int64_t length = 0; length < 700; length += length < 70 ? 1 : 83)
+            check_residues(length, widths[b], (int)length % 5);
+    check_residues(140001, 26, 1);
+    for (int64_t size = 0; size < 100; size++) check_shamir(size, 1 + (int)size % 7, 7 + (int)size);
+    check_shamir(33, 200, 255);
+    check_stacks(FC_CHACHA20);
+    check_stacks(FC_AES256CTR);
     enum { LONG = 4000 }; /* what takes most of the time, under an emulator and sanitizers, comes in fewer kinds */
     static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8209};
     for (int dtype = FC_F32; dtype <= FC_BF16; dtype++)

@@ -25,9 +25,10 @@ def test_against_another_implementation(compiled):
     """Every length about a vector; all 255 shares."""
     for count, length, threshold, shares in ((1, 1, 1, 1), (3, 1, 2, 255), (1, 32, 4, 7), (3, 21, 3, 5), (1, 65, 2, 9)):
         secrets = secrets_of(count, length)
-        drawn = openssl("chacha20", KEY, bytes(12), 0, (threshold - 1) * count * length).reshape(-1, count * length)
+        size = count * length
+        drawn = openssl("chacha20", KEY, bytes(12), 0, (threshold - 1) * size).reshape(-1, size).T.tolist()
         expected = [
-            [oracle.evaluate([s, *column], x) for s, column in zip(secrets.ravel().tolist(), drawn.T.tolist(), strict=True)]
+            [oracle.evaluate([s, *column], x) for s, column in zip(secrets.ravel().tolist(), drawn, strict=True)]
             for x in range(1, shares + 1)
         ]  # fmt: skip
         for backend in every_backend(compiled):

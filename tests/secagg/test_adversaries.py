@@ -96,6 +96,10 @@ def test_a_member_that_some_were_told_is_in_the_sum_is_nowhere_called_gone():
         body = acknowledged(name, range(6)) + struct.pack("<HBH", 1, kind, of)
         return rig.clients[name].unmask(from_server(rig, "unmask", body))
 
+    ack = hidden[3]
+    body = struct.pack("<HH", 1, 3) + ack[wire.HEADER.size : -64] + ack[-64:] + struct.pack("<HBH", 1, SEED, 1)
+    with pytest.raises(Forged, match="3 did not acknowledge the client"):
+        rig.clients[0].unmask(from_server(rig, "unmask", body))
     for name in told:
         with pytest.raises(Forged, match="mask secret of 0, but its vector is in the sum"):
             ask(name, MASK, 0)
@@ -260,6 +264,22 @@ def test_false_shares_are_named_and_others_used(liars, gone):
     found = rig.server.result()
     assert sorted(found.liars) == sorted(liars)
     assert (found.sum == rig.vectors[found.survivors].sum(0)).all()
+
+
+def test_lists_that_leave_the_client_out_or_are_not_signed_are_refused():
+    """A server that told member 1 of fewer partners than client 0 has would leave a mask on or take one off."""
+    rig = rig_of(n=5, t=3).run("acknowledge")
+    tag, without = rig.server._tag, wire.positions([2, 3, 4])
+    honest = key_of(2).sign(signed_text("included", tag, 1, without))
+    other = key_of(3).sign(signed_text("included", tag, 1, wire.positions([0, 2, 3, 4])))
+    for listed, signature, why in (
+        (without, honest, "1 has no mask with the client"),
+        (wire.positions([0, 2, 3, 4]), other, "1 did not sign"),
+    ):
+        with pytest.raises(Forged, match=why):
+            rig.clients[0].acknowledge(from_server(rig, "acknowledge", struct.pack("<HH", 1, 1) + listed + signature))
+    with pytest.raises(Forged, match="whose shares the client does not hold"):
+        rig.clients[0].acknowledge(from_server(rig, "acknowledge", struct.pack("<HH", 1, 0) + without + honest))
 
 
 def test_shares_that_do_not_open_are_only_left_out():

@@ -96,7 +96,7 @@ def test_the_seal_is_that_of_rfc_8439():
     """§2.8.2, by its tag."""
     nonce, header = bytes.fromhex("070000004041424344454647"), bytes.fromhex("50515253c0c1c2c3c4c5c6c7")
     text = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, "
-        b"sunscreen would be it."
+    text += b"sunscreen would be it."
     sealed = ChaCha20Poly1305(bytes(range(0x80, 0xA0))).encrypt(nonce, text, header)
     assert sealed[-16:].hex() == "1ae10b594f09e26a7e902ecbd0600691"
 

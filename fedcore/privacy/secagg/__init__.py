@@ -5,18 +5,22 @@ README.md in this folder is the threat model.
 
 from fedcore.errors import Forged, Replayed, Void
 from fedcore.privacy.secagg.client import Client, digest_of
-from fedcore.privacy.secagg.groups import partition
+from fedcore.privacy.secagg.groups import partition, tolerated
+from fedcore.privacy.secagg.guard import Offer, Policy, leaks, require_linear
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.server import SecureSum, Server
 from fedcore.privacy.secagg.simulate import Simulation, simulate
-from fedcore.privacy.secagg.vector import Quantizer, checked
+from fedcore.privacy.secagg.vector import Parts, Quantizer, checked
 
 __all__ = [
     "STAGES",
     "Client",
     "Forged",
+    "Offer",
     "Parameters",
+    "Parts",
+    "Policy",
     "Quantizer",
     "Replayed",
     "Roster",
@@ -26,6 +30,9 @@ __all__ = [
     "Void",
     "checked",
     "digest_of",
+    "leaks",
     "partition",
+    "require_linear",
     "simulate",
+    "tolerated",
 ]

@@ -138,13 +138,13 @@ class Client:
         """
         values = checked(vector, self.round.parameters)
         self._expect("mask", message)
-        digest = values.digest()
-        if self._vector and digest != self._vector:
+        tag = values.tag(self._keys.vector)
+        if self._vector and tag != self._vector:
             raise Replayed("mask: this client masked another vector in this round; the same one may be sent again only")
         partners, sealed = read_sealed(self.round, self._me, self._holders, self._peers, self._tag, message)
         keys, signs = self._mask_keys(partners)
         self._take_shares(partners, sealed)
-        self._vector = digest
+        self._vector = tag
         self._accept("mask", message)
         return self._chunks(values, keys, signs)
 

@@ -20,7 +20,7 @@ from fedcore.errors import Forged, PrivacyError
 
 KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES = 32, 64, 16
 #: purposes of keys that are derived
-LABELS = ("share", "mask", "self", "polynomials", "draw", "noise", "pair", "sealed share", "seed commitment")
+LABELS = ("share", "mask", "self", "polynomials", "draw", "noise", "vector", "pair", "sealed share", "seed commitment")
 #: a key seals one message, so that its nonce need not differ
 _NONCE = bytes(12)
 
@@ -63,6 +63,7 @@ class RoundKeys:
         self.polynomials = self._derived("polynomials")
         self.draw = self._derived("draw")
         self.noise = self._derived("noise")
+        self.vector = self._derived("vector")
 
     def _derived(self, label: str) -> bytes:
         return hkdf(self._secret, label, self._binding)

@@ -19,11 +19,11 @@ SEED, MASK = 1, 2  # which share is asked for: of a survivor's seed, or of a dro
 
 @dataclass(frozen=True)
 class Peer:
-    """What another member advertised, and who holds its shares."""
+    """What another member advertised, and whether the client is a holder of its shares."""
 
     share_public: bytes
     mask_public: bytes
-    holders: list[int]
+    ward: bool
 
 
 def _open(round: Round, tag: bytes, stage: str, data: bytes, most: int) -> tuple[wire.Reader, str]:
@@ -42,7 +42,7 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> t
     p = round.parameters
     size = wire.advertised_bytes(p) + (SIGNATURE_BYTES + merkle.HASH * merkle.depth(p.clients) if p.malicious else 0)
     reader, who = _open(round, round.binding, "share", data, merkle.HASH + 2 + wire.degree(p) * (2 + size))
-    root, peers = reader.take(merkle.HASH), {}
+    root, mine, peers = reader.take(merkle.HASH), set(holders), {}
     found = reader.positions(p.clients, wire.degree(p))
     if me in found:
         raise Forged(f"{who}: names the client as its own neighbour")
@@ -50,14 +50,15 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> t
         body = reader.take(wire.advertised_bytes(p))
         if p.malicious:
             _check_advertised(round, root, position, body, reader, who)
-        theirs = holders_of(round, position, body, who)
-        if position not in holders and me not in theirs:
+        # the public graphs are symmetric
+        ward = position in mine if round.graph.public else me in holders_of(round, position, body, who)
+        if position not in mine and not ward:
             raise Forged(f"{who}: names {round.roster.ids[position]!r}, which is no neighbour")
-        peers[position] = Peer(body[:32], body[32:64], theirs)
+        peers[position] = Peer(body[:32], body[32:64], ward)
     reader.done()
-    if sum(me in peer.holders for peer in peers.values()) > p.in_degree:
+    if sum(peer.ward for peer in peers.values()) > p.in_degree:
         raise Forged(f"{who}: more than {p.in_degree} members have the client as a holder, which honest draws do not")
-    _enough(len(peers.keys() & set(holders)), round, who, "of the client's holders advertised keys")
+    _enough(len(peers.keys() & mine), round, who, "of the client's holders advertised keys")
     return root, peers
 
 
@@ -96,7 +97,7 @@ def read_sealed(
     partners = reader.positions(round.parameters.clients, len(peers))
     if not set(partners) <= peers.keys():
         raise Forged(f"{who}: names a member whose keys the client never saw")
-    sealed = {position: reader.take(wire.SEALED) for position in partners if me in peers[position].holders}
+    sealed = {position: reader.take(wire.SEALED) for position in partners if peers[position].ward}
     reader.done()
     _enough(len(set(partners) & set(holders)), round, who, "of the client's holders shared their secrets")
     return partners, sealed

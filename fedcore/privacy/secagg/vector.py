@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
 from fedcore.privacy.secagg.parameters import Parameters
@@ -67,10 +68,9 @@ class Weighted:
     def __len__(self) -> int:
         return len(self.values) + 1
 
-    def digest(self) -> bytes:
-        """SHA-256 of all that decides what is sent."""
-        head = f"{self.values.dtype} {self.scale.hex()} {self.tail} {self.limit}".encode()
-        return hashlib.sha256(head + b"\x00").digest() + hashlib.sha256(self.values.data).digest()
+    def tag(self, key: bytes) -> bytes:
+        """What tells these numbers, with all that decides what is sent, from any others: see `_tag`."""
+        return _tag(key, f"{self.values.dtype} {self.scale.hex()} {self.tail} {self.limit}", self.values)
 
     def masked(self, start: int, stop: int, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
         """Residues of coordinates start to stop, with masks."""
@@ -94,15 +94,27 @@ class Integers:
     def __len__(self) -> int:
         return len(self.values)
 
-    def digest(self) -> bytes:
-        """SHA-256 of the integers."""
-        return hashlib.sha256(str(self.values.dtype).encode()).digest() + hashlib.sha256(self.values.data).digest()
+    def tag(self, key: bytes) -> bytes:
+        """What tells these integers from any others: see `_tag`."""
+        return _tag(key, f"{self.values.dtype}", self.values)
 
     def masked(self, start: int, stop: int, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
         """Residues of coordinates start to stop, with masks."""
         from fedcore.ops import mask_add
 
         return mask_add(self.values[start:stop], keys, signs, p.modulus_bits, counter=start, stream=p.stream)
+
+
+def _tag(key: bytes, head: str, values: np.ndarray) -> bytes:
+    """Poly1305 (RFC 8439 §2.5) of a vector under a client's secret key of the round: seven times as fast as SHA-256.
+
+    Two vectors have one tag with a chance of at most their length in bytes / 2**103, since nobody who could choose them
+    sees the key, nor a tag, which stays in the sealed state.
+    """
+    found = Poly1305(key)
+    found.update(head.encode().ljust(128, b"\x00"))
+    found.update(values.data.cast("B"))
+    return found.finalize()
 
 
 def checked(vector: Any, p: Parameters) -> Weighted | Integers:
@@ -130,3 +142,34 @@ def checked(vector: Any, p: Parameters) -> Weighted | Integers:
     same = array.dtype in (np.int64, np.uint64, np.uint32)
     wide = array if same else array.astype(np.int64)
     return Integers(np.ascontiguousarray(wide))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Several adapters, or tensors, in one vector: name -> shape, in this order."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def length(self) -> int:
+        """Numbers of all parts together."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def join(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(length,) of one dtype. Raises ShapeError for a part that is missing, unknown, or of another shape."""
+        for name in self.shapes.keys() | parts.keys():
+            got = np.shape(parts[name]) if name in parts else "nothing"
+            expected = tuple(self.shapes[name]) if name in self.shapes else "nothing"
+            if got != expected:
+                raise ShapeError(f"parts: got {got} as {name!r}, expected {expected}")
+        return np.concatenate([np.ravel(parts[name]) for name in self.shapes])
+
+    def split(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """The parts of a sum. Raises ShapeError."""
+        if np.shape(vector) != (self.length,):
+            raise ShapeError(f"parts: got a vector of shape {np.shape(vector)}, expected ({self.length},)")
+        found, at = {}, 0
+        for name, shape in self.shapes.items():
+            found[name] = vector[at : at + math.prod(shape)].reshape(shape)
+            at += math.prod(shape)
+        return found

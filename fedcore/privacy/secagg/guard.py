@@ -1,0 +1,155 @@
+"""When a sum protects nobody, and what a client demands before it takes part."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedcore.errors import ConfigError, MissingError, PrivacyError
+from fedcore.privacy.secagg.parameters import Parameters
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def leaks(
+    included: int,
+    *,
+    hidden_size: int | None = None,
+    tokens: Sequence[int] | int | None = None,
+    corrupt: int = 0,
+    groups: Sequence[int] | None = None,
+) -> list[str]:
+    """Why a sum shows what it should hide, in words; empty where nothing known does.
+
+    included      clients in the sum
+    hidden_size   d of the model, the width of its layers
+    tokens        that the clients in the sum trained on, one number each or in all
+    corrupt       clients in the sum that may be with the server: they can take their own vectors off it
+    groups        sizes of groups that are summed apart
+
+    The tokens: gradients of linear layers lie in the span of their inputs, which can be searched for known tokens as
+    long as there are fewer tokens than dimensions, in a plain sum over clients as in one client's gradient (DAGER,
+    Petrov et al. 2024, arXiv 2405.15586). Masks hide the parts, not what the sum itself says; noise does.
+    """
+    found, left = [], included - corrupt
+    if left <= 1:
+        found.append(f"{included} clients in the sum, {corrupt} of them may be corrupt: it shows one client's vector")
+    for number, size in enumerate(groups or []):
+        if size - corrupt <= 1:
+            found.append(f"group {number} has {size} members, {corrupt} may be corrupt: its sum shows one's vector")
+    if tokens is not None and hidden_size is not None:
+        total = tokens if isinstance(tokens, int) else sum(tokens)
+        if total < hidden_size:
+            found.append(
+                f"the cohort trained on {total} tokens, fewer than the hidden size {hidden_size}: the tokens can be "
+                "read from the sum; use more clients or longer texts, or add noise (fc.privacy.Distributed)"
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a client accepts; a round that is outside is refused before anything is computed.
+
+    smallest_cohort   fewest honest clients in a sum
+    largest_epsilon   most ε that the client may have spent after the round; None: any, or none at all
+    secure            whether the round must be a secure sum
+    adversary         'malicious': a sum must withstand its server; 'semi_honest': either kind will do
+    model             SHA-256 (hex) of the base model; None: any
+    methods           names of the methods it takes part in; empty: any
+    """
+
+    smallest_cohort: int = 2
+    largest_epsilon: float | None = None
+    secure: bool = True
+    adversary: str = "semi_honest"
+    model: str | None = None
+    methods: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Policy:
+        """From `policy.toml`, whose keys are those above. Raises MissingError, ConfigError naming a key."""
+        try:
+            found = tomllib.loads(Path(path).read_text())
+        except FileNotFoundError:
+            raise MissingError(f"{path}: no such file; write the client's policy there") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+        return cls.checked(found, str(path))
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any], where: str) -> Policy:
+        """From a mapping; every key and its type is checked."""
+        fits = {
+            "smallest_cohort": lambda v: type(v) is int and v >= 2,
+            "largest_epsilon": lambda v: type(v) in (int, float) and v > 0,
+            "secure": lambda v: type(v) is bool,
+            "adversary": lambda v: v in ("semi_honest", "malicious"),
+            "model": lambda v: isinstance(v, str) and len(v) == 64 and set(v) <= set("0123456789abcdef"),
+            "methods": lambda v: isinstance(v, (list, tuple)) and all(isinstance(name, str) for name in v),
+        }
+        for key, value in given.items():
+            if key not in fits:
+                raise ConfigError(f"{where}: unknown key {key!r}, expected one of {', '.join(fits)}")
+            if not fits[key](value):
+                raise ConfigError(f"{where}: {key} = {value!r} is not a value of it; see fc.secagg.Policy")
+        values: dict[str, Any] = {key: tuple(value) if key == "methods" else value for key, value in given.items()}
+        return cls(**values)
+
+    def check(self, offer: Offer) -> None:
+        """Raise PrivacyError for the first thing that this client does not accept."""
+        p = offer.parameters
+        if p is None and self.secure:
+            raise PrivacyError("policy: secure = true, but the round sends vectors in the clear; refused")
+        if p is not None and p.min_honest < self.smallest_cohort:
+            raise PrivacyError(
+                f"policy: smallest_cohort = {self.smallest_cohort}, but only {p.min_honest} honest clients are "
+                "certain to be in the sum; refused"
+            )
+        if p is not None and self.adversary == "malicious" and not p.malicious:
+            raise PrivacyError("policy: adversary = 'malicious', but the round trusts its server; refused")
+        if self.largest_epsilon is not None and not offer.epsilon <= self.largest_epsilon:
+            raise PrivacyError(
+                f"policy: largest_epsilon = {self.largest_epsilon}, but the round leads to {offer.epsilon}; refused"
+            )
+        if self.model is not None and offer.model != self.model:
+            raise PrivacyError(f"policy: model = {self.model[:12]}…, but the round is for another; refused")
+        if self.methods and offer.method not in self.methods:
+            raise PrivacyError(
+                f"policy: methods = {', '.join(self.methods)}, but the round runs {offer.method!r}; refused"
+            )
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A round that a client is asked to join.
+
+    parameters   of the secure sum, or None for vectors in the clear
+    epsilon      ε that the client will have spent after it, by its own accounting; inf without noise
+    model        SHA-256 (hex) of the base model
+    method       name of the aggregation method
+    """
+
+    parameters: Parameters | None
+    epsilon: float = float("inf")
+    model: str | None = None
+    method: str | None = None
+
+
+def require_linear(method: Any) -> None:
+    """Raise PrivacyError for a method whose server needs more than a weighted sum of what clients send.
+
+    method: one of `fc.lora`, whose `traits.linear` says so.
+    """
+    traits = getattr(method, "traits", None)
+    if traits is None or not traits.linear:
+        raise PrivacyError(
+            f"{type(method).__name__}: its server needs each client's update, which a secure sum hides; take a method "
+            "that needs sums only, such as FedIT or FFALoRA"
+        )
