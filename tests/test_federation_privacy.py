@@ -34,9 +34,11 @@ B = f"{fake.MODULE}.lora_B.weight"
 SMALL = "epsilon = 20\ndelta = 1e-5\n"
 
 
-def config(privacy=SMALL, method="ffa_lora", rounds=2, aggregation="", arms='[[arms]]\nname = "one"\n'):
+def config(
+    privacy=SMALL, method="ffa_lora", rounds=2, aggregation="", model='source = "fake"', arms='[[arms]]\nname = "one"\n'
+):
     return parse_config(
-        f'[run]\nseed = 5\nrounds = {rounds}\n[model]\nsource = "fake"\n[partition]\nclients = 5\n'
+        f"[run]\nseed = 5\nrounds = {rounds}\n[model]\n{model}\n[partition]\nclients = 5\n"
         f'[aggregation]\nmethod = "{method}"\n{aggregation}[privacy]\n{privacy}{arms}',
         "c.toml",
     )
@@ -456,6 +458,9 @@ def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
     assert f"{len(old)} files of its private journal expired" in capsys.readouterr().err
     assert not [file for file in old if file.exists()]
     assert len(budget(path).charges) == 2  # what was spent stays spent
+    assert main(["report", str(path), "--destroy-noise-keys"]) == 0
+    assert "2 noise keys were deleted" in capsys.readouterr().err
+    assert list((path / "private/budget.keys").iterdir()) == []
     with pytest.raises(MissingError, match="secret: expired"):
         run(path, resume=True)
     unfinished = interrupted(tmp_path / "unfinished")
@@ -488,6 +493,7 @@ def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
         ({"privacy": SMALL + "fewest_clients = 3\n"}, 'are of mode = "distributed"'),
         ({"privacy": SMALL + 'mode = "distributed"\ncorrupt_clients = 5\n'}, "privacy.corrupt_clients: got 5"),
         ({"aggregation": 'weights = "counts"\n'}, 'aggregation.weights: got "counts" with [privacy]'),
+        ({"model": "[model.pretrain]"}, "model.pretrain.label: missing with [privacy]"),
         ({"method": "fedit"}, "their noises multiply in B · A"),
         ({"method": "flexlora", "privacy": SMALL + "both_factors = true\n"}, "their noises multiply in B · A"),
         ({"method": "fedsa_lora"}, "clients keep factors of their own"),
