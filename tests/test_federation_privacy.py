@@ -320,7 +320,8 @@ def test_a_sampled_run_trains_those_who_are_drawn_and_accounts_for_it(tmp_path):
         neighbours="replace_one",
     )
     assert folder.metrics.entries[-1]["epsilon"] == pytest.approx(accounted)
-    assert folder.metrics.entries[-1]["bytes_up"] == 2 * 4 * 12
+    last = folder.metrics.entries[-1]
+    assert (last["bytes_up"], last["bytes_down"]) == (2 * 4 * 12, 2 * 4 * 12)  # B, of the expected clients
     other = run(tmp_path / "other", config(text))
     found = [other.private.kept("one", number)["messages"] for number in (1, 2)]
     third = [run(tmp_path / f"{i}", config(text)).private.kept("one", 1)["messages"] for i in range(3)]
