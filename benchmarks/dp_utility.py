@@ -3,8 +3,8 @@
     python benchmarks/dp_utility.py [--seeds 5] [--rounds 4] [--steps 24] [--clients 8] [--arms "ffa_lora/central;..."]
 
 Central and local noise, B alone (FFA-LoRA) against both factors (FedIT, a joint clip). One base model for all seeds,
-whose texts go to no client; a seed draws the partition, the adapter and the batches. An ε of 50 ends near 45, where what
-samplers differ from ideal noise, 2^-99 (1 + e^ε) a sample, takes up δ. Each run is kept in
+whose texts go to no client; a seed draws the partition, the adapter and the batches. An ε of 50 ends near 45: what
+samplers differ from ideal noise, 2^-99 (1 + e^ε) a sample, takes up δ there. Each run is kept in
 results/dp_utility.json when it is done, under all that makes it, and not made again; the plot is made of what is there.
 Needs the training extra: run it with .venv/bin/python. A run whose loss is no better than the base's is said to have
 collapsed (`fedcore.report.collapse`), as a run's own table says.
@@ -166,6 +166,8 @@ def plot(runs: dict[str, Any], given: argparse.Namespace) -> None:
     axes.set(xticks=range(len(names)), xticklabels=names, xlabel="ε of the run", ylabel="held-out loss, nats per token")
     axes.set_title(f"Utility under client-level privacy, {given.clients} clients (hollow: collapsed)", loc="left")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.legend(fontsize=9)
     figure.savefig(RESULTS / "dp_utility.svg", metadata={"Date": None})
 
