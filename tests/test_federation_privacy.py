@@ -397,7 +397,8 @@ def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
     folder, plan = run(tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1)), read_plan(tmp_path / "run")
     assert plan.neighbours == "replace_one"
     assert plan.charged == pytest.approx(2 * fc.privacy.noise_multiplier(epsilon=20, delta=1e-5), rel=1e-3)
-    (note,) = plan.notes
+    alone, note = plan.notes
+    assert "the budget is of this run alone" in alone
     assert f"signal-to-noise ratio of a round is at most {math.sqrt(5) / plan.charged / math.sqrt(12):.2g}" in note
     learner, start = fake.FakeLearner(), fc.privacy.orthonormal(fake.FakeLearner().initial())
     total, noise = np.zeros(12), []
