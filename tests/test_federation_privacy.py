@@ -34,9 +34,11 @@ B = f"{fake.MODULE}.lora_B.weight"
 SMALL = "epsilon = 20\ndelta = 1e-5\n"
 
 
-def config(privacy=SMALL, method="ffa_lora", rounds=2, aggregation="", arms='[[arms]]\nname = "one"\n'):
+def config(
+    privacy=SMALL, method="ffa_lora", rounds=2, aggregation="", model='source = "fake"', arms='[[arms]]\nname = "one"\n'
+):
     return parse_config(
-        f'[run]\nseed = 5\nrounds = {rounds}\n[model]\nsource = "fake"\n[partition]\nclients = 5\n'
+        f"[run]\nseed = 5\nrounds = {rounds}\n[model]\n{model}\n[partition]\nclients = 5\n"
         f'[aggregation]\nmethod = "{method}"\n{aggregation}[privacy]\n{privacy}{arms}',
         "c.toml",
     )
@@ -318,7 +320,8 @@ def test_a_sampled_run_trains_those_who_are_drawn_and_accounts_for_it(tmp_path):
         neighbours="replace_one",
     )
     assert folder.metrics.entries[-1]["epsilon"] == pytest.approx(accounted)
-    assert folder.metrics.entries[-1]["bytes_up"] == 2 * 4 * 12
+    last = folder.metrics.entries[-1]
+    assert (last["bytes_up"], last["bytes_down"]) == (2 * 4 * 12, 2 * 4 * 12)  # B, of the expected clients
     other = run(tmp_path / "other", config(text))
     found = [other.private.kept("one", number)["messages"] for number in (1, 2)]
     third = [run(tmp_path / f"{i}", config(text)).private.kept("one", 1)["messages"] for i in range(3)]
@@ -394,7 +397,8 @@ def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
     folder, plan = run(tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1)), read_plan(tmp_path / "run")
     assert plan.neighbours == "replace_one"
     assert plan.charged == pytest.approx(2 * fc.privacy.noise_multiplier(epsilon=20, delta=1e-5), rel=1e-3)
-    (note,) = plan.notes
+    alone, note = plan.notes
+    assert "the budget is of this run alone" in alone
     assert f"signal-to-noise ratio of a round is at most {math.sqrt(5) / plan.charged / math.sqrt(12):.2g}" in note
     learner, start = fake.FakeLearner(), fc.privacy.orthonormal(fake.FakeLearner().initial())
     total, noise = np.zeros(12), []
@@ -456,6 +460,9 @@ def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
     assert f"{len(old)} files of its private journal expired" in capsys.readouterr().err
     assert not [file for file in old if file.exists()]
     assert len(budget(path).charges) == 2  # what was spent stays spent
+    assert main(["report", str(path), "--destroy-noise-keys"]) == 0
+    assert "2 noise keys were deleted" in capsys.readouterr().err
+    assert list((path / "private/budget.keys").iterdir()) == []
     with pytest.raises(MissingError, match="secret: expired"):
         run(path, resume=True)
     unfinished = interrupted(tmp_path / "unfinished")
@@ -488,6 +495,7 @@ def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
         ({"privacy": SMALL + "fewest_clients = 3\n"}, 'are of mode = "distributed"'),
         ({"privacy": SMALL + 'mode = "distributed"\ncorrupt_clients = 5\n'}, "privacy.corrupt_clients: got 5"),
         ({"aggregation": 'weights = "counts"\n'}, 'aggregation.weights: got "counts" with [privacy]'),
+        ({"model": "[model.pretrain]"}, "model.pretrain.label: missing with [privacy]"),
         ({"method": "fedit"}, "their noises multiply in B · A"),
         ({"method": "flexlora", "privacy": SMALL + "both_factors = true\n"}, "their noises multiply in B · A"),
         ({"method": "fedsa_lora"}, "clients keep factors of their own"),

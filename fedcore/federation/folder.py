@@ -177,7 +177,9 @@ class RunFolder:
         for folder in sorted(self.journal.folder.glob("*/round-*")):
             arm, number = folder.parent.name, int(folder.name.removeprefix("round-"))
             if self.ledger.find(arm=arm, round=number) is None:
-                pending.append(f"{len(self.journal.received(arm, number))} updates of {arm} round {number}")
+                # how many take part in a private run is private
+                count = "" if self.private.folder.is_dir() else f"{len(self.journal.received(arm, number))} "
+                pending.append(f"{count}updates of {arm} round {number}")
         done = f"{rounds} finished rounds" + (f" (last: {entry['arm']} round {entry['round']})" if entry else "")
         return " and ".join([done, *pending])
 

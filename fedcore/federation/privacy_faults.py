@@ -5,7 +5,6 @@ from __future__ import annotations
 from fedcore.errors import PrivacyError, RuleError
 from fedcore.federation.config import Config
 from fedcore.federation.methods import method_of
-from fedcore.privacy import AdaptiveClip
 from fedcore.privacy.accountant import check_delta
 from fedcore.privacy.combination import refusals
 
@@ -42,6 +41,11 @@ def privacy_faults(config: Config, index: int, clients: int | None) -> list[str]
             f'aggregation.weights: got "{aggregation.weights}" with [privacy], expected "equal": with unequal ones a '
             "client moves the mean by more than its clip; leave it out"
         )
+    if config.model.pretrain is not None and config.model.pretrain.label is None:
+        found.append(
+            "model.pretrain.label: missing with [privacy]: without one the base is made of the clients' own texts, "
+            "which no noise covers; give the label of texts that are public"
+        )
     if config.adapter.mixed:
         found.append(
             f"adapter.ranks: got {list(config.adapter.each_rank)} with [privacy], expected one rank: a sum has one "
@@ -73,11 +77,3 @@ def _client_faults(config: Config, clients: int) -> list[str]:
             "fewer: only honest clients' noise counts"
         )
     return found
-
-
-def adaptive_of(config: Config) -> AdaptiveClip | None:
-    """The adaptive clip that is asked for, if any."""
-    settings = config.privacy
-    if settings is None or settings.adaptive is None:
-        return None
-    return AdaptiveClip(**settings.adaptive.model_dump())

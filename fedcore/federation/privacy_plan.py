@@ -122,7 +122,7 @@ def make_plan(
         charged=charged,
         samples=samples,
         noise_of_mean=noise,
-        notes=tuple(_notes(settings, noise, masked)),
+        notes=tuple(_notes(settings, noise, any(set(method.sends()) == {"a", "b"} for method, _ in arms), masked)),
     )
 
 
@@ -177,7 +177,12 @@ def _segments(settings: Privacy, method: Method, start: Start) -> Iterator[dict[
         ).segments
 
 
-def _notes(settings: Privacy, noise: float, masked: bool) -> Iterator[str]:
+def _notes(settings: Privacy, noise: float, both_factors: bool, masked: bool) -> Iterator[str]:
+    if settings.budget is None:
+        yield (
+            "the budget is of this run alone, and other runs over these clients add to what it spends: share one file "
+            "among them as privacy.budget"
+        )
     if settings.mode == "local":
         yield (
             f"warning: local noise: the expected signal-to-noise ratio of a round is at most {1 / noise:.2g}, if all "
@@ -193,7 +198,7 @@ def _notes(settings: Privacy, noise: float, masked: bool) -> Iterator[str]:
             "warning: messages are not masked here, so that ε holds towards who sees the sum alone; towards the "
             "server, which sees each message, the noise is that of one client"
         )
-    if settings.both_factors:
+    if both_factors:
         yield (
             "warning: both factors are noised, and their noises multiply in B · A: each round's entry in the ledger "
             "has the error that this makes beside that of B alone (error_of_delta)"

@@ -13,6 +13,7 @@ from fedcore.federation.journal import Receipt
 from fedcore.federation.messages import client_seed
 from fedcore.federation.method_round import training_options
 from fedcore.federation.methods import method_of
+from fedcore.federation.parcel import packed
 from fedcore.federation.private_modes import MODES, Released, Round
 from fedcore.federation.private_run import PrivateRun
 from fedcore.federation.round import scores
@@ -54,7 +55,8 @@ def private_round(federation: Federation, arm: Arm, number: int, start: Start) -
             "epsilon": epsilon,
             # of the expected cohort: the actual one is private, and so is the time that it took
             "bytes_up": entry.get("secure", {}).get("bytes_up", plan.expected_clients * entry["message_bytes"]),
-            "bytes_down": plan.expected_clients * start.adapter.nbytes,
+            "bytes_down": plan.expected_clients * entry["broadcast_bytes"]
+            + entry.get("secure", {}).get("bytes_down", 0),
             "seconds": {"evaluation": clock.seconds["evaluation"]},
         }
     )
@@ -109,6 +111,7 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
         "parameters": settings.parameters,
         "weights": "equal",
         "message_bytes": mode.message_bytes,
+        "broadcast_bytes": packed(following.adapter, method.receives(number), start.fixed).nbytes,
         "privacy": {**found.public, "head": {"number": head.number, "mac": head.mac}},
         **({} if found.secure is None else {"secure": found.secure}),
         **names,

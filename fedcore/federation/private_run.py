@@ -70,32 +70,13 @@ def open_private(
     are, in all arms. Raises PrivacyError,
     FormatError for a budget that was tampered with or rolled back, MissingError without its sealing key.
     """
-    path = Path(settings.budget) if settings.budget else folder.private.folder / "budget"
-    sealing = Path(settings.sealing_key) if settings.sealing_key else path.with_name(path.name + ".sealing-key")
-    opening: dict[str, Any] = {
-        "epsilon": settings.epsilon,
-        "delta": settings.delta,
-        "sealing_key": sealing_key(sealing, path),
-        "sampling": settings.sampling,
-        "neighbours": settings.relation,
-        "unit": settings.unit,
-        "population": population,
-    }
     if not (folder.path / PLAN).exists():
-        # of what was charged before this run; the charge of a release does not matter yet
-        before = Budget(path, noise_multiplier=1.0, **opening).charges
+        before = _budget(settings, folder, population, None).charges
         made = make_plan(settings, population, releases, arms(), before, masked)
         write_atomically(folder.path / PLAN, (json.dumps(made.as_json(), indent=1) + "\n").encode())
     plan = read_plan(folder.path)
     assert plan is not None
-    budget = Budget(
-        path,
-        noise_multiplier=plan.charged,
-        sampling_rate=plan.sampling_rate,
-        dimension=plan.samples,
-        concentrated=plan.mode == "distributed",
-        **opening,
-    )
+    budget = _budget(settings, folder, population, plan)
     for entry in folder.ledger.entries:
         # what a reader of the public ledger can tell, so that file and head put back together show
         if "head" in entry.get("privacy", {}):
@@ -113,6 +94,36 @@ def read_plan(run: Path) -> Plan | None:
         return Plan(**said | {"notes": tuple(said["notes"])})
     except (ValueError, TypeError, KeyError) as error:
         raise FormatError(f"{path}: not the plan of a private run ({error}); restore it from a copy") from None
+
+
+def destroy_keys(folder: RunFolder, settings: Privacy) -> int:
+    """Delete the noise keys of the population's charges so far, as after an audit: how many there were.
+
+    What was released stays charged, and can neither be repeated nor checked. Raises as `open_private` does.
+    """
+    plan = read_plan(folder.path)
+    return 0 if plan is None else _budget(settings, folder, plan.population, plan).destroy_keys()
+
+
+def _budget(settings: Privacy, folder: RunFolder, population: int, plan: Plan | None) -> Budget:
+    """The population's budget, to charge by the plan; without one only to look at."""
+    path = Path(settings.budget) if settings.budget else folder.private.folder / "budget"
+    sealing = Path(settings.sealing_key) if settings.sealing_key else path.with_name(path.name + ".sealing-key")
+    charge: dict[str, Any] = {"noise_multiplier": 1.0}
+    if plan is not None:
+        charge = {"noise_multiplier": plan.charged, "sampling_rate": plan.sampling_rate, "dimension": plan.samples}
+        charge |= {"concentrated": plan.mode == "distributed"}
+    return Budget(
+        path,
+        settings.epsilon,
+        settings.delta,
+        sealing_key=sealing_key(sealing, path),
+        sampling=settings.sampling,
+        neighbours=settings.relation,
+        unit=settings.unit,
+        population=population,
+        **charge,
+    )
 
 
 def sealing_key(path: Path, budget: Path) -> bytes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 #: share of the base's held-out loss that an arm has to gain to count as having learnt anything
-LEAST_GAIN = 0.01
+LEAST_GAIN = 0.001
 
 
 def collapsed(base: float | None, loss: float | None) -> bool:
-    """Whether a model is no better than the base: its held-out loss is above 99 % of the base's, or not finite.
+    """Whether a model is no better than the base: its held-out loss is above 99.9 % of the base's, or not finite.
 
-    Loss in nats per token. Not so where the base's is not known.
+    Losses in nats per token, on the same texts. Not so where the base's is not known.
     """
     if base is None:
         return False

@@ -58,7 +58,7 @@ def section(plan: Plan, table: Sequence[Row], ledger: Sequence[dict[str, Any]]) 
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     caption = (
         "<caption>What was released: ε so far is the population's, other runs' charges included. Who took part, norms "
-        "and what was clipped are in the private journal.</caption>"
+        "and what was clipped are in the private journal; bytes in this report are of the expected cohort.</caption>"
     )
     table_of = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return said + f'<div class="scroll">{table_of}</div>'
