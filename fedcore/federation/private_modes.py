@@ -22,7 +22,7 @@ from fedcore.federation.parcel import packed, unpacked
 from fedcore.federation.privacy_plan import central, distributed, multiplier_for
 from fedcore.federation.private_run import PrivateRun
 from fedcore.federation.receipt import check_message
-from fedcore.federation.secure_sum import added_up, context_of
+from fedcore.federation.secure_sum import added_up, agreed, context_of
 from fedcore.federation.start import Start
 from fedcore.lora import Method
 from fedcore.privacy import Central, Distributed, Noise, secagg
@@ -192,6 +192,13 @@ class DistributedMode:
         # the rotation's signs are public, and the same for all clients of a round
         seed = hashlib.sha256(f"rotation {about.arm.name} {about.number}".encode()).digest()
         self._mechanism: Distributed = distributed(settings, plan.population, about.numbers, multiplier, seed)
+        #: of the masks, None where messages are open
+        self._masks: secagg.Parameters | None = None
+        if (secure := about.federation.config.secure_of(about.arm)) is not None:
+            self._masks = secagg.Parameters.for_distributed(
+                self._mechanism, adversary=secure.adversary, stream=secure.stream
+            )
+            agreed(secure, [self._masks], settings.epsilon, about.federation.learner.digest, about.method.traits.name)
 
     def message(self, client: Client, update: Update) -> bytes:
         """The client's noisy integers."""
@@ -229,11 +236,9 @@ class DistributedMode:
                 f"{len(receipts)} messages of at least {mechanism.fewest}: the round is void, nothing is released"
             )
         vectors = {name: _unpack(one, "uint32", mechanism.padded) for name, one in receipts.items()}
-        settings = about.federation.config.secure_of(about.arm)
-        if settings is None:
+        if self._masks is None:
             return np.asarray(sum(vectors.values(), np.zeros(mechanism.padded, np.uint32))), list(vectors), {}
-        p = secagg.Parameters.for_distributed(mechanism, adversary=settings.adversary, stream=settings.stream)
-        sums = added_up(p, vectors, (), about.number, context_of(about.federation.config, about.start))
+        sums = added_up(self._masks, vectors, (), about.number, context_of(about.federation.config, about.start))
         return sums.parts[0].sum.astype(np.uint32), [str(name) for name in sums.parts[0].survivors], sums.facts()
 
 

@@ -6,6 +6,7 @@ No vector is written down unmasked, so an interrupted round begins again, under 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from fedcore.federation.method_round import training_options
 from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import kept
 from fedcore.federation.rule_names import make_chain
-from fedcore.federation.secure_sum import Sums, context_of, summed
+from fedcore.federation.secure_sum import Sums, agreed, context_of, parameters_of, summed
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.start import Start
 from fedcore.lora import FedIT, Method
@@ -91,12 +92,16 @@ def secure_step(
     assert settings is not None
     # a mean of parameters, also of groups before a rule, is FedIT's
     changes = Changes.of(method_of(config, arm) or FedIT(), number, start)
+    name = aggregation.method or aggregation.rule
+    smallest = len(federation.clients) // (settings.groups or 1)
+    sums = [parameters_of(settings, smallest, changes.length + 1)]
+    agreed(settings, sums, math.inf, federation.learner.digest, name)
     quantizer = secagg.Quantizer(settings.bound, settings.largest, largest_weight(federation, arm))
     gathered = gather(federation, arm, start, changes, quantizer, clock)
     with clock.phase("aggregation"):
         try:
-            sums = summed(settings, gathered.vectors, gathered.failed, number, context_of(config, start))
-            adapter, side, found = added(config, arm, changes, quantizer, sums, start)
+            added_up = summed(settings, gathered.vectors, gathered.failed, number, context_of(config, start))
+            adapter, side, found = added(config, arm, changes, quantizer, added_up, start)
         except Void as error:
             # nothing was learned, so nothing moves
             adapter, side, found = start.adapter, start.side, {"void": str(error), "bytes_up": 0, "bytes_down": 0}
@@ -110,12 +115,12 @@ def secure_step(
         "round": number,
         "base": federation.learner.digest,
         "reference": start.adapter.digest(),
-        "rule": aggregation.method or aggregation.rule,
+        "rule": name,
         "parameters": aggregation.parameters,
         "weights": aggregation.weights,
         "excluded": gathered.failed,
         "not_counted": {},
-        "secure": found | {"clamped": gathered.clamped},
+        "secure": found | {"clamped": gathered.clamped, "warnings": leaks(config, changes, found)},
         "report": {},
         **also,
         **names,
@@ -163,6 +168,18 @@ def largest_weight(federation: Federation, arm: Arm) -> float:
     if config.aggregation_of(arm).weights == "equal":
         return 1.0
     return float(settings.largest_weight or max(len(client.texts) for client in federation.clients))
+
+
+def leaks(config: Config, changes: Changes, facts: Mapping[str, Any]) -> list[str]:
+    """Why a sum shows what it should hide. Tokens are counted as trained on, repeated ones again."""
+    groups = facts.get("survivors", [])
+    each = config.training.steps * config.training.batch_size * config.training.sequence_length
+    width = min(pair.d_in for pair in changes.reference.modules.values())
+    found: list[str] = []
+    for group in groups:
+        tokens = each * len(group)
+        found += secagg.leaks(len(group), hidden_size=width, tokens=tokens, corrupt=int(facts["corrupt"] * len(group)))
+    return list(dict.fromkeys(found))
 
 
 def keeping_own(changes: Changes, adapter: Update, own: Mapping[str, Update]) -> dict[str, Update]:

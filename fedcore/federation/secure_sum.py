@@ -30,6 +30,7 @@ class Sums:
         p = self.parameters[0]
         return {
             "adversary": p.adversary,
+            "corrupt": p.corrupt / p.clients,
             "neighbours": [one.neighbours for one in self.parameters],
             "threshold": [one.threshold for one in self.parameters],
             "modulus_bits": p.modulus_bits,
@@ -88,6 +89,15 @@ def parameters_of(settings: Secure, clients: int, length: int) -> secagg.Paramet
         adversary=settings.adversary,
         stream=settings.stream,
     )
+
+
+def agreed(settings: Secure, sums: Sequence[secagg.Parameters], epsilon: float, model: str, method: str) -> None:
+    """Raise PrivacyError where the clients' policy refuses a round of these sums, before anybody trains for it."""
+    if settings.policy is None:
+        return
+    policy = secagg.Policy.load(settings.policy)
+    for p in sums:
+        policy.check(secagg.Offer(p, epsilon, model, method))
 
 
 def context_of(config: Config, start: Start) -> bytes:
