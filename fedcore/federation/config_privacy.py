@@ -43,7 +43,7 @@ class Privacy(Section):
     neighbours: Literal["add_remove", "replace_one"] | None = Field(
         default=None, description="what is hidden; add_remove, or replace_one where sampling is fixed or mode local"
     )
-    arms: list[str] | None = Field(
+    arms: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
         description="the arms that are private; all if absent. Others are to compare with, and show what these hide",
