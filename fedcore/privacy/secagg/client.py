@@ -177,11 +177,13 @@ class Client:
         if p.malicious:
             yield self._message("mask", wire.positions(self._partners), "included")
         residues = np.empty(min(wire.CHUNK, p.length), np.uint32 if p.modulus_bits <= 32 else np.uint64)
+        message = bytearray()
         for number in range(wire.chunks(p)):
             start, size = number * wire.CHUNK, wire.chunk_bytes(p, number)
             part = residues[: p.length - start]
             values.masked(start, part, keys, signs, p)
-            message = wire.room(wire.kind_of("mask"), self._me, self._tag, 4 + size)
+            if len(message) != wire.HEADER.size + 4 + size + SIGNATURE_BYTES:
+                message = wire.room(wire.kind_of("mask"), self._me, self._tag, 4 + size)
             body = memoryview(message)[wire.HEADER.size : -SIGNATURE_BYTES]
             body[:4] = number.to_bytes(4, "little")
             pack_bits(part, p.modulus_bits, np.frombuffer(body[4:], np.uint8))
