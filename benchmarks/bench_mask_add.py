@@ -82,10 +82,11 @@ def server(results: dict[str, object]) -> None:
         residues = np.random.default_rng(1).integers(0, 1 << BITS, size, np.uint32)
         packed, total = fc.ops.pack_bits(residues, BITS, threads=1), np.zeros(size, np.uint32)
         key, wide = os.urandom(32), residues.astype(np.int64)
+        wide_total = wide.copy()
         works: dict[str, Callable[[], object]] = {
             "pack_bits": lambda r=residues, p=packed: fc.ops.pack_bits(r, BITS, p, threads=1),
             "unpack_add": lambda p=packed, t=total: fc.ops.unpack_add(p, BITS, t, threads=1),
-            "numpy sum of int64": lambda w=wide, t=wide.copy(): np.add(t, w, out=t),
+            "numpy sum of int64": lambda w=wide, t=wide_total: np.add(t, w, out=t),
             "unmask_sum, Flower": flower_unmask(wide, key),
         }
         for stream, name in STREAMS.items():
