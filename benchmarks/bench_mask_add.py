@@ -78,21 +78,24 @@ def client(results: dict[str, object]) -> None:
 def server(results: dict[str, object]) -> None:
     """Messages of 26 bits that come one after the other: into a total in the cache, and into one that is not."""
     found: dict[str, object] = {}
+    works: dict[str, Callable[[], object]]
     for size in (1_000_000, SIZE):
         residues = np.random.default_rng(1).integers(0, 1 << BITS, size, np.uint32)
         packed, total = fc.ops.pack_bits(residues, BITS, threads=1), np.zeros(size, np.uint32)
         key, wide = os.urandom(32), residues.astype(np.int64)
-        works: dict[str, Callable[[], object]] = {
+        wide_total = wide.copy()
+        works = {
             "pack_bits": lambda r=residues, p=packed: fc.ops.pack_bits(r, BITS, p, threads=1),
             "unpack_add": lambda p=packed, t=total: fc.ops.unpack_add(p, BITS, t, threads=1),
-            "numpy sum of int64": lambda w=wide, t=wide.copy(): np.add(t, w, out=t),
-            "unmask_sum, Flower": flower_unmask(wide, key),
+            "numpy sum of int64": lambda w=wide, t=wide_total: np.add(t, w, out=t),
         }
+        times = alternate(works)
+        works = {"unmask_sum, Flower": flower_unmask(wide, key)}
         for stream, name in STREAMS.items():
             works[f"unmask_sum, {name}"] = lambda s=stream, t=total, k=key: fc.ops.unmask_sum(
                 t, [k], [-1], BITS, stream=s, out=t, threads=1
             )
-        times = alternate(works, 7)
+        times |= alternate(works, 7)
         for name in ("pack_bits", "unpack_add"):
             times[name]["GB/s of packed bytes"] = len(packed) / times[name]["median"] / 1e9
         found[f"{size} elements"] = times

@@ -32,6 +32,8 @@ NAMES = (
     "lora_delta_cohort",
     "keystream",
     "discrete_gaussian",
+    "mask_add",
+    "shamir",
     "demo",
 )
 #: what is measured beside speed: scripts under their own names

@@ -1,4 +1,4 @@
-"""Rows of the README's measured table about keystreams and noise."""
+"""Rows of the README's measured table about keystreams, noise, masks and shares."""
 
 from __future__ import annotations
 
@@ -80,5 +80,42 @@ def proof_rows() -> list[Row]:
     return rows
 
 
+def mask_rows() -> list[Row]:
+    """A client's mask stage and a server's fold, one core, beside Flower's SecAgg+."""
+    results, rows = _entries("mask_add"), []
+    if not results:
+        return rows
+    client, what = results["client"], f"mask_add, {results['elements']:,} fp32 to {results['bits']} bits, one core"
+    for keys, goal in (("100 keys", "0.32 s, 20×"), ("10 keys", "20×"), ("1 key", "1.3× a copy")):
+        for stream in ("AES-256-CTR", "ChaCha20"):
+            entry, aim = client[f"{keys}, {stream}"], goal if stream == "AES-256-CTR" else "–"
+            found = f"{entry['median'] * 1e3:.1f} ms"
+            if keys == "1 key":
+                found += f", {entry['times a copy']:.2f}× a copy"
+            else:
+                found += f", {entry['times as fast as Flower']:.0f}× as fast as Flower"
+            rows.append((f"{what}, {keys}, {stream}", found, aim, "mask_add"))
+    for size, entry in results["server"].items():
+        for name, goal in (("unpack_add", "10 GB/s"), ("pack_bits", "–")):
+            rate = entry[name]["GB/s of packed bytes"]
+            count = f"{int(size.split()[0]):,} residues of {results['bits']} bits, one core"
+            rows.append((f"{name}, {count}", f"{rate:.1f} GB/s of packed bytes", goal, "mask_add"))
+    return rows
+
+
+def shamir_rows() -> list[Row]:
+    """Shares of one secret, beside what Flower calls, and whether times tell secrets."""
+    results, rows = _entries("shamir"), []
+    for name in ("split", "combine") if results else ():
+        entry, sizes = results[name], f"{results['threshold']} of {results['shares']}, {results['bytes']} bytes"
+        found = f"{entry['median'] * 1e3:.3f} ms, {entry['times as fast as Flower']:,.0f}× as fast as Flower"
+        rows.append((f"shamir_{name}, {sizes}, one core", found, "1 ms, 1,000×", "shamir"))
+    if timing := _entries("constant_time_shares"):
+        greatest, control = max(abs(t) for t in timing["t"].values()), abs(timing["t of the control"])
+        found = f"{greatest:.1f} ({control:.0f} for products that leave out zeros)"
+        rows.append(("shares and masks, constant time: greatest t of all ISAs", found, "4.5", "constant_time_shares"))
+    return rows
+
+
 def privacy_rows() -> list[Row]:
-    return [*clip_rows(), *keystream_rows(), *sampler_rows(), *proof_rows()]
+    return [*clip_rows(), *keystream_rows(), *sampler_rows(), *proof_rows(), *mask_rows(), *shamir_rows()]

@@ -40,17 +40,20 @@ INLINE void run(mode to, const uint32_t* schedule, const uint32_t nonce[3], uint
     }
 }
 
-/* 16 fp32 times `by`, clamped to `most` in size, to int32, ties to even; `bad` becomes NaN somewhere if any is not
- * finite. */
-INLINE __m512i quantised(const char* values, __m512d by, __m512d most, __m512* bad) {
+/* 8 fp32 times `by`, clamped to `most` in size: rounded to integers, ties to even, in the low 32 bits of each lane.
+ * Added to 1.5 * 2^52, they end up there. */
+INLINE __m512i rounded(const char* values, __m512d by, __m512d most) {
     enum { SMALLER_SIZE = 2 }; /* under the sign of the first operand */
-    const __m512 x = _mm512_loadu_ps(values);
-    *bad = _mm512_or_ps(*bad, _mm512_sub_ps(x, x));
-    const __m512d low = _mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), by);
-    const __m512d high = _mm512_mul_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)), by);
-    const __m256i first = _mm512_cvtpd_epi32(_mm512_range_pd(low, most, SMALLER_SIZE));
-    return _mm512_inserti64x4(_mm512_castsi256_si512(first),
-                              _mm512_cvtpd_epi32(_mm512_range_pd(high, most, SMALLER_SIZE)), 1);
+    const __m512d x = _mm512_cvtps_pd(_mm256_loadu_ps((const float*)(const void*)values));
+    const __m512d q = _mm512_range_pd(_mm512_mul_pd(x, by), most, SMALLER_SIZE);
+    return _mm512_castpd_si512(_mm512_add_pd(q, _mm512_set1_pd(0x1.8p52)));
+}
+
+/* 16 fp32 as int32; `bad` becomes NaN somewhere if any is not finite. */
+INLINE __m512i quantised(const char* values, __m512d by, __m512d most, __m512* bad) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *bad = _mm512_fmadd_ps(_mm512_loadu_ps(values), _mm512_setzero_ps(), *bad);
+    return _mm512_permutex2var_epi32(rounded(values, by, most), even, rounded(values + 32, by, most));
 }
 
 /* Half a group at a time: the processor then quantises one half while it encrypts for the next. */
@@ -80,7 +83,7 @@ INLINE int run_mask(const uint32_t* schedule, const uint32_t nonce[3], uint32_t 
             else _mm512_storeu_si512(out + 64 * i, x[i]);
         }
     }
-    return _mm512_test_epi32_mask(_mm512_castps_si512(bad), _mm512_castps_si512(bad)) != 0;
+    return _mm512_cmp_ps_mask(bad, bad, _CMP_UNORD_Q) != 0;
 }
 
 static int mask(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups, const void* values,

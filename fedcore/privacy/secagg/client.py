@@ -19,6 +19,7 @@ from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.graph import drawn
 from fedcore.privacy.secagg.keys import (
     KEY_BYTES,
+    SIGNATURE_BYTES,
     RoundKeys,
     Sealed,
     pair_key,
@@ -175,11 +176,19 @@ class Client:
         p = self.round.parameters
         if p.malicious:
             yield self._message("mask", wire.positions(self._partners), "included")
+        residues = np.empty(min(wire.CHUNK, p.length), np.uint32 if p.modulus_bits <= 32 else np.uint64)
+        message = bytearray()
         for number in range(wire.chunks(p)):
-            start = number * wire.CHUNK
-            residues = values.masked(start, min(start + wire.CHUNK, p.length), keys, signs, p)
-            packed = pack_bits(residues, p.modulus_bits)
-            yield self._message("mask", number.to_bytes(4, "little") + packed.tobytes())
+            start, size = number * wire.CHUNK, wire.chunk_bytes(p, number)
+            part = residues[: p.length - start]
+            values.masked(start, part, keys, signs, p)
+            if len(message) != wire.HEADER.size + 4 + size + SIGNATURE_BYTES:
+                message = wire.room(wire.kind_of("mask"), self._me, self._tag, 4 + size)
+            body = memoryview(message)[wire.HEADER.size : -SIGNATURE_BYTES]
+            body[:4] = number.to_bytes(4, "little")
+            pack_bits(part, p.modulus_bits, np.frombuffer(body[4:], np.uint8))
+            message[-SIGNATURE_BYTES:] = self._signing.sign(signed_text("mask", self._tag, self._me, body))
+            yield bytes(message)
         keys[:] = 0
 
     def acknowledge(self, message: bytes) -> bytes:

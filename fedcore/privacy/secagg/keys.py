@@ -122,7 +122,7 @@ def signing_key(key: bytes | Ed25519PrivateKey) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(key)
 
 
-def signed_text(label: str, binding: bytes, sender: int, body: bytes) -> bytes:
+def signed_text(label: str, binding: bytes, sender: int, body: bytes | memoryview) -> bytes:
     """What a signature covers: its label, the round, who signs, and the hash of the body."""
     head = b"fedcore secagg 1 signed " + label.encode() + b"\x00" + binding + struct.pack("<H", sender)
     return head + hashlib.sha256(body).digest()

@@ -203,9 +203,9 @@ class Parameters:
         lines = [
             f"{n} clients, {self.corrupt} of them corrupt, {self.dropout} dropping out, a {self.adversary} server.",
             f"Secrets are shared with {who}{'' if self.complete else how}; any {t} of {k} shares give one.",
-            f"Exposure of a client ({held}): 2^{found.exposed:.1f}; a sum over too few: 2^{found.apart:.1f}; both "
+            f"Exposure of a client ({held}): {_chance(found.exposed)}; a sum over too few: {_chance(found.apart)}; both "
             f"together at most 2^{SECURITY:g}.",
-            f"A void round with the dropouts expected: 2^{found.void:.1f}, at most 2^{FAILURE:g}.",
+            f"A void round with the dropouts expected: {_chance(found.void)}, at most 2^{FAILURE:g}.",
             f"Sums are modulo 2^{self.modulus_bits}"
             + (f": {n} clients within ±{self.bound} never wrap." if self.bound else ", as the vectors were made for."),
             f"A sum holds at least {self.min_honest} honest clients, "
@@ -232,6 +232,10 @@ class Parameters:
         if adversary >= len(ADVERSARIES) or stream >= len(STREAMS):
             raise FormatError(f"parameters: got adversary {adversary} and stream {stream}, expected known ones")
         return cls(n, length, bound, bits, corrupt, dropout, ADVERSARIES[adversary], k, t, in_degree, STREAMS[stream])
+
+
+def _chance(log2: float) -> str:
+    return "never" if log2 == float("-inf") else f"2^{log2:.1f}"
 
 
 def _whole(name: str, value: int, least: int, most: int) -> int:

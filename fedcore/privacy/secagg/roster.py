@@ -33,6 +33,7 @@ class Roster:
         self._keys = {name: keys[name] for name in sorted(keys)}
         self.ids: list[Id] = list(self._keys)
         self._positions = {name: position for position, name in enumerate(self.ids)}
+        self._digest = hashlib.sha256(self.to_bytes()).digest()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,7 +60,7 @@ class Roster:
 
     def digest(self) -> bytes:
         """SHA-256 of identifiers and keys, to which the keys of a round are bound."""
-        return hashlib.sha256(self.to_bytes()).digest()
+        return self._digest
 
     def to_bytes(self) -> bytes:
         """JSON of [identifier, key in hex] in order."""

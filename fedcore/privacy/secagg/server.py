@@ -103,7 +103,7 @@ class Server:
         if position in self._done:
             raise Replayed(f"{who}: came before")
         listing = stage == "mask" and self._p.malicious and position not in self._lists
-        text = signed_text("included" if listing else stage, self._tag, position, bytes(message.body))
+        text = signed_text("included" if listing else stage, self._tag, position, message.body)
         if not verified(self.round.roster.public(position), message.signature, text):
             raise Forged(f"{who}: is not signed by it for this stage")
         if listing:

@@ -72,17 +72,16 @@ class Weighted:
         """What tells these numbers, with all that decides what is sent, from any others: see `_tag`."""
         return _tag(key, f"{self.values.dtype} {self.scale.hex()} {self.tail} {self.limit}", self.values)
 
-    def masked(self, start: int, stop: int, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
-        """Residues of coordinates start to stop, with masks."""
+    def masked(self, start: int, out: np.ndarray, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> None:
+        """Write residues of coordinates from `start` on, with masks."""
         from fedcore.ops import mask_add
 
-        bits, inner, limit = p.modulus_bits, min(stop, len(self.values)), self.limit
-        values = self.values[start:inner]
-        part = mask_add(values, keys, signs, bits, scale=self.scale, limit=limit, counter=start, stream=p.stream)
-        if inner == stop:
-            return part
-        tail = mask_add(np.array([self.tail], np.int64), keys, signs, bits, counter=inner, stream=p.stream)
-        return np.concatenate([part, tail])
+        bits, stop, limit = p.modulus_bits, min(start + len(out), len(self.values)), self.limit
+        part, head = self.values[start:stop], out[: stop - start]
+        mask_add(part, keys, signs, bits, scale=self.scale, limit=limit, counter=start, stream=p.stream, out=head)
+        if stop - start < len(out):
+            tail = np.array([self.tail], np.int64)
+            out[-1:] = mask_add(tail, keys, signs, bits, counter=stop, stream=p.stream)
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,12 @@ class Integers:
         """What tells these integers from any others: see `_tag`."""
         return _tag(key, f"{self.values.dtype}", self.values)
 
-    def masked(self, start: int, stop: int, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
-        """Residues of coordinates start to stop, with masks."""
+    def masked(self, start: int, out: np.ndarray, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> None:
+        """Write residues of coordinates from `start` on, with masks."""
         from fedcore.ops import mask_add
 
-        return mask_add(self.values[start:stop], keys, signs, p.modulus_bits, counter=start, stream=p.stream)
+        part = self.values[start : start + len(out)]
+        mask_add(part, keys, signs, p.modulus_bits, counter=start, stream=p.stream, out=out)
 
 
 def _tag(key: bytes, head: str, values: np.ndarray) -> bytes:

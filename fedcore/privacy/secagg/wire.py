@@ -43,6 +43,11 @@ def pack(kind: int, sender: int, tag: bytes, body: bytes, signature: bytes = b""
     return b"".join((HEADER.pack(MAGIC, VERSION, kind, sender, len(body), tag[:8]), body, signature))
 
 
+def room(kind: int, sender: int, tag: bytes, size: int) -> bytearray:
+    """A message of a member with room for a body of `size` bytes and a signature."""
+    return bytearray(HEADER.pack(MAGIC, VERSION, kind, sender, size, tag[:8])) + bytes(size + SIGNATURE_BYTES)
+
+
 def unpack(data: bytes, kind: int, sender: int, tag: bytes, most: int, who: str) -> Signed:
     """Check all that can be checked without keys. `who` names stage and sender in errors.
 
