@@ -35,7 +35,7 @@ NAMES = (
     "demo",
 )
 #: what is measured beside speed: scripts under their own names
-CHECKS = ("peer_failures", "breakdown")
+CHECKS = ("peer_failures", "breakdown", "correlated_noise")
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or (*NAMES, *CHECKS):

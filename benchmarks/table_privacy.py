@@ -80,5 +80,16 @@ def proof_rows() -> list[Row]:
     return rows
 
 
+def correlated_rows() -> list[Row]:
+    """What correlated noise gains over independent noise of the same ε and schema."""
+    rows: list[Row] = []
+    for plan, entry in _entries("correlated_noise").items():
+        if isinstance(entry, dict) and "independent, times correlated" in entry:
+            found = f"{entry['independent, times correlated']:.2f}× (independent {entry['independent']:.1f} clips)"
+            what = f"privacy.Correlated, {plan}: independent noise's error in sums of rounds, over its own, same ε"
+            rows.append((what, found, "–", "correlated_noise"))
+    return rows
+
+
 def privacy_rows() -> list[Row]:
-    return [*clip_rows(), *keystream_rows(), *sampler_rows(), *proof_rows()]
+    return [*clip_rows(), *keystream_rows(), *sampler_rows(), *proof_rows(), *correlated_rows()]

@@ -19,11 +19,9 @@ from fedcore.privacy.budget import Noise
 from fedcore.privacy.noise import draw
 from fedcore.privacy.seal import derived
 from fedcore.privacy.statistic import error_of_delta
+from fedcore.privacy.sums import noisy_mean
 from fedcore.privacy.terms import WHOLE, Terms
 from fedcore.updates import Update
-
-#: rows that are in memory at a time
-_GROUP = 8
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,14 @@ class Release:
     """What a round may publish, and what stays in a private journal.
 
     mean     the noisy mean: (d,) fp32 for vectors; for updates the reference moved by it, as the next Update
-    next     the Central of the next round: the same, or with the clips that adaptive clipping moved
+    next     the mechanism of the next round: the same, or with the clips that adaptive clipping moved
     public   for a public ledger: charge, ε so far, fixed denominator, noise multiplier, clip, noise of the mean
              (standard deviation a number), SHA-256 of the output, a commitment to the inputs salted by the noise key
     private  for the operator alone: clients, their norms, how many were clipped or not finite. No noise covers these
     """
 
     mean: Any
-    next: Central
+    next: Any
     public: dict[str, Any]
     private: dict[str, Any]
 
@@ -132,8 +130,8 @@ class Central:
         if self.adaptive is not None:
             z = self.adaptive.remaining(z, self.expected_clients, len(clips))
         deviation = z * math.sqrt(sum(clip**2 for clip in clips.values()))
-        sums, norms = _sums(terms, clips, deviation, noise)
-        mean = terms.released({part: (one / self.expected_clients).astype(np.float32) for part, one in sums.items()})
+        means, norms = self._means(terms, clips, deviation, noise)
+        mean = terms.released(means)
         within = {part: norms[part] <= clip**2 for part, clip in clips.items()}
         following = self if self.adaptive is None else self._moved(clips, within, noise)
         public = self._public(terms, clips, deviation / self.expected_clients, mean, noise)
@@ -145,6 +143,21 @@ class Central:
             "not_finite": int(max(np.count_nonzero(~np.isfinite(squared)) for squared in norms.values())),
         }
         return Release(mean, following, public, private)
+
+    def _means(
+        self, terms: Terms, clips: Mapping[str, float], deviation: float, noise: Noise
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """(noisy mean, squared norms) of each clipped part."""
+        from fedcore.ops.clip_round import clip_grid
+
+        means, norms = {}, {}
+        for part, clip in clips.items():
+            segments = list(terms.sizes) if part == WHOLE else [part]
+            size = sum(terms.sizes[segment] for segment in segments)
+            grid = clip_grid(clip, size)
+            drawn = draw(size, deviation / grid, noise.key, f"sum {part}")
+            means[part], norms[part] = noisy_mean(terms, segments, clip, grid, drawn, int(self.expected_clients))
+        return means, norms
 
     def _public(
         self, terms: Terms, clips: dict[str, float], deviation: float, mean: Any, noise: Noise
@@ -227,28 +240,6 @@ class Central:
             doubled = 2 * int(np.count_nonzero(within[part])) - len(within[part]) + sample
             moved[part] = self.adaptive.moved(clip, doubled, self.expected_clients)
         return replace(self, clip=moved if self.per_module else moved[WHOLE])
-
-
-def _sums(
-    terms: Terms, clips: Mapping[str, float], deviation: float, noise: Noise
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """(noisy sum, squared norms) of each clipped part: fp64, the sums exact multiples of a grid."""
-    from fedcore.ops.clip_noise_accumulate import clip_noise_accumulate
-    from fedcore.ops.clip_round import clip_grid
-
-    sums, norms = {}, {}
-    for part, clip in clips.items():
-        segments = list(terms.sizes) if part == WHOLE else [part]
-        size = sum(terms.sizes[segment] for segment in segments)
-        grid = clip_grid(clip, size)
-        total, squared = draw(size, deviation / grid, noise.key, f"sum {part}") * grid, [np.zeros(0)]
-        for start in range(0, len(terms.each), _GROUP):
-            rows = terms.rows(start, start + _GROUP, segments)
-            found = clip_noise_accumulate(rows, clip, grid, out_dtype="float64")
-            total += np.asarray(found.sum)  # multiples of a power of two below 2**52 of them: exact in any order
-            squared.append(found.squared_norms)
-        sums[part], norms[part] = total, np.concatenate(squared)
-    return sums, norms
 
 
 def _check_equal(weights: Sequence[float] | Mapping[str, float] | None) -> None:
