@@ -91,5 +91,20 @@ def correlated_rows() -> list[Row]:
     return rows
 
 
+def audit_rows() -> list[Row]:
+    """What attacks on the mechanism show of ε, as claimed and where the noise is halved on purpose."""
+    if not (results := _entries("privacy_audit")):
+        return []
+    rows: list[Row] = []
+    for audit in ("neighbouring inputs", "one run with canaries"):
+        entries = [results[name] for name in ("noise as claimed", "half the noise")]
+        inner = [e["one run"]["epsilon at least"] for e in entries]
+        both = [e["neighbours, epsilon at least"] for e in entries]
+        whole, half = inner if audit.startswith("one") else both
+        what = f"privacy.Central audited by {audit}: ε is at least, where {results['claimed epsilon']:.2f} is claimed"
+        rows.append((what, f"{whole:.2f} ({half:.2f} with half the noise)", "below", "privacy_audit"))
+    return rows
+
+
 def privacy_rows() -> list[Row]:
-    return [*clip_rows(), *keystream_rows(), *sampler_rows(), *proof_rows(), *correlated_rows()]
+    return [*clip_rows(), *keystream_rows(), *sampler_rows(), *proof_rows(), *correlated_rows(), *audit_rows()]
