@@ -61,7 +61,7 @@ def seconds() -> dict[str, float]:
     """Of round 50 of 100 at LONG numbers: after round 49, and after a restart."""
     factor = fc.privacy.Correlated(1.0, Z, 1, rounds=100, separation=10).factor
     found, deviation = {}, factor.sensitivity * 64 * 50 * math.sqrt(LONG)
-    rows = NoiseRows(factor, LONG, deviation, os.urandom(32))
+    rows = NoiseRows(factor, LONG, deviation, os.urandom(32), "chacha20")
     start = time.perf_counter()
     rows.row(48)
     found["49 rows, after a restart"] = time.perf_counter() - start

@@ -41,6 +41,7 @@ class Correlated:
     participations    rounds that a client is in at most; None takes what the separation allows, ⌈T / separation⌉
     bands             of C, at most the separation; None takes the least error (`best_factor`). A round needs bands − 1
                       rows of int64 in memory; after a restart they are drawn again from their counters
+    stream            of the noise, as in `ops.discrete_gaussian`: "aes256ctr" is faster where processors have it
 
     What is released, and why it is private in floating point. Let q_t be round t's sum of clipped terms in whole
     steps of a grid (`ops.clip_round`), c the whole coefficients (`fedcore.privacy.factorization`) and z_t rows of
@@ -79,6 +80,7 @@ class Correlated:
     separation: int
     participations: int | None = None
     bands: int | None = None
+    stream: str = "chacha20"
 
     def __post_init__(self) -> None:
         for name, value in (("clip", self.clip), ("noise_multiplier", self.noise_multiplier)):
@@ -121,7 +123,9 @@ class Correlated:
 
     def inputs_digest(self, rounds: Rounds) -> str:
         """SHA-256 (hex) of this run, for `Budget.reserve`: one charge for all its rounds."""
-        return rounds.inputs_digest(["correlated", self.clip, self.noise_multiplier, int(self.expected_clients)])
+        return rounds.inputs_digest(
+            ["correlated", self.clip, self.noise_multiplier, int(self.expected_clients), self.stream]
+        )
 
     def release(
         self,
@@ -158,7 +162,7 @@ class Correlated:
         rounds.enter(number, inputs, clients)
         grid = clip_grid(float(self.clip), size)
         deviation = self.noise_multiplier * self.clip / grid * math.sqrt(self.factor.squared_sensitivity)
-        drawn = _rows_of(rounds, noise.key, deviation).row(number - 1)
+        drawn = _rows_of(rounds, noise.key, deviation, self.stream).row(number - 1)
         mean, squared = noisy_mean(terms, list(terms.sizes), float(self.clip), grid, drawn, int(self.expected_clients))
         released = terms.released({"": mean})
         private = {
@@ -190,7 +194,7 @@ class Correlated:
             )
 
     def _public(self, number: int, released: Any, inputs: str, noise: Noise) -> dict[str, Any]:
-        output = released.digest() if isinstance(released, Update) else hashlib.sha256(released.tobytes()).hexdigest()
+        output = released.digest() if isinstance(released, Update) else hashlib.sha256(released).hexdigest()
         scale = self.noise_multiplier * self.clip / self.expected_clients
         return {
             "charge": noise.number,
@@ -213,8 +217,8 @@ class Correlated:
 class NoiseRows:
     """e_t of a run, (size,) int64 each, from one key: row after row, or from the start again where one was left out."""
 
-    def __init__(self, factor: Factor, size: int, deviation: float, key: bytes):
-        self._factor, self._size, self.made_from = factor, size, (deviation, key)
+    def __init__(self, factor: Factor, size: int, deviation: float, key: bytes, stream: str):
+        self._factor, self._size, self.made_from = factor, size, (deviation, key, stream)
         self._kept = np.zeros((factor.bands - 1, size), np.int64)  # row t at t modulo their number
         self._next = 0
 
@@ -233,17 +237,17 @@ class NoiseRows:
         return found
 
     def _part(self, t: int, start: int, count: int) -> np.ndarray:
-        deviation, key = self.made_from
-        total = draw(count, deviation, key, "correlated rows", t * self._size + start)
+        deviation, key, stream = self.made_from
+        total = draw(count, deviation, key, "correlated rows", t * self._size + start, stream)
         for k, c in enumerate(self._factor.coefficients[1 : t + 1], 1):
             total -= c * self._kept[(t - k) % len(self._kept), start : start + count]
         return (total + UNIT // 2) // UNIT
 
 
-def _rows_of(rounds: Rounds, key: bytes, deviation: float) -> NoiseRows:
+def _rows_of(rounds: Rounds, key: bytes, deviation: float, stream: str) -> NoiseRows:
     """The rows of a run, kept with its rounds so that each is drawn once."""
-    if rounds.noise_rows is None or rounds.noise_rows.made_from != (deviation, key):
-        rounds.noise_rows = NoiseRows(rounds.factor, rounds.size, deviation, key)
+    if rounds.noise_rows is None or rounds.noise_rows.made_from != (deviation, key, stream):
+        rounds.noise_rows = NoiseRows(rounds.factor, rounds.size, deviation, key, stream)
     return rounds.noise_rows
 
 
