@@ -112,7 +112,7 @@ def _digests(vectors: list[Any]) -> list[str]:
 
     def one(piece: tuple[int, int]) -> bytes:
         row, start = piece
-        return hashlib.sha256(memoryview(arrays[row].view(np.uint8))[start : start + _PIECE]).digest()
+        return hashlib.sha256(arrays[row].view(np.uint8).data[start : start + _PIECE]).digest()
 
     with ThreadPoolExecutor(thread_count(None)) as pool:  # hashlib lets others run meanwhile
         for (row, _), digest in zip(pieces, pool.map(one, pieces), strict=True):
