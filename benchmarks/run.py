@@ -35,6 +35,7 @@ NAMES = (
     "lora_delta_cohort",
     "keystream",
     "discrete_gaussian",
+    "central",
     "demo",
 )
 #: what is measured beside speed: scripts under their own names

@@ -7,6 +7,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 Row = tuple[str, str, str, str]
+PEER, TIMES = "Flower, float noise", "times Flower's"
 
 
 def _entries(name: str) -> dict:
@@ -28,6 +29,21 @@ def clip_rows() -> list[Row]:
         rows.append((f"{what}, of the bandwidth of a read", f"{entry['fedcore, of bandwidth']:.2f}", "0.5", "hadamard"))
         ratio = entry["fedcore, times the NumPy loop"]
         rows.append((f"{what}, against a NumPy loop over stages", f"{ratio:.0f}×", "10×", "hadamard"))
+    return rows
+
+
+def central_rows() -> list[Row]:
+    """A whole central release beside Flower's, whose noise is a float one."""
+    rows: list[Row] = []
+    for cohort, entry in _entries("central").items():
+        if not isinstance(entry, dict):
+            continue
+        for name, times in entry.items():
+            if TIMES in times:
+                flower = f"Flower's fixed clipping ({entry[PEER]['median']:.2f} s)"
+                what = f"privacy.Central, {cohort}, {name}, against {flower}"
+                found = f"{times[TIMES]:.2f}× ({times['median']:.2f} s)"
+                rows.append((what, found, "2.0×" if "release, AES-256-CTR, 2" in name else "–", "central"))
     return rows
 
 
@@ -57,6 +73,9 @@ def sampler_rows() -> list[Row]:
                 bits = results["bits of the distance"][f"sigma {sigma}"]
                 what = f"discrete_gaussian, σ = {float(sigma):g}, {stream}, one core, within 2^−{int(bits)}"
                 rows.append((what, f"{results[name]['M samples/s']:.0f} M/s", aim, "discrete_gaussian"))
+    for name, entry in results.items():
+        if "OpenDP" in name and isinstance(entry, dict):
+            rows.append((f"{name}, one core", f"{entry['M samples/s']:.3f} M/s", "–", "discrete_gaussian"))
     for name, entry in results.items():
         if "not private" in name:
             rows.append((f"{name}, one core", f"{entry['M samples/s']:.0f} M/s", "–", "discrete_gaussian"))
@@ -107,4 +126,12 @@ def audit_rows() -> list[Row]:
 
 
 def privacy_rows() -> list[Row]:
-    return [*clip_rows(), *keystream_rows(), *sampler_rows(), *proof_rows(), *correlated_rows(), *audit_rows()]
+    return [
+        *clip_rows(),
+        *central_rows(),
+        *keystream_rows(),
+        *sampler_rows(),
+        *proof_rows(),
+        *correlated_rows(),
+        *audit_rows(),
+    ]

@@ -28,7 +28,7 @@ class Sampler:
     def __init__(self, on=True):
         self.on, self.calls = on, []
 
-    def __call__(self, size, deviation, key, part, stream=None):
+    def __call__(self, size, deviation, key, part, counter=0, stream=None):
         self.calls.append((size, deviation, key, part))
         words = [hashlib.sha256(b"%s %d %s" % (key, i, part.encode())).digest()[:4] for i in range(size)]
         return self.on * np.array([int.from_bytes(word, "big") % 2001 - 1000 for word in words], np.int64)

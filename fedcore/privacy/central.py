@@ -157,7 +157,10 @@ class Central:
             segments = list(terms.sizes) if part == WHOLE else [part]
             size = sum(terms.sizes[segment] for segment in segments)
             grid = clip_grid(clip, size)
-            drawn = draw(size, deviation / grid, noise.key, f"sum {part}", stream=self.stream)
+
+            def drawn(start: int, count: int, part: str = part, steps: float = deviation / grid) -> np.ndarray:
+                return draw(count, steps, noise.key, f"sum {part}", start, self.stream)
+
             means[part], norms[part] = noisy_mean(terms, segments, clip, grid, drawn, int(self.expected_clients))
         return means, norms
 

@@ -13,6 +13,7 @@ def clip_grid(clip, d):
 
 
 def clip_noise_accumulate(rows, clip, grid, noise=0, divisor=1, out_dtype="float32"):
+    noise = noise(0, len(rows[0])) if callable(noise) else noise
     total, norms = np.zeros(len(rows[0]), np.int64), []
     for row in rows:
         with np.errstate(all="ignore"):
