@@ -19,7 +19,7 @@ from peers import flower_messages, flower_private
 import fedcore as fc
 from fedcore.ops.rows import available_cores
 
-D, Z, CLIP, ROUNDS = 10_000_000, 1.0, 1.0, 5
+D, Z, CLIP, ROUNDS = 10_000_000, 1.0, 1.0, 7
 
 
 def release(vectors: list[np.ndarray], stream: str, threads: int, reserving: bool = False) -> Callable[[], object]:
@@ -39,7 +39,7 @@ def compared(n: int) -> dict[str, object]:
     works = {"Flower, float noise": flower_private(flower_messages(vectors, [1] * n), D, Z, CLIP)}
     for threads in sorted({1, available_cores()}):
         for stream, name in (("aes256ctr", "AES-256-CTR"), ("chacha20", "ChaCha20")):
-            works[f"release, {name}, {threads} threads"] = release(vectors, stream, threads)
+            works[f"release, {name}, {threads} thread{'s' * (threads > 1)}"] = release(vectors, stream, threads)
     works[f"inputs_digest and release, AES-256-CTR, {threads} threads"] = release(vectors, "aes256ctr", threads, True)
     times = alternate(works, ROUNDS)
     flower = times["Flower, float noise"]["median"]
