@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.fedcore-ready
 
-.PHONY: demo test lint bench fuzz wheel clean
+.PHONY: demo test proofs lint bench fuzz wheel clean
 
 demo: $(READY)
 	$(BIN)/fedcore demo
 
+# A worker for each core, eight at most; a file's tests stay together, since they share what they build.
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+
+# What is too long for every run, with its outcome in benchmarks/results.
+proofs: $(READY)
+	$(BIN)/python benchmarks/slow_tests.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

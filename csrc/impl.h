@@ -8,11 +8,13 @@
 #include "fedcore.h"
 
 enum {
-    FC_WS_GROUP = 5,    /* rows that one accumulate call takes: streams in flight a thread */
-    FC_WS_TILE = 32768, /* columns whose fp64 sums stay in the second-level cache */
-    FC_SUMS_STRIP = 24, /* columns of a strip of fp64 elements: [row][column] */
-    FC_SUMS_GROUP = 8,  /* outputs that one tile of products covers at most */
-    FC_SUMS_FEW = 4,    /* outputs up to which rows are read as they lie, FC_SUMS_STREAMS at a time */
+    FC_WS_GROUP = 5,     /* rows that one accumulate call takes: streams in flight a thread */
+    FC_WS_GROUP_16 = 10, /* the same for 16-bit rows of a weighted sum: each reads half as much a column of acc */
+    FC_WS_TILE = 32768,  /* columns whose fp64 sums stay in the second-level cache */
+    FC_WS_STRIP = 1024,  /* and in the first-level one */
+    FC_SUMS_STRIP = 24,  /* columns of a strip of fp64 elements: [row][column] */
+    FC_SUMS_GROUP = 8,   /* outputs that one tile of products covers at most */
+    FC_SUMS_FEW = 4,     /* outputs up to which rows are read as they lie, FC_SUMS_STREAMS at a time */
     FC_SUMS_STREAMS = 8,
     FC_SUMS_ROWS = 128,    /* rows of a strip: 24 KB, in the first-level cache for all outputs */
     FC_SIGN_TILE = 16384,  /* columns whose votes stay in the second-level cache */
@@ -55,8 +57,9 @@ enum {
 /* Integer noise lies from minus this to below it, and sums of rounded rows do too: all of it is exact in fp64. */
 #define FC_CLIP_MOST (1ull << 50)
 
-/* acc[k] (+)= sum of w[r] * rows[r][k] over `count` <= FC_WS_GROUP rows in order; `first`: start from 0.0, do not read
- * acc. An implementation may keep acc in an order of its own inside whole groups of columns; its finish knows it. */
+/* acc[k] (+)= sum of w[r] * rows[r][k] over `count` <= FC_WS_GROUP rows (16-bit ones: FC_WS_GROUP_16) in order;
+ * `first`: start from 0.0, do not read acc. An implementation may keep acc in an order of its own inside whole groups
+ * of columns; its finish knows it. */
 typedef void fc_accumulate_fn(const void* const* rows, const double* w, int count, int64_t length, double* acc,
                               int first);
 /* out[k] = round(acc[k] / divisor) (NaN: no division); `stream`: bypass the cache where possible. 1 if any is not
@@ -245,7 +248,15 @@ extern const float fc_dynamic_code[256];
 fc_order_fn fc_order_f32_ref, fc_order_f16_ref, fc_order_bf16_ref;
 /* Two ways of fc_order_f32_avx512, which takes the one that is fast on the processor. */
 fc_order_fn fc_order_f32_floats_avx512, fc_order_f32_keys_avx512;
-enum { FC_ORDER_SELECT = 300 }; /* rows from which the latter takes medians by selection */
+enum {
+    FC_ORDER_SELECT = 300,
+    FC_ORDER_SELECT_16 = 1500
+}; /* rows from which medians are taken by selection, 16-bit ones */
+/* Medians of `length` >= 16 columns by selection, as fc_order_fn. */
+int fc_order_f16_select_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch,
+                               double* acc);
+int fc_order_bf16_select_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch,
+                                double* acc);
 
 extern const fc_kernels fc_kernels_ref;
 #if defined(__x86_64__)

@@ -143,6 +143,8 @@ static inline D widen_f16(__m512i x, int part) { return _mm512_cvtps_pd(_mm256_c
 int fc_order_f16_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
                         int64_t f, void* scratch, double* acc) {
     if (length < LANES) return fc_order_f16_ref(rows, n, offset, length, statistic, f, scratch, acc);
+    if (statistic == FC_MEDIAN && n >= FC_ORDER_SELECT_16)
+        return fc_order_f16_select_avx512(rows, n, offset, length, scratch, acc);
     return run_f16(rows, n, offset, length, statistic, f, scratch, acc);
 }
 
@@ -159,5 +161,7 @@ static inline D widen_bf16(__m512i x, int part) {
 int fc_order_bf16_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
                          int64_t f, void* scratch, double* acc) {
     if (length < LANES) return fc_order_bf16_ref(rows, n, offset, length, statistic, f, scratch, acc);
+    if (statistic == FC_MEDIAN && n >= FC_ORDER_SELECT_16)
+        return fc_order_bf16_select_avx512(rows, n, offset, length, scratch, acc);
     return run_bf16(rows, n, offset, length, statistic, f, scratch, acc);
 }

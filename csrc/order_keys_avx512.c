@@ -66,6 +66,17 @@ static inline D widen_i32(__m512i key, int part) {
 int fc_order_f32_keys_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
                              int64_t f, void* scratch, double* acc) {
     if (length < LANES) return fc_order_f32_ref(rows, n, offset, length, statistic, f, scratch, acc);
-    if (statistic == FC_MEDIAN && n >= FC_ORDER_SELECT) return run_select(rows, n, offset, length, scratch, acc);
+    if (statistic == FC_MEDIAN && n >= FC_ORDER_SELECT)
+        return run_select(rows, n, offset, length, scratch, acc, FC_F32);
     return run_i32(rows, n, offset, length, statistic, f, scratch, acc);
+}
+
+int fc_order_f16_select_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch,
+                               double* acc) {
+    return run_select(rows, n, offset, length, scratch, acc, FC_F16);
+}
+
+int fc_order_bf16_select_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch,
+                                double* acc) {
+    return run_select(rows, n, offset, length, scratch, acc, FC_BF16);
 }

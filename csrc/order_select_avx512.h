@@ -1,7 +1,9 @@
 /* Medians of many rows by selection, 16 columns at a time: a sample of the rows, sorted by the networks, brackets each
  * column's median; the rows are transposed; of each column the few elements inside the bracket are kept and quartered
  * down by quickselect (Hoare 1961, Floyd and Rivest 1975). Work a column is linear in n, where sorting is not, and a
- * column lies in the first-level cache. Included once, after order_sort.h over 32-bit integer keys. */
+ * column lies in the first-level cache. 16-bit rows are widened to fp32 as they are read. Included once, after
+ * order_sort.h over 32-bit integer keys. */
+#define INLINE static inline __attribute__((always_inline)) /* `type` is a constant at each call */
 
 enum {
     SAMPLE_MOST = 512,
@@ -39,11 +41,19 @@ static inline void transpose(__m512i v[16]) {
     }
 }
 
+/* 16 columns of a row as fp32. */
+INLINE __m512i bits_of(const char* row, fc_dtype type) {
+    if (type == FC_F32) return _mm512_loadu_si512(row);
+    const __m256i half = _mm256_loadu_si256((const __m256i*)row);
+    return type == FC_F16 ? _mm512_castps_si512(_mm512_cvtph_ps(half))
+                          : _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+}
+
 /* Keys of up to 16 rows, transposed: column i goes to `to` + i * stride. */
-static inline void columns_of_16(const char* const* rows, int count, int64_t offset, int32_t* to, int64_t stride,
-                                 state_i32* state) {
+INLINE void columns_of_16(const char* const* rows, int count, int64_t offset, int32_t* to, int64_t stride,
+                          state_i32* state, fc_dtype type) {
     __m512i v[16];
-    for (int i = 0; i < 16; i++) v[i] = i < count ? key_i32(_mm512_loadu_si512(rows[i] + offset)) : GREATEST;
+    for (int i = 0; i < 16; i++) v[i] = i < count ? key_i32(bits_of(rows[i] + offset, type)) : GREATEST;
     for (int i = 0; i < count; i++) {
         state->low = MIN(state->low, v[i]);
         state->high = MAX(state->high, v[i]);
@@ -54,15 +64,19 @@ static inline void columns_of_16(const char* const* rows, int count, int64_t off
 
 /* Keys of all rows, `groups` times 16 columns one after the other, `stride` apart; past the last row stands the
  * greatest key. Whole stretches of a row at once, the next rows asked for: a page is looked up once for all of them. */
-static void columns_of(const char* const* rows, int64_t n, int64_t offset, int groups, int32_t* to, int64_t stride,
-                       state_i32* state) {
+INLINE void columns_of(const char* const* rows, int64_t n, int64_t offset, int groups, int32_t* to, int64_t stride,
+                       state_i32* state, fc_dtype type) {
+    const int size = fc_itemsize(type);
     state_i32 seen = *state;
     for (int64_t r = 0; r < n; r += 16) {
         for (int64_t i = r + AHEAD_ROWS; i < r + AHEAD_ROWS + 16 && i < n; i++)
-            for (int g = 0; g < groups; g++) __builtin_prefetch(rows[i] + offset + 64 * g, 0, 3);
+            for (int g = 0; g < groups; g++) __builtin_prefetch(rows[i] + offset + 16 * size * g, 0, 3);
         for (int g = 0; g < groups; g++)
-            if (r + 16 <= n) columns_of_16(rows + r, 16, offset + 64 * g, to + 16 * g * stride + r, stride, &seen);
-            else columns_of_16(rows + r, (int)(n - r), offset + 64 * g, to + 16 * g * stride + r, stride, &seen);
+            if (r + 16 <= n)
+                columns_of_16(rows + r, 16, offset + 16 * size * g, to + 16 * g * stride + r, stride, &seen, type);
+            else
+                columns_of_16(rows + r, (int)(n - r), offset + 16 * size * g, to + 16 * g * stride + r, stride, &seen,
+                              type);
     }
     *state = seen;
 }
@@ -170,8 +184,10 @@ static void last_of(const remnant* x, int32_t* few, V* sorted, V* spare, const c
     *high = _mm512_load_si512(found[1]);
 }
 
-/* Medians of columns offset / 4 to that plus `length` >= 16. */
-static int run_select(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch, double* acc) {
+/* Medians of columns `offset` to that plus `length` >= 16. */
+INLINE int run_select(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch, double* acc,
+                      fc_dtype type) {
+    const int size = fc_itemsize(type);
     state_i32 state = begin_i32();
     const int64_t stride = ((fc_ceil(n, 16) + 1) | 1) * 16,
                   k = (n - 1) / 2; /* odd: columns in different sets of a cache */
@@ -181,20 +197,23 @@ static int run_select(const void* const* rows, int64_t n, int64_t offset, int64_
     while (reach * reach * 4 < 9 * sample) reach++; /* three standard deviations of the median's place in the sample */
     const int groups = n * FC_ORDER_STRETCH > AHEAD_MOST ? GROUPS : 1;
     int32_t *const columns = scratch, *const spares = columns + 16 * groups * stride;
-    V *const sorted = (V*)(spares + 16 * stride), *const spare = sorted + SAMPLE_MOST, *const few = spare + SAMPLE_MOST;
-    const char **const sampled = (const char**)(few + FEW), **const fewest = sampled + SAMPLE_MOST;
-    for (int64_t i = 0; i < sample; i++) sampled[i] = at[i * n / sample];
+    V *const sorted = (V*)(spares + 16 * stride), *const spare = sorted + SAMPLE_MOST, *const few = spare + SAMPLE_MOST,
+             *const widened = few + FEW;
+    const char **const sampled = (const char**)(widened + SAMPLE_MOST), **const fewest = sampled + SAMPLE_MOST;
+    for (int64_t i = 0; i < sample; i++) sampled[i] = type == FC_F32 ? at[i * n / sample] : (const char*)(widened + i);
     for (int64_t i = 0; i < FEW; i++) fewest[i] = (const char*)(few + i);
     int depth = 0;
     while (FC_ORDER_LEAF << depth < sample) depth++;
     for (int64_t c = 0, group = 0; c < length; c += LANES, group++) {
         if (c + LANES > length) c = length - LANES, group = 0;
-        const int64_t here = (offset + c) * SIZE;
-        ahead_t none = {at, at, 0}, ahead = groups > 1 ? none : ahead_of(at, n, here, LANES * SIZE);
+        const int64_t here = (offset + c) * size;
+        ahead_t none = {at, at, 0}, ahead = groups > 1 ? none : ahead_of(at, n, here, LANES * size);
         group %= groups;
-        if (!group) columns_of(at, n, here, (int)fc_min((length - c) / LANES, groups), columns, stride, &state);
+        if (!group) columns_of(at, n, here, (int)fc_min((length - c) / LANES, groups), columns, stride, &state, type);
         if (bad_i32(&state)) return 1;
-        sort_i32(sampled, sample, depth, here, sorted, spare, &state, &none);
+        if (type != FC_F32)
+            for (int64_t i = 0; i < sample; i++) widened[i] = bits_of(at[i * n / sample] + here, type);
+        sort_i32(sampled, sample, depth, type == FC_F32 ? here : 0, sorted, spare, &state, &none);
         int32_t *lows = (int32_t*)(sorted + sample / 2 - reach), *highs = (int32_t*)(sorted + sample / 2 + reach);
         remnant x[16];
         for (int missed = 1; missed;) {
@@ -206,7 +225,7 @@ static int run_select(const void* const* rows, int64_t n, int64_t offset, int64_
                 lows[i] = ~0x7f800000, highs[i] = 0x7f800000;
                 missed = 1;
             }
-            if (missed) columns_of(at, n, here, 1, columns + 16 * group * stride, stride, &state);
+            if (missed) columns_of(at, n, here, 1, columns + 16 * group * stride, stride, &state, type);
         }
         for (int turn = 0, busy = 1; busy; turn++) {
             busy = 0;

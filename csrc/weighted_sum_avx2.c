@@ -50,49 +50,25 @@ INLINE int64_t step(const void* const* rows, const double* w, int count, int64_t
     return k;
 }
 
-#define ACCUMULATE(name, type)                                                                              \
+/* One case a count of rows, so that it is a constant. */
+#define ROWS(type, n)                                                                                \
+    case n:                                                                                          \
+        k = first ? step(rows, w, n, length, acc, 1, type) : step(rows, w, n, length, acc, 0, type); \
+        break;
+#define GROUP(type) ROWS(type, 1) ROWS(type, 2) ROWS(type, 3) ROWS(type, 4) ROWS(type, 5)
+#define GROUP_16(type) GROUP(type) ROWS(type, 6) ROWS(type, 7) ROWS(type, 8) ROWS(type, 9) ROWS(type, 10)
+#define ACCUMULATE(name, type, cases)                                                                       \
     void fc_weighted_sum_##name##_avx2(const void* const* rows, const double* w, int count, int64_t length, \
                                        double* acc, int first) {                                            \
         int64_t k = 0;                                                                                      \
-        switch (count * 2 + !!first) {                                                                      \
-            case 2:                                                                                         \
-                k = step(rows, w, 1, length, acc, 0, type);                                                 \
-                break;                                                                                      \
-            case 3:                                                                                         \
-                k = step(rows, w, 1, length, acc, 1, type);                                                 \
-                break;                                                                                      \
-            case 4:                                                                                         \
-                k = step(rows, w, 2, length, acc, 0, type);                                                 \
-                break;                                                                                      \
-            case 5:                                                                                         \
-                k = step(rows, w, 2, length, acc, 1, type);                                                 \
-                break;                                                                                      \
-            case 6:                                                                                         \
-                k = step(rows, w, 3, length, acc, 0, type);                                                 \
-                break;                                                                                      \
-            case 7:                                                                                         \
-                k = step(rows, w, 3, length, acc, 1, type);                                                 \
-                break;                                                                                      \
-            case 8:                                                                                         \
-                k = step(rows, w, 4, length, acc, 0, type);                                                 \
-                break;                                                                                      \
-            case 9:                                                                                         \
-                k = step(rows, w, 4, length, acc, 1, type);                                                 \
-                break;                                                                                      \
-            case 10:                                                                                        \
-                k = step(rows, w, 5, length, acc, 0, type);                                                 \
-                break;                                                                                      \
-            case 11:                                                                                        \
-                k = step(rows, w, 5, length, acc, 1, type);                                                 \
-                break;                                                                                      \
-        }                                                                                                   \
-        const void* rest[FC_WS_GROUP];                                                                      \
+        switch (count) { cases(type) }                                                                      \
+        const void* rest[FC_WS_GROUP_16];                                                                   \
         for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + fc_itemsize(type) * k;             \
         fc_weighted_sum_##name##_ref(rest, w, count, length - k, acc + k, first);                           \
     }
-ACCUMULATE(f32, FC_F32)
-ACCUMULATE(f16, FC_F16)
-ACCUMULATE(bf16, FC_BF16)
+ACCUMULATE(f32, FC_F32, GROUP)
+ACCUMULATE(f16, FC_F16, GROUP_16)
+ACCUMULATE(bf16, FC_BF16, GROUP_16)
 
 /* Four fp64 to fp32 rounded to odd (see the AVX-512 file), from the nearest fp32: where that is even and not exact, the
  * odd neighbour on the other side of x is one step of the magnitude's integer away. The rounding mode is not touched,

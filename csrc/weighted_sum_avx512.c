@@ -58,7 +58,7 @@ INLINE int64_t step_f16(const void* const* rows, const double* w, int count, int
 }
 
 INLINE int64_t step_bf16(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
-    const __m512i odd_mask = _mm512_set1_epi32((int)0xffff0000);
+    const __m256i odd_mask = _mm256_set1_epi32((int)0xffff0000);
     const int64_t far = ahead();
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
@@ -68,62 +68,37 @@ INLINE int64_t step_bf16(const void* const* rows, const double* w, int count, in
             const char* x = (const char*)rows[r] + 2 * k;
             const __m512d weight = _mm512_set1_pd(w[r]);
             _mm_prefetch(x + far, _MM_HINT_T0);
-            const __m512i pair = _mm512_loadu_si512(x);
-            const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
-            const __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(pair, odd_mask));
-            sum[0] = _mm512_fmadd_pd(low(even), weight, sum[0]);
-            sum[1] = _mm512_fmadd_pd(high(even), weight, sum[1]);
-            sum[2] = _mm512_fmadd_pd(low(odd), weight, sum[2]);
-            sum[3] = _mm512_fmadd_pd(high(odd), weight, sum[3]);
+            for (int v = 0; v < 2; v++) {
+                const __m256i pair = _mm256_loadu_si256((const __m256i*)(x + 32 * v));
+                const __m256i even = _mm256_slli_epi32(pair, 16), odd = _mm256_and_si256(pair, odd_mask);
+                sum[v] = _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_castsi256_ps(even)), weight, sum[v]);
+                sum[2 + v] = _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_castsi256_ps(odd)), weight, sum[2 + v]);
+            }
         }
         for (int v = 0; v < 4; v++) _mm512_store_pd(acc + k + 8 * v, sum[v]);
     }
     return k;
 }
 
-#define ACCUMULATE(name, size)                                                                                \
+/* One case a count of rows, so that it is a constant. */
+#define ROWS(name, n)                                                                                  \
+    case n:                                                                                            \
+        k = first ? step_##name(rows, w, n, length, acc, 1) : step_##name(rows, w, n, length, acc, 0); \
+        break;
+#define GROUP(name) ROWS(name, 1) ROWS(name, 2) ROWS(name, 3) ROWS(name, 4) ROWS(name, 5)
+#define GROUP_16(name) GROUP(name) ROWS(name, 6) ROWS(name, 7) ROWS(name, 8) ROWS(name, 9) ROWS(name, 10)
+#define ACCUMULATE(name, size, cases)                                                                         \
     void fc_weighted_sum_##name##_avx512(const void* const* rows, const double* w, int count, int64_t length, \
                                          double* acc, int first) {                                            \
         int64_t k = 0;                                                                                        \
-        switch (count * 2 + !!first) {                                                                        \
-            case 2:                                                                                           \
-                k = step_##name(rows, w, 1, length, acc, 0);                                                  \
-                break;                                                                                        \
-            case 3:                                                                                           \
-                k = step_##name(rows, w, 1, length, acc, 1);                                                  \
-                break;                                                                                        \
-            case 4:                                                                                           \
-                k = step_##name(rows, w, 2, length, acc, 0);                                                  \
-                break;                                                                                        \
-            case 5:                                                                                           \
-                k = step_##name(rows, w, 2, length, acc, 1);                                                  \
-                break;                                                                                        \
-            case 6:                                                                                           \
-                k = step_##name(rows, w, 3, length, acc, 0);                                                  \
-                break;                                                                                        \
-            case 7:                                                                                           \
-                k = step_##name(rows, w, 3, length, acc, 1);                                                  \
-                break;                                                                                        \
-            case 8:                                                                                           \
-                k = step_##name(rows, w, 4, length, acc, 0);                                                  \
-                break;                                                                                        \
-            case 9:                                                                                           \
-                k = step_##name(rows, w, 4, length, acc, 1);                                                  \
-                break;                                                                                        \
-            case 10:                                                                                          \
-                k = step_##name(rows, w, 5, length, acc, 0);                                                  \
-                break;                                                                                        \
-            case 11:                                                                                          \
-                k = step_##name(rows, w, 5, length, acc, 1);                                                  \
-                break;                                                                                        \
-        }                                                                                                     \
-        const void* rest[FC_WS_GROUP];                                                                        \
+        switch (count) { cases(name) }                                                                        \
+        const void* rest[FC_WS_GROUP_16];                                                                     \
         for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + size * k;                            \
         fc_weighted_sum_##name##_ref(rest, w, count, length - k, acc + k, first);                             \
     }
-ACCUMULATE(f32, 4)
-ACCUMULATE(f16, 2)
-ACCUMULATE(bf16, 2)
+ACCUMULATE(f32, 4, GROUP)
+ACCUMULATE(f16, 2, GROUP_16)
+ACCUMULATE(bf16, 2, GROUP_16)
 
 /* fp64 to fp32 rounded to odd: what is cut off stays visible in the last bit, so a second rounding to 16 bits is right.
  */

@@ -19,7 +19,7 @@ def test_same_bits_for_every_number_of_rows(compiled, dtype, n):
         laws.check_same_bits("median", laws.hard_rows(n, 75, dtype, n), f, compiled, ("float64",))
 
 
-@pytest.mark.parametrize("n", [*laws.MANY, pytest.param(4096, id="4096")])
+@pytest.mark.parametrize("n", [*laws.MANY, 1501, 4096])
 def test_same_bits_for_many_rows(compiled, dtype, n):
     laws.check_same_bits("median", make_rows(n, 40, dtype), None, compiled, ("float32",))
     laws.check_same_bits("median", laws.hard_rows(n, 40, dtype, n), None, compiled, ("float64",))
@@ -59,7 +59,7 @@ def test_flush_mode_of_the_caller_changes_nothing(compiled):
     laws.check_flush_mode("median", None, compiled)
 
 
-@pytest.mark.parametrize("n", [1, 5, 40, 130])
+@pytest.mark.parametrize("n", [1, 5, 40, 130, 1600])
 def test_non_finite_input_is_named(compiled, dtype, n):
     laws.check_non_finite_is_named("median", None, n, dtype, compiled)
 
