@@ -114,9 +114,11 @@ def compare_with_plain(part: secagg.Simulation, vectors: Mapping[str | int, Any]
     """
     none, signs = np.zeros((0, 32), np.uint8), np.zeros(0, np.int8)
     total = np.zeros(p.length, np.uint64)
+    plain = np.empty(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
     for name in part.survivors:
         vector = secagg.checked(vectors[name], p)
-        total += vector.masked(0, p.length, none, signs, p).astype(np.uint64)
+        vector.masked(0, plain, none, signs, p)
+        total += plain
     mask = np.uint64((1 << p.modulus_bits) - 1)
     if not np.array_equal(total & mask, part.sum.astype(np.int64).view(np.uint64) & mask):
         raise PrivacyError("secure sum: differs from the plain sum of the same integers; report this as a fault")

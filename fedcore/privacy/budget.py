@@ -27,6 +27,7 @@ class Noise:
     dimension         samples that were charged
     number            of the charge in its file
     epsilon           ε of the population so far, this charge included
+    sampling_rate     that was charged
     """
 
     key: bytes = field(repr=False)
@@ -35,6 +36,7 @@ class Noise:
     dimension: int
     number: int
     epsilon: float
+    sampling_rate: float = 1.0
 
 
 class Budget:
@@ -137,7 +139,7 @@ class Budget:
                     "concentrated": self._charge.concentrated,
                 }
             )
-            return Noise(key, inputs_digest, self._charge.noise_multiplier, self._charge.dimension, number, after)
+            return self._noise(key, inputs_digest, number, after)
 
     @property
     def spent(self) -> float:
@@ -185,7 +187,11 @@ class Budget:
                 "covers the mechanism too"
             )
         key = self._keys.read(number, record["inputs"], record["key"])
-        return Noise(key, record["inputs"], charge.noise_multiplier, charge.dimension, number, self._spent(charges))
+        return self._noise(key, record["inputs"], number, self._spent(charges))
+
+    def _noise(self, key: bytes, inputs: str, number: int, after: float) -> Noise:
+        charge = self._charge
+        return Noise(key, inputs, charge.noise_multiplier, charge.dimension, number, after, charge.sampling_rate)
 
     def _spent(self, charges: list[Charge]) -> float:
         return spent(charges, self.delta, self.sampling, self.neighbours)
