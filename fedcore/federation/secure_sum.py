@@ -114,7 +114,7 @@ def compare_with_plain(part: secagg.Simulation, vectors: Mapping[str | int, Any]
     """
     none, signs = np.zeros((0, 32), np.uint8), np.zeros(0, np.int8)
     total = np.zeros(p.length, np.uint64)
-    plain = np.empty(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
+    plain: Any = np.empty(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
     for name in part.survivors:
         vector = secagg.checked(vectors[name], p)
         vector.masked(0, plain, none, signs, p)
