@@ -197,8 +197,8 @@ class Parameters:
         lines = [
             f"{n} clients, {self.corrupt} of them corrupt, {self.dropout} dropping out, a {self.adversary} server.",
             f"Secrets are shared with {who}{'' if self.complete else how}; any {t} of {k} shares give one.",
-            f"Exposure of a client ({held}): {_chance(found.exposed)}; a sum over too few: {_chance(found.apart)}; both "
-            f"together at most 2^{SECURITY:g}.",
+            f"Exposure of a client ({held}): {_chance(found.exposed)}; a sum over too few: {_chance(found.apart)}; "
+            f"both together at most 2^{SECURITY:g}.",
             f"A void round with the dropouts expected: {_chance(found.void)}, at most 2^{FAILURE:g}.",
             f"Sums are modulo 2^{self.modulus_bits}"
             + (f": {n} clients within ±{self.bound} never wrap." if self.bound else ", as the vectors were made for."),
