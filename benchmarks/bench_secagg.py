@@ -1,17 +1,16 @@
 """A secure sum: a client's set-up, its mask stage beside Flower's SecAgg+, bytes on the wire, a server's whole round.
 
-`--record DIR` runs the clients of the server's round once and keeps what they sent (3 GB); `--replay DIR` times a
-server on it. Without either: what a client does.
+`--server` times a server's round, otherwise what a client does is timed, on the cores that the process may run on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import time
-from pathlib import Path
 
 import numpy as np
 from bench_mask_add import flower
@@ -105,60 +104,73 @@ def client(results: dict[str, object]) -> None:
     }
 
 
-def record(folder: Path) -> None:
-    """Run all clients, keep their messages: one file a stage and client, in the order of their chunks."""
-    p = parameters()
-    server, clients = round_of(p)
-    messages, rng = dict.fromkeys(clients, b""), np.random.default_rng(1)
-    expected = np.zeros(LENGTH, np.int64)
-    for stage in p.stages:
-        (folder / stage).mkdir(parents=True, exist_ok=True)
-        for i, message in messages.items():
-            if i < GONE and stage == "mask":
-                continue
-            vector = rng.integers(-BOUND, BOUND + 1, LENGTH) if stage == "mask" else None
-            if vector is not None:
-                expected += vector
-            with (folder / stage / str(i)).open("wb") as file:
-                for data in answer(clients[i], stage, message, vector):
-                    file.write(len(data).to_bytes(8, "little") + data)
-                    if stage != "mask":
-                        server.receive(i, data)
-            if stage == "mask":  # the sum is not needed here
-                server._done.add(i)
-        messages = server.advance()
-    np.save(folder / "sum.npy", expected)
-
-
-def _recorded(path: Path):
-    with path.open("rb") as file:
-        while head := file.read(8):
-            yield file.read(int.from_bytes(head, "little"))
-
-
-def replay(folder: Path, results: dict[str, object]) -> None:
-    """Every message that the server gets, with reading them left out of the time."""
-    p = parameters()
-    keys = keys_of(p.clients)
-    roster = fc.secagg.Roster({i: key.public_key().public_bytes_raw() for i, key in keys.items()})
+def serve(pipe, clients: int) -> None:
+    """A server in a process of its own: its time without the pipe's, and what its memory grew by."""
+    p, spent = parameters(), {}
+    roster = fc.secagg.Roster({i: key.public_key().public_bytes_raw() for i, key in keys_of(clients).items()})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     server = fc.secagg.Server(p, roster, *ROUND)
-    spent: dict[str, float] = {}
-    for stage in p.stages:
-        took = 0.0
-        for path in sorted((folder / stage).iterdir(), key=lambda path: int(path.name)):
-            for data in _recorded(path):
-                start = time.perf_counter()
-                server.receive(int(path.name), data)
-                took += time.perf_counter() - start
-        start = time.perf_counter()
-        server.advance()
-        spent[stage] = took + time.perf_counter() - start
+    pipe.send(None)
+    while (message := pipe.recv()) is not None:
+        stage, start = server.stage, time.perf_counter()
+        answer = server.advance() if message == () else server.receive(*message)
+        spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - start
+        if message == ():
+            pipe.send(answer)
     start = time.perf_counter()
     found = server.result()
     spent["result"] = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert (found.sum == np.load(folder / "sum.npy")).all()
+    pipe.send((found.sum, spent, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+
+
+def corrected(p: fc.secagg.Parameters, clients: dict, there: list[int], plain: np.ndarray) -> np.ndarray:
+    """What the masked vectors of `there` add up to: the plain sum with the masks that do not cancel."""
+    keys, signs = [], []
+    for i in there:
+        own, sign = clients[i]._mask_keys([j for j in clients[i]._partners if j < GONE])
+        keys.append(own)
+        signs.extend(sign.tolist())
+    return fc.ops.mask_add(plain, np.concatenate(keys), signs, p.modulus_bits, stream=p.stream)
+
+
+def server(results: dict[str, object]) -> None:
+    """A round of 1,000 × 10⁶ in which 50 send no vector, its server alone in a process.
+
+    Keys, shares and signatures are real. A client's masked vector is uniform, and here it is drawn at random; the last
+    one is what makes all add up as true ones would. So a server does what it always does, and the sum is checked.
+    """
+    p = parameters()
+    _, clients = round_of(p)
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe()
+    process = context.Process(target=serve, args=(other, CLIENTS))
+    process.start()
+    pipe.recv()
+    messages, rng = dict.fromkeys(clients, b""), np.random.default_rng(1)
+    plain = rng.integers(-BOUND * 900, BOUND * 900, LENGTH)
+    vector, dtype = np.zeros(LENGTH, np.int64), np.uint32
+    for stage in p.stages:
+        there = [i for i in messages if stage != "mask" or i >= GONE]
+        if stage == "mask":
+            for i in there:
+                clients[i].mask(messages[i], vector)  # opens its shares; chunks are never made
+            left = corrected(p, clients, there, plain)
+        for i in there:
+            if stage != "mask":
+                (data,) = answer(clients[i], stage, messages[i], None)
+                pipe.send((i, data))
+                continue
+            drawn = rng.integers(0, 1 << p.modulus_bits, LENGTH, dtype)
+            left -= drawn
+            shown = Shown((left + drawn if i == there[-1] else drawn) & np.uint32((1 << p.modulus_bits) - 1))
+            for data in clients[i]._chunks(shown, np.zeros((0, 32), np.uint8), np.zeros(0, np.int8)):
+                pipe.send((i, data))
+        pipe.send(())
+        messages = pipe.recv()
+    pipe.send(None)
+    found, spent, memory = pipe.recv()
+    process.join()
+    assert (found == plain).all()
     results["server, whole round"] = {
         "clients": CLIENTS,
         "length": LENGTH,
@@ -166,23 +178,29 @@ def replay(folder: Path, results: dict[str, object]) -> None:
         "neighbours": p.neighbours,
         "seconds": spent,
         "all": sum(spent.values()),
-        "peak MB above the start": (after - before) / 1024,
-        "MB of the output": found.sum.nbytes / 1e6,
+        "peak MB above the start": memory,
+        "MB of the output": found.nbytes / 1e6,
     }
+
+
+class Shown:
+    """Residues that go out as they are."""
+
+    def __init__(self, values: np.ndarray):
+        self._values = values
+
+    def masked(self, start: int, out: np.ndarray, *_: object) -> None:
+        out[:] = self._values[start : start + len(out)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path)
-    parser.add_argument("--replay", type=Path)
+    parser.add_argument("--server", action="store_true", help="the server's round, on all cores")
     chosen = parser.parse_args()
-    if chosen.record:
-        record(chosen.record)
-        return
     path = RESULTS / "secagg.json"
     results = json.loads(path.read_text())["results"] if path.exists() else {}
-    if chosen.replay:
-        replay(chosen.replay, results)
+    if chosen.server:
+        server(results)
     else:
         require_green("secagg", "secagg/test_rounds.py")
         results["set-up of a client"] = {adversary: setup(adversary) for adversary in ("semi_honest", "malicious")}

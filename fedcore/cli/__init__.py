@@ -1,4 +1,4 @@
-"""The command line: `fedcore demo | run | aggregate | plan | report | doctor`, one command a file of its name.
+"""The command line: `fedcore demo | run | aggregate | plan | report | keys | doctor`, one command a file of its name.
 
 Results go to stdout (one JSON object with --json), progress and errors to stderr. An error is one line and exit
 code 1, a misuse of the command line 2, an interruption 130.
@@ -15,6 +15,7 @@ import typer
 from fedcore.cli.aggregate import aggregate
 from fedcore.cli.demo import demo
 from fedcore.cli.doctor import doctor
+from fedcore.cli.keys import keys
 from fedcore.cli.plan import plan
 from fedcore.cli.report import report
 from fedcore.cli.run import run
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 for command in (demo, run, aggregate, plan, report, doctor):
     app.command()(command)
+app.add_typer(keys)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from secagg.driver import BOUND, Rig, complete, sparse
+from secagg.driver import BOUND, SEALING, Rig, complete, sparse
 
 import fedcore as fc
 from fedcore.errors import (
@@ -20,6 +20,7 @@ from fedcore.errors import (
 )
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.folding import IN_FLIGHT
+from fedcore.privacy.secagg.server import Server
 
 
 @pytest.mark.parametrize("bits", [9, 17, 26, 32, 33, 64])
@@ -154,12 +155,30 @@ def test_the_server_takes_no_more_vectors_at_once_than_it_has_room_for():
     with pytest.raises(RangeError, match="send it again when one is whole"):
         rig.server.receive(IN_FLIGHT, chunks[IN_FLIGHT][0])
     rig.server.drop(0)
+    rig.server.receive(IN_FLIGHT, chunks[IN_FLIGHT][0])
     for name in rig.ids[1:]:
-        for data in chunks[name][0 if name == IN_FLIGHT else 1 :]:
+        for data in chunks[name][1:]:
             rig.server.receive(name, data)
     rig.messages = rig.server.advance()
     rig.run()
     assert (rig.server.result().sum == rig.vectors[1:].sum(0)).all()
+
+
+@pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
+def test_a_server_that_was_killed_within_a_vector_takes_it_again(adversary):
+    rig = Rig(complete(3, 2, adversary, length=wire.CHUNK + 1)).run("mask")
+    for data in rig.answers(0)[:-1]:
+        rig.server.receive(0, data)
+    for data in rig.answers(1):
+        rig.server.receive(1, data)
+    rig.server = Server.from_bytes(rig.server.to_bytes(SEALING), SEALING)
+    assert rig.server.missing() == [0, 2]
+    for name in (0, 2):
+        for data in rig.answers(name):
+            rig.server.receive(name, data)
+    rig.messages = rig.server.advance()
+    rig.run()
+    assert (rig.server.result().sum == rig.vectors.sum(0)).all()
 
 
 def test_the_leak_guard_says_when_a_sum_protects_nobody():

@@ -9,6 +9,7 @@ from fedcore.privacy.secagg.groups import partition, tolerated
 from fedcore.privacy.secagg.guard import Offer, Policy, leaks, require_linear
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
 from fedcore.privacy.secagg.roster import Roster
+from fedcore.privacy.secagg.roster_file import RosterFile
 from fedcore.privacy.secagg.server import SecureSum, Server
 from fedcore.privacy.secagg.simulate import Simulation, simulate
 from fedcore.privacy.secagg.vector import Parts, Quantizer, checked
@@ -24,6 +25,7 @@ __all__ = [
     "Quantizer",
     "Replayed",
     "Roster",
+    "RosterFile",
     "SecureSum",
     "Server",
     "Simulation",

@@ -39,19 +39,19 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> t
     signature and its proof under the root. Raises Forged for one that is named twice, is no neighbour, did not sign, is
     not in the tree or has other holders than it may; Void where holders are fewer than the threshold.
     """
-    p = round.parameters
-    size = wire.advertised_bytes(p) + (SIGNATURE_BYTES + merkle.HASH * merkle.depth(p.clients) if p.malicious else 0)
-    reader, who = _open(round, round.binding, "share", data, merkle.HASH + 2 + wire.degree(p) * (2 + size))
+    p, size, public = round.parameters, wire.advertised_bytes(round.parameters), round.graph.public
+    proof = SIGNATURE_BYTES + merkle.HASH * merkle.depth(p.clients) if p.malicious else 0
+    reader, who = _open(round, round.binding, "share", data, merkle.HASH + 2 + wire.degree(p) * (2 + size + proof))
     root, mine, peers = reader.take(merkle.HASH), set(holders), {}
     found = reader.positions(p.clients, wire.degree(p))
     if me in found:
         raise Forged(f"{who}: names the client as its own neighbour")
     for position in found:
-        body = reader.take(wire.advertised_bytes(p))
-        if p.malicious:
+        body = reader.take(size)
+        if proof:
             _check_advertised(round, root, position, body, reader, who)
         # the public graphs are symmetric
-        ward = position in mine if round.graph.public else me in holders_of(round, position, body, who)
+        ward = position in mine if public else me in holders_of(round, position, body, who)
         if position not in mine and not ward:
             raise Forged(f"{who}: names {round.roster.ids[position]!r}, which is no neighbour")
         peers[position] = Peer(body[:32], body[32:64], ward)

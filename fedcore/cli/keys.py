@@ -1,0 +1,80 @@
+"""`fedcore keys`: signing keys of members of secure sums, and the roster that says whose they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedcore.cli.run import Json
+from fedcore.cli.terminal import print_json
+
+keys = typer.Typer(
+    name="keys",
+    help="Signing keys of members of secure sums, and the roster of whose they are, kept away from the server.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+File = Annotated[Path, typer.Argument(help="The roster, a JSON file.", show_default=False)]
+Member = Annotated[str, typer.Argument(help="The member's identifier.", show_default=False)]
+Public = Annotated[str, typer.Argument(help="Its public key, as `fedcore keys new` shows it.", show_default=False)]
+
+
+@keys.command()
+def new(
+    path: Annotated[Path, typer.Argument(help="Where the secret key goes; it must not exist.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Make a member's signing key on its own machine, and show the public key to enrol."""
+    from fedcore.privacy.secagg.roster_file import new_key
+
+    public = new_key(path)
+    if json:
+        print_json({"key": str(path), "public": public})
+    else:
+        typer.echo(public)
+
+
+@keys.command()
+def enrol(roster: File, member: Member, public: Public, json: Json = False) -> None:
+    """Add a member to a roster, which is made if it is not there."""
+    _change(roster, json, "enrol", member, public)
+
+
+@keys.command()
+def rotate(roster: File, member: Member, public: Public, json: Json = False) -> None:
+    """Give a member another key; the old one cannot come back."""
+    _change(roster, json, "rotate", member, public)
+
+
+@keys.command()
+def revoke(roster: File, member: Member, json: Json = False) -> None:
+    """Take a member out; its key cannot come back."""
+    _change(roster, json, "revoke", member)
+
+
+@keys.command()
+def show(roster: File, json: Json = False) -> None:
+    """List members and their keys, and the digest by which all sides can compare their rosters."""
+    from fedcore.privacy.secagg.roster_file import RosterFile
+
+    _print(RosterFile.existing(roster), json)
+
+
+def _change(path: Path, json: bool, what: str, *arguments: str) -> None:
+    from fedcore.privacy.secagg.roster_file import RosterFile
+
+    file = RosterFile(path) if what == "enrol" else RosterFile.existing(path)
+    getattr(file, what)(*arguments)
+    _print(file, json)
+
+
+def _print(file, json: bool) -> None:
+    digest = file.roster().digest().hex() if file.members else None
+    if json:
+        print_json({"roster": str(file.path), "members": file.members, "retired": len(file.retired), "digest": digest})
+        return
+    for name, public in sorted(file.members.items()):
+        typer.echo(f"{name}  {public}")
+    typer.echo(f"{len(file.members)} members, {len(file.retired)} keys retired, digest {digest or 'none'}")
