@@ -6,7 +6,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 enum { LANES = 8, AT_ONCE = 4, LEVELS = 7, ENTRIES = 1 << LEVELS };
-_Static_assert(FC_GAUSSIAN_ENTRIES < ENTRIES, "a draw's count is below the number of leaves");
+_Static_assert((int)FC_GAUSSIAN_ENTRIES < (int)ENTRIES, "a draw's count is below the number of leaves");
 
 /* Level l halves the counts from j * 2h to (j + 1) * 2h - 1, h = 64 >> l, at entry j * 2h + h - 1: its words are at j
  * of the level, which begins at level_at(l). 0, which no draw is below, from the last entry on. */
