@@ -23,13 +23,14 @@ lint: $(READY)
 	$(BIN)/clang-format --dry-run --Werror csrc/*.c csrc/*.h tests/native/*.c
 	$(BIN)/mypy
 
-# The peers pin old versions of shared packages, so they get an environment of their own.
+# The peers pin old versions of shared packages, so they get an environment of their own. BENCHMARKS are names of files to run
+# instead of all, and --slow, which adds the proofs about noise that take minutes.
 bench: $(READY)
 	test -x .venv-bench/bin/fedcore || { $(PYTHON) -m venv .venv-bench && \
 	  .venv-bench/bin/pip install -q --disable-pip-version-check torch==2.13.0 pytest pytest-timeout hypothesis -e ".[bench]" && \
 	  .venv-bench/bin/pip install -q --disable-pip-version-check --no-deps byzfl==0.0.11 && \
 	  .venv-bench/bin/pip install -q --disable-pip-version-check scipy; }
-	.venv-bench/bin/python benchmarks/run.py
+	.venv-bench/bin/python benchmarks/run.py $(BENCHMARKS)
 
 # By coverage, for as long as FUZZ_SECONDS each; the suite runs plain mutations for a few seconds.
 FUZZ_SECONDS ?= 300

@@ -24,6 +24,40 @@ def flower(messages: list) -> Callable[[], object]:
     return lambda: aggregate_arrayrecords(messages, "num-examples")
 
 
+def flower_private(messages: list, size: int, noise_multiplier: float, clip: float) -> Callable[[], object]:
+    """flwr's DifferentialPrivacyServerSideFixedClipping around FedAvg: aggregate_train of these contents."""
+    import logging
+    from types import SimpleNamespace
+
+    from flwr.app import Array, ArrayRecord, RecordDict
+    from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    strategy = DifferentialPrivacyServerSideFixedClipping(FedAvg(), noise_multiplier, clip, len(messages))
+    strategy.current_arrays = ArrayRecord({"w": Array(np.zeros(size, np.float32))})
+
+    def reply(client: int, content: object) -> object:
+        # what aggregate_train reads of a Message; it puts clipped records into the content, so each call gets its own
+        return SimpleNamespace(
+            content=RecordDict(dict(content.items())),  # type: ignore[attr-defined]
+            has_error=lambda: False,
+            has_content=lambda: True,
+            metadata=SimpleNamespace(src_node_id=client),
+        )
+
+    return lambda: strategy.aggregate_train(1, [reply(i, content) for i, content in enumerate(messages)])
+
+
+def opendp_discrete_gaussian(size: int, sigma: float) -> Callable[[], object]:
+    """OpenDP's Gaussian measurement over a vector of integers, called from Python: its samples are added to zeros."""
+    import opendp.prelude as dp
+
+    dp.enable_features("contrib")
+    space = dp.vector_domain(dp.atom_domain(T=int)), dp.l2_distance(T=float)
+    measurement, zeros = dp.m.make_gaussian(*space, scale=float(sigma)), [0] * size
+    return lambda: measurement(zeros)
+
+
 def fedcore_from_flower_bytes(messages: list, out: np.ndarray, threads: int) -> Callable[[], object]:
     """fedcore on the same message bytes: the .npy header is parsed, the data is read where it lies."""
     import fedcore as fc

@@ -1,4 +1,7 @@
-"""Run every benchmark, one after the other and alone, then write the README's table from their result files."""
+"""Run every benchmark, one after the other and alone, then write the README's table from their result files.
+
+Without names all but the slow ones; `--slow` runs those after them, which takes minutes more.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,18 @@ NAMES = (
     "discrete_gaussian",
     "mask_add",
     "shamir",
+    "central",
     "demo",
 )
 #: what is measured beside speed: scripts under their own names
-CHECKS = ("peer_failures", "breakdown")
+CHECKS = ("peer_failures", "breakdown", "correlated_noise", "privacy_audit")
+#: proofs that take minutes each and whose answer changes with the sampler alone
+SLOW = ("sampler_proof", "constant_time", "constant_time_shares")
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or (*NAMES, *CHECKS):
-        script = f"{name}.py" if name in CHECKS else f"bench_{name}.py"
+    slow = SLOW if "--slow" in sys.argv else ()
+    names = [name for name in sys.argv[1:] if name != "--slow"] or [*NAMES, *CHECKS]
+    for name in [*names, *slow]:
+        script = f"{name}.py" if name in CHECKS + SLOW else f"bench_{name}.py"
         subprocess.run([sys.executable, str(HERE / script)], check=True)
     subprocess.run([sys.executable, str(HERE / "table.py")], check=True)

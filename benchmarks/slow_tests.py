@@ -1,6 +1,6 @@
 """Run the tests that are too long for every run (`pytest -m slow`) and keep their outcome in results/slow_tests.json.
 
-They need the training extra, which the benchmarks' own environment lacks: `make proofs` runs this with .venv/bin/python.
+They need the training extra, which the benchmarks' own environment lacks: `make proofs` runs .venv/bin/python.
 """
 
 from __future__ import annotations

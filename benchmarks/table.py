@@ -135,7 +135,8 @@ def table() -> str:
     lines += ["", *taken_on([source for *_, source in rows]), ""]
     lines += [
         "Medians of 11 alternations with the roof, a plain multi-stream read of the same rows by the same threads in "
-        "the same run. The command and the versions are in each file; `make bench` takes them all again.",
+        "the same run. The command and the versions are in each file; `make bench` takes them all again, and with "
+        "BENCHMARKS=--slow also those about noise that take minutes.",
         END,
     ]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 Row = tuple[str, str, str, str]
+PEER, TIMES = "Flower, float noise", "times Flower's"
 
 
 def _entries(name: str) -> dict:
@@ -28,6 +29,20 @@ def clip_rows() -> list[Row]:
         rows.append((f"{what}, of the bandwidth of a read", f"{entry['fedcore, of bandwidth']:.2f}", "0.5", "hadamard"))
         ratio = entry["fedcore, times the NumPy loop"]
         rows.append((f"{what}, against a NumPy loop over stages", f"{ratio:.0f}×", "10×", "hadamard"))
+    return rows
+
+
+def central_rows() -> list[Row]:
+    """A whole central release beside Flower's, whose noise is a float one."""
+    rows: list[Row] = []
+    for cohort, entry in _entries("central").items():
+        if not isinstance(entry, dict):
+            continue
+        for name, times in entry.items():
+            if TIMES in times and ("AES" in name or "1 client" in cohort):
+                what = f"privacy.Central, {cohort}, {name}, against Flower's fixed clipping with float noise"
+                found = f"{times[TIMES]:.2f}× ({times['median']:.2f} s, Flower {entry[PEER]['median']:.2f} s)"
+                rows.append((what, found, "2.0×" if "AES-256-CTR, 2 threads" in name else "–", "central"))
     return rows
 
 
@@ -57,6 +72,11 @@ def sampler_rows() -> list[Row]:
                 bits = results["bits of the distance"][f"sigma {sigma}"]
                 what = f"discrete_gaussian, σ = {float(sigma):g}, {stream}, one core, within 2^−{int(bits)}"
                 rows.append((what, f"{results[name]['M samples/s']:.0f} M/s", aim, "discrete_gaussian"))
+    for name, entry in results.items():
+        if "OpenDP" in name and isinstance(entry, dict):
+            rows.append(
+                (f"discrete Gaussian, {name}, one core", f"{entry['M samples/s']:.3f} M/s", "–", "discrete_gaussian")
+            )
     for name, entry in results.items():
         if "not private" in name:
             rows.append((f"{name}, one core", f"{entry['M samples/s']:.0f} M/s", "–", "discrete_gaussian"))
@@ -150,12 +170,41 @@ def secagg_rows() -> list[Row]:
     return rows
 
 
+def correlated_rows() -> list[Row]:
+    """What correlated noise gains over independent noise of the same ε and schema."""
+    rows: list[Row] = []
+    for plan, entry in _entries("correlated_noise").items():
+        if isinstance(entry, dict) and "independent, times correlated" in entry:
+            found = f"{entry['independent, times correlated']:.2f}× (independent {entry['independent']:.1f} clips)"
+            what = f"privacy.Correlated, {plan}: independent noise's error in sums of rounds, over its own, same ε"
+            rows.append((what, found, "–", "correlated_noise"))
+    return rows
+
+
+def audit_rows() -> list[Row]:
+    """What attacks on the mechanism show of ε, as claimed and where the noise is halved on purpose."""
+    if not (results := _entries("privacy_audit")):
+        return []
+    rows: list[Row] = []
+    for audit in ("neighbouring inputs", "one run with canaries"):
+        entries = [results[name] for name in ("noise as claimed", "half the noise")]
+        inner = [e["one run"]["epsilon at least"] for e in entries]
+        both = [e["neighbours, epsilon at least"] for e in entries]
+        whole, half = inner if audit.startswith("one") else both
+        what = f"privacy.Central audited by {audit}: ε is at least, where {results['claimed epsilon']:.2f} is claimed"
+        rows.append((what, f"{whole:.2f} ({half:.2f} with half the noise)", "below", "privacy_audit"))
+    return rows
+
+
 def privacy_rows() -> list[Row]:
     return [
         *clip_rows(),
+        *central_rows(),
         *keystream_rows(),
         *sampler_rows(),
         *proof_rows(),
+        *correlated_rows(),
+        *audit_rows(),
         *mask_rows(),
         *shamir_rows(),
         *secagg_rows(),

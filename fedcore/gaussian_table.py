@@ -27,8 +27,9 @@ BITS = 320
 #: total variation that the values left out of a table may have
 TAIL_BITS = 106
 SMOOTHING = Fraction(37, 10)
-LEAST, MOST = Fraction(1, 2), Fraction(10**6)
-MOST_TERMS = 10
+#: strides up to MOST stay below 2^31, which csrc/fedcore.h asks for
+LEAST, MOST = Fraction(1, 2), Fraction(10**9)
+MOST_TERMS = 16
 #: the base σ is looked for in steps of 1 / GRID
 GRID = 64
 #: entries whose comparison takes as long as what each draw costs beside them (its two words and its sign)

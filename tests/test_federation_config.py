@@ -39,7 +39,10 @@ def test_defaults_are_filled_in_and_written_back_exactly():
 def test_the_shipped_demo_loads_and_round_trips():
     text = resources.files("fedcore.cli").joinpath("demo.toml").read_text()
     config = parse_config(text, "demo.toml")
-    assert [arm.name for arm in config.arms] == ["honest-mean", "poisoned-mean", "poisoned-krum"]
+    names = ["honest-mean", "poisoned-mean", "poisoned-krum", "secure-mean", "secure-private"]
+    assert [arm.name for arm in config.arms] == names
+    assert [config.secure_of(arm) is not None for arm in config.arms] == [False] * 3 + [True] * 2
+    assert [config.privacy_of(arm) is not None for arm in config.arms] == [False] * 4 + [True]
     assert parse_config(to_toml(config), "again") == config
 
 
@@ -177,7 +180,7 @@ def test_python_documentation_brings_its_own_labels():
 
 def test_an_arm_overrides_the_space():
     demo = parse_config(resources.files("fedcore.cli").joinpath("demo.toml").read_text(), "demo.toml")
-    assert [demo.aggregation_of(arm).space for arm in demo.arms] == ["parameters", "parameters", "delta"]
+    assert [demo.aggregation_of(arm).space for arm in demo.arms[:4]] == ["parameters"] * 2 + ["delta", "parameters"]
 
 
 def test_the_key_reference_names_every_field_with_a_description():

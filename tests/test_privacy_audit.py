@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
 
 import fedcore as fc
+from fedcore.errors import PrivacyError
 from fedcore.privacy import AdaptiveClip, Budget, Central
+from fedcore.privacy.audit import guesses, neighbours_epsilon, one_run_epsilon
 from fedcore.privacy.noise import draw
 
 pytest.importorskip("dp_accounting", reason="the claimed ε needs dp-accounting, of the extra `train`")
@@ -16,23 +19,6 @@ pytest.importorskip("fedcore.ops.discrete_gaussian", reason="this build has no d
 clip_round = pytest.importorskip("fedcore.ops.clip_round", reason="this build has no clip_round")
 
 DRAWS, DELTA = 1_000_000, 1e-5
-
-
-def lower_bound(without: np.ndarray, with_client: np.ndarray, deviation: float, delta: float) -> float:
-    """A lower bound on ε that holds with probability 0.999: ln((TPR - δ) / FPR) at the best of 60 thresholds.
-
-    Both rates by Bernstein's inequality, with the chance of failure shared among all.
-    """
-    n, log_share = len(without), math.log(120 / 1e-3)
-    best = 0.0
-    for threshold in np.linspace(0, 6 * deviation, 60):
-        caught = np.count_nonzero(with_client > threshold) / n
-        wrong = np.count_nonzero(without > threshold) / n
-        caught -= math.sqrt(2 * caught * log_share / n) + log_share / (3 * n)
-        wrong += math.sqrt(2 * wrong * log_share / n) + 2 * log_share / n
-        if caught > delta:
-            best = max(best, math.log((caught - delta) / wrong))
-    return best
 
 
 @pytest.mark.parametrize("z", [1.0, 2.0])
@@ -45,9 +31,47 @@ def test_an_audit_finds_less_than_the_claimed_epsilon_and_more_where_noise_is_ha
         deviation = share * z / moved.grid
         without = draw(DRAWS, deviation, bytes(range(32)), "without")
         with_client = draw(DRAWS, deviation, bytes(range(32)), "with") + int(moved.integers[0])
-        found = lower_bound(without, with_client, deviation, DELTA)
+        found = neighbours_epsilon(without, with_client, np.linspace(0, 6 * deviation, 60), DELTA)
         assert (found < claimed) == holds, (found, claimed)
         assert found > 0.5 * claimed  # the attack is a real one
+
+
+def test_one_run_with_canaries_finds_less_than_the_claimed_epsilon_and_more_where_noise_is_halved():
+    """A client for each number of the sum, whose whole clip lies there: each in by a fair coin, then guessed."""
+    m, delta, moved = 1 << 16, 1e-6, clip_round.clip_round(np.array([1.0], np.float32), 1.0)
+    claimed = fc.privacy.epsilon(noise_multiplier=1.0, delta=delta)
+    there = np.random.default_rng(0).integers(0, 2, m).astype(bool)
+    for share, holds in ((1.0, True), (0.5, False)):
+        total = draw(m, share / moved.grid, bytes(range(32)), "canaries") + there * int(moved.integers[0])
+        guessed = guesses(total, 4096)
+        correct = np.count_nonzero(guessed == np.where(there, 1, -1))
+        found = one_run_epsilon(m, 4096, correct, delta)
+        assert (found < claimed) == holds, (found, claimed)
+        assert found > 0.4 * claimed  # the attack is a real one
+
+
+def test_the_one_run_bound_is_that_of_the_paper():
+    """Its p-value at the bound, term by term in exact binomials; and of randomised response it is seldom too high."""
+
+    def p_value(m, r, v, epsilon, delta):
+        q = 1 / (1 + math.exp(-epsilon))
+        chance = [math.comb(r, k) * q**k * (1 - q) ** (r - k) for k in range(r + 1)]
+        alpha = max((sum(chance[v - i : v]) / i for i in range(1, v + 1)), default=0)
+        return sum(chance[v:]) + 2 * m * delta * alpha
+
+    for m, r, v, delta in ((100, 50, 45, 0.0), (100, 100, 80, 1e-4), (1000, 60, 60, 1e-5)):
+        found = one_run_epsilon(m, r, v, delta, 0.9)
+        assert p_value(m, r, v, found, delta) == pytest.approx(0.1, rel=1e-4)
+    assert one_run_epsilon(100, 100, 50, 0.0) == 0
+    coin = random.Random(0)
+    q = 1 / (1 + math.exp(-2.0))
+    above = sum(one_run_epsilon(200, 200, sum(coin.random() < q for _ in range(200)), 0.0) > 2.0 for _ in range(300))
+    assert 0 < above <= 0.05 * 300 + 3 * math.sqrt(0.05 * 300)
+    assert guesses(np.array([3.0, 1.0, 2.0, 0.0]), 3).tolist() == [1, 0, 1, -1]
+    with pytest.raises(PrivacyError, match="guesses: got 5 correct of 4 of 9 canaries"):
+        one_run_epsilon(9, 4, 5, 0.0)
+    with pytest.raises(PrivacyError, match="count: got 5 guesses of 4 scores"):
+        guesses(np.zeros(4), 5)
 
 
 def test_a_release_is_repeated_after_a_crash_and_has_the_noise_that_was_charged(tmp_path):

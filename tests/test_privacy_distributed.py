@@ -11,6 +11,7 @@ import pytest
 import fedcore as fc
 import fedcore.privacy
 from fedcore.errors import DTypeError, PrivacyError, ShapeError
+from fedcore.privacy.accountant import Charge, spent
 from fedcore.privacy.discrete_sums import distributed_epsilon
 
 SEED = bytes(range(32))
@@ -218,3 +219,16 @@ def test_bad_updates_are_named():
         one.encode(np.zeros(100), KEYS[0])
     with pytest.raises(PrivacyError, match="noise: got 5 bytes, expected 32 secret random bytes"):
         one.encode(np.zeros(100, np.float32), b"short")
+
+
+@pytest.mark.parametrize("neighbours", ["add_remove", "replace_one"])
+def test_a_budget_of_its_charges_says_what_the_mechanism_says(neighbours):
+    pytest.importorskip("dp_accounting", reason="accounting needs dp-accounting; fedcore[train] brings it")
+    made = mechanism(100)
+    charges = [made.charge(neighbours)] * 3
+    assert spent(charges, 1e-5, "none", neighbours) == pytest.approx(made.epsilon(1e-5, 3, neighbours), rel=1e-9)
+    # beside a Gaussian release all is accounted as concentrated: never less than each alone
+    both = spent([*charges, Charge(2.0)], 1e-5, "none", neighbours)
+    assert both > max(spent(charges, 1e-5, "none", neighbours), spent([Charge(2.0)], 1e-5, "none", neighbours))
+    with pytest.raises(PrivacyError, match="who adds up messages sees who sent"):
+        Charge(1.0, 0.5, concentrated=True)

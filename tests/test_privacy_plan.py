@@ -66,7 +66,10 @@ def test_rules_that_look_at_the_data_and_noise_on_both_factors_are_refused():
     (delta,) = refusals(space="delta")
     assert "without bound" in delta
     (both,) = refusals(method=fc.lora.FedIT())
-    assert "fedit sends both factors" in both
+    assert "fedit: sends both factors" in both
+    assert refusals(method=fc.lora.FedIT(), both_factors=True) == []
+    (personal,) = refusals(method=fc.lora.FedSALoRA())
+    assert "keep factors of their own" in personal
 
 
 def test_the_command_prints_a_row_a_budget_and_refuses_both_factors(capsys):
@@ -84,6 +87,10 @@ def test_the_command_prints_a_row_a_budget_and_refuses_both_factors(capsys):
     assert "tells more about the noise" in shown
     assert main(["plan", "--epsilon", "8", "--method", "fedit", *options]) == 1
     assert "multiply in B · A" in capsys.readouterr().err
+    assert main(["plan", "--epsilon", "8", *options]) == 0
+    shown = capsys.readouterr().out
+    assert "fedit, flora, fedex_lora" in shown.replace("\n", " ")
+    assert shown.count("multiply in B · A") == 1
     assert main(["plan", "--epsilon", "eight"]) == 1
     assert "--epsilon: got 'eight'" in capsys.readouterr().err
     assert main(["plan", "--method", "ffa_lora", "--json"]) == 0

@@ -53,6 +53,21 @@ def test_rows_take_the_last_round_and_add_up_bytes_and_seconds():
     assert ruined.loss is None
 
 
+def test_epsilon_has_a_column_where_there_is_noise_and_an_arm_that_learnt_nothing_is_named():
+    from rich.console import Console
+
+    losses = {"learnt": 4.9, "nothing": 4.999, "worse": 6.0, "ruined": None}
+    private = [line(name, 1, loss, epsilon=7.5) for name, loss in losses.items()]
+    made = table.rows([METRICS[0], *private])
+    assert [row.name for row in made if row.collapsed] == ["nothing", "worse", "ruined"]
+    assert not any(row.collapsed for row in table.rows(METRICS))  # of runs without noise nothing is said
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table.as_rich(made, "t"))
+    assert "ε" in console.export_text()
+    assert "7.5" in table.as_html(made)
+    assert "ε" not in table.as_html(table.rows(METRICS))
+
+
 def test_the_table_fits_a_terminal_of_80_columns():
     from rich.console import Console
 

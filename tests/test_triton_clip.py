@@ -85,6 +85,8 @@ def test_public_functions(device):
     arrays = [view_of_tensor(row.cpu()).copy() for row in rows]
     expected = fc.ops.clip_noise_accumulate(arrays, 2.0, None, noise.cpu().numpy(), 8.0, backend="reference")
     got = fc.ops.clip_noise_accumulate(rows, 2.0, None, noise, 8.0, backend="triton")
+    drawn = fc.ops.clip_noise_accumulate(rows, 2.0, None, lambda at, n: noise[at : at + n], 8.0, backend="triton")
+    assert torch.equal(drawn.sum, got.sum)
     assert got.sum.cpu().numpy().tobytes() == expected.sum.tobytes()
     assert got.squared_norms.tobytes() == expected.squared_norms.tobytes()
     for row, array in zip(rows, arrays, strict=True):

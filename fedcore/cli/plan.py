@@ -133,9 +133,17 @@ def _show(found: dict[str, dict[str, Any]]) -> None:
     console.print(table)
     for note, meaning in _NOTES.items():
         console.print(f"{note}: {meaning}", highlight=False)
-    for traits in found.values():
-        for line in traits["refused"]:
-            console.print(line, highlight=False, soft_wrap=True)
+    for line in _grouped([line for traits in found.values() for line in traits["refused"]]):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _grouped(refused: list[str]) -> list[str]:
+    """Refusals of one reason, "name: reason", as one line that names all methods."""
+    names: dict[str, list[str]] = {}
+    for line in refused:
+        name, _, reason = line.partition(": ")
+        names.setdefault(reason, []).append(name)
+    return [f"{', '.join(each)}: {reason}" for reason, each in names.items()]
 
 
 def _show_one(traits: dict[str, Any]) -> None:

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedcore.cli.run import Json
+from fedcore.cli.run import Json, privacy_of
 from fedcore.cli.terminal import only_results_on_stdout, print_json
+from fedcore.errors import PrivacyError
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder, finished or not.", show_default=False)],
+    destroy_keys: Annotated[
+        bool,
+        typer.Option(
+            "--destroy-noise-keys",
+            help="After an audit: delete the noise keys of a private run's budget, so that nothing is released again.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write report.html of a run again from what its folder holds, and show the table."""
+    from fedcore.federation.config_file import load_config
     from fedcore.federation.folder import RunFolder
+    from fedcore.federation.private_run import destroy_keys as destroy
     from fedcore.report.html import write_report
     from fedcore.report.table import as_json, as_rich, rows
 
     folder = RunFolder.read(run)
+    if destroy_keys:
+        settings = load_config(run / "config.toml").privacy
+        if settings is None:
+            raise PrivacyError(f"{run}: a run without [privacy] has no noise keys; leave out --destroy-noise-keys")
+        print(f"fedcore: {destroy(folder, settings)} noise keys were deleted", file=sys.stderr)
     with only_results_on_stdout():
         path = write_report(folder)
-    table = rows(folder.metrics.entries)
+    table, private = rows(folder.metrics.entries), privacy_of(folder)
     if json:
-        print_json({"run": str(run), "table": as_json(table), "report": str(path)})
+        print_json({"run": str(run), "table": as_json(table), "report": str(path)} | private)
         return
     from rich.console import Console
 
     Console().print(as_rich(table, str(run)))
+    for line in (line for part in private.values() for line in part):
+        Console().print(line, highlight=False, soft_wrap=True)
     Console().print(f"report   {path}", highlight=False, soft_wrap=True)

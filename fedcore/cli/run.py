@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from fedcore.errors import ConfigError, ExistsError, FedcoreError, LayoutError, 
 
 if TYPE_CHECKING:
     from fedcore.federation.config import Config
+    from fedcore.federation.folder import RunFolder
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Run folder; must not exist yet.", show_default=False)
@@ -60,7 +62,7 @@ def default_output(config: Config, stem: str) -> Path:
 def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
     """Simulate, write the report, show the table. Raises Interrupted after Ctrl+C, saying what was kept."""
     from fedcore.federation.simulation import simulate
-    from fedcore.report.html import write_report
+    from fedcore.report.html import population, write_report
     from fedcore.report.table import as_json, as_rich, rows
 
     start = time.perf_counter()
@@ -79,21 +81,40 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
         raise Failed(error, f"stopped{_kept(output)}") from error
     seconds = time.perf_counter() - start
     table = rows(folder.metrics.entries)
+    private = privacy_of(folder)
     if json:
-        result: dict[str, Any] = {"run": str(output), "seconds": seconds, "table": as_json(table)}
+        result: dict[str, Any] = {"run": str(output), "seconds": seconds, "table": as_json(table)} | private
         print_json(result | {"adapter": str(output / "adapter"), "report": str(report)})
         return
     from rich.console import Console
 
     console = Console()
     console.print(
-        as_rich(table, f"{len(folder.facts['clients'])} clients, {config.run.rounds} rounds, {seconds:.0f} s in all")
+        as_rich(table, f"{population(folder.facts)} clients, {config.run.rounds} rounds, {seconds:.0f} s in all")
     )
+    for line in (line for part in private.values() for line in part):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(
         f"adapter  {output / 'adapter'}\nreport   {report}\nledger   {output / 'ledger.jsonl'}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def privacy_of(folder: RunFolder) -> dict[str, list[str]]:
+    """{"privacy": what was spent and what it cost, "secure": what hid messages}, in sentences. Says what expired."""
+    from fedcore.federation.private_run import read_plan
+    from fedcore.report import secure
+    from fedcore.report.privacy import lines
+    from fedcore.report.table import rows
+
+    if folder.expired:
+        print(
+            f"fedcore: {folder.path}: {folder.expired} files of its private journal expired; deleted", file=sys.stderr
+        )
+    plan, masks = read_plan(folder.path), secure.lines(folder.ledger.entries)
+    said = {} if plan is None else {"privacy": lines(plan, rows(folder.metrics.entries), folder.ledger.entries)}
+    return said | ({"secure": masks} if masks else {})
 
 
 def _kept(output: Path) -> str:

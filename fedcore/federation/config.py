@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from fedcore.federation.config_attack import Attack
+from fedcore.federation.config_privacy import Privacy
+from fedcore.federation.config_secure import Secure, given, switched
 from fedcore.federation.config_server import Server, ServerOptimizer
 from fedcore.federation.section import Name, PositiveFloat, PositiveInt, Section
 from fedcore.federation.server_optimizer import ServerOptimizer as Optimizer
@@ -189,8 +191,8 @@ class Aggregation(Section):
         description='pre-aggregations in order, as in [{ rule = "norm_clipping", max_norm = 1.0 }]',
     )
     space: Literal["delta", "parameters"] = Field(default="delta", description="where distances and means are taken")
-    weights: Literal["counts", "equal"] = Field(
-        default="counts", description="weigh clients by their examples, or alike"
+    weights: Literal["counts", "equal"] | None = Field(
+        default=None, description='weigh clients by their examples, "counts", or alike; "equal" with [privacy]'
     )
     center: Literal["reference", "moved_on"] = Field(
         default="reference",
@@ -216,6 +218,9 @@ class Arm(Section):
     attack: Attack | None = Field(
         default=None, description='poison some clients, as in { kind = "sign_flip", clients = 2 }'
     )
+    secure: Annotated[Secure | Literal[False] | None, BeforeValidator(switched)] = Field(
+        default=None, description="overrides [secure]: true, false, or a table"
+    )
 
 
 class Config(Section):
@@ -230,6 +235,12 @@ class Config(Section):
     message: Message = Message()
     aggregation: Aggregation = Aggregation()
     server: Server = Server()
+    privacy: Privacy | None = Field(
+        default=None, description="differential privacy, as in { epsilon = 8, delta = 1e-5 }"
+    )
+    secure: Annotated[Secure | None, BeforeValidator(given)] = Field(
+        default=None, description="masks for all arms: true, or a table such as { dropout = 0.1 }"
+    )
     arms: list[Arm] = Field(default_factory=lambda: [Arm(name="federated")], min_length=1)
 
     @model_validator(mode="after")
@@ -248,18 +259,36 @@ class Config(Section):
                 raise ValueError(f"arms: the name {reserved!r} is taken by a row of the table; choose another")
         if len(set(names)) < len(names):
             raise ValueError(f"arms: got {', '.join(names)}, expected a different name for each arm")
+        for name in (self.privacy.arms or ()) if self.privacy else ():
+            if name not in names:
+                raise ValueError(f"privacy.arms: got {name!r}, expected some of {', '.join(names)}")
         if self.run.adapter_from not in (None, *names):
             raise ValueError(f"run.adapter_from: got {self.run.adapter_from!r}, expected one of {', '.join(names)}")
         return self
 
+    def privacy_of(self, arm: Arm) -> Privacy | None:
+        """[privacy], where it holds for this arm."""
+        held = self.privacy is not None and (self.privacy.arms is None or arm.name in self.privacy.arms)
+        return self.privacy if held else None
+
+    @property
+    def private(self) -> bool:
+        """Whether all arms are, so that nothing shows what [privacy] hides."""
+        return all(self.privacy_of(arm) is not None for arm in self.arms)
+
+    def secure_of(self, arm: Arm) -> Secure | None:
+        """[secure] as this arm has it."""
+        return self.secure if arm.secure is None else arm.secure or None
+
     def aggregation_of(self, arm: Arm) -> Aggregation:
         """[aggregation] as this arm has it. A rule or method of its own has nothing of its settings.
 
-        Nor has a method its space and center, which are for rules.
+        Nor has a method its space and center, which are for rules. In a private run clients weigh the same.
         """
         changes: dict[str, Any] = {"space": arm.space or self.aggregation.space}
+        changes["weights"] = self.aggregation.weights or ("counts" if self.privacy_of(arm) is None else "equal")
         if arm.method is not None:
-            changes = {"space": arm.space or "delta", "center": "reference"}
+            changes |= {"space": arm.space or "delta", "center": "reference"}
         if arm.rule is not None or arm.method is not None:
             changes |= {"rule": arm.rule or "mean", "method": arm.method}
             changes |= {"parameters": arm.parameters or {}, "before": arm.before or []}

@@ -20,14 +20,28 @@ from pydantic import ValidationError
 from fedcore.errors import ConfigError, MissingError, RuleError
 from fedcore.federation.config import BUILT_IN_TEXTS, Config
 from fedcore.federation.methods import method_faults
+from fedcore.federation.privacy_faults import privacy_faults
 from fedcore.federation.rule_names import make_chain
 from fedcore.federation.section import Section
+from fedcore.federation.secure_faults import secure_faults
 from fedcore.rules import Rule
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+#: the keys that name files, by table
+_PATHS = (
+    ("data", "source"),
+    ("server", "data"),
+    ("model", "source"),
+    ("run", "output"),
+    ("privacy", "budget"),
+    ("privacy", "sealing_key"),
+    ("secure", "policy"),
+)
 
 
 def load_config(path: str | Path) -> Config:
@@ -51,10 +65,10 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not TOML: {error}; correct that line") from None
-    for table, key in (("data", "source"), ("server", "data"), ("model", "source"), ("run", "output")):
+    for table, key in _PATHS:
         section = data.get(table)
         if isinstance(section, dict) and isinstance(value := section.get(key), str):
-            section[key] = _located(value, folder, always=key == "output")
+            section[key] = _located(value, folder, always=key in ("output", "budget", "sealing_key"))
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
@@ -86,8 +100,12 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
         if settings.method is not None:
             faults += [f"{name}: arms[{index}]: {fault}" for fault in method_faults(config, index)]
         else:
-            faults += [f"{name}: {fault}" for fault in _rule_faults(config, index, clients)]
+            secure = config.secure_of(arm)
+            rows = clients if secure is None else secure.groups
+            faults += [f"{name}: {fault}" for fault in _rule_faults(config, index, rows)]
         faults += [f"{name}: {fault}" for fault in _at_odds(config, index)]
+        faults += [f"{name}: {fault}" for fault in privacy_faults(config, index, clients)]
+        faults += [f"{name}: {fault}" for fault in secure_faults(config, index, clients)]
         if arm.attack and clients is not None and arm.attack.clients >= clients:
             faults.append(
                 f"{name}: arms[{index}].attack.clients: got {arm.attack.clients} of {clients} clients, expected at "

@@ -12,6 +12,7 @@ from fedcore.federation.config import Config
 from fedcore.federation.data import Client
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.learner import Learner
+from fedcore.federation.private_run import PrivateRun
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Federation:
     progress: Progress
     #: who trains on the server's own texts ([server] data), if there are any
     server: Client | None = None
+    #: what a run with [privacy] has beside
+    private: PrivateRun | None = None
 
     @property
     def total(self) -> int:

@@ -1,6 +1,7 @@
 """The run folder: where everything a run leaves has its place, created whole, opened again to resume.
 
 config.toml  run.json  ledger.jsonl  metrics.jsonl  updates/  arms/<name>/round-<n>.safetensors  arms/<name>/adapter/
+privacy.json  private/ (of a private run: its plan; what it does not publish, updates/ among it)
 arms/<name>/server-<n>.safetensors (of a server optimiser)  arms/<name>/side-<n>.safetensors, side/ (of a LoRA method)
 arms/<name>/fixed-<n>, start-<digest>-<n>, kept-<client>-<n>.safetensors (factors around a core, starts of clients that
 are not the global adapter, what stays with a client of what it trained)
@@ -21,6 +22,7 @@ from fedcore.errors import ConfigError, ExistsError, LayoutError, MissingError, 
 from fedcore.federation.config import Config
 from fedcore.federation.config_file import load_config, to_toml
 from fedcore.federation.journal import Journal, LineLog
+from fedcore.federation.private_journal import PrivateJournal
 from fedcore.federation.server_state import ServerState
 from fedcore.federation.start import Start
 from fedcore.updates import Update
@@ -34,27 +36,38 @@ class RunFolder:
         self.path = path
         self.ledger = LineLog(path / "ledger.jsonl")
         self.metrics = LineLog(path / "metrics.jsonl")
-        self.journal = Journal(path / "updates")
+        self.private = PrivateJournal(path)
+        self.journal = Journal((self.private.folder if self.private.folder.is_dir() else path) / "updates")
+        #: files of the private journal that were too old and are deleted
+        self.expired = 0
         self._lock: Any = None
 
     @classmethod
-    def create(cls, path: Path, config: Config, facts: dict[str, Any]) -> RunFolder:
-        """Make the folder with its configuration and facts, whole or not at all. Raises ExistsError, StorageError."""
+    def create(cls, path: Path, config: Config, facts: dict[str, Any], secret: bytes | None = None) -> RunFolder:
+        """Make the folder with its configuration and facts, whole or not at all. Raises ExistsError, StorageError.
+
+        secret: of a private run
+        """
         refuse_existing(path)
         with new_directory(path) as beside:
             (beside / "config.toml").write_text(to_toml(_portable(config)), encoding="utf-8")
             (beside / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            if secret is not None:
+                PrivateJournal.begin(beside, secret)
         folder = cls(path)
         folder._hold()
         return folder
 
     @classmethod
     def read(cls, path: Path) -> RunFolder:
-        """Open a run folder to look at it. Raises MissingError if it is none."""
+        """Open a run folder to look at it; what expired of a private journal is deleted. Raises MissingError."""
         for name in ("config.toml", "run.json"):
             if not (path / name).is_file():
                 raise MissingError(f"{path}: no {name} in it; give the folder of a run")
-        return cls(path)
+        folder = cls(path)
+        if folder.private.folder.is_dir():
+            folder._expire(load_config(path / "config.toml"))
+        return folder
 
     @classmethod
     def resumable(cls, path: Path) -> RunFolder:
@@ -164,9 +177,21 @@ class RunFolder:
         for folder in sorted(self.journal.folder.glob("*/round-*")):
             arm, number = folder.parent.name, int(folder.name.removeprefix("round-"))
             if self.ledger.find(arm=arm, round=number) is None:
-                pending.append(f"{len(self.journal.received(arm, number))} updates of {arm} round {number}")
+                # how many take part in a private run is private
+                count = "" if self.private.folder.is_dir() else f"{len(self.journal.received(arm, number))} "
+                pending.append(f"{count}updates of {arm} round {number}")
         done = f"{rounds} finished rounds" + (f" (last: {entry['arm']} round {entry['round']})" if entry else "")
         return " and ".join([done, *pending])
+
+    def _expire(self, config: Config) -> None:
+        """Delete what is too old of the private journal."""
+        assert config.privacy is not None, "the folder of a private run"
+        last = [self.ledger.find(arm=a.name, round=config.run.rounds) or self.stopped(a.name) for a in config.arms]
+        self.expired = self.private.expire(config.privacy.journal_days, finished=all(last))
+
+    def stopped(self, arm: str) -> dict[str, Any] | None:
+        """The ledger's entry of the round at which an arm stopped, where the next would have passed the budget."""
+        return next((entry for entry in self.ledger.entries if entry["arm"] == arm and "stopped" in entry), None)
 
     def _global(self, arm: str, number: int) -> Path:
         return self.path / "arms" / arm / f"round-{number:03d}.safetensors"

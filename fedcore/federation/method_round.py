@@ -21,10 +21,13 @@ from fedcore.updates import Cohort, Update
 def step_of(federation: Federation, arm: Arm, number: int) -> Method | None:
     """The method of round `number`, None for a rule.
 
-    Fed-SB's first round is an ordinary one, whose result estimates where training goes and fixes the factors.
+    Fed-SB's first round is an ordinary one, whose result estimates where training goes and fixes the factors. In a
+    private run it is like the others: that estimate would cost both factors' noise. So it is under masks, which hide
+    what the estimate is made of.
     """
     method = method_of(federation.config, arm)
-    return FlexLoRA() if isinstance(method, FedSB) and number == 1 else method
+    open_messages = federation.config.privacy_of(arm) is None and federation.config.secure_of(arm) is None
+    return FlexLoRA() if isinstance(method, FedSB) and number == 1 and open_messages else method
 
 
 def training_options(federation: Federation, arm: Arm, number: int, start: Start) -> dict[str, Any]:

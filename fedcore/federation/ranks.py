@@ -12,14 +12,19 @@ from fedcore.dtypes import name_of, round_from_float64
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.context import Federation
 from fedcore.federation.methods import method_of
+from fedcore.federation.private_start import private_start
 from fedcore.federation.start import Start
-from fedcore.lora import FRLoRA
+from fedcore.lora import FedSB, FRLoRA
 from fedcore.updates import Update
 
 
 def first_start(federation: Federation, arm: Arm) -> Start:
     """What an arm's first round starts from. FR-LoRA takes its factors out of the base weights (`FRLoRA.restart`)."""
     initial, method = federation.learner.initial(), method_of(federation.config, arm)
+    secure = federation.config.secure_of(arm) is not None
+    if federation.config.privacy_of(arm) is not None or (secure and isinstance(method, FedSB)):
+        assert method is not None, "the configuration is checked for a method"
+        return private_start(method, initial, federation.config.run.seed)
     if isinstance(method, FRLoRA):
         adapter, side = method.restart(initial, cast(dict[str, np.ndarray], federation.learner.weights()))
         return Start(adapter, side)

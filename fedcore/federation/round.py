@@ -19,7 +19,8 @@ from fedcore.federation.methods import method_of
 from fedcore.federation.norms import change_norms
 from fedcore.federation.ranks import cut_to_ranks
 from fedcore.federation.rule_names import make_chain
-from fedcore.federation.server_state import ServerState
+from fedcore.federation.secure_round import secure_step
+from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.start import Start
 from fedcore.rules import Rule
 from fedcore.updates import Cohort, Update
@@ -39,11 +40,14 @@ def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> St
     receipts = folder.journal.received(arm.name, number)
     resumed = resumed or bool(receipts)
     trusted = {SERVER: receipts.pop(SERVER)} if SERVER in receipts else {}
-    gather(federation, arm, number, start, receipts, clock)
-
     entry = folder.ledger.find(arm=arm.name, round=number)
+    secure = federation.config.secure_of(arm) is not None
+    if not secure:
+        gather(federation, arm, number, start, receipts, clock)
     if entry is None:
-        if method_of(federation.config, arm) is not None:
+        if secure:
+            following, entry = secure_step(federation, arm, number, start, clock)
+        elif method_of(federation.config, arm) is not None:
             following, entry = method_step(federation, arm, number, start, receipts, clock)
         else:
             following, entry = rule_step(federation, arm, number, start, receipts, trusted, clock)
@@ -59,6 +63,8 @@ def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> St
     down = sum(start.of(client.id).nbytes for client in federation.clients)
     if travelled := entry["report"].get("bytes"):
         up, down = (sum(client[way] for client in travelled.values()) for way in ("up", "down"))
+    if secure:
+        up, down = entry["secure"]["bytes_up"], down + entry["secure"]["bytes_down"]
     folder.metrics.append(
         {
             "arm": arm.name,
@@ -98,12 +104,7 @@ def rule_step(
     norms = change_norms(counted, start)
     with clock.phase("journal"):
         also: dict[str, Any] = {name: update.digest() for name, update in known.items()}
-        if state is not None:
-            also["optimizer"] = {
-                "rule": repr(federation.config.optimizer_of(arm)),
-                "aggregate": result.update.digest(),
-                "state": folder.save_state(arm.name, number, state),
-            }
+        also |= optimizer_facts(federation, arm, number, result.update, state)
         following, names = folder.save_start(arm.name, number, cut_to_ranks(federation, moved))
         also |= {"starts": starts} if (starts := names["starts"]) else {}
     entry = ledger_entry(federation, arm, number, receipts, broadcast, result, norms, following.adapter)
@@ -167,21 +168,6 @@ def combine(
         remedy = 'start a new run with aggregation.on_nonfinite = "exclude"'
         raise NonFiniteError(f"{error}; or {remedy}", error.row, error.column) from error
     return result, cohort
-
-
-def move(
-    federation: Federation, arm: Arm, number: int, broadcast: Update, aggregated: Update
-) -> tuple[Update, ServerState | None]:
-    """(the next global adapter, the server optimiser's state): the aggregate itself where there is no optimiser."""
-    optimizer, folder = federation.config.optimizer_of(arm), federation.folder
-    if optimizer is None:
-        return aggregated, None
-    state = optimizer.start(broadcast)
-    if number > 1:
-        entry = folder.ledger.find(arm=arm.name, round=number - 1)
-        assert entry is not None
-        state = folder.load_state(arm.name, number - 1, entry["optimizer"]["state"])
-    return optimizer.step(broadcast, aggregated, state)
 
 
 def ledger_entry(

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fedcore.clients.settings import Progress
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.config_file import check_clients
 from fedcore.federation.context import Clock, Federation
-from fedcore.federation.data import Texts, load_texts
+from fedcore.federation.data import Client, Texts, load_texts
 from fedcore.federation.folder import RunFolder, check_writable, refuse_existing, same_config
 from fedcore.federation.learner import Learner, QLoRALearner, text_digest
 from fedcore.federation.machine import machine, versions
 from fedcore.federation.messages import client_seed
+from fedcore.federation.methods import method_of
+from fedcore.federation.private_round import private_round
+from fedcore.federation.private_run import open_private
 from fedcore.federation.ranks import first_start, initial_of
 from fedcore.federation.round import run_round, scores
+from fedcore.federation.secure_sum import with_honest
 from fedcore.federation.start import Start
+from fedcore.lora import Method
+from fedcore.privacy.seal import KEY_BYTES, derived
 
 #: the rows of the table that are not arms
 BASE, LOCAL_ONLY = "base", "local-only"
@@ -34,7 +42,10 @@ def simulate(config: Config, output: Path, *, resume: bool = False, progress: Pr
     exists, and not `resume`, or cannot be made; MissingError, ConfigError or LayoutError if it cannot be resumed.
     """
     if resume:
-        same_config(RunFolder.resumable(output), config)
+        before = RunFolder.resumable(output)
+        same_config(before, config)
+        if before.expired:
+            progress("private journal", 1, 1, expired=before.expired)
     else:
         refuse_existing(output)
         check_writable(output)
@@ -52,11 +63,17 @@ def run_arms(
     config: Config, texts: Texts, learner: Learner, output: Path, *, resume: bool, progress: Progress = no_progress
 ) -> RunFolder:
     """`simulate` once the texts and the base are there."""
-    facts = run_facts(config, texts, learner)
-    with (RunFolder.resume if resume else RunFolder.create)(output, config, facts) as folder:
-        federation = Federation(config, texts.clients, learner, folder, progress, texts.server)
+    secret = None
+    if config.privacy is not None:
+        secret = RunFolder.resumable(output).private.secret if resume else os.urandom(KEY_BYTES)
+    facts = run_facts(config, texts, learner, secret if config.private else None)
+    with (
+        RunFolder.resume(output, config, facts) if resume else RunFolder.create(output, config, facts, secret)
+    ) as folder:
+        federation = with_privacy(Federation(config, texts.clients, learner, folder, progress, texts.server))
         evaluate_base(federation)
-        train_alone(federation)
+        if not config.private:
+            train_alone(federation)
         final = {arm.name: run_arm(federation, arm) for arm in config.arms}
         chosen = final[config.run.adapter_from or config.arms[0].name]
         folder.save_adapter(chosen.adapter)
@@ -72,36 +89,73 @@ def run_arm(federation: Federation, arm: Arm) -> Start:
         entry = folder.ledger.find(arm=arm.name, round=number)
         if entry is not None and folder.metrics.find(arm=arm.name, round=number):
             start = folder.load_start(arm.name, number, entry)
-        else:
+        elif federation.config.privacy_of(arm) is None:
             start = run_round(federation, arm, number, start)
+        else:
+            following = private_round(federation, arm, number, start)
+            if following is None:
+                federation.progress(arm.name, number - 1, federation.config.run.rounds, stopped="at its budget")
+                break
+            start = following
     folder.save_adapter(start.adapter, "arms", arm.name)
     if start.side is not None:
         folder.save_adapter(start.side, "arms", arm.name, "side")
     return start
 
 
-def run_facts(config: Config, texts: Texts, learner: Learner) -> dict[str, Any]:
-    """run.json: what a reader of the results has to know, and what a resumed run must find unchanged."""
+def with_privacy(federation: Federation) -> Federation:
+    """The federation with what [privacy] asks for: the plan of its noise, and the population's budget."""
+    config = federation.config
+    if config.privacy is None:
+        return federation
+
+    def arms() -> list[tuple[Method, Start]]:
+        return [(cast(Method, method_of(config, arm)), first_start(federation, arm)) for arm in held]
+
+    held = [arm for arm in config.arms if config.privacy_of(arm) is not None]
+    releases = config.run.rounds * len(held)
+    settings = config.privacy
+    masks = [secure for arm in held if (secure := config.secure_of(arm)) is not None]
+    if masks:
+        settings = with_honest(settings, masks, len(federation.clients))
+    private = open_private(
+        settings, federation.folder, len(federation.clients), releases, arms, len(masks) == len(held)
+    )
+    plan = private.plan
+    federation.progress("privacy", 1, 1, noise_multiplier=plan.charged, noise_over_clip=plan.noise_of_mean)
+    return replace(federation, private=private)
+
+
+def run_facts(config: Config, texts: Texts, learner: Learner, secret: bytes | None = None) -> dict[str, Any]:
+    """run.json: what a reader of the results has to know, and what a resumed run must find unchanged.
+
+    secret: of a private run, whose file has nothing by client and a keyed digest, with which nobody confirms a guess
+    """
+    digest = _texts_digest(texts)
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "base": learner.digest,
         "base_name": learner.base,
         "base_source": learner.source,
         "adapter": learner.initial().digest(),
-        "texts": text_digest(
-            [
-                *(t for client in texts.clients for t in client.texts),
-                *texts.held_out,
-                *texts.questions,
-                *(texts.server.texts if texts.server else ()),
-            ]
-        ),
-        "clients": [{"id": c.id, "examples": len(c.texts), "labels": c.labels} for c in texts.clients],
+        "texts": digest if secret is None else derived(secret, f"texts {digest}").hex(),
+        "population": len(texts.clients),
+        "clients": [] if secret else [_shown(client) for client in texts.clients],
         "held_out": len(texts.held_out),
         "questions": len(texts.questions),
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def _texts_digest(texts: Texts) -> str:
+    server = texts.server.texts if texts.server else ()
+    own = (text for client in texts.clients for text in client.texts)
+    return text_digest([*own, *texts.held_out, *texts.questions, *server])
+
+
+def _shown(client: Client) -> dict[str, Any]:
+    return {"id": client.id, "examples": len(client.texts), "labels": client.labels}
 
 
 def evaluate_base(federation: Federation) -> None:

@@ -16,6 +16,8 @@ from fedcore.ops.weighted_sum import checked_divisor, output_for
 
 #: sums and noise are below this in size
 MOST = 1 << 50
+#: columns whose noise is drawn at a time: it is used while it is in cache
+TILE = 1 << 20
 
 
 class ClippedSum(NamedTuple):
@@ -43,7 +45,8 @@ def clip_noise_accumulate(
               not models. Read twice, for norms and for the sum; nothing of their size is held.
     clip      the largest 2-norm of a row, from 2**-120 to 2**120
     grid      what one integer is worth, as in clip_round; None takes clip_grid(clip, d)
-    noise     (d,) int64 in steps of the grid, each from −2**50 to 2**50 − 1; None adds none
+    noise     (d,) int64 in steps of the grid, each from −2**50 to 2**50 − 1; or a function (start, count) that gives
+              those of columns start to start + count − 1, which is asked for stretches in order; None adds none
     divisor   one fp64 number, such as the fixed cohort of a mean; never a count that depends on the data
     out       (d,) array to write into, of any output dtype (then `out_dtype` is not used); must not overlap the rows
     out_dtype 'float32', 'float64', 'float16' or 'bfloat16'
@@ -60,7 +63,7 @@ def clip_noise_accumulate(
         raise RangeError(f"grid: the sum of {data.n} rows of {clip / step:g} steps exceeds 2**50; use a coarser grid")
     if divisor is not None:
         divisor = checked_divisor(divisor)
-    drawn = _checked_noise(noise, data)
+    drawn = noise if callable(noise) else _checked_noise(noise, data.d, data)
     name = choose(data, backend)
     dtype = name_of(getattr(out, "dtype", out_dtype))
     if dtype not in OUT_DTYPES:
@@ -68,31 +71,45 @@ def clip_noise_accumulate(
     result, target = output_for(data, out, dtype, as_tensor=name == "triton")
     squared, scales = row_scales(data, clip, step, backend, threads)
     work, count = implementation("clip_noise_accumulate", name), thread_count(threads)
+    suspect = outside = False
     if name == "triton":
-        suspect = False
+        if callable(drawn):
+            drawn = _checked_noise(drawn(0, data.d), data.d, data)
         for columns, tensors in tiles_of(data):
             part = None if drawn is None else _tensor(drawn)[columns]
             suspect |= work(tensors, scales, step, part, divisor, target[columns], count)
+    elif callable(drawn):
+        assert data.table is not None
+        for start in range(0, data.d, TILE):
+            size = min(TILE, data.d - start)
+            part = _checked_noise(drawn(start, size), size, data)
+            tile = data.table.slice(start, start + size)
+            if work(tile, scales, step, part, divisor, target[start : start + size], count):
+                suspect, outside = True, outside or _outside(part)
     else:
         held = drawn.numpy() if is_torch(drawn) else drawn
         suspect = work(data.table, scales, step, held, divisor, target, count)
     if suspect:
-        if drawn is not None and bool(((drawn < -MOST) | (drawn >= MOST)).any()):
+        if outside or (drawn is not None and not callable(drawn) and _outside(drawn)):
             raise RangeError("noise: it leaves the range from -2**50 to 2**50 - 1; use a coarser grid")
         raise RangeError(f"clip_noise_accumulate: a finite sum does not fit {dtype}; ask for a wider out_dtype")
     return ClippedSum(result, squared)
 
 
-def _checked_noise(noise: Any, data: Rows) -> Any:
-    """Noise as a contiguous (d,) int64 array, or a tensor on the rows' device. Raises by name."""
+def _outside(noise: Any) -> bool:
+    return bool(((noise < -MOST) | (noise >= MOST)).any())
+
+
+def _checked_noise(noise: Any, size: int, data: Rows) -> Any:
+    """Noise as a contiguous (size,) int64 array, or a tensor on the rows' device. Raises by name."""
     if noise is None:
         return None
     if not isinstance(noise, np.ndarray) and not is_torch(noise):
         raise DTypeError(f"noise: got {type(noise).__name__}, expected an int64 array or tensor")
     if str(noise.dtype).removeprefix("torch.") != "int64":
         raise DTypeError(f"noise: got {noise.dtype}, expected int64 steps of the grid")
-    if tuple(noise.shape) != (data.d,):
-        raise ShapeError(f"noise: got shape {tuple(noise.shape)}, expected ({data.d},), one integer for each column")
+    if tuple(noise.shape) != (size,):
+        raise ShapeError(f"noise: got shape {tuple(noise.shape)}, expected ({size},), one integer for each column")
     if data.on_gpu and (not is_torch(noise) or noise.device != data.device):
         raise ShapeError(f"noise: expected a tensor on {data.device} like the rows; move it there")
     if is_torch(noise):

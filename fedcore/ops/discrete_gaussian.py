@@ -30,7 +30,7 @@ def discrete_gaussian(
     """Samples of the discrete Gaussian, P(x) ∝ exp(−x² / 2σ²) on the integers: (size,) int64.
 
     size      samples, any number
-    sigma     from 0.5 to 1e6: an int, a Fraction, or a float, whose exact binary value counts
+    sigma     from 0.5 to 1e9: an int, a Fraction, or a float, whose exact binary value counts
     key       32 bytes (bytes, bytearray, memoryview or a uint8 array), for one σ and nothing else: samples of one key
               and number are the same on every backend, and those of another σ tell of them
     counter   number of the first sample: f(n, c)[i:] is f(n − i, c + i). counter + size may be 2⁶³ at most

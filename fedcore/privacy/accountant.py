@@ -26,12 +26,17 @@ INTERVAL = 1e-4
 
 @dataclass(frozen=True, order=True)
 class Charge:
-    """`rounds` releases with one noise multiplier and sampling rate, each of `dimension` noise samples."""
+    """`rounds` releases with one noise multiplier and sampling rate, each of `dimension` noise samples.
+
+    concentrated  what is known of the noise is ρ-zCDP alone, that of a Gaussian with this multiplier: sums of discrete
+                  Gaussians (`fedcore.privacy.discrete_sums`). Never sampled
+    """
 
     noise_multiplier: float
     sampling_rate: float = 1.0
     rounds: int = 1
     dimension: int = 0
+    concentrated: bool = False
 
     def __post_init__(self) -> None:
         z, q = self.noise_multiplier, self.sampling_rate
@@ -42,6 +47,10 @@ class Charge:
         for name, value, least in (("rounds", self.rounds, 1), ("dimension", self.dimension, 0)):
             if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
                 raise PrivacyError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+        if self.concentrated and q != 1:
+            raise PrivacyError(
+                f"sampling_rate: got {q:g} for noise that clients add, expected 1; who adds up messages sees who sent"
+            )
 
 
 def check_delta(delta: float, population: int | None = None) -> None:
@@ -90,23 +99,24 @@ def spent(charges: Iterable[Charge], delta: float, sampling: str, neighbours: st
     E (q X - a q Y - (a - 1)(1 - q))+ under N(0), X = exp(<u, x> - |u|²/2) and Y likewise of v: the price of a spread.
     It falls as <u, v> grows (Plackett's identity, the cross derivative is at most 0), so that v points against u; on
     that line the best events are half-lines, and longer u and v make each tell more. A wider `interval` is quicker and
-    gives a larger ε.
+    gives a larger ε. Where a charge is `concentrated`, all compose as ρ-zCDP, ρ = Σ rounds (s/z)²/2: none is sampled.
 
     The noise that is drawn is not the one that is analysed but within η = Σ rounds · dimension · 2^-BITS of it in total
     variation, so that (1 + e^ε) η is part of δ.
     """
     grouped: dict[tuple[float, float], int] = {}
-    samples = 0
+    samples, concentrated = 0, False
     for charge in charges:
         key = (charge.noise_multiplier, charge.sampling_rate)
         grouped[key] = grouped.get(key, 0) + charge.rounds
         samples += charge.rounds * charge.dimension
+        concentrated = concentrated or charge.concentrated
     if not grouped:
         return 0.0
     groups = tuple(sorted(grouped.items()))
     found, left = 0.0, delta
     for _ in range(30):  # the term is as a rule so small a part of δ that the second pass settles it
-        found = _epsilon(groups, left, sampling, neighbours, interval)
+        found = _epsilon(groups, left, sampling, neighbours, interval, concentrated)
         if not math.isfinite(found) or delta - discretisation_delta(found, samples) >= left:
             return found
         # a little more than the term asks for, so that the next ε still satisfies its own
@@ -126,10 +136,20 @@ def discretisation_delta(epsilon: float, samples: int, bits: int = BITS) -> floa
 
 @lru_cache(maxsize=512)
 def _epsilon(
-    groups: tuple[tuple[tuple[float, float], int], ...], delta: float, sampling: str, neighbours: str, interval: float
+    groups: tuple[tuple[tuple[float, float], int], ...],
+    delta: float,
+    sampling: str,
+    neighbours: str,
+    interval: float,
+    concentrated: bool = False,
 ) -> float:
-    """ε of ((z, q), rounds) groups, as `spent` says."""
+    """ε of ((z, q), rounds) groups, as `spent` says; all of them by ρ-zCDP where some are `concentrated`."""
     accounting = dp_accounting()
+    if concentrated:
+        change = 2.0 if neighbours == "replace_one" else 1.0
+        accountant = accounting.rdp.RdpAccountant()
+        accountant.compose(accounting.ZCDpEvent(sum(rounds * (change / z) ** 2 / 2 for (z, _), rounds in groups)))
+        return float(accountant.get_epsilon(delta))
     if all(q == 1 for (_, q), _ in groups):
         shift = 2.0 if neighbours == "replace_one" else 1.0
         sigma = 1 / math.sqrt(sum(rounds * (shift / z) ** 2 for (z, _), rounds in groups))

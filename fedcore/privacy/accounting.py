@@ -7,9 +7,9 @@ that picks or knows the clients, and a dropout is no sampling.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from fedcore.errors import PrivacyError
+from fedcore.errors import PrivacyBudgetError, PrivacyError
 from fedcore.privacy.accountant import INTERVAL, Charge, check_delta, check_relation, dp_accounting, spent
 
 #: how far below the wanted ε, relative to it, the noise that is looked for may end
@@ -55,13 +55,23 @@ def noise_multiplier(
     neighbours: str = "add_remove",
     population: int | None = None,
     dimension: int = 0,
+    before: Sequence[Charge] = (),
+    concentrated: bool = False,
 ) -> float:
     """The least noise multiplier whose ε at δ is at most `epsilon`, and at least 0.9999 of it.
 
-    The other parameters and errors are those of `epsilon`; PrivacyError also where no noise reaches it.
+    before        what was charged already, of which ε counts too: `Budget.charges`
+    concentrated  as of `Charge`
+
+    The other parameters and errors are those of `epsilon`; PrivacyError also where no noise reaches it, and
+    PrivacyBudgetError where `before` alone has spent it.
     """
     check_epsilon(epsilon)
-    _check(Charge(1.0, sampling_rate, rounds, dimension), delta, sampling, neighbours, population)
+    _check(Charge(1.0, sampling_rate, rounds, dimension, concentrated), delta, sampling, neighbours, population)
+    if (already := spent(before, delta, sampling, neighbours)) >= epsilon:
+        raise PrivacyBudgetError(
+            f"epsilon: {already:.4g} of {epsilon:g} is spent by {len(before)} earlier charges; nothing is left for this"
+        )
 
     # enough where sampling amplifies; Rényi accounting of few fixed-size rounds may need more than no sampling does
     shift = 2.0 if neighbours == "replace_one" else 1.0
@@ -71,8 +81,8 @@ def noise_multiplier(
 
         def excess(log_z: float, interval: float = interval) -> float:
             """ln(ε(z) / ε): falls through 0 at the answer."""
-            charge = Charge(math.exp(log_z), sampling_rate, rounds, dimension)
-            return math.log(max(spent([charge], delta, sampling, neighbours, interval), 1e-12) / epsilon)
+            charge = Charge(math.exp(log_z), sampling_rate, rounds, dimension, concentrated)
+            return math.log(max(spent([*before, charge], delta, sampling, neighbours, interval), 1e-12) / epsilon)
 
         found = _root(excess, log_z)
         if found is None:

@@ -27,6 +27,7 @@ class Noise:
     dimension         samples that were charged
     number            of the charge in its file
     epsilon           ε of the population so far, this charge included
+    sampling_rate     that was charged
     """
 
     key: bytes = field(repr=False)
@@ -35,6 +36,7 @@ class Noise:
     dimension: int
     number: int
     epsilon: float
+    sampling_rate: float = 1.0
 
 
 class Budget:
@@ -60,6 +62,7 @@ class Budget:
         neighbours: str = "add_remove",
         unit: str = "client",
         population: int | None = None,
+        concentrated: bool = False,
     ):
         """Open the budget of a population, or start it.
 
@@ -70,13 +73,14 @@ class Budget:
         sampling          how records come into a round, as in `fc.privacy.epsilon`
         unit              what one record is, in words: whom the guarantee is for
         population        records in all; δ must be less than 1 over it
+        concentrated      this run's releases are known by ρ-zCDP alone, as of `Charge`
 
         Raises PrivacyError naming the parameter, FormatError for a file that was tampered with or rolled back,
         StorageError.
         """
         check_epsilon(epsilon)
         check_delta(delta, population)
-        self._charge = Charge(float(noise_multiplier), float(sampling_rate), 1, dimension)
+        self._charge = Charge(float(noise_multiplier), float(sampling_rate), 1, dimension, concentrated)
         check_relation(sampling, neighbours, [self._charge])
         self.epsilon, self.delta, self.sampling, self.neighbours = float(epsilon), float(delta), sampling, neighbours
         self.path = Path(path)
@@ -132,9 +136,10 @@ class Budget:
                     "noise_multiplier": self._charge.noise_multiplier.hex(),
                     "sampling_rate": self._charge.sampling_rate.hex(),
                     "dimension": self._charge.dimension,
+                    "concentrated": self._charge.concentrated,
                 }
             )
-            return Noise(key, inputs_digest, self._charge.noise_multiplier, self._charge.dimension, number, after)
+            return self._noise(key, inputs_digest, number, after)
 
     @property
     def spent(self) -> float:
@@ -182,7 +187,11 @@ class Budget:
                 "covers the mechanism too"
             )
         key = self._keys.read(number, record["inputs"], record["key"])
-        return Noise(key, record["inputs"], charge.noise_multiplier, charge.dimension, number, self._spent(charges))
+        return self._noise(key, record["inputs"], number, self._spent(charges))
+
+    def _noise(self, key: bytes, inputs: str, number: int, after: float) -> Noise:
+        charge = self._charge
+        return Noise(key, inputs, charge.noise_multiplier, charge.dimension, number, after, charge.sampling_rate)
 
     def _spent(self, charges: list[Charge]) -> float:
         return spent(charges, self.delta, self.sampling, self.neighbours)
@@ -202,4 +211,4 @@ class Budget:
 
 def _charge(record: dict[str, Any]) -> Charge:
     z, q = float.fromhex(record["noise_multiplier"]), float.fromhex(record["sampling_rate"])
-    return Charge(z, q, 1, record["dimension"])
+    return Charge(z, q, 1, record["dimension"], record.get("concentrated", False))

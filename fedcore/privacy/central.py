@@ -18,12 +18,10 @@ from fedcore.privacy.adaptive import AdaptiveClip
 from fedcore.privacy.budget import Noise
 from fedcore.privacy.noise import draw
 from fedcore.privacy.seal import derived
-from fedcore.privacy.statistic import error_of_delta
+from fedcore.privacy.statistic import both_and_b
+from fedcore.privacy.sums import noisy_mean
 from fedcore.privacy.terms import WHOLE, Terms
 from fedcore.updates import Update
-
-#: rows that are in memory at a time
-_GROUP = 8
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,14 @@ class Release:
     """What a round may publish, and what stays in a private journal.
 
     mean     the noisy mean: (d,) fp32 for vectors; for updates the reference moved by it, as the next Update
-    next     the Central of the next round: the same, or with the clips that adaptive clipping moved
+    next     the mechanism of the next round: the same, or with the clips that adaptive clipping moved
     public   for a public ledger: charge, ε so far, fixed denominator, noise multiplier, clip, noise of the mean
              (standard deviation a number), SHA-256 of the output, a commitment to the inputs salted by the noise key
     private  for the operator alone: clients, their norms, how many were clipped or not finite. No noise covers these
     """
 
     mean: Any
-    next: Central
+    next: Any
     public: dict[str, Any]
     private: dict[str, Any]
 
@@ -53,6 +51,7 @@ class Central:
     per_module        clip each module's part (dense tensors count as modules) to its own C_m, C/√M each at first
     adaptive          let the clips follow a quantile of the norms, at a share of the noise multiplier
     both_factors      with a method that sends A and B, clip them jointly; the public record shows what that costs
+    stream            of the noise, as in `ops.discrete_gaussian`: "aes256ctr" is faster where processors have it
 
     Order of a release: a term that is not finite counts as zero; clip, and round to a grid of at most 0.02 C/√d with
     the norm after rounding proven at most C (`ops.clip_round`); sum; add discrete Gaussian noise from the reserved key
@@ -66,6 +65,7 @@ class Central:
     per_module: bool = False
     adaptive: AdaptiveClip | None = None
     both_factors: bool = False
+    stream: str = "chacha20"
 
     def __post_init__(self) -> None:
         clips = self.clip.items() if isinstance(self.clip, Mapping) else [(WHOLE, self.clip)]
@@ -89,9 +89,10 @@ class Central:
         reference: Update | None = None,
         fixed: Update | None = None,
         number: int = 1,
+        label: str = "",
     ) -> str:
         """SHA-256 (hex) of what a release depends on, for `Budget.reserve`; the order of updates does not matter."""
-        return self._digest(self._terms(updates, method, reference, fixed, number))
+        return self._digest(self._terms(updates, method, reference, fixed, number), label)
 
     def dimension(
         self, like: Any, *, method: Method | None = None, fixed: Update | None = None, number: int = 1
@@ -109,6 +110,7 @@ class Central:
         reference: Update | None = None,
         fixed: Update | None = None,
         number: int = 1,
+        label: str = "",
         weights: Sequence[float] | Mapping[str, float] | None = None,
     ) -> Release:
         """Release one round.
@@ -118,6 +120,8 @@ class Central:
         noise      of `Budget.reserve(self.inputs_digest(updates, ...))`, with the same arguments
         method     the LoRA method, which says what travels in round `number`: that alone is read, clipped and released
         fixed      for fedsb, (B₀, A₀)
+        label      names the release among all of one budget, such as run, arm and round: two rounds of the same inputs
+                   with one noise would be equal, which tells that their inputs were
         weights    None, or equal ones
 
         What a method does after its mean (FedSVD's factorisation) and server optimisers come after this. A round with
@@ -126,14 +130,14 @@ class Central:
         """
         _check_equal(weights)
         terms = self._terms(updates, method, reference, fixed, number)
-        self._check_noise(noise, terms)
+        self._check_noise(noise, terms, label)
         clips = self._clips(terms.sizes)
         z = float(self.noise_multiplier)
         if self.adaptive is not None:
             z = self.adaptive.remaining(z, self.expected_clients, len(clips))
         deviation = z * math.sqrt(sum(clip**2 for clip in clips.values()))
-        sums, norms = _sums(terms, clips, deviation, noise)
-        mean = terms.released({part: (one / self.expected_clients).astype(np.float32) for part, one in sums.items()})
+        means, norms = self._means(terms, clips, deviation, noise)
+        mean = terms.released(means)
         within = {part: norms[part] <= clip**2 for part, clip in clips.items()}
         following = self if self.adaptive is None else self._moved(clips, within, noise)
         public = self._public(terms, clips, deviation / self.expected_clients, mean, noise)
@@ -146,10 +150,28 @@ class Central:
         }
         return Release(mean, following, public, private)
 
+    def _means(
+        self, terms: Terms, clips: Mapping[str, float], deviation: float, noise: Noise
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """(noisy mean, squared norms) of each clipped part."""
+        from fedcore.ops.clip_round import clip_grid
+
+        means, norms = {}, {}
+        for part, clip in clips.items():
+            segments = list(terms.sizes) if part == WHOLE else [part]
+            size = sum(terms.sizes[segment] for segment in segments)
+            grid = clip_grid(clip, size)
+
+            def drawn(start: int, count: int, part: str = part, steps: float = deviation / grid) -> np.ndarray:
+                return draw(count, steps, noise.key, f"sum {part}", start, self.stream)
+
+            means[part], norms[part] = noisy_mean(terms, segments, clip, grid, drawn, int(self.expected_clients))
+        return means, norms
+
     def _public(
         self, terms: Terms, clips: dict[str, float], deviation: float, mean: Any, noise: Noise
     ) -> dict[str, Any]:
-        output = mean.digest() if isinstance(mean, Update) else hashlib.sha256(mean.tobytes()).hexdigest()
+        output = mean.digest() if isinstance(mean, Update) else hashlib.sha256(mean).hexdigest()
         found = {
             "charge": noise.number,
             "epsilon": noise.epsilon,
@@ -161,11 +183,7 @@ class Central:
             "inputs": derived(noise.key, f"commitment to {noise.inputs_digest}").hex(),
         }
         if terms.statistic is not None and terms.statistic.factors == ("a", "b"):
-            reference = terms.statistic.reference
-            found["error_of_delta"] = {
-                "a and b": error_of_delta(reference, ("a", "b"), deviation),
-                "b": error_of_delta(reference, ("b",), deviation),
-            }
+            found["error_of_delta"] = both_and_b(terms.statistic.reference, deviation)
         return found
 
     def _terms(
@@ -177,10 +195,11 @@ class Central:
             raise PrivacyError("per_module: got flat vectors, which have no modules; give updates, or clip flat")
         return Terms.of_vectors(updates)
 
-    def _digest(self, terms: Terms) -> str:
+    def _digest(self, terms: Terms, label: str) -> str:
         clip = dict(self.clip) if isinstance(self.clip, Mapping) else self.clip
         adaptive = self.adaptive and astuple(self.adaptive)
-        return terms.digest([clip, self.noise_multiplier, int(self.expected_clients), self.per_module, adaptive])
+        settings = [clip, self.noise_multiplier, int(self.expected_clients), self.per_module, adaptive, label]
+        return terms.digest([*settings, self.stream])
 
     def _needed(self, sizes: Mapping[str, int]) -> int:
         """Noise samples of a release."""
@@ -199,8 +218,8 @@ class Central:
             raise PrivacyError(f"clip: module {name!r} {what}; give one for each of {', '.join(sizes)}")
         return {name: float(self.clip[name]) for name in sizes}
 
-    def _check_noise(self, noise: Noise, terms: Terms) -> None:
-        if not hmac.compare_digest(noise.inputs_digest, self._digest(terms)):
+    def _check_noise(self, noise: Noise, terms: Terms, label: str) -> None:
+        if not hmac.compare_digest(noise.inputs_digest, self._digest(terms, label)):
             raise PrivacyError(
                 "noise: was reserved for other inputs or settings, and one noise on two sums shows their difference; "
                 "reserve for inputs_digest of these, which is another charge"
@@ -221,34 +240,12 @@ class Central:
         """With the clips that noisy counts ask for. Counts are of 2b - 1, so that noise of 2σ_b is on whole numbers."""
         assert self.adaptive is not None
         deviation = 2 * self.adaptive.deviation(self.expected_clients)
-        drawn = draw(len(clips), deviation, noise.key, "counts")
+        drawn = draw(len(clips), deviation, noise.key, "counts", stream=self.stream)
         moved = {}
         for (part, clip), sample in zip(clips.items(), drawn.tolist(), strict=True):
             doubled = 2 * int(np.count_nonzero(within[part])) - len(within[part]) + sample
             moved[part] = self.adaptive.moved(clip, doubled, self.expected_clients)
         return replace(self, clip=moved if self.per_module else moved[WHOLE])
-
-
-def _sums(
-    terms: Terms, clips: Mapping[str, float], deviation: float, noise: Noise
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """(noisy sum, squared norms) of each clipped part: fp64, the sums exact multiples of a grid."""
-    from fedcore.ops.clip_noise_accumulate import clip_noise_accumulate
-    from fedcore.ops.clip_round import clip_grid
-
-    sums, norms = {}, {}
-    for part, clip in clips.items():
-        segments = list(terms.sizes) if part == WHOLE else [part]
-        size = sum(terms.sizes[segment] for segment in segments)
-        grid = clip_grid(clip, size)
-        total, squared = draw(size, deviation / grid, noise.key, f"sum {part}") * grid, [np.zeros(0)]
-        for start in range(0, len(terms.each), _GROUP):
-            rows = terms.rows(start, start + _GROUP, segments)
-            found = clip_noise_accumulate(rows, clip, grid, out_dtype="float64")
-            total += np.asarray(found.sum)  # multiples of a power of two below 2**52 of them: exact in any order
-            squared.append(found.squared_norms)
-        sums[part], norms[part] = total, np.concatenate(squared)
-    return sums, norms
 
 
 def _check_equal(weights: Sequence[float] | Mapping[str, float] | None) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from fedcore.lora import FedIT
 from fedcore.lora.method import Method
 
 
 def refusals(
-    *, rule: str = "mean", before: bool = False, method: Method | None = None, space: str = "parameters"
+    *,
+    rule: str = "mean",
+    before: bool = False,
+    method: Method | None = None,
+    space: str = "parameters",
+    both_factors: bool = False,
 ) -> list[str]:
     """Why noise on a release would not be private, one line each; none where it is.
 
-    rule    of [aggregation]
-    before  whether pre-aggregations come before it
-    method  a LoRA method, or None
-    space   what a rule runs on: "parameters" or "delta"
+    rule          of [aggregation]
+    before        whether pre-aggregations come before it
+    method        a LoRA method, or None
+    space         what a rule runs on: "parameters" or "delta"
+    both_factors  whether a joint clip of both factors was asked for, at the cost that their noises multiply
     """
     found = []
     if rule != "mean" or before:
@@ -27,9 +34,14 @@ def refusals(
             "privacy: space 'delta' clips B · A, and noise then goes on factors: (t B, A / t) keeps the product and "
             "moves the factors without bound; use a method that sends one factor: ffa_lora, fedsvd, rolora or fedsb"
         )
-    if method is not None and set(method.sends()) == {"a", "b"}:
+    if method is not None and set(method.sends()) == {"a", "b"} and not (both_factors and isinstance(method, FedIT)):
         found.append(
-            f"privacy: {method.traits.name} sends both factors, and their noises multiply in B · A; use ffa_lora, "
-            "fedsvd, rolora or fedsb, or ask for a joint clip of both"
+            f"{method.traits.name}: sends both factors, and their noises multiply in B · A; use ffa_lora, fedsvd, "
+            "rolora or fedsb, or ask for a joint clip of both with fedit"
+        )
+    if method is not None and method.traits.exact == "personal":
+        found.append(
+            f"{method.traits.name}: clients keep factors of their own, and no noise covers how well those do; use "
+            "ffa_lora, fedsvd, rolora or fedsb"
         )
     return found

@@ -19,8 +19,9 @@ import numpy as np
 
 from fedcore.dtypes import to_float64
 from fedcore.errors import PrivacyError, ShapeError
+from fedcore.privacy.accountant import Charge
 from fedcore.privacy.budget import Noise
-from fedcore.privacy.discrete_sums import distributed_epsilon
+from fedcore.privacy.discrete_sums import concentrated, distributed_epsilon
 from fedcore.privacy.seal import KEY_BYTES, derived
 
 #: the longest block of the rotation, and the chance of a wrap that the modulus is chosen for
@@ -165,6 +166,13 @@ class Distributed:
             neighbours=neighbours,
             population=population,
         )
+
+    def charge(self, neighbours: str = "add_remove") -> Charge:
+        """What one decoded sum costs, for a `Budget`: `epsilon` is what `spent` makes of such charges."""
+        honest, norm = int(self.fewest - self.corrupt), math.sqrt(self.bound)
+        change = 2.0 if neighbours == "replace_one" else 1.0
+        rho = concentrated(self.sigma, honest, change * norm, self.padded)
+        return Charge(change / math.sqrt(2 * rho), dimension=self.padded * honest, concentrated=True)
 
     def encode(self, update: Any, noise: Noise | bytes) -> np.ndarray:
         """A client's message: (D,) uint32 below the modulus, to be masked and added modulo `modulus`.

@@ -25,11 +25,12 @@ def steps(deviation: float) -> float:
     return math.sqrt(deviation**2 + SMOOTHING**2)
 
 
-def draw(size: int, deviation: float, key: bytes, part: str) -> np.ndarray:
+def draw(size: int, deviation: float, key: bytes, part: str, counter: int = 0, stream: str = "chacha20") -> np.ndarray:
     """(size,) int64 for N(0, deviation²) in grid steps: of one part of a release, from a key derived for it alone.
 
+    counter is the number of the first sample, stream that of `ops.discrete_gaussian`.
     Samples of one key at two deviations would tell of each other.
     """
     from fedcore.ops.discrete_gaussian import discrete_gaussian
 
-    return np.asarray(discrete_gaussian(size, steps(deviation), derived(key, f"noise of {part}")))
+    return np.asarray(discrete_gaussian(size, steps(deviation), derived(key, f"noise of {part}"), counter, stream))

@@ -183,6 +183,11 @@ def error_of_delta(reference: Update, factors: Sequence[str], deviation: float) 
     return float(np.sqrt(total))
 
 
+def both_and_b(reference: Update, deviation: float) -> dict[str, float]:
+    """What a joint clip of both factors costs: `error_of_delta` of both, and of B alone at the same noise."""
+    return {" and ".join(factors): error_of_delta(reference, factors, deviation) for factors in (("a", "b"), ("b",))}
+
+
 def _less(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """values - reference in fp32, from any dtype."""
     return np.asarray(values, np.float32) - np.asarray(reference, np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,11 +14,14 @@ import numpy as np
 
 from fedcore.errors import PrivacyError, ShapeError
 from fedcore.lora import Method
+from fedcore.ops.rows import thread_count
 from fedcore.privacy.statistic import Statistic, statistic_of
 from fedcore.updates import Update
 
 #: the name of the one segment of flat vectors, and of all segments where they are clipped together
 WHOLE = ""
+#: bytes that are hashed at a time
+_PIECE = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,9 @@ class Terms:
 
     def digest(self, settings: list[Any]) -> str:
         """SHA-256 (hex) of settings, context and the terms in any order."""
-        each = sorted(term.digest() if isinstance(term, Update) else _digest(term) for term in self.each)
-        text = json.dumps([settings, self.context, each], sort_keys=True, default=float)
-        return hashlib.sha256(f"fedcore release 1\n{text}".encode()).hexdigest()
+        each = _digests(self.each) if self.statistic is None else [term.digest() for term in self.each]
+        text = json.dumps([settings, self.context, sorted(each)], sort_keys=True, default=float)
+        return hashlib.sha256(f"fedcore release 2\n{text}".encode()).hexdigest()
 
     def _row(self, term: Any, segments: list[str]) -> Any:
         if self.statistic is None:
@@ -100,6 +104,17 @@ class Terms:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _digest(vector: Any) -> str:
-    array = np.ascontiguousarray(vector)
-    return hashlib.sha256(f"{array.dtype} {array.shape}\n".encode() + array.tobytes()).hexdigest()
+def _digests(vectors: list[Any]) -> list[str]:
+    """SHA-256 (hex) of each vector's dtype, shape and the SHA-256 of its pieces, which all cores take part in."""
+    arrays = [np.ascontiguousarray(vector) for vector in vectors]
+    pieces = [(row, start) for row, array in enumerate(arrays) for start in range(0, array.nbytes, _PIECE)]
+    found = [hashlib.sha256(f"{array.dtype} {array.shape}\n".encode()) for array in arrays]
+
+    def one(piece: tuple[int, int]) -> bytes:
+        row, start = piece
+        return hashlib.sha256(arrays[row].view(np.uint8).data[start : start + _PIECE]).digest()
+
+    with ThreadPoolExecutor(thread_count(None)) as pool:  # hashlib lets others run meanwhile
+        for (row, _), digest in zip(pieces, pool.map(one, pieces), strict=True):
+            found[row].update(digest)
+    return [digest.hexdigest() for digest in found]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.federation.folder import RunFolder
-from fedcore.report import plots
+from fedcore.federation.private_run import read_plan
+from fedcore.report import plots, privacy, secure
 from fedcore.report.table import as_html, rows
 from fedcore.updates.atomic import write_atomically
 
@@ -52,12 +53,15 @@ def page(folder: RunFolder) -> str:
     metrics, ledger, facts = folder.metrics.entries, folder.ledger.entries, folder.facts
     config = (folder.path / "config.toml").read_text()
     title = f"Federated run: {folder.path.resolve().name}"
+    plan, table = read_plan(folder.path), rows(metrics)
     sections = [
         f"<header><h1>{escape(title)}</h1>{_summary(metrics, ledger, facts)}</header>",
         _section(
             "Results",
-            f'<div class="scroll">{as_html(rows(metrics))}</div>' if metrics else "<p>No round has finished yet.</p>",
+            f'<div class="scroll">{as_html(table)}</div>' if metrics else "<p>No round has finished yet.</p>",
         ),
+        *([] if plan is None else [_section("Privacy", privacy.section(plan, table, ledger))]),
+        *([_section("Secure aggregation", said)] if (said := secure.section(ledger)) else []),
         *_plots(metrics, ledger, facts),
         _section("Ledger", _ledger(ledger)),
         _section("Configuration", f"<pre>{escape(config)}</pre>"),
@@ -76,8 +80,12 @@ def _summary(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]]
     """Two sentences: what ran, and how it came out."""
     counts = [client["examples"] for client in facts["clients"]]
     arms = plots.arm_names(metrics)
+    # what each client holds is private where [privacy] is
+    held = (
+        f"{len(counts)} clients with {min(counts)} to {max(counts)} texts" if counts else f"{population(facts)} clients"
+    )
     ran = (
-        f"{len(counts)} clients with {min(counts)} to {max(counts)} texts, {len(ledger)} rounds in {len(arms)} arms, "
+        f"{held}, {sum('output' in entry for entry in ledger)} rounds in {len(arms)} arms, "
         f"on the base {facts['base_name']} (SHA-256 {facts['base'][:12]}…). Begun {facts['started']}."
     )
     shown = {row.name: row for row in rows(metrics)} if metrics else {}
@@ -94,13 +102,14 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], 
         if any(line["accuracy"] is not None for line in metrics):
             pair += _figure(plots.curves(metrics, "accuracy", "Ranking accuracy", "fraction right"))
         sections.append(_section("Round by round", f'<div class="pair">{pair}</div>'))
-    if ledger:
+    if opened := [entry for entry in ledger if "coefficients" in entry]:
         said = "The share that each client counted for. A cross is a share of zero: the rule left that client out."
         change = "Distance of each client's parameters from the round's starting point. Hollow: left out by the rule."
         sections.append(
-            _section("Who counted", _figure(plots.coefficients(ledger), said) + _figure(plots.norms(ledger), change))
+            _section("Who counted", _figure(plots.coefficients(opened), said) + _figure(plots.norms(opened), change))
         )
-    sections.append(_section("Clients", _figure(plots.data_by_client(facts["clients"]))))
+    if facts["clients"]:
+        sections.append(_section("Clients", _figure(plots.data_by_client(facts["clients"]))))
     if plots.arm_names(metrics):
         note = (
             "Training is the sum over clients, one after the other. Aggregation includes decoding the received bytes."
@@ -109,6 +118,11 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], 
             _section("Time and traffic", _figure(plots.time_by_phase(metrics), note) + _figure(plots.traffic(metrics)))
         )
     return sections
+
+
+def population(facts: dict[str, Any]) -> int:
+    """How many clients a run has."""
+    return len(facts["clients"]) or facts["population"]
 
 
 def _section(heading: str, content: str) -> str:
@@ -126,9 +140,9 @@ def _figure(plot: plots.Plot, caption: str = "") -> str:
 def _ledger(ledger: Sequence[dict[str, Any]]) -> str:
     """One line a round, each with its whole entry behind a fold."""
     lines = []
-    for entry in ledger:
+    for entry in (entry for entry in ledger if "output" in entry):
         excluded, not_counted = (
-            escape(", ".join(f"{client}: {reason}" for client, reason in entry[key].items()) or "–")
+            escape(", ".join(f"{client}: {reason}" for client, reason in entry.get(key, {}).items()) or "–")
             for key in ("excluded", "not_counted")
         )
         parameters = ", ".join(f"{name} = {value}" for name, value in entry["parameters"].items())
@@ -140,7 +154,7 @@ def _ledger(ledger: Sequence[dict[str, Any]]) -> str:
             f'<td class="text">{escape(rule)}</td>'
             f'<td class="text">{excluded}</td><td class="text">{not_counted}</td>'
             f'<td class="text"><code>{escape(entry["output"][:16])}</code></td>'
-            f'<td class="text"><details><summary>inputs and coefficients</summary><pre>{whole}</pre></details></td>'
+            f'<td class="text"><details><summary>whole</summary><pre>{whole}</pre></details></td>'
             "</tr>"
         )
     head = '<th scope="col">arm</th><th scope="col">round</th>' + "".join(

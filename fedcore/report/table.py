@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from fedcore.report.collapse import collapsed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +25,8 @@ CAPTION = (
 class Row:
     """One line of the table.
 
-    loss in nats per token, None where it is not finite; accuracy of likelihood ranking; bytes, seconds of the whole run
+    loss in nats per token, None where it is not finite; accuracy of likelihood ranking; bytes, seconds of the whole
+    run; of a private run ε so far, and whether the arm is no better than the base (`collapsed`)
     """
 
     name: str
@@ -35,11 +38,14 @@ class Row:
     training: float
     aggregation: float
     evaluation: float
+    epsilon: float | None = None
+    collapsed: bool = False
 
 
 #: heading, field, how it is written
 _COLUMNS = (
     ("", "name", str),
+    ("ε", "epsilon", lambda value: "–" if value is None else f"{value:.3g}"),
     ("held-out loss", "loss", lambda value: "not finite" if value is None else f"{value:.3f}"),
     (
         "perplexity",
@@ -58,7 +64,15 @@ _COLUMNS = (
 def rows(metrics: Sequence[dict[str, Any]]) -> list[Row]:
     """The lines of metrics.jsonl as table rows, in the order in which the arms ran."""
     names = list(dict.fromkeys(line["arm"] for line in metrics))
-    return [_row(name, [line for line in metrics if line["arm"] == name]) for name in names]
+    found = [_row(name, [line for line in metrics if line["arm"] == name]) for name in names]
+    base = next((row.loss for row in found if row.name == "base"), None)
+    return [replace(row, collapsed=row.epsilon is not None and collapsed(base, row.loss)) for row in found]
+
+
+def columns(table: Sequence[Row]) -> list[tuple[str, str, Any]]:
+    """The columns that have something to show: ε where a row was noised."""
+    private = any(row.epsilon is not None for row in table)
+    return [column for column in _COLUMNS if private or column[1] != "epsilon"]
 
 
 def _row(name: str, lines: list[dict[str, Any]]) -> Row:
@@ -79,6 +93,7 @@ def _row(name: str, lines: list[dict[str, Any]]) -> Row:
         training=spent("training"),
         aggregation=spent("aggregation"),
         evaluation=spent("evaluation"),
+        epsilon=last[0].get("epsilon"),
     )
 
 
@@ -102,22 +117,22 @@ def as_rich(table: Sequence[Row], title: str) -> Table:
     # on a terminal of 80 columns the headings take two lines
     split = {"perplexity": "perplex-\nity", "training": "train-\ning", "aggregation": "aggre-\ngation"}
     split |= {"evaluation": "evalu-\nation", "held-out loss": "loss"}
-    for heading, field, _ in _COLUMNS:
+    for heading, field, _ in columns(table):
         short = split.get(heading, heading.replace(" ", "\n"))
         shown.add_column(
             short, justify="left" if field == "name" else "right", no_wrap=field != "name", overflow="fold"
         )
     for row in table:
-        shown.add_row(*(write(getattr(row, field)) for _, field, write in _COLUMNS))
+        shown.add_row(*(write(getattr(row, field)) for _, field, write in columns(table)))
     return shown
 
 
 def as_html(table: Sequence[Row]) -> str:
     """Rows for the page, with a caption and scoped headings."""
-    head = "".join(f'<th scope="col">{heading or "run"}</th>' for heading, _, _ in _COLUMNS)
+    head = "".join(f'<th scope="col">{heading or "run"}</th>' for heading, _, _ in columns(table))
     body = []
     for row in table:
-        cells = [html.escape(write(getattr(row, field))) for _, field, write in _COLUMNS]
+        cells = [html.escape(write(getattr(row, field))) for _, field, write in columns(table)]
         body.append(
             f'<tr><th scope="row">{cells[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in cells[1:]) + "</tr>"
         )

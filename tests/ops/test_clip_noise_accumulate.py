@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from fractions import Fraction
 
@@ -119,6 +120,25 @@ def test_the_callers_modes_change_nothing(compiled):
         torch.set_flush_denormal(False)
     assert expected.view(np.uint32).any()
     assert same_bits(got, expected)
+
+
+def test_noise_that_is_drawn_as_it_is_needed(compiled, monkeypatch):
+    """A function of first column and count: the same bits, asked for each column once and in order."""
+    rows, noise, asked = make_rows(3, 1000, "float32"), noise_of(1000), []
+
+    def drawn(start, count):
+        asked.append((start, count))
+        return noise[start : start + count]
+
+    monkeypatch.setattr(importlib.import_module("fedcore.ops.clip_noise_accumulate"), "TILE", 300)
+    expected = fc.ops.clip_noise_accumulate(rows, 5.0, None, noise, 7.0, **compiled)
+    got = fc.ops.clip_noise_accumulate(rows, 5.0, None, drawn, 7.0, **compiled)
+    assert same_bits(got.sum, expected.sum)
+    assert asked == [(0, 300), (300, 300), (600, 300), (900, 100)]
+    with pytest.raises(ShapeError, match=r"noise: got shape \(5,\), expected \(300,\)"):
+        fc.ops.clip_noise_accumulate(rows, 5.0, None, lambda start, count: noise[:5], **compiled)
+    with pytest.raises(RangeError, match="noise: it leaves the range from"):
+        fc.ops.clip_noise_accumulate(rows, 5.0, None, lambda start, count: noise[:count] - (1 << 50) * (start == 600))
 
 
 def test_bad_arguments_are_named(compiled):

@@ -12,7 +12,8 @@ def clip_grid(clip, d):
     return 2.0 ** math.floor(math.log2(0.02 * clip / math.sqrt(max(d, 1))))
 
 
-def clip_noise_accumulate(rows, clip, grid, out_dtype="float32"):
+def clip_noise_accumulate(rows, clip, grid, noise=0, divisor=1, out_dtype="float32"):
+    noise = noise(0, len(rows[0])) if callable(noise) else noise
     total, norms = np.zeros(len(rows[0]), np.int64), []
     for row in rows:
         with np.errstate(all="ignore"):
@@ -26,4 +27,4 @@ def clip_noise_accumulate(rows, clip, grid, out_dtype="float32"):
             steps = np.trunc(values * scale * (1 - 1e-12) / grid).astype(np.int64)
         assert sum(q * q for q in steps.tolist()) <= (clip / grid) ** 2
         total += steps
-    return SimpleNamespace(sum=(total * grid).astype(out_dtype), squared_norms=np.array(norms))
+    return SimpleNamespace(sum=((total + noise) * grid / divisor).astype(out_dtype), squared_norms=np.array(norms))

@@ -12,7 +12,7 @@ from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.roster_file import RosterFile
 from fedcore.privacy.secagg.server import SecureSum, Server
 from fedcore.privacy.secagg.simulate import Simulation, simulate
-from fedcore.privacy.secagg.vector import Parts, Quantizer
+from fedcore.privacy.secagg.vector import Parts, Quantizer, checked
 
 __all__ = [
     "STAGES",
@@ -30,6 +30,7 @@ __all__ = [
     "Server",
     "Simulation",
     "Void",
+    "checked",
     "digest_of",
     "leaks",
     "partition",

@@ -99,7 +99,12 @@ class Parameters:
 
     @classmethod
     def for_distributed(
-        cls, mechanism: Distributed, *, dropout: float | None = None, adversary: str = "semi_honest"
+        cls,
+        mechanism: Distributed,
+        *,
+        dropout: float | None = None,
+        adversary: str = "semi_honest",
+        stream: str = "chacha20",
     ) -> Parameters:
         """Parameters that carry the messages of a `fc.privacy.Distributed`, and see to its honest noise.
 
@@ -114,6 +119,7 @@ class Parameters:
             corrupt=mechanism.corrupt / n,
             dropout=1 - mechanism.fewest / n if dropout is None else dropout,
             adversary=adversary,
+            stream=stream,
         )
         honest = mechanism.fewest - mechanism.corrupt
         if adversary == "malicious" and found.min_honest < honest:

@@ -44,12 +44,15 @@ def simulate(
     parameters: Parameters | None = None,
     *,
     groups: int | None = None,
+    round: int = 0,
+    context: bytes = bytes(32),
 ) -> Simulation:
     """Run a secure sum of vectors in this process.
 
     vectors     of integers, or of `Quantizer.weighted`; of one length. A sequence has identifiers 0, 1, ...
     dropouts    stage -> identifiers of clients that send nothing from that stage on
     parameters  None: for a server that follows the protocol, the bound that the vectors have, and the dropouts given
+    round       its number; context: SHA-256 of the broadcast adapter and configuration. The session is drawn here
     groups      sums over so many random groups of nearly equal size, each a round of its own, as robust rules need
 
     Raises Void where too many drop out for a sum, PrivacyError for unknown identifiers and stages.
@@ -57,11 +60,11 @@ def simulate(
     given: dict[Id, Any] = dict(vectors) if isinstance(vectors, Mapping) else dict(enumerate(vectors))
     gone = _last_stages(dropouts or {}, given)
     if groups is None:
-        found, up, down = _one(given, gone, parameters)
+        found, up, down = _one(given, gone, parameters, round, context)
         return Simulation(found.sum, found.survivors, found.liars, up, down)
     seed = os.urandom(32)
     parts = partition(list(given), groups, seed)
-    ran = [_one({name: given[name] for name in part}, gone, parameters) for part in parts]
+    ran = [_one({name: given[name] for name in part}, gone, parameters, round, context) for part in parts]
     sums = [found for found, _, _ in ran]
     return Simulation(
         np.stack([found.sum for found in sums]),
@@ -95,12 +98,14 @@ def _chosen(given: Mapping[Id, Any], gone: Collection[Id]) -> Parameters:
     return Parameters.choose(n, length=len(values[0]), bound=bound, corrupt=0, dropout=most / n)
 
 
-def _one(given: Mapping[Id, Any], gone: Mapping[Id, int], parameters: Parameters | None) -> tuple[SecureSum, int, int]:
+def _one(
+    given: Mapping[Id, Any], gone: Mapping[Id, int], parameters: Parameters | None, round: int, context: bytes
+) -> tuple[SecureSum, int, int]:
     """One round: (what it gave, bytes up, bytes down)."""
     p = parameters or _chosen(given, given.keys() & gone.keys())
     keys = {name: Ed25519PrivateKey.generate() for name in given}
     roster = Roster({name: key.public_key().public_bytes_raw() for name, key in keys.items()})
-    about = (roster, os.urandom(16), 0, bytes(32))
+    about = (roster, os.urandom(16), round, context)
     clients = {name: Client(p, name, key, *about) for name, key in keys.items()}
     server, up, down = Server(p, *about), 0, 0
     messages: dict[Id, bytes] = dict.fromkeys(given, b"")

@@ -1,0 +1,117 @@
+"""The table of differential privacy in the configuration file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fedcore.federation.section import PositiveFloat, PositiveInt, Section
+
+
+class Adaptive(Section):
+    """privacy.adaptive: clips that follow a quantile of the clients' norms, at a share of the budget."""
+
+    quantile: float = Field(default=0.5, gt=0, lt=1, description="share of the norms that the clip is to be above")
+    learning_rate: PositiveFloat = Field(default=0.2, description="how fast the clip moves")
+    count_noise: PositiveFloat | None = Field(
+        default=None, description="noise on a count of clipped clients; expected clients / 20 if absent"
+    )
+
+
+class Privacy(Section):
+    """[privacy]: (ε, δ) for all rounds of its arms; fedcore picks the noise and stops before the budget is passed."""
+
+    epsilon: PositiveFloat = Field(description="the budget ε, of all rounds of its arms together")
+    delta: float = Field(gt=0, lt=1, description="the probability that the bound does not hold; below 1 / clients")
+    mode: Literal["central", "local", "distributed"] = Field(
+        default="central",
+        description="who adds noise: the server once, each client for itself, or each client its share of the sum's",
+    )
+    clip: PositiveFloat = Field(default=1.0, description="bound on the norm of what a client's change adds to the sum")
+    per_module: bool = Field(default=False, description="clip each module's part to clip / sqrt(modules)")
+    adaptive: Adaptive | None = Field(default=None, description="let the clip follow a quantile of the norms")
+    both_factors: bool = Field(
+        default=False, description="with method = 'fedit': clip A and B jointly, though their noises multiply in B · A"
+    )
+    sampling: Literal["none", "poisson", "fixed"] = Field(
+        default="none", description="who takes part in a round: all, each by its own coin, or a sample of one size"
+    )
+    clients_per_round: PositiveInt | None = Field(
+        default=None, description="with sampling: clients expected in a round, the denominator of the mean"
+    )
+    neighbours: Literal["add_remove", "replace_one"] | None = Field(
+        default=None, description="what is hidden; add_remove, or replace_one where sampling is fixed or mode local"
+    )
+    arms: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="the arms that are private; all if absent. Others are to compare with, and show what these hide",
+    )
+    unit: str = Field(default="client", min_length=1, description="what one record is, in words: whom ε is for")
+    fewest_clients: PositiveInt | None = Field(
+        default=None, description="mode distributed: fewer messages in a sum void the round; all clients if absent"
+    )
+    corrupt_clients: int = Field(
+        default=0, ge=0, description="mode distributed: clients in a sum that may leave their noise out"
+    )
+    budget: str | None = Field(
+        default=None, description="file of the population's budget, shared by its runs; the run's own if absent"
+    )
+    sealing_key: str | None = Field(
+        default=None,
+        description="file of 32 random bytes that seal noise keys, best kept elsewhere; made beside the budget if "
+        "absent",
+    )
+    journal_days: PositiveInt = Field(
+        default=30, description="days that messages, norms and other private facts of a run are kept"
+    )
+
+    @property
+    def relation(self) -> Literal["add_remove", "replace_one"]:
+        """The neighbour relation that holds."""
+        if self.neighbours is not None:
+            return self.neighbours
+        return "replace_one" if self.sampling == "fixed" or self.mode == "local" else "add_remove"
+
+    def expected_clients(self, clients: int) -> int:
+        """The fixed denominator of a mean, for so many clients in all."""
+        return self.clients_per_round or clients
+
+    @model_validator(mode="after")
+    def _fits(self) -> Privacy:
+        if self.sampling != "none" and self.clients_per_round is None:
+            raise ValueError(
+                f'clients_per_round: missing; sampling = "{self.sampling}" needs how many clients a round expects'
+            )
+        if self.sampling == "none" and self.clients_per_round is not None:
+            raise ValueError(
+                f'clients_per_round: got {self.clients_per_round} with sampling = "none", in which all clients take '
+                'part; set sampling = "poisson"'
+            )
+        if self.mode != "central":
+            self._central_alone()
+        elif self.fewest_clients is not None or self.corrupt_clients:
+            raise ValueError('fewest_clients, corrupt_clients: are of mode = "distributed"; leave them out')
+        if self.sampling == "fixed" and self.relation != "replace_one":
+            raise ValueError('neighbours: got "add_remove" with sampling = "fixed", expected "replace_one"')
+        if self.mode == "local" and self.relation != "replace_one":
+            raise ValueError(
+                'neighbours: got "add_remove" with mode = "local", expected "replace_one": who sends is seen to take '
+                "part, so only what it sends can be hidden"
+            )
+        return self
+
+    def _central_alone(self) -> None:
+        """Refuse what only a server that adds the noise itself can do."""
+        if self.sampling != "none":
+            raise ValueError(
+                f'sampling: got "{self.sampling}" with mode = "{self.mode}", expected "none": whoever receives the '
+                "messages sees who took part, so that a sample hides nobody"
+            )
+        if self.per_module or self.adaptive is not None:
+            raise ValueError(
+                f'per_module, adaptive: need the norms at the server, which mode = "{self.mode}" hides; clip flat'
+            )
+        if self.mode == "local" and (self.fewest_clients is not None or self.corrupt_clients):
+            raise ValueError('fewest_clients, corrupt_clients: are of mode = "distributed"; leave them out')

@@ -1,0 +1,79 @@
+"""Why an arm of a private run cannot run as the file says, one line each."""
+
+from __future__ import annotations
+
+from fedcore.errors import PrivacyError, RuleError
+from fedcore.federation.config import Config
+from fedcore.federation.methods import method_of
+from fedcore.privacy.accountant import check_delta
+from fedcore.privacy.combination import refusals
+
+
+def privacy_faults(config: Config, index: int, clients: int | None) -> list[str]:
+    """What [privacy] does not go together with in arm `index`; none without [privacy].
+
+    clients: how many there are; None where only the texts will tell.
+    """
+    arm = config.arms[index]
+    settings = config.privacy_of(arm)
+    if settings is None:
+        return []
+    aggregation = config.aggregation_of(arm)
+    try:
+        method = method_of(config, arm)
+    except RuleError:
+        return []  # said already
+    before = bool(aggregation.before)
+    found = refusals(
+        rule=aggregation.rule,
+        before=before,
+        method=method,
+        space=aggregation.space,
+        both_factors=settings.both_factors,
+    )
+    if method is None and not found:
+        found.append(
+            "aggregation.method: missing; a run trains LoRA adapters, and a clip must know which factor travels: set "
+            'method = "ffa_lora", "fedsvd", "rolora" or "fedsb"'
+        )
+    if aggregation.weights != "equal":
+        found.append(
+            f'aggregation.weights: got "{aggregation.weights}" with [privacy], expected "equal": with unequal ones a '
+            "client moves the mean by more than its clip; leave it out"
+        )
+    if config.model.pretrain is not None and config.model.pretrain.label is None:
+        found.append(
+            "model.pretrain.label: missing with [privacy]: without one the base is made of the clients' own texts, "
+            "which no noise covers; give the label of texts that are public"
+        )
+    if config.adapter.mixed:
+        found.append(
+            f"adapter.ranks: got {list(config.adapter.each_rank)} with [privacy], expected one rank: a sum has one "
+            "bound"
+        )
+    if arm.attack is not None:
+        found.append(
+            f"arms[{index}].attack: got one with [privacy]: attacks are crafted from the messages of a round's honest "
+            "clients, and who those are is private; leave one of the two out"
+        )
+    return found + ([] if clients is None else _client_faults(config, clients))
+
+
+def _client_faults(config: Config, clients: int) -> list[str]:
+    """What so many clients are too few for."""
+    settings, found = config.privacy, []
+    assert settings is not None
+    try:
+        check_delta(settings.delta, clients)
+    except PrivacyError as error:
+        found.append(f"privacy.{error}")
+    for name, value in (("clients_per_round", settings.clients_per_round), ("fewest_clients", settings.fewest_clients)):
+        if value is not None and value > clients:
+            found.append(f"privacy.{name}: got {value} of {clients} clients, expected at most that")
+    fewest = settings.fewest_clients or clients
+    if settings.corrupt_clients >= fewest:
+        found.append(
+            f"privacy.corrupt_clients: got {settings.corrupt_clients} of at least {fewest} clients in a sum, expected "
+            "fewer: only honest clients' noise counts"
+        )
+    return found

@@ -1,0 +1,71 @@
+"""What a private run keeps for its operator alone, for some days: private/ in the run folder.
+
+private/secret (32 bytes: who is sampled, and what commits to the texts)  private/updates/ (messages)
+private/rounds/<arm>-<n>.json (who took part, digests, norms, seconds)  private/budget* (charges, sealed noise keys)
+
+Messages, norms and the rest expire `journal_days` after they were written, whether or not the run went on; the secret,
+which tells who took part, once the run is finished. Charges and sealed keys stay: they are what was spent.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from fedcore.errors import FormatError, MissingError
+from fedcore.updates.atomic import sync, write_atomically
+
+FOLDER = "private"
+_DAY = 86400.0
+_SECRET_BYTES = 32
+
+
+class PrivateJournal:
+    """The private part of one run folder."""
+
+    def __init__(self, run: Path):
+        self.folder = run / FOLDER
+
+    @staticmethod
+    def begin(run: Path, secret: bytes) -> None:
+        """Make the private part inside a new run folder, for its owner alone."""
+        folder = run / FOLDER
+        folder.mkdir(mode=0o700)
+        (folder / "secret").touch(mode=0o600)
+        (folder / "secret").write_bytes(secret)
+
+    @property
+    def secret(self) -> bytes:
+        """32 bytes. Raises MissingError where it expired, FormatError where it is damaged."""
+        path = self.folder / "secret"
+        if not path.is_file():
+            raise MissingError(f"{path}: expired, with the private journal of a finished run; start a new run")
+        if len(found := path.read_bytes()) != _SECRET_BYTES:
+            raise FormatError(f"{path}: got {len(found)} bytes, expected {_SECRET_BYTES}; restore it from a copy")
+        return found
+
+    def keep(self, arm: str, number: int, facts: dict[str, Any]) -> None:
+        """Write what round `number` of an arm must not publish. Raises StorageError."""
+        write_atomically(self._round(arm, number), (json.dumps(facts, indent=1) + "\n").encode())
+
+    def kept(self, arm: str, number: int) -> dict[str, Any] | None:
+        """What `keep` wrote, None where it expired."""
+        path = self._round(arm, number)
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def expire(self, days: int, *, finished: bool, now: float | None = None) -> int:
+        """Delete what is older than `days`: how many files there were."""
+        limit = (time.time() if now is None else now) - days * _DAY
+        found = [p for part in ("rounds", "updates") for p in self.folder.glob(f"{part}/**/*") if p.is_file()]
+        found += [self.folder / "secret"] if finished and (self.folder / "secret").is_file() else []
+        old = [path for path in found if path.stat().st_mtime < limit]
+        for path in old:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in old}:
+            sync(folder)
+        return len(old)
+
+    def _round(self, arm: str, number: int) -> Path:
+        return self.folder / "rounds" / f"{arm}-{number:03d}.json"

@@ -1,0 +1,167 @@
+"""One round of a private run: what is released is noised, what is not covered by noise stays in the private journal."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fedcore.errors import PrivacyBudgetError, TrainingError
+from fedcore.federation.config import Arm
+from fedcore.federation.context import Clock, Federation
+from fedcore.federation.data import Client
+from fedcore.federation.journal import Receipt
+from fedcore.federation.messages import client_seed
+from fedcore.federation.method_round import training_options
+from fedcore.federation.methods import method_of
+from fedcore.federation.parcel import packed
+from fedcore.federation.private_modes import MODES, Released, Round
+from fedcore.federation.private_run import PrivateRun
+from fedcore.federation.round import scores
+from fedcore.federation.start import Start
+from fedcore.updates import Update
+
+#: so many clients that fail one after another, and none that does not, tell of the configuration
+_ALL = 3
+
+
+def private_round(federation: Federation, arm: Arm, number: int, start: Start) -> Start | None:
+    """Sample, train, journal, charge, release, enter in the ledger, evaluate: what the next round starts from.
+
+    None where the release would pass the budget: nothing is charged or released, and the arm ends here. What an
+    interrupted attempt finished is taken from the run folder; its inputs find the charge that they have.
+    """
+    folder, clock = federation.folder, Clock()
+    entry = folder.ledger.find(arm=arm.name, round=number)
+    if entry is None:
+        try:
+            following, entry = released(federation, arm, number, start, clock)
+        except PrivacyBudgetError as error:
+            folder.ledger.append({"arm": arm.name, "round": number, "stopped": str(error)})
+            return None
+        with clock.phase("journal"):
+            folder.ledger.append(entry)
+    elif "stopped" in entry:
+        return None
+    else:
+        following = folder.load_start(arm.name, number, entry)
+    with clock.phase("evaluation"):
+        metrics = federation.learner.evaluate(following.adapter)
+    epsilon, plan = entry["privacy"]["epsilon"], private_of(federation).plan
+    folder.metrics.append(
+        {
+            "arm": arm.name,
+            "round": number,
+            **scores(metrics),
+            "epsilon": epsilon,
+            # of the expected cohort: the actual one is private, and so is the time that it took
+            "bytes_up": entry.get("secure", {}).get("bytes_up", plan.expected_clients * entry["message_bytes"]),
+            "bytes_down": plan.expected_clients * entry["broadcast_bytes"]
+            + entry.get("secure", {}).get("bytes_down", 0),
+            "seconds": {"evaluation": clock.seconds["evaluation"]},
+        }
+    )
+    rounds = federation.config.run.rounds
+    federation.progress(arm.name, number, rounds, loss=metrics.loss, epsilon=epsilon)
+    return following
+
+
+def private_of(federation: Federation) -> PrivateRun:
+    """What makes the run private."""
+    assert federation.private is not None
+    return federation.private
+
+
+def released(federation: Federation, arm: Arm, number: int, start: Start, clock: Clock) -> tuple[Start, dict[str, Any]]:
+    """(the next start, the public ledger's entry) of a round that is not in the ledger yet."""
+    private, folder, settings = private_of(federation), federation.folder, federation.config.aggregation_of(arm)
+    method = method_of(federation.config, arm)
+    assert method is not None
+    mode = MODES[private.settings.mode](Round(federation, arm, number, start, method))
+    receipts = folder.journal.received(arm.name, number)
+    clients = private.sample(federation.clients, arm.name, number)
+    failed = gather(federation, mode, arm, number, start, clients, receipts, clock)
+    with clock.phase("aggregation"):
+        found: Released = mode.release(receipts)
+        following = Start(start.adapter, None, start.fixed)
+        if found.mean is not None:
+            # what a method does with its mean comes after the noise
+            reference = start.fixed or start.adapter
+            following = Start(method.aggregate([found.mean], [1.0], reference, number=number).update, None, start.fixed)
+    with clock.phase("journal"):
+        following, names = folder.save_start(arm.name, number, following)
+        folder.private.keep(
+            arm.name,
+            number,
+            {
+                # who took part, in the order of the norms
+                "messages": {client: receipt.sha256 for client, receipt in receipts.items()},
+                "failed": failed,
+                "seconds": clock.seconds,
+                "written": time.time(),
+                **found.private,
+            },
+        )
+    head = private.budget.head
+    return following, {
+        "arm": arm.name,
+        "round": number,
+        "base": federation.learner.digest,
+        "reference": start.adapter.digest(),
+        "rule": settings.method,
+        "parameters": settings.parameters,
+        "weights": "equal",
+        "message_bytes": mode.message_bytes,
+        "broadcast_bytes": packed(following.adapter, method.receives(number), start.fixed).nbytes,
+        "privacy": {**found.public, "head": {"number": head.number, "mac": head.mac}},
+        **({} if found.secure is None else {"secure": found.secure}),
+        **names,
+    }
+
+
+def gather(
+    federation: Federation,
+    mode: Any,
+    arm: Arm,
+    number: int,
+    start: Start,
+    clients: list[Client],
+    receipts: dict[str, Receipt],
+    clock: Clock,
+) -> list[str]:
+    """Have each client train whose message is not in `receipts` yet, and keep what it sends: who could not train.
+
+    A client whose training fails sends no change, so that the run does not show that it took part. Where it fails for
+    everybody, several clients in a row from the first on, the configuration is at fault, and that is raised.
+    """
+    config, failed = federation.config, []
+    options = training_options(federation, arm, number, start)
+    for client in clients:
+        if client.id in receipts:
+            continue
+        with clock.phase("training"):
+            seed, steps = client_seed(config, number, client.id), config.training.steps
+            try:
+                update = federation.learner.train(
+                    start.adapter, client, steps, seed, config.training.proximal_mu, **options
+                )
+            except TrainingError:
+                failed.append(client.id)
+                if len(failed) == min(_ALL, len(federation.clients)) and len(receipts) == len(failed) - 1:
+                    raise
+                update = unchanged(start.adapter, client)
+            message = mode.message(client, update)
+        with clock.phase("journal"):
+            receipts[client.id] = federation.folder.journal.receive(arm.name, number, client.id, message)
+    return failed
+
+
+def unchanged(adapter: Update, client: Client) -> Update:
+    """The adapter as if the client had trained and nothing had moved."""
+    return Update.from_tensors(
+        dict(adapter.tensors),
+        client_id=client.id,
+        num_examples=len(client.texts),
+        scaling=adapter.scaling,
+        base=adapter.base,
+        adapter_config=adapter.adapter_config,
+    )

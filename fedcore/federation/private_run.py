@@ -1,0 +1,156 @@
+"""What a run with [privacy] has beside the federation: its plan, the population's budget, its secret."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedcore.errors import FormatError, MissingError
+from fedcore.federation.config_privacy import Privacy
+from fedcore.federation.folder import RunFolder
+from fedcore.federation.privacy_plan import Plan, make_plan
+from fedcore.federation.sampling import sampled
+from fedcore.federation.start import Start
+from fedcore.lora import Method
+from fedcore.privacy import Budget
+from fedcore.privacy.chain import Head
+from fedcore.privacy.seal import KEY_BYTES, derived
+from fedcore.updates.atomic import refused, sync, write_atomically
+
+One = TypeVar("One")
+#: the public plan in a run folder
+PLAN = "privacy.json"
+
+
+@dataclass(frozen=True)
+class PrivateRun:
+    """One run over a population.
+
+    settings  [privacy]
+    plan      the noise that was picked when the run began
+    budget    of the population
+    secret    32 bytes of this run, from which coins and commitments are derived
+    """
+
+    settings: Privacy
+    plan: Plan
+    budget: Budget
+    secret: bytes
+
+    def key(self, purpose: str, arm: str, number: int, client: str = "") -> bytes:
+        """32 secret bytes for one purpose in one round."""
+        return derived(self.secret, json.dumps([purpose, arm, number, client]))
+
+    def label(self, arm: str, number: int) -> str:
+        """Names a release among all of a population: no other run has this secret."""
+        return json.dumps([derived(self.secret, "name of the run").hex(), arm, number])
+
+    def sample(self, clients: Sequence[One], arm: str, number: int) -> list[One]:
+        """The clients of one round."""
+        key = self.key("sample", arm, number)
+        return sampled(clients, self.settings.sampling, self.plan.expected_clients, key)
+
+
+def open_private(
+    settings: Privacy,
+    folder: RunFolder,
+    population: int,
+    releases: int,
+    arms: Callable[[], Sequence[tuple[Method, Start]]],
+    masked: bool = False,
+) -> PrivateRun:
+    """Open a private run, or begin it: the plan is made once, and an interrupted run goes on with it.
+
+    arms: the method and the start of each arm, asked for where there is no plan yet. masked: messages
+    are, in all arms. Raises PrivacyError,
+    FormatError for a budget that was tampered with or rolled back, MissingError without its sealing key.
+    """
+    if not (folder.path / PLAN).exists():
+        before = _budget(settings, folder, population, None).charges
+        made = make_plan(settings, population, releases, arms(), before, masked)
+        write_atomically(folder.path / PLAN, (json.dumps(made.as_json(), indent=1) + "\n").encode())
+    plan = read_plan(folder.path)
+    assert plan is not None
+    budget = _budget(settings, folder, population, plan)
+    for entry in folder.ledger.entries:
+        # what a reader of the public ledger can tell, so that file and head put back together show
+        if "head" in entry.get("privacy", {}):
+            budget.require(Head(**entry["privacy"]["head"]))
+    return PrivateRun(settings, plan, budget, folder.private.secret)
+
+
+def read_plan(run: Path) -> Plan | None:
+    """The plan of a run folder, None for a run without privacy."""
+    path = run / PLAN
+    if not path.is_file():
+        return None
+    try:
+        said = json.loads(path.read_text())
+        return Plan(**said | {"notes": tuple(said["notes"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise FormatError(f"{path}: not the plan of a private run ({error}); restore it from a copy") from None
+
+
+def destroy_keys(folder: RunFolder, settings: Privacy) -> int:
+    """Delete the noise keys of the population's charges so far, as after an audit: how many there were.
+
+    What was released stays charged, and can neither be repeated nor checked. Raises as `open_private` does.
+    """
+    plan = read_plan(folder.path)
+    return 0 if plan is None else _budget(settings, folder, plan.population, plan).destroy_keys()
+
+
+def _budget(settings: Privacy, folder: RunFolder, population: int, plan: Plan | None) -> Budget:
+    """The population's budget, to charge by the plan; without one only to look at."""
+    path = Path(settings.budget) if settings.budget else folder.private.folder / "budget"
+    sealing = Path(settings.sealing_key) if settings.sealing_key else path.with_name(path.name + ".sealing-key")
+    charge: dict[str, Any] = {"noise_multiplier": 1.0}
+    if plan is not None:
+        charge = {"noise_multiplier": plan.charged, "sampling_rate": plan.sampling_rate, "dimension": plan.samples}
+        charge |= {"concentrated": plan.mode == "distributed"}
+    return Budget(
+        path,
+        settings.epsilon,
+        settings.delta,
+        sealing_key=sealing_key(sealing, path),
+        sampling=settings.sampling,
+        neighbours=settings.relation,
+        unit=settings.unit,
+        population=population,
+        **charge,
+    )
+
+
+def sealing_key(path: Path, budget: Path) -> bytes:
+    """The key at `path`; a new one, made for its owner alone, where neither it nor the budget is there yet.
+
+    Raises MissingError where the budget has lost its key, FormatError for one of another length, StorageError.
+    """
+    if not path.exists():
+        if budget.exists():
+            raise MissingError(
+                f"{path}: the sealing key of {budget} is missing; put it back, or nothing can be charged"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # another run over this population may be as quick
+            with contextlib.suppress(FileExistsError), _new(path) as file:
+                file.write(os.urandom(KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            sync(path.parent)
+        except OSError as error:
+            raise refused(path, error) from error
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise FormatError(f"{path}: got {len(key)} bytes, expected a sealing key of {KEY_BYTES}; restore it")
+    return key
+
+
+def _new(path: Path) -> Any:
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))

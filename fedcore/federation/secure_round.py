@@ -1,0 +1,225 @@
+"""One round under secure aggregation: clients mask what they send, and the server learns sums alone.
+
+What a client masks is its change, the method's message less the one of a client that did not move, times its weight.
+No vector is written down unmasked, so an interrupted round begins again, under keys of its own; training is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedcore.engine import aggregate
+from fedcore.errors import NonFiniteError, TrainingError, Void
+from fedcore.federation.config import Arm, Config
+from fedcore.federation.context import Clock, Federation
+from fedcore.federation.data import Client
+from fedcore.federation.messages import client_seed
+from fedcore.federation.method_round import training_options
+from fedcore.federation.methods import method_of
+from fedcore.federation.parcel import kept
+from fedcore.federation.rule_names import make_chain
+from fedcore.federation.secure_sum import Sums, agreed, context_of, parameters_of, summed
+from fedcore.federation.server_move import move, optimizer_facts
+from fedcore.federation.start import Start
+from fedcore.lora import FedIT, Method
+from fedcore.privacy import secagg
+from fedcore.updates import Cohort, Update
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a message of the round consists of, and how far one lies from that of a client that did not move.
+
+    reference   what clients have a message made against
+    zero        the message of a client that did not move
+    """
+
+    method: Method
+    number: int
+    reference: Update
+    zero: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, method: Method, number: int, start: Start) -> Changes:
+        """Changes from a round's start."""
+        reference = start.fixed or start.adapter
+        return cls(method, number, reference, method.message(start.adapter, reference, number))
+
+    @property
+    def length(self) -> int:
+        """Numbers of a change."""
+        return sum(values.size for values in self.zero.values())
+
+    def flat(self, update: Update) -> np.ndarray:
+        """(length,) fp32: a client's change. Raises NonFiniteError naming the client and tensor."""
+        message = self.method.message(update, self.reference, self.number)
+        for name, values in message.items():
+            if not np.isfinite(values).all():
+                raise NonFiniteError(f"client {update.client_id!r}: {name} holds NaN or Inf, as would a sum with it")
+        return np.concatenate([(message[name] - self.zero[name]).ravel() for name in sorted(self.zero)])
+
+    def finish(self, mean: np.ndarray, side: Update | None) -> tuple[Update, Update | None]:
+        """(the next adapter, what lies beside it) from the mean of changes, (length,) fp64."""
+        found, at = {}, 0
+        for name in sorted(self.zero):
+            zero = self.zero[name]
+            found[name] = zero.astype(np.float64) + mean[at : at + zero.size].reshape(zero.shape)
+            at += zero.size
+        return self.method.finish(found, 1.0, self.reference, side=side, number=self.number)
+
+
+@dataclass
+class Gathered:
+    """The vectors that clients have summed, and what became of them on the way there."""
+
+    vectors: dict[str, Any]
+    failed: dict[str, str]
+    own: dict[str, Update]
+    clamped: int = 0
+
+
+def secure_step(
+    federation: Federation, arm: Arm, number: int, start: Start, clock: Clock
+) -> tuple[Start, dict[str, Any]]:
+    """Train, mask, add up, unmask, and go on from the sum: (the next start, the ledger's entry)."""
+    config, aggregation = federation.config, federation.config.aggregation_of(arm)
+    settings = config.secure_of(arm)
+    assert settings is not None
+    # a mean of parameters, also of groups before a rule, is FedIT's
+    changes = Changes.of(method_of(config, arm) or FedIT(), number, start)
+    name = aggregation.method or aggregation.rule
+    smallest = len(federation.clients) // (settings.groups or 1)
+    sums = [parameters_of(settings, smallest, changes.length + 1)]
+    agreed(settings, sums, math.inf, federation.learner.digest, name)
+    quantizer = secagg.Quantizer(settings.bound, settings.largest, largest_weight(federation, arm))
+    gathered = gather(federation, arm, start, changes, quantizer, clock)
+    with clock.phase("aggregation"):
+        try:
+            added_up = summed(settings, gathered.vectors, gathered.failed, number, context_of(config, start))
+            adapter, side, found = added(config, arm, changes, quantizer, added_up, start)
+        except Void as error:
+            # nothing was learned, so nothing moves
+            adapter, side, found = start.adapter, start.side, {"void": str(error), "bytes_up": 0, "bytes_down": 0}
+        moved, state = move(federation, arm, number, start.adapter, adapter)
+    with clock.phase("journal"):
+        also = optimizer_facts(federation, arm, number, adapter, state)
+        starts = start.starts if "void" in found else keeping_own(changes, moved, gathered.own)
+        following, names = federation.folder.save_start(arm.name, number, Start(moved, side, start.fixed, starts))
+    return following, {
+        "arm": arm.name,
+        "round": number,
+        "base": federation.learner.digest,
+        "reference": start.adapter.digest(),
+        "rule": name,
+        "parameters": aggregation.parameters,
+        "weights": aggregation.weights,
+        "excluded": gathered.failed,
+        "not_counted": {},
+        "secure": found | {"clamped": gathered.clamped, "warnings": leaks(config, changes, found)},
+        "report": {},
+        **also,
+        **names,
+    }
+
+
+def gather(
+    federation: Federation, arm: Arm, start: Start, changes: Changes, quantizer: secagg.Quantizer, clock: Clock
+) -> Gathered:
+    """Have each client train and bring its change to integers. One that cannot has dropped out."""
+    found = Gathered({}, {}, {})
+    weigh = federation.config.aggregation_of(arm).weights == "counts"
+    before = (changes.number - 1) * len(federation.clients)
+    for done, client in enumerate(federation.clients):
+        federation.progress(arm.name, before + done, federation.total, round=changes.number)
+        with clock.phase("training"):
+            change = np.zeros(changes.length, np.float32)
+            try:
+                update = trained(federation, arm, start, client, changes.number)
+                change = changes.flat(update)
+            except (TrainingError, NonFiniteError) as error:
+                found.failed[client.id] = f"dropped out: {error}"
+            else:
+                found.own[client.id] = update
+            weight = float(min(len(client.texts), quantizer.largest_weight) if weigh else 1)
+            share = weight / quantizer.largest_weight
+            found.clamped += int(np.count_nonzero(share * np.abs(change) > quantizer.largest))
+            found.vectors[client.id] = quantizer.weighted(change, weight)
+    return found
+
+
+def trained(federation: Federation, arm: Arm, start: Start, client: Client, number: int) -> Update:
+    """The adapter that a client has after its local steps."""
+    config, options = federation.config, training_options(federation, arm, number, start)
+    seed, training = client_seed(config, number, client.id), config.training
+    own = start.of(client.id)
+    return federation.learner.train(own, client, training.steps, seed, training.proximal_mu, **options)
+
+
+def largest_weight(federation: Federation, arm: Arm) -> float:
+    """w_max, which all clients know."""
+    config = federation.config
+    settings = config.secure_of(arm)
+    assert settings is not None
+    if config.aggregation_of(arm).weights == "equal":
+        return 1.0
+    return float(settings.largest_weight or max(len(client.texts) for client in federation.clients))
+
+
+def leaks(config: Config, changes: Changes, facts: Mapping[str, Any]) -> list[str]:
+    """Why a sum shows what it should hide. Tokens are counted as trained on, repeated ones again."""
+    groups = facts.get("survivors", [])
+    each = config.training.steps * config.training.batch_size * config.training.sequence_length
+    width = min(pair.d_in for pair in changes.reference.modules.values())
+    found: list[str] = []
+    for group in groups:
+        tokens = each * len(group)
+        found += secagg.leaks(len(group), hidden_size=width, tokens=tokens, corrupt=int(facts["corrupt"] * len(group)))
+    return list(dict.fromkeys(found))
+
+
+def keeping_own(changes: Changes, adapter: Update, own: Mapping[str, Update]) -> dict[str, Update]:
+    """client -> the new adapter with the factors that stay with that client; none where all travel."""
+    method, number = changes.method, changes.number
+    staying = kept(method.trains(number), method.sends(number))
+    found = {}
+    for client, update in own.items() if staying else ():
+        pairs = adapter.modules.values()
+        mine = {name: update.tensors[name] for pair in pairs for name in (getattr(pair, f) for f in staying)}
+        found[client] = Update.from_tensors(
+            dict(adapter.tensors) | mine,
+            client_id=client,
+            num_examples=update.num_examples,
+            scaling=adapter.scaling,
+            base=adapter.base,
+            adapter_config=adapter.adapter_config,
+        )
+    return found
+
+
+def added(
+    config: Config, arm: Arm, changes: Changes, quantizer: secagg.Quantizer, sums: Sums, start: Start
+) -> tuple[Update, Update | None, dict[str, Any]]:
+    """What a sum makes of the start, or the rule of the sums over groups: (adapter, beside it, the ledger's facts)."""
+    settings, means, weights = config.aggregation_of(arm), [], {}
+    if len(sums.parts) == 1:
+        mean, weight = quantizer.mean(sums.parts[0].sum)
+        return *changes.finish(mean, start.side), sums.facts() | {"weight": weight}
+    for k, part in enumerate(sums.parts):
+        mean, weight = quantizer.mean(part.sum)
+        name = f"group-{k}"
+        adapter = changes.finish(mean, None)[0]
+        means.append(
+            Update.from_tensors(
+                dict(adapter.tensors), client_id=name, scaling=adapter.scaling, adapter_config=adapter.adapter_config
+            )
+        )
+        weights[name] = weight if settings.weights == "counts" else float(len(part.survivors))
+    rule = make_chain(settings.rule, settings.parameters, settings.before).for_round(changes.number)
+    result = aggregate(Cohort(means), rule, space=settings.space, reference=start.adapter, weights=weights)
+    facts = {"space": settings.space, "group_weights": weights, "group_coefficients": result.coefficients}
+    return result.update, None, sums.facts() | facts

@@ -1,0 +1,132 @@
+"""The secure sum of a round's vectors: the protocol with all its members in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import PrivacyError
+from fedcore.federation.config import Config
+from fedcore.federation.config_privacy import Privacy
+from fedcore.federation.config_secure import Secure
+from fedcore.federation.start import Start
+from fedcore.privacy import secagg
+
+
+@dataclass(frozen=True)
+class Sums:
+    """One sum, or one of each group, and the parameters that it was made with."""
+
+    parts: list[secagg.Simulation]
+    parameters: list[secagg.Parameters]
+
+    def facts(self) -> dict[str, Any]:
+        """What the ledger says: who is in a sum, what hides it, what travelled. `sums` are SHA-256 of int64 vectors."""
+        p = self.parameters[0]
+        return {
+            "adversary": p.adversary,
+            "corrupt": p.corrupt / p.clients,
+            "neighbours": [one.neighbours for one in self.parameters],
+            "threshold": [one.threshold for one in self.parameters],
+            "modulus_bits": p.modulus_bits,
+            "min_honest": min(one.min_honest for one in self.parameters),
+            "stream": p.stream,
+            "survivors": [part.survivors for part in self.parts],
+            "liars": {name: why for part in self.parts for name, why in part.liars.items()},
+            "sums": [hashlib.sha256(part.sum.tobytes()).hexdigest() for part in self.parts],
+            "bytes_up": sum(part.bytes_up for part in self.parts),
+            "bytes_down": sum(part.bytes_down for part in self.parts),
+        }
+
+
+def summed(settings: Secure, vectors: Mapping[str, Any], failed: Collection[str], number: int, context: bytes) -> Sums:
+    """Mask, add up and unmask the vectors of all clients but those that `failed`, which never come.
+
+    Every sum is compared with the plain sum of the same integers. Raises Void where too few clients are left.
+    """
+    ids = list(vectors)
+    groups = [ids]
+    if settings.groups is not None:
+        groups = [[str(name) for name in part] for part in secagg.partition(ids, settings.groups, os.urandom(32))]
+    length = len(vectors[ids[0]])
+    found = [
+        added_up(
+            parameters_of(settings, len(group), length),
+            {name: vectors[name] for name in group},
+            failed,
+            number,
+            context,
+        )
+        for group in groups
+    ]
+    return Sums([one.parts[0] for one in found], [one.parameters[0] for one in found])
+
+
+def added_up(
+    p: secagg.Parameters, vectors: Mapping[str, Any], failed: Collection[str], number: int, context: bytes
+) -> Sums:
+    """One secure sum, compared with the plain one. Raises Void."""
+    given: dict[str | int, Any] = dict(vectors.items())
+    gone = {"advertise": [name for name in given if name in failed]}
+    part = secagg.simulate(given, gone, p, round=number, context=context)
+    compare_with_plain(part, given, p)
+    return Sums([part], [p])
+
+
+def parameters_of(settings: Secure, clients: int, length: int) -> secagg.Parameters:
+    """The parameters of a sum. Raises PrivacyError where none keep what is asked for."""
+    return secagg.Parameters.choose(
+        clients,
+        length=length,
+        bound=settings.bound,
+        corrupt=settings.corrupt,
+        dropout=settings.dropout,
+        adversary=settings.adversary,
+        stream=settings.stream,
+    )
+
+
+def agreed(settings: Secure, sums: Sequence[secagg.Parameters], epsilon: float, model: str, method: str) -> None:
+    """Raise PrivacyError where the clients' policy refuses a round of these sums, before anybody trains for it."""
+    if settings.policy is None:
+        return
+    policy = secagg.Policy.load(settings.policy)
+    for p in sums:
+        policy.check(secagg.Offer(p, epsilon, model, method))
+
+
+def context_of(config: Config, start: Start) -> bytes:
+    """SHA-256 of what the server broadcast and of the configuration: masks cancel for one content alone."""
+    sent = [start.adapter, start.side, start.fixed, *(start.starts[name] for name in sorted(start.starts))]
+    digests = ["" if update is None else update.digest() for update in sent]
+    return hashlib.sha256("\n".join([*digests, config.model_dump_json()]).encode()).digest()
+
+
+def compare_with_plain(part: secagg.Simulation, vectors: Mapping[str | int, Any], p: secagg.Parameters) -> None:
+    """Raise PrivacyError unless a sum is that of its survivors' integers, bit for bit.
+
+    Only a simulation can: it has both sides.
+    """
+    none, signs = np.zeros((0, 32), np.uint8), np.zeros(0, np.int8)
+    total = np.zeros(p.length, np.uint64)
+    plain: Any = np.empty(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
+    for name in part.survivors:
+        vector = secagg.checked(vectors[name], p)
+        vector.masked(0, plain, none, signs, p)
+        total += plain
+    mask = np.uint64((1 << p.modulus_bits) - 1)
+    if not np.array_equal(total & mask, part.sum.astype(np.int64).view(np.uint64) & mask):
+        raise PrivacyError("secure sum: differs from the plain sum of the same integers; report this as a fault")
+
+
+def with_honest(privacy: Privacy, masks: Sequence[Secure], clients: int) -> Privacy:
+    """[privacy] for the fewest honest clients that a sum under masks has: their noise is all that counts."""
+    found = [parameters_of(secure, clients, 1) for secure in masks]
+    corrupt = max(privacy.corrupt_clients, *(p.corrupt for p in found))
+    fewest = privacy.fewest_clients or min(p.min_honest for p in found) + corrupt
+    return privacy.model_copy(update={"fewest_clients": fewest, "corrupt_clients": corrupt})

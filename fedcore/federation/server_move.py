@@ -1,0 +1,39 @@
+"""The server optimiser's step after an aggregation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedcore.federation.config import Arm
+from fedcore.federation.context import Federation
+from fedcore.federation.server_state import ServerState
+from fedcore.updates import Update
+
+
+def move(
+    federation: Federation, arm: Arm, number: int, broadcast: Update, aggregated: Update
+) -> tuple[Update, ServerState | None]:
+    """(the next global adapter, the server optimiser's state): the aggregate itself where there is no optimiser."""
+    optimizer, folder = federation.config.optimizer_of(arm), federation.folder
+    if optimizer is None:
+        return aggregated, None
+    state = optimizer.start(broadcast)
+    if number > 1:
+        entry = folder.ledger.find(arm=arm.name, round=number - 1)
+        assert entry is not None
+        state = folder.load_state(arm.name, number - 1, entry["optimizer"]["state"])
+    return optimizer.step(broadcast, aggregated, state)
+
+
+def optimizer_facts(
+    federation: Federation, arm: Arm, number: int, aggregated: Update, state: ServerState | None
+) -> dict[str, Any]:
+    """Keep the optimiser's state; what the ledger says of it."""
+    if state is None:
+        return {}
+    facts = {
+        "rule": repr(federation.config.optimizer_of(arm)),
+        "aggregate": aggregated.digest(),
+        "state": federation.folder.save_state(arm.name, number, state),
+    }
+    return {"optimizer": facts}

@@ -1,0 +1,262 @@
+"""Central privacy over many rounds at once: noise that later rounds partly take back, so that their sums have less."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import PrivacyError
+from fedcore.lora import Method
+from fedcore.privacy.budget import Noise
+from fedcore.privacy.central import Release
+from fedcore.privacy.factorization import UNIT, Factor, best_factor
+from fedcore.privacy.noise import draw
+from fedcore.privacy.participation import Rounds
+from fedcore.privacy.seal import derived
+from fedcore.privacy.sums import noisy_mean
+from fedcore.privacy.terms import Terms
+from fedcore.updates import Update
+
+#: columns of a noise row that are made at a time
+TILE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """Noisy means of T rounds, charged once: the banded matrix mechanism for their prefix sums, in whole numbers.
+
+    clip              bound C on a term's norm, in every round
+    noise_multiplier  z of the whole run, as one Gaussian mechanism: z · sensitivity · C is the noise's deviation
+    expected_clients  the fixed denominator
+    rounds            T, planned
+    separation        a client's rounds are at least so many apart: after round t it may be in t + separation
+    participations    rounds that a client is in at most; None takes what the separation allows, ⌈T / separation⌉
+    bands             of C, at most the separation; None takes the least error (`best_factor`). A round needs bands − 1
+                      rows of int64 in memory; after a restart they are drawn again from their counters
+    stream            of the noise, as in `ops.discrete_gaussian`: "aes256ctr" is faster where processors have it
+
+    What is released, and why it is private in floating point. Let q_t be round t's sum of clipped terms in whole
+    steps of a grid (`ops.clip_round`), c the whole coefficients (`fedcore.privacy.factorization`) and z_t rows of
+    discrete Gaussians, row t of numbers t · d to t · d + d − 1 of one key. The mechanism is
+
+        y_t = Σ_k c_k q_{t−k} + z_t,
+
+    whole numbers in which a client moves Σ ‖·‖² over all rounds by at most (C/grid)² · squared_sensitivity. Since
+    both parts are whole, y is a randomised rounding of the real sums with continuous Gaussian noise
+    (`fedcore.privacy.noise`), so one Gaussian mechanism accounts for all rounds, also where clients' terms depend on
+    earlier releases (Denisov et al. 2022, "Improved Differential Privacy for SGD via Optimal Private Linear Operators
+    on Adaptive Streams", NeurIPS, arXiv 2202.08312, Theorem 2.1). From y alone anybody can then estimate, in this
+    order of rounds,
+
+        x_t = ⌊(y_t − Σ_{k≥1} c_k x_{t−k}) / c_0 + ½⌋,
+
+    C⁻¹ y rounded to whole steps, which costs nothing more. ⌊q + ·⌋ = q + ⌊·⌋ for whole q, so this is x_t = q_t + e_t
+    with
+
+        e_t = ⌊(z_t − Σ_{k≥1} c_k e_{t−k}) / c_0 + ½⌋,
+
+    noise alone, in whole numbers: what is computed here, exactly, the same on every backend. No earlier sum is kept.
+    Noise C⁻¹ z in floating point, or z on a lattice that C q is not on, would not be a function of y: low bits would
+    tell of q.
+
+    No amplification: the schema alone is accounted, whoever sees who took part, so open the Budget with sampling_rate
+    1. The neighbour relation is the budget's: a client's terms there or not (in any rounds of the schema), or
+    replaced. Choquette-Choo et al. 2023, "(Amplified) Banded Matrix Factorization", NeurIPS, arXiv 2306.08153;
+    Kalinin and Lampert 2024, arXiv 2405.13763, for the coefficients. Raises PrivacyError naming the parameter.
+    """
+
+    clip: float
+    noise_multiplier: float
+    expected_clients: int
+    rounds: int
+    separation: int
+    participations: int | None = None
+    bands: int | None = None
+    stream: str = "chacha20"
+
+    def __post_init__(self) -> None:
+        for name, value in (("clip", self.clip), ("noise_multiplier", self.noise_multiplier)):
+            if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise PrivacyError(f"{name}: got {value!r}, expected a finite number above 0")
+        given = {"participations": self.participations, "bands": self.bands}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in ("expected_clients", "rounds", "separation", *given):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise PrivacyError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        if self.separation > self.rounds:
+            raise PrivacyError(
+                f"separation: got {self.separation} of {self.rounds} rounds, expected at most all, with which "
+                "every client is in one round"
+            )
+        if self.bands is not None and self.bands > self.separation:
+            raise PrivacyError(
+                f"bands: got {self.bands}, expected at most the separation {self.separation}, within which a "
+                "client's rounds share no row and the sensitivity is exact"
+            )
+
+    @cached_property
+    def factor(self) -> Factor:
+        """C, with its sensitivity and errors in clips at noise multiplier 1."""
+        most = -(-self.rounds // self.separation)
+        participations = min(most, self.participations or most)
+        if self.bands is None:
+            return best_factor(self.rounds, self.separation, participations)
+        return Factor(self.rounds, self.separation, participations, self.bands)
+
+    def size(self, like: Any, *, method: Method | None = None, fixed: Update | None = None) -> int:
+        """Numbers of a term like this vector or reference."""
+        updates, reference = ([], like) if isinstance(like, Update) else ([like], None)
+        return sum(_terms(updates, method, reference, fixed).sizes.values())
+
+    def dimension(self, size: int) -> int:
+        """Noise samples of the whole run for terms of so many numbers: what `Budget` charges as dimension."""
+        return int(self.rounds) * size
+
+    def inputs_digest(self, rounds: Rounds) -> str:
+        """SHA-256 (hex) of this run, for `Budget.reserve`: one charge for all its rounds."""
+        return rounds.inputs_digest(
+            ["correlated", self.clip, self.noise_multiplier, int(self.expected_clients), self.stream]
+        )
+
+    def release(
+        self,
+        updates: Iterable[Any],
+        noise: Noise,
+        rounds: Rounds,
+        number: int,
+        *,
+        clients: Sequence[str],
+        method: Method | None = None,
+        reference: Update | None = None,
+        fixed: Update | None = None,
+    ) -> Release:
+        """Release round `number`, from 1 to T, each in its turn; a round again, with the same inputs, gives the same.
+
+        updates    as in `Central.release`; with `method`, one that sends the same factors in every round
+        noise      of `Budget.reserve(self.inputs_digest(rounds))`
+        rounds     `Rounds(path, mechanism.factor, mechanism.size(like), sealing_key=...)`
+        clients    who sent which update, in order; nobody is in `rounds` sooner or more often than the schema says
+
+        A round that was entered and not published stays part of the noise that later rounds take back: release it again
+        with the same inputs. Sum the means to get the model; a mean alone is noisier than without correlation. Raises
+        PrivacyError where a release would not be private or noise and rounds are for something else, LayoutError or
+        ShapeError for updates that do not fit.
+        """
+        from fedcore.ops.clip_round import clip_grid
+
+        terms = _terms(updates, method, reference, fixed)
+        size = sum(terms.sizes.values())
+        self._check(noise, rounds, size)
+        if len(clients) != len(terms.each):
+            raise PrivacyError(f"clients: got {len(clients)} names of {len(terms.each)} updates, expected one for each")
+        inputs = terms.digest([self.clip, int(self.expected_clients), number])
+        rounds.enter(number, inputs, clients)
+        grid = clip_grid(float(self.clip), size)
+        deviation = self.noise_multiplier * self.clip / grid * math.sqrt(self.factor.squared_sensitivity)
+        drawn = _rows_of(rounds, noise.key, deviation, self.stream).row(number - 1)
+        mean, squared = noisy_mean(terms, list(terms.sizes), float(self.clip), grid, drawn, int(self.expected_clients))
+        released = terms.released({"": mean})
+        private = {
+            "clients": len(terms.each),
+            "inputs": inputs,
+            "norms": np.sqrt(squared).tolist(),
+            "clipped": int(np.count_nonzero((squared > self.clip**2) & np.isfinite(squared))),
+            "not_finite": int(np.count_nonzero(~np.isfinite(squared))),
+        }
+        return Release(released, self, self._public(number, released, inputs, noise), private)
+
+    def _check(self, noise: Noise, rounds: Rounds, size: int) -> None:
+        if rounds.factor != self.factor or rounds.size != size:
+            raise PrivacyError(
+                f"rounds: those at {rounds.path} are for terms of {rounds.size} numbers and {rounds.factor}, and this "
+                f"release has {size} and {self.factor}; open them for this mechanism"
+            )
+        if not hmac.compare_digest(noise.inputs_digest, self.inputs_digest(rounds)):
+            raise PrivacyError(
+                "noise: was reserved for another run or other settings; reserve for inputs_digest of these rounds, "
+                "which is another charge"
+            )
+        needed = self.dimension(size)
+        charged = (noise.noise_multiplier, noise.sampling_rate)
+        if charged != (self.noise_multiplier, 1) or noise.dimension < needed:
+            raise PrivacyError(
+                f"noise: charged for {noise.dimension} samples at noise multiplier {charged[0]:g} and sampling rate "
+                f"{charged[1]:g}, expected {needed}, {self.noise_multiplier:g} and 1; open the budget with these"
+            )
+
+    def _public(self, number: int, released: Any, inputs: str, noise: Noise) -> dict[str, Any]:
+        output = released.digest() if isinstance(released, Update) else hashlib.sha256(released).hexdigest()
+        scale = self.noise_multiplier * self.clip / self.expected_clients
+        return {
+            "charge": noise.number,
+            "epsilon": noise.epsilon,
+            "round": number,
+            "rounds": int(self.rounds),
+            "separation": self.factor.separation,
+            "participations": self.factor.participations,
+            "coefficients": [c / UNIT for c in self.factor.coefficients],
+            "expected_clients": int(self.expected_clients),
+            "noise_multiplier": float(self.noise_multiplier),
+            "clip": float(self.clip),
+            "noise_of_mean": scale * float(self.factor.noise_of_rounds[number - 1]),
+            "noise_of_sum_of_means": scale * float(self.factor.noise_of_prefixes[number - 1]),
+            "output": output,
+            "inputs": derived(noise.key, f"commitment to {inputs}").hex(),
+        }
+
+
+class NoiseRows:
+    """e_t of a run, (size,) int64 each, from one key: row after row, or from the start again where one was left out."""
+
+    def __init__(self, factor: Factor, size: int, deviation: float, key: bytes, stream: str):
+        self._factor, self._size, self.made_from = factor, size, (deviation, key, stream)
+        self._kept = np.zeros((factor.bands - 1, size), np.int64)  # row t at t modulo their number
+        self._next = 0
+
+    def row(self, t: int) -> np.ndarray:
+        """e_t. Columns do not depend on each other, so that rows before it take a tile of memory and no more."""
+        if t < self._next:
+            self._next = 0
+        found = np.empty(self._size, np.int64)
+        for start in range(0, self._size, TILE):
+            for u in range(self._next, t + 1):
+                part = found[start : start + TILE]
+                part[:] = self._part(u, start, len(part))
+                if len(self._kept):
+                    self._kept[u % len(self._kept), start : start + TILE] = part
+        self._next = t + 1
+        return found
+
+    def _part(self, t: int, start: int, count: int) -> np.ndarray:
+        deviation, key, stream = self.made_from
+        total = draw(count, deviation, key, "correlated rows", t * self._size + start, stream)
+        for k, c in enumerate(self._factor.coefficients[1 : t + 1], 1):
+            total -= c * self._kept[(t - k) % len(self._kept), start : start + count]
+        return (total + UNIT // 2) // UNIT
+
+
+def _rows_of(rounds: Rounds, key: bytes, deviation: float, stream: str) -> NoiseRows:
+    """The rows of a run, kept with its rounds so that each is drawn once."""
+    if rounds.noise_rows is None or rounds.noise_rows.made_from != (deviation, key, stream):
+        rounds.noise_rows = NoiseRows(rounds.factor, rounds.size, deviation, key, stream)
+    return rounds.noise_rows
+
+
+def _terms(updates: Iterable[Any], method: Method | None, reference: Update | None, fixed: Update | None) -> Terms:
+    if reference is None:
+        return Terms.of_vectors(updates)
+    if method is not None and method.sends(1) != method.sends(2):
+        raise PrivacyError(
+            f"{method.traits.name}: sends other factors from round to round, and noise on one takes back none on the "
+            "other; use a method that sends the same, such as ffa_lora"
+        )
+    return Terms.of_updates(updates, reference, method, 1, fixed, both_factors=False)

@@ -1,0 +1,286 @@
+"""Correlated noise: the sensitivity that is exact, releases that are a function of the mechanism's, the schema."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+import fedcore as fc
+from fedcore.errors import FormatError, PrivacyError
+from fedcore.ops.clip_round import clip_grid, clip_round
+from fedcore.privacy import Budget, Correlated, Noise, Rounds, correlated
+from fedcore.privacy.factorization import UNIT, Factor, best_factor
+from fedcore.privacy.noise import draw
+
+KEY = bytes(range(32))
+
+
+def matrix(factor: Factor) -> np.ndarray:
+    """UNIT · C, in full."""
+    padded = [*factor.coefficients, *[0] * factor.rounds]
+    rows = [[padded[t - i] if t >= i else 0 for i in range(factor.rounds)] for t in range(factor.rounds)]
+    return np.array(rows, np.int64)
+
+
+def run_of(mechanism: Correlated, folder, size: int, key: bytes = KEY) -> tuple[Rounds, Noise]:
+    rounds = Rounds(folder / "run", mechanism.factor, size, sealing_key=KEY)
+    needed = mechanism.dimension(size)
+    return rounds, Noise(key, mechanism.inputs_digest(rounds), mechanism.noise_multiplier, needed, 2, 1.5)
+
+
+def vectors(n: int, d: int, seed: int) -> list[np.ndarray]:
+    return [0.1 * row for row in np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)]
+
+
+# the factor
+
+
+@pytest.mark.parametrize(
+    ("rounds", "separation", "most", "bands"), [(7, 3, 3, 3), (8, 3, 2, 2), (6, 2, 1, 2), (5, 5, 1, 4)]
+)
+def test_the_sensitivity_is_the_most_over_all_schemas(rounds, separation, most, bands):
+    factor = Factor(rounds, separation, most, bands)
+    c, found, rng = matrix(factor), 0, np.random.default_rng(0)
+    for count in range(1, most + 1):
+        for chosen in itertools.combinations(range(rounds), count):
+            if all(b - a >= separation for a, b in itertools.pairwise(chosen)):
+                found = max(found, int((c[:, chosen].sum(1) ** 2).sum()))
+                for _ in range(3):  # terms in any directions move it by no more
+                    u = rng.normal(size=(count, 4))
+                    u /= np.linalg.norm(u, axis=1, keepdims=True)
+                    assert ((c[:, chosen] @ u) ** 2).sum() <= factor.squared_sensitivity * (1 + 1e-12)
+    assert found == factor.squared_sensitivity
+
+
+def test_errors_are_those_of_the_matrices():
+    factor = Factor(30, 10, 3, 7)
+    inverse = np.linalg.inv(matrix(factor) / UNIT)
+    prefix = np.tril(np.ones((30, 30)))
+    assert factor.noise_of_rounds == pytest.approx(factor.sensitivity * np.linalg.norm(inverse, axis=1))
+    assert factor.noise_of_prefixes == pytest.approx(factor.sensitivity * np.linalg.norm(prefix @ inverse, axis=1))
+    independent = Factor(30, 10, 3, 1)
+    assert independent.sensitivity == pytest.approx(math.sqrt(3))
+    assert independent.noise_of_prefixes == pytest.approx(np.sqrt(3 * np.arange(1, 31)))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "separation", "times"), [(100, 10, 2.3), (1000, 50, 4.7), (100, 100, 3.0), (9, 1, 1.0)]
+)
+def test_the_best_bands_beat_independent_noise(rounds, separation, times):
+    participations = -(-rounds // separation)
+    best = best_factor(rounds, separation, participations)
+    assert Factor(rounds, separation, participations, 1).error / best.error >= times
+    assert best.bands <= separation
+
+
+# releases
+
+
+def test_a_release_is_a_function_of_the_mechanism_with_noise_of_whole_numbers(tmp_path, monkeypatch):
+    """y_t = Σ c_k q_{t-k} + z_t, then what anybody can compute of it: to the bit what is released, in any tiles."""
+    monkeypatch.setattr(correlated, "TILE", 16)
+    d, mechanism = 37, Correlated(1.0, 0.7, 4, rounds=12, separation=5)
+    assert mechanism.factor.bands > 1
+    rounds, noise = run_of(mechanism, tmp_path, d)
+    grid, c = clip_grid(1.0, d), mechanism.factor.coefficients
+    deviation = 0.7 * math.sqrt(mechanism.factor.squared_sensitivity) / grid
+    sums, estimates = [], []
+    for t in range(12):
+        rows = vectors(3, d, seed=t)
+        sums.append(sum(clip_round(row, 1.0).integers.astype(object) for row in rows))
+        y = sum(c[k] * sums[t - k] for k in range(min(len(c), t + 1)))
+        y = y + draw(d, deviation, KEY, "correlated rows", t * d)
+        known = sum(c[k] * estimates[t - k] for k in range(1, min(len(c), t + 1)))
+        estimates.append(np.array([math.floor(x) for x in (2 * (y - known) + c[0]) // (2 * c[0])], object))
+        got = mechanism.release(rows, noise, rounds, t + 1, clients=[f"{t} {i}" for i in range(3)])
+        assert got.mean.dtype == np.float32
+        assert (got.mean == (estimates[t].astype(float) * grid / 4).astype(np.float32)).all()
+
+
+def test_one_client_moves_the_mechanism_by_at_most_the_sensitivity():
+    """Adversaries in every round that the schema allows: exact, in whole numbers, and nearly reached."""
+    d, factor = 200, Factor(12, 4, 3, 4)
+    c, most = matrix(factor).astype(object), 0
+    spike = np.zeros(d, np.float32)
+    spike[3] = 3e38
+    half = np.full(d, 0.5 * clip_grid(1.0, d), np.float32)
+    for row in (spike, half, np.full(d, 1e9, np.float32), vectors(1, d, 0)[0] * np.float32(1e6), np.full(d, np.nan)):
+        q = clip_round(row.astype(np.float32), 1.0).integers.astype(object)
+        change = np.zeros((12, d), object)
+        change[[0, 4, 8]] = q
+        most = max(most, int(((c @ change) ** 2).sum()))
+    bound = factor.squared_sensitivity / clip_grid(1.0, d) ** 2
+    assert 0.98 * bound < most <= bound
+
+
+def test_a_run_goes_on_after_a_restart_with_the_same_bits(tmp_path):
+    d, mechanism = 50, Correlated(1.0, 1.0, 3, rounds=8, separation=4)
+    rounds, noise = run_of(mechanism, tmp_path, d)
+
+    def release(rounds, t):
+        return mechanism.release(vectors(2, d, t), noise, rounds, t, clients=[f"{t}a", f"{t}b"])
+
+    through = [release(rounds, t) for t in range(1, 6)]
+    fresh = Rounds(tmp_path / "run", mechanism.factor, d, sealing_key=KEY)
+    assert fresh.entered == 5
+    for t in (5, 2):  # a round again, as after a crash between noise and publication
+        again = release(fresh, t)
+        assert (again.mean == through[t - 1].mean).all()
+        assert again.public == through[t - 1].public
+    assert (release(fresh, 6).mean == release(rounds, 6).mean).all()
+
+
+def test_sums_of_rounds_have_the_error_that_is_said_and_less_than_independent_noise(tmp_path):
+    d, errors = 1500, {}
+    for bands in (1, None):
+        mechanism = Correlated(1.0, 1.0, 1, rounds=24, separation=8, bands=bands)
+        (tmp_path / f"{bands}").mkdir()
+        rounds, noise = run_of(mechanism, tmp_path / f"{bands}", d)
+        total, rows = np.zeros(d), [np.zeros(d, np.float32)]
+        squares = []
+        for t in range(1, 25):
+            got = mechanism.release(rows, noise, rounds, t, clients=[f"{t}"])
+            total += got.mean
+            squares.append((total**2).mean())
+            assert squares[-1] == pytest.approx(got.public["noise_of_sum_of_means"] ** 2, rel=0.2)
+            assert (got.mean**2).mean() == pytest.approx(got.public["noise_of_mean"] ** 2, rel=0.2)
+        errors[bands] = math.sqrt(np.mean(squares))
+        assert errors[bands] == pytest.approx(mechanism.factor.error, rel=0.05)
+    assert errors[None] < 0.6 * errors[1]
+
+
+def test_one_charge_covers_the_run_and_two_runs_have_two(tmp_path):
+    pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
+    d, mechanism = 20, Correlated(1.0, 2.0, 1, rounds=6, separation=3)
+
+    def budget(**changed):
+        run = {"noise_multiplier": 2.0, "dimension": mechanism.dimension(d)} | changed
+        return Budget(tmp_path / "budget", 8.0, 1e-5, sealing_key=KEY, **run)
+
+    rounds = [Rounds(tmp_path / name, mechanism.factor, d, sealing_key=KEY) for name in "ab"]
+    first, again, second = (budget().reserve(mechanism.inputs_digest(rounds[i])) for i in (0, 0, 1))
+    assert first == again
+    assert first.key != second.key
+    assert [charge.rounds for charge in budget().charges] == [1, 1]
+    assert first.epsilon == pytest.approx(fc.privacy.epsilon(noise_multiplier=2.0, delta=1e-5))
+    mechanism.release(vectors(1, d, 0), first, rounds[0], 1, clients=["x"])
+    with pytest.raises(PrivacyError, match="noise: was reserved for another run or other settings"):
+        mechanism.release(vectors(1, d, 0), first, rounds[1], 1, clients=["x"])
+    for changed, words in (
+        ({"sampling_rate": 0.1}, "sampling rate 0.1"),
+        ({"noise_multiplier": 3.0}, "noise multiplier 3"),
+        ({"dimension": 119}, "charged for 119 samples"),
+    ):
+        other = Rounds(tmp_path / str(changed), mechanism.factor, d, sealing_key=KEY)
+        noise = budget(**changed).reserve(mechanism.inputs_digest(other))
+        with pytest.raises(PrivacyError, match=words):
+            mechanism.release(vectors(1, d, 0), noise, other, 1, clients=["x"])
+        assert other.entered == 0
+
+
+# the schema
+
+
+def test_a_client_that_takes_part_too_soon_or_too_often_is_refused_and_nothing_written(tmp_path):
+    factor = Factor(9, 3, 2, 3)
+    rounds = Rounds(tmp_path / "run", factor, 5, sealing_key=KEY)
+    rounds.enter(1, "one", ["alice", "y"])
+    rounds.enter(2, "two", ["z"])
+    with pytest.raises(PrivacyError, match=r"client 'alice': took part in round 1, .* leave it out until round 4"):
+        rounds.enter(3, "three", ["u", "alice"])
+    with pytest.raises(PrivacyError, match="clients: one is named twice in round 3"):
+        rounds.enter(3, "three", ["u", "u"])
+    assert rounds.entered == 2
+    rounds.enter(3, "three", [])
+    fresh = Rounds(tmp_path / "run", factor, 5, sealing_key=KEY)
+    fresh.enter(4, "four", ["alice"])
+    for number in (5, 6):
+        fresh.enter(number, f"{number}", [])
+    with pytest.raises(PrivacyError, match="client 'alice': took part 2 times, which is all"):
+        fresh.enter(7, "seven", ["alice"])
+    assert "alice" not in (tmp_path / "run").read_text()
+
+
+def test_a_rounds_noise_serves_one_set_of_inputs_and_clients(tmp_path):
+    """Counters of two sums never overlap: a round has one of each, and rounds have no gap."""
+    d, mechanism = 20, Correlated(1.0, 1.0, 1, rounds=2, separation=2)
+    rounds, noise = run_of(mechanism, tmp_path, d)
+    mechanism.release(vectors(1, d, 0), noise, rounds, 1, clients=["x"])
+    for rows, names in ((vectors(1, d, 1), ["x"]), (vectors(1, d, 0), ["y"]), (vectors(2, d, 0), ["x", "y"])):
+        with pytest.raises(PrivacyError, match=r"round 1: was entered with other inputs, .* go on with round 2"):
+            mechanism.release(rows, noise, rounds, 1, clients=names)
+    for number in (0, 3, -1):
+        with pytest.raises(PrivacyError, match=rf"round {number}: 1 of 2 rounds were entered"):
+            mechanism.release(vectors(1, d, 0), noise, rounds, number, clients=["z"])
+    mechanism.release(vectors(1, d, 0), noise, rounds, 2, clients=["z"])
+    with pytest.raises(PrivacyError, match=r"round 3: 2 of 2 rounds were entered"):
+        mechanism.release(vectors(1, d, 0), noise, rounds, 3, clients=["u"])
+    with pytest.raises(PrivacyError, match="clients: got 2 names of 1 updates"):
+        mechanism.release(vectors(1, d, 0), noise, rounds, 2, clients=["u", "v"])
+
+
+def test_rounds_of_another_plan_or_changed_files_are_refused(tmp_path):
+    mechanism = Correlated(1.0, 1.0, 1, rounds=4, separation=2)
+    rounds, noise = run_of(mechanism, tmp_path, 20)
+    with pytest.raises(PrivacyError, match=r"separation: got 4, and the rounds at .* were started with 2"):
+        Rounds(tmp_path / "run", Factor(4, 4, 2, 2), 20, sealing_key=KEY)
+    with pytest.raises(PrivacyError, match=r"rounds: those at .* are for terms of 20 numbers"):
+        mechanism.release(vectors(1, 30, 0), noise, rounds, 1, clients=["x"])
+    head = rounds.head
+    rounds.enter(1, "one", ["x"])
+    rounds.require(head)
+    text = (tmp_path / "run").read_text()
+    (tmp_path / "run").write_text(text.replace('"inputs":"one"', '"inputs":"two"'))
+    with pytest.raises(FormatError, match="line 2 was changed"):
+        rounds.enter(2, "two", ["y"])
+    with pytest.raises(PrivacyError, match="sealing_key: expected 32 random bytes"):
+        Rounds(tmp_path / "other", mechanism.factor, 20, sealing_key=b"short")
+
+
+# updates and parameters
+
+
+def test_of_lora_updates_the_factor_that_travels_is_released(tmp_path):
+    rng = np.random.default_rng(0)
+    a = np.linalg.qr(rng.normal(size=(9, 2)))[0].T
+
+    def adapter(scale):
+        b = (scale * rng.normal(size=(6, 2))).astype(np.float32)
+        tensors = {"m.lora_A.weight": a.astype(np.float32), "m.lora_B.weight": b}
+        return fc.Update.from_tensors(tensors, scaling={"m": 2.0})
+
+    reference, update = adapter(0.0), adapter(0.1)
+    mechanism = Correlated(2.0, 1e-3, 1, rounds=4, separation=2)
+    context = {"reference": reference, "method": fc.lora.FFALoRA()}
+    size = mechanism.size(reference, method=context["method"])
+    assert size == 12
+    rounds, noise = run_of(mechanism, tmp_path, size)
+    got = mechanism.release([update], noise, rounds, 1, clients=["x"], **context).mean
+    b = "m.lora_B.weight"
+    assert got.tensors[b] == pytest.approx(update.tensors[b], abs=0.05)
+    assert got.tensors["m.lora_A.weight"] == pytest.approx(reference.tensors["m.lora_A.weight"], abs=0)
+    with pytest.raises(PrivacyError, match="rolora: sends other factors from round to round"):
+        mechanism.release([update], noise, rounds, 2, clients=["y"], reference=reference, method=fc.lora.RoLoRA())
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"clip": 0.0}, "clip: got 0.0"),
+        ({"noise_multiplier": math.inf}, "noise_multiplier: got inf"),
+        ({"rounds": 0}, "rounds: got 0"),
+        ({"rounds": 2.5}, "rounds: got 2.5"),
+        ({"expected_clients": 0}, "expected_clients: got 0"),
+        ({"separation": 11}, "separation: got 11 of 10 rounds"),
+        ({"participations": 0}, "participations: got 0"),
+        ({"bands": 6}, "bands: got 6, expected at most the separation 5"),
+    ],
+)
+def test_bad_settings_are_named(changed, named):
+    settings = {"clip": 1.0, "noise_multiplier": 1.0, "expected_clients": 2, "rounds": 10, "separation": 5}
+    with pytest.raises(PrivacyError) as caught:
+        Correlated(**settings | changed)
+    assert str(caught.value).startswith(named)
