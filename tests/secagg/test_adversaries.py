@@ -338,6 +338,18 @@ def test_chunks_come_in_order_once_and_whole():
     assert (server.result().sum == rig.vectors[1:].sum(0)).all()
 
 
+def test_bits_beyond_the_last_coordinate_and_other_lengths_are_refused():
+    rig = Rig(complete(3, 2, length=5)).run("mask")  # 5 × 13 bits: seven are left in the ninth byte
+    (data,) = rig.answers(0)
+    body = data[wire.HEADER.size : -64]
+    for bad in (body[:-1] + bytes([body[-1] | 0x80]), body[:-1], body + b"\0", body[:3]):
+        signature = key_of(1).sign(signed_text("mask", rig.server._tag, 0, bad))
+        with pytest.raises(FormatError, match="mask: the message of 0"):
+            rig.server.receive(0, wire.pack(wire.kind_of("mask"), 0, rig.server._tag, bad, signature))
+    rig.run()
+    assert (rig.server.result().sum == rig.vectors.sum(0)).all()
+
+
 def test_a_header_that_claims_two_to_the_sixty_bytes_takes_no_memory():
     rig = rig_of().run("share")
     data = bytearray(rig.answers(1)[0])

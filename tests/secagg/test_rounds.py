@@ -8,6 +8,7 @@ from secagg.driver import BOUND, SEALING, Rig, complete, sparse
 
 import fedcore as fc
 from fedcore.errors import (
+    BackendError,
     ConfigError,
     DTypeError,
     MissingError,
@@ -44,6 +45,17 @@ def test_a_dropout_in_any_stage_leaves_the_sum_of_the_others(adversary, stage):
     found = fc.secagg.simulate(list(vectors), {stage: [4]}, p)
     assert found.survivors == [i for i in range(12) if i != 4 or stage in ("acknowledge", "unmask")]
     assert (found.sum == vectors[found.survivors].sum(0)).all()
+
+
+def test_masks_of_aes_cancel_as_well():
+    try:
+        fc.ops.keystream(1, bytes(32), bytes(12), 0, stream="aes256ctr")
+    except BackendError:
+        pytest.skip("the processor has no AES instructions, without which aes256ctr is refused")
+    p = fc.secagg.Parameters.choose(4, length=100, bound=9, dropout=0.25, stream="aes256ctr")
+    vectors = np.random.default_rng(9).integers(-9, 10, (4, 100))
+    found = fc.secagg.simulate(list(vectors), {"mask": [0]}, p)
+    assert (found.sum == vectors[1:].sum(0)).all()
 
 
 def test_simulate_takes_names_and_says_what_was_sent():
