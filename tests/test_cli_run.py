@@ -246,7 +246,7 @@ def test_demo_has_an_arm_for_every_method_where_it_is_asked_for(tmp_path, capsys
     monkeypatch.setattr(demo_command, "carry_out", lambda config, *rest: carry_out(one_round(config), *rest))
     assert main(["demo", "--methods", "-o", str(tmp_path / "out"), "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["table"]}
-    arms = ["honest-mean", "poisoned-mean", "poisoned-krum", "secure-mean", "secure-private"]
+    arms = ["honest-mean", "poisoned-mean", "poisoned-krum", "secure-mean", "secure-dp"]
     assert list(rows) == ["base", "local-only", *arms, *METHODS]
     for name in METHODS:
         row = rows[name]
