@@ -373,3 +373,28 @@ def test_errors_never_show_a_secret():
     with pytest.raises(Forged) as found:
         client.unmask(request(rig, 0, [(9, 1)]))
     assert not any(secret.hex() in str(found.value) or repr(secret) in str(found.value) for secret in secrets)
+
+
+def test_what_could_not_be_saved_is_not_sent_by_a_second_try():
+    """Nor is a restart from the last state that was saved able to mask another vector than was sent."""
+    rig = rig_of("malicious", 3, 2)
+    client, disk, full = rig.clients[0], [], []
+
+    def save(one):
+        if full:
+            raise OSError("no space left")
+        disk.append(one.to_bytes(SEALING))
+
+    client._save = save
+    for stage in rig.p.stages:
+        rig.run(stage)
+        message, generation = rig.messages[0], client.generation
+        full.append(True)
+        for _ in range(2):
+            with pytest.raises(OSError, match="no space"):
+                answer(client, stage, message, rig.vectors[0])
+        assert client.generation == generation
+        full.clear()
+        sent = list(answer(client, stage, message, rig.vectors[0]))
+        saved = Client.from_bytes(disk[-1], SEALING)
+        assert list(answer(saved, stage, message, rig.vectors[0])) == sent

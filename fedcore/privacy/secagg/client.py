@@ -235,11 +235,22 @@ class Client:
             )
 
     def _accept(self, stage: str, message: bytes) -> None:
-        """Remember what is about to be answered, and have it saved before anything is sent."""
-        if stage not in self._inputs:
-            self._inputs[stage] = bytes(message)
+        """Remember what is about to be answered, and have it saved before anything is sent.
+
+        What could not be saved is not remembered either: sent by a second try, it would be unknown to a restart, which
+        then answers otherwise under the same keys.
+        """
+        if stage in self._inputs:
+            return
+        self._inputs[stage] = bytes(message)
+        try:
             if self._save is not None:
                 self._save(self)
+        except BaseException:
+            del self._inputs[stage]
+            if stage == "mask":
+                self._vector = b""
+            raise
 
     def to_bytes(self, sealing_key: bytes) -> bytes:
         """This client, sealed under 32 secret bytes: its keys, and what it answered."""
