@@ -157,6 +157,16 @@ def test_a_robust_rule_over_sums_of_groups(tmp_path):
     assert set(entry["secure"]["group_weights"]) == {"group-0", "group-1", "group-2"}
 
 
+def test_both_sizes_of_groups_are_checked_before_anybody_trains(tmp_path):
+    """Of seven clients one is corrupt: the group of three stands it, and the group of four does not."""
+    learner, text = fake.FakeLearner(), BASE.replace("clients = 6", "clients = 7")
+    top = 'secure = { groups = 2, corrupt = 0.15, dropout = 0.25 }\n'
+    body = arms(a='rule = "median"\nspace = "parameters"')
+    with pytest.raises(ConfigError, match="groups: 2 of 7 members"):
+        run_arms(parse_config(top + text + body, "c.toml"), fake.texts(7), learner, tmp_path / "run", resume=False)
+    assert not learner.trained
+
+
 def test_an_interrupted_round_begins_again_and_ends_alike(tmp_path):
     class Dying(fake.FakeLearner):
         def evaluate(self, adapter, side=None):

@@ -82,7 +82,7 @@ def _size_faults(config: Config, index: int, clients: int) -> list[str]:
         return [f"secure.groups: got {groups} for {clients} clients, expected at most {clients // 2}: one of a group "
                 "of one is not hidden by its sum"]  # fmt: skip
     try:
-        parameters_of(settings, clients // groups, 1)
+        parameters_of(settings, clients, 1)
     except PrivacyError as error:
         return [f"secure: {error}"]
     return []

@@ -93,8 +93,7 @@ def secure_step(
     # a mean of parameters, also of groups before a rule, is FedIT's
     changes = Changes.of(method_of(config, arm) or FedIT(), number, start)
     name = aggregation.method or aggregation.rule
-    smallest = len(federation.clients) // (settings.groups or 1)
-    sums = [parameters_of(settings, smallest, changes.length + 1)]
+    sums = list(parameters_of(settings, len(federation.clients), changes.length + 1).values())
     agreed(settings, sums, math.inf, federation.learner.digest, name)
     quantizer = secagg.Quantizer(settings.bound, settings.largest, largest_weight(federation, arm))
     gathered = gather(federation, arm, start, changes, quantizer, clock)

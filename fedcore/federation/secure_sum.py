@@ -53,10 +53,10 @@ def summed(settings: Secure, vectors: Mapping[str, Any], failed: Collection[str]
     groups = [ids]
     if settings.groups is not None:
         groups = [[str(name) for name in part] for part in secagg.partition(ids, settings.groups, os.urandom(32))]
-    length = len(vectors[ids[0]])
+    made = parameters_of(settings, len(ids), len(vectors[ids[0]]))
     found = [
         added_up(
-            parameters_of(settings, len(group), length),
+            made[len(group)],
             {name: vectors[name] for name in group},
             failed,
             number,
@@ -78,10 +78,11 @@ def added_up(
     return Sums([part], [p])
 
 
-def parameters_of(settings: Secure, clients: int, length: int) -> secagg.Parameters:
-    """The parameters of a sum. Raises PrivacyError where none keep what is asked for."""
-    return secagg.Parameters.choose(
+def parameters_of(settings: Secure, clients: int, length: int) -> dict[int, secagg.Parameters]:
+    """Clients in a sum, all or a group's -> its parameters. Raises PrivacyError where none keep what is asked for."""
+    return secagg.group_parameters(
         clients,
+        settings.groups or 1,
         length=length,
         bound=settings.bound,
         corrupt=settings.corrupt,
@@ -126,7 +127,7 @@ def compare_with_plain(part: secagg.Simulation, vectors: Mapping[str | int, Any]
 
 def with_honest(privacy: Privacy, masks: Sequence[Secure], clients: int) -> Privacy:
     """[privacy] for the fewest honest clients that a sum under masks has: their noise is all that counts."""
-    found = [parameters_of(secure, clients, 1) for secure in masks]
+    found = [parameters_of(secure, clients, 1)[clients] for secure in masks]
     corrupt = max(privacy.corrupt_clients, *(p.corrupt for p in found))
     fewest = privacy.fewest_clients or min(p.min_honest for p in found) + corrupt
     return privacy.model_copy(update={"fewest_clients": fewest, "corrupt_clients": corrupt})
