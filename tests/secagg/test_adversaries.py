@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from secagg.driver import SEALING, Rig, complete, key_of, sparse
 
-from fedcore.errors import Forged, FormatError, Replayed, Void
+from fedcore.errors import Forged, FormatError, PrivacyError, Replayed, Void
+from fedcore.privacy import Distributed
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.client import Client
+from fedcore.privacy.secagg.guard import Offer, Policy
 from fedcore.privacy.secagg.keys import signed_text
+from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import MASK, SEED
+from fedcore.privacy.secagg.server import Server
 from fedcore.privacy.secagg.simulate import answer
 
 BOTH = pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
@@ -69,7 +73,7 @@ def test_a_second_unmask_request_is_refused():
 def test_a_member_that_some_were_told_is_in_the_sum_is_nowhere_called_gone():
     """Different survivor lists to two neighbourhoods: each client gives mask secrets only of members whose list it did
     not see, and leaves unless enough of its holders saw its own."""
-    rig = rig_of(n=6, t=5).run("acknowledge")
+    rig = rig_of(n=6, t=4).run("acknowledge")
     told, untold = (1, 2), (3, 4, 5)
     for name in told:
         rig.server.receive(name, rig.clients[name].acknowledge(rig.messages[name]))
@@ -106,7 +110,7 @@ def test_a_member_that_some_were_told_is_in_the_sum_is_nowhere_called_gone():
     for name in untold:
         with pytest.raises(Forged, match="seed of 0, but no proof"):
             ask(name, SEED, 0)
-    with pytest.raises(Void, match="2 of the client's holders acknowledged it, expected at least 5"):
+    with pytest.raises(Void, match="2 of the client's holders acknowledged it, expected at least 4"):
         ask(0, SEED, 1)
 
 
@@ -398,3 +402,51 @@ def test_what_could_not_be_saved_is_not_sent_by_a_second_try():
         sent = list(answer(client, stage, message, rig.vectors[0]))
         saved = Client.from_bytes(disk[-1], SEALING)
         assert list(answer(saved, stage, message, rig.vectors[0])) == sent
+
+
+def test_below_its_floor_a_round_is_void_for_the_server_and_for_every_client():
+    """100 clients on a sparse circle, noise for 75: a sum of 74 would do for the shares and not for the noise."""
+    noise = Distributed(1.0, 1.0, 100, 75, 10, 8, bytes(32))
+    p = Parameters.for_distributed(noise, dropout=0.25)
+    assert not p.complete
+    assert p.threshold + 1 < p.min_included == 75
+    assert p.min_honest == 65
+    assert Parameters.from_bytes(p.to_bytes()) == p
+    Policy(smallest_cohort=65).check(Offer(p))
+    with pytest.raises(PrivacyError, match="only 65 honest"):
+        Policy(smallest_cohort=66).check(Offer(p))
+    rig = Rig(p)
+    rig.vectors %= 2**p.modulus_bits
+    rig.run("mask")
+    for name in rig.ids[:74]:
+        rig.server.receive(name, rig.answers(name)[0])
+    state = rig.server.to_bytes(SEALING)
+    with pytest.raises(Void, match="74 vectors came, expected at least 75"):
+        rig.server.advance()
+    rig.server = Server.from_bytes(state, SEALING)
+    for name in rig.ids[74:76]:
+        rig.server.receive(name, rig.answers(name)[0])
+    rig.messages = rig.server.advance()
+    good, size = rig.messages[0], 13
+    there = rig.server._request[0]
+    dropped = [i for i in rig.ids[:76] if (SEED, i) not in there and i != 0]
+
+    def listed(found):
+        return good[: wire.HEADER.size] + wire.members(found, 100) + good[wire.HEADER.size + size :]
+
+    with pytest.raises(Void, match="74 members are in the sum, expected at least 75"):
+        rig.clients[0].unmask(listed(set(range(76)) - set(dropped[:2])))
+    member = next(i for kind, i in there if kind == SEED)
+    with pytest.raises(Forged, match="its vector is not in the sum"):
+        rig.clients[0].unmask(listed(set(range(76)) - {member}))
+    assert rig.clients[0].unmask(good)
+
+
+def test_where_clients_see_all_members_they_keep_the_floor_against_a_malicious_server():
+    rig = Rig(complete(6, 4, "malicious", least_included=6)).run("acknowledge")
+    data = rig.messages[0]
+    lists = rig.server._lists
+    few = struct.pack("<H", 4) + b"".join(struct.pack("<H", j) + b"".join(lists[j]) for j in range(1, 5))
+    with pytest.raises(Void, match="5 members are in the sum, expected at least 6"):
+        rig.clients[0].acknowledge(from_server(rig, "acknowledge", few))
+    assert rig.clients[0].acknowledge(data)

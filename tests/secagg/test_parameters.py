@@ -167,7 +167,19 @@ def test_messages_of_distributed_noise_have_parameters_of_their_own():
     assert (p.clients, p.length, 1 << p.modulus_bits, p.bound) == (20, one.padded, one.modulus, 0)
     assert p.min_honest >= one.fewest - one.corrupt
     with pytest.raises(PrivacyError, match="make the mechanism with fewest"):
-        Parameters.for_distributed(fc.privacy.Distributed(1.0, 1.0, 100, 90, 5, 100, bytes(32)), adversary="malicious")
+        Parameters.for_distributed(
+            fc.privacy.Distributed(1.0, 1.0, 100, 90, 5, 100, bytes(32)), adversary="malicious", dropout=0.2
+        )
+    for adversary, fewest in (("malicious", 60), ("semi_honest", 200)):  # 1 - fewest / n alone admits no threshold
+        large = Parameters.for_distributed(
+            fc.privacy.Distributed(1.0, 1.0, 300, fewest, 30, 10, bytes(32)), adversary=adversary
+        )
+        assert (large.min_included, large.complete) == (
+            max(fewest, large.chances.honest * (adversary == "malicious")),
+            False,
+        )
+        assert large.min_honest >= fewest - 30
+        assert large.dropout > 0
 
 
 def test_groups_allow_for_the_corrupt_members_that_chance_puts_into_one():

@@ -262,7 +262,7 @@ class Server:
             raise Void(f"mask: {len(done)} vectors came, expected at least {self._p.min_included}; the round is void")
         self._check_needed(done, "mask")
         if not self._p.malicious:
-            return self._requests(done, dict.fromkeys(done, b""))
+            return self._requests(done, dict.fromkeys(done, wire.members(done, self._p.clients)))
         messages = {}
         for i in done:
             wards = [j for j in self._held_by(i) if j in done]
