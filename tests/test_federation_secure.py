@@ -138,7 +138,8 @@ def test_a_client_that_cannot_train_drops_out(tmp_path):
     entry = folder.ledger.find(arm="mean", round=1)
     assert "client-2" not in entry["secure"]["survivors"][0]
     assert len(entry["secure"]["survivors"][0]) == CLIENTS - 1
-    assert "NaN" in entry["excluded"]["client-2"]
+    assert entry["excluded"] == {"client-2": "dropped out"}
+    assert "clamped" not in entry["secure"]
 
 
 def test_too_few_clients_void_the_round_and_the_run_goes_on(tmp_path):
@@ -249,11 +250,19 @@ def test_a_sum_that_protects_nobody_is_warned_of(everything):
     body = "[training]\nsteps = 1\nbatch_size = 1\nsequence_length = 2\n" + arms(a=MEAN)
     config, initial = parse_config("secure = true\n" + BASE + body, "c.toml"), fake.FakeLearner().initial()
     changes = Changes.of(FedIT(), 1, Start(initial))
-    few = leaks(config, changes, {"survivors": [["client-0"], ["client-1", "client-2"]], "corrupt": 0.0})
+    two = {"min_honest": 2}
+    few = leaks(config, changes, {"survivors": [["client-0"], ["client-1", "client-2"]], "corrupt": 0.0} | two)
     assert any("2 tokens, fewer than the hidden size 4" in warning for warning in few)
     assert any("shows one client's vector" in warning for warning in few)
-    assert leaks(config, changes, {"survivors": [["client-1", "client-2"]], "corrupt": 0.0}) == []
-    assert any("shows one" in w for w in leaks(config, changes, {"survivors": [["a", "b"]], "corrupt": 0.5}))
+    assert leaks(config, changes, {"survivors": [["client-1", "client-2"]], "corrupt": 0.0} | two) == []
+    # four clients in the sum, of whom two are certain to be honest
+    four = {"survivors": [list("abcd")], "corrupt": 0.0}
+    assert leaks(config, changes, four | two) == []
+    assert any("2 tokens" in w for w in leaks(config, changes, four | {"min_honest": 1}))
+    # of three clients 1.2 may be corrupt, hence two: they know what they sent
+    tenth = {"survivors": [list("abc")], "corrupt": 0.4, "min_honest": 3}
+    assert any("2 tokens" in w for w in leaks(config, changes, tenth))
+    assert any("shows one" in w for w in leaks(config, changes, {"survivors": [["a", "b"]], "corrupt": 0.5} | two))
     # clients of the runs train on more tokens than these layers are wide
     assert everything[1].ledger.find(arm="mean", round=1)["secure"]["warnings"] == []
 
