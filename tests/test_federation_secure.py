@@ -10,16 +10,21 @@ import pytest
 
 from fedcore.errors import ConfigError, PrivacyError, TrainingError
 from fedcore.federation.config_file import parse_config
+from fedcore.federation.config_privacy import Privacy
+from fedcore.federation.config_secure import Secure
 from fedcore.federation.messages import client_seed
 from fedcore.federation.secure_round import Changes, leaks
+from fedcore.federation.secure_sum import with_honest
 from fedcore.federation.simulation import run_arms
 from fedcore.federation.start import Start
 from fedcore.lora import METHODS, FedIT, FRLoRA
+from fedcore.privacy import Distributed, secagg
 from fedcore.report.html import page
 
 CLIENTS = 6
 BASE = f'[run]\nseed = 5\nrounds = 2\n[model]\nsource = "fake"\n[partition]\nclients = {CLIENTS}\n'
 LINEAR = [name for name, method in METHODS.items() if method.traits.linear]
+NOISE = '[privacy]\nepsilon = 8\ndelta = 1e-3\nmode = "distributed"\nclip = 0.5\n'
 MEAN = 'rule = "mean"\nspace = "parameters"\n'
 
 
@@ -133,7 +138,8 @@ def test_a_client_that_cannot_train_drops_out(tmp_path):
     entry = folder.ledger.find(arm="mean", round=1)
     assert "client-2" not in entry["secure"]["survivors"][0]
     assert len(entry["secure"]["survivors"][0]) == CLIENTS - 1
-    assert "NaN" in entry["excluded"]["client-2"]
+    assert entry["excluded"] == {"client-2": "dropped out"}
+    assert "clamped" not in entry["secure"]
 
 
 def test_too_few_clients_void_the_round_and_the_run_goes_on(tmp_path):
@@ -157,6 +163,16 @@ def test_a_robust_rule_over_sums_of_groups(tmp_path):
     assert set(entry["secure"]["group_weights"]) == {"group-0", "group-1", "group-2"}
 
 
+def test_both_sizes_of_groups_are_checked_before_anybody_trains(tmp_path):
+    """Of seven clients one is corrupt: the group of three stands it, and the group of four does not."""
+    learner, text = fake.FakeLearner(), BASE.replace("clients = 6", "clients = 7")
+    top = "secure = { groups = 2, corrupt = 0.15, dropout = 0.25 }\n"
+    body = arms(a='rule = "median"\nspace = "parameters"')
+    with pytest.raises(ConfigError, match="groups: 2 of 7 members"):
+        run_arms(parse_config(top + text + body, "c.toml"), fake.texts(7), learner, tmp_path / "run", resume=False)
+    assert not learner.trained
+
+
 def test_an_interrupted_round_begins_again_and_ends_alike(tmp_path):
     class Dying(fake.FakeLearner):
         def evaluate(self, adapter, side=None):
@@ -174,13 +190,25 @@ def test_an_interrupted_round_begins_again_and_ends_alike(tmp_path):
 
 def test_distributed_noise_travels_under_masks(tmp_path):
     body = arms(ffa='method = "ffa_lora"')
-    privacy = '[privacy]\nepsilon = 8\ndelta = 1e-3\nmode = "distributed"\nclip = 0.5\n'
-    _, masked = run(tmp_path / "masked", privacy + body)
+    _, masked = run(tmp_path / "masked", NOISE + body)
     entry = masked.ledger.find(arm="ffa", round=1)
     assert entry["privacy"]["epsilon"] <= 8
     assert entry["secure"]["adversary"] == "malicious"
     assert "survivors" not in entry["secure"]
     assert not any("not masked" in note for note in masked.facts.get("notes", []))
+
+
+@pytest.mark.parametrize("adversary", ["malicious", "semi_honest"])
+def test_noise_counts_on_no_more_honest_clients_than_masks_make_certain(adversary):
+    """In cohorts whose graphs are not complete, and with more corrupt clients than [secure] says."""
+    secure, given = Secure(adversary=adversary), Privacy(epsilon=8, delta=1e-5, mode="distributed")
+    for clients, corrupt in ((20, 5), (300, 0), (100, 20)):
+        settings = with_honest(given.model_copy(update={"corrupt_clients": corrupt}), [secure], clients)
+        assert settings.corrupt_clients == max(corrupt, clients // 10)
+        mechanism = Distributed(1.0, 1.0, clients, settings.fewest_clients, settings.corrupt_clients, 16, bytes(32))
+        for dropout in (None, secure.dropout):
+            p = secagg.Parameters.for_distributed(mechanism, adversary=adversary, dropout=dropout)
+            assert p.min_honest >= mechanism.fewest - mechanism.corrupt > 1
 
 
 @pytest.mark.parametrize(
@@ -193,6 +221,11 @@ def test_distributed_noise_travels_under_masks(tmp_path):
         ('[message]\nformat = "int8"\n' + arms(a=MEAN), "secure.bits"),
         ("[privacy]\nepsilon = 8\ndelta = 1e-3\n" + arms(a='method = "ffa_lora"'), 'expected "distributed"'),
         (arms(a='method = "randomized_sketch"\nparameters = { passes = 2 }'), "passes = 1"),
+        (
+            NOISE + "fewest_clients = 6\ncorrupt_clients = 1\n" + arms(a='method = "ffa_lora"'),
+            "privacy.fewest_clients: got 6",
+        ),
+        (NOISE + "corrupt_clients = 3\n" + arms(a='method = "ffa_lora"'), "3 of them corrupt"),
         (arms(a=MEAN + "secure = { groups = 4 }"), "one of a group"),
         (arms(a=MEAN + "secure = { bits = 1 }"), "bits"),
         (arms(a=MEAN + "secure = { mask = true }"), "unknown key"),
@@ -217,11 +250,19 @@ def test_a_sum_that_protects_nobody_is_warned_of(everything):
     body = "[training]\nsteps = 1\nbatch_size = 1\nsequence_length = 2\n" + arms(a=MEAN)
     config, initial = parse_config("secure = true\n" + BASE + body, "c.toml"), fake.FakeLearner().initial()
     changes = Changes.of(FedIT(), 1, Start(initial))
-    few = leaks(config, changes, {"survivors": [["client-0"], ["client-1", "client-2"]], "corrupt": 0.0})
+    two = {"min_honest": 2}
+    few = leaks(config, changes, {"survivors": [["client-0"], ["client-1", "client-2"]], "corrupt": 0.0} | two)
     assert any("2 tokens, fewer than the hidden size 4" in warning for warning in few)
     assert any("shows one client's vector" in warning for warning in few)
-    assert leaks(config, changes, {"survivors": [["client-1", "client-2"]], "corrupt": 0.0}) == []
-    assert any("shows one" in w for w in leaks(config, changes, {"survivors": [["a", "b"]], "corrupt": 0.5}))
+    assert leaks(config, changes, {"survivors": [["client-1", "client-2"]], "corrupt": 0.0} | two) == []
+    # four clients in the sum, of whom two are certain to be honest
+    four = {"survivors": [list("abcd")], "corrupt": 0.0}
+    assert leaks(config, changes, four | two) == []
+    assert any("2 tokens" in w for w in leaks(config, changes, four | {"min_honest": 1}))
+    # of three clients 1.2 may be corrupt, hence two: they know what they sent
+    tenth = {"survivors": [list("abc")], "corrupt": 0.4, "min_honest": 3}
+    assert any("2 tokens" in w for w in leaks(config, changes, tenth))
+    assert any("shows one" in w for w in leaks(config, changes, {"survivors": [["a", "b"]], "corrupt": 0.5} | two))
     # clients of the runs train on more tokens than these layers are wide
     assert everything[1].ledger.find(arm="mean", round=1)["secure"]["warnings"] == []
 

@@ -6,7 +6,7 @@ from fedcore.errors import PrivacyError, RuleError
 from fedcore.federation.config import Config
 from fedcore.federation.methods import method_of
 from fedcore.federation.rule_names import make_chain
-from fedcore.federation.secure_sum import parameters_of
+from fedcore.federation.secure_sum import parameters_of, with_honest
 from fedcore.lora import RandomizedSketch
 from fedcore.lora.combination import refusals
 
@@ -82,7 +82,9 @@ def _size_faults(config: Config, index: int, clients: int) -> list[str]:
         return [f"secure.groups: got {groups} for {clients} clients, expected at most {clients // 2}: one of a group "
                 "of one is not hidden by its sum"]  # fmt: skip
     try:
-        parameters_of(settings, clients // groups, 1)
+        parameters_of(settings, clients, 1)
+        if (privacy := config.privacy_of(config.arms[index])) is not None and privacy.mode == "distributed":
+            with_honest(privacy, [settings], clients)
     except PrivacyError as error:
         return [f"secure: {error}"]
     return []

@@ -93,11 +93,12 @@ def secure_step(
     # a mean of parameters, also of groups before a rule, is FedIT's
     changes = Changes.of(method_of(config, arm) or FedIT(), number, start)
     name = aggregation.method or aggregation.rule
-    smallest = len(federation.clients) // (settings.groups or 1)
-    sums = [parameters_of(settings, smallest, changes.length + 1)]
+    sums = list(parameters_of(settings, len(federation.clients), changes.length + 1).values())
     agreed(settings, sums, math.inf, federation.learner.digest, name)
     quantizer = secagg.Quantizer(settings.bound, settings.largest, largest_weight(federation, arm))
     gathered = gather(federation, arm, start, changes, quantizer, clock)
+    if gathered.clamped:  # by clients, of which a server would see nothing: no fact for the ledger
+        federation.progress(arm.name, federation.total, federation.total, round=number, clamped=gathered.clamped)
     with clock.phase("aggregation"):
         try:
             added_up = summed(settings, gathered.vectors, gathered.failed, number, context_of(config, start))
@@ -120,7 +121,7 @@ def secure_step(
         "weights": aggregation.weights,
         "excluded": gathered.failed,
         "not_counted": {},
-        "secure": found | {"clamped": gathered.clamped, "warnings": leaks(config, changes, found)},
+        "secure": found | {"warnings": leaks(config, changes, found)},
         "report": {},
         **also,
         **names,
@@ -142,7 +143,9 @@ def gather(
                 update = trained(federation, arm, start, client, changes.number)
                 change = changes.flat(update)
             except (TrainingError, NonFiniteError) as error:
-                found.failed[client.id] = f"dropped out: {error}"
+                # why is known to the client alone
+                found.failed[client.id] = "dropped out"
+                federation.progress(arm.name, before + done, federation.total, round=changes.number, failed=str(error))
             else:
                 found.own[client.id] = update
             weight = float(min(len(client.texts), quantizer.largest_weight) if weigh else 1)
@@ -171,14 +174,18 @@ def largest_weight(federation: Federation, arm: Arm) -> float:
 
 
 def leaks(config: Config, changes: Changes, facts: Mapping[str, Any]) -> list[str]:
-    """Why a sum shows what it should hide. Tokens are counted as trained on, repeated ones again."""
+    """Why a sum shows what it should hide.
+
+    Tokens of the honest clients that are certain to be in a sum, as trained on, repeated ones again.
+    """
     groups = facts.get("survivors", [])
     each = config.training.steps * config.training.batch_size * config.training.sequence_length
     width = min(pair.d_in for pair in changes.reference.modules.values())
     found: list[str] = []
     for group in groups:
-        tokens = each * len(group)
-        found += secagg.leaks(len(group), hidden_size=width, tokens=tokens, corrupt=int(facts["corrupt"] * len(group)))
+        corrupt = math.ceil(facts["corrupt"] * len(group) - 1e-9)
+        tokens = each * min(facts["min_honest"], len(group) - corrupt)
+        found += secagg.leaks(len(group), hidden_size=width, tokens=tokens, corrupt=corrupt)
     return list(dict.fromkeys(found))
 
 

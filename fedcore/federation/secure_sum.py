@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,10 @@ def summed(settings: Secure, vectors: Mapping[str, Any], failed: Collection[str]
     groups = [ids]
     if settings.groups is not None:
         groups = [[str(name) for name in part] for part in secagg.partition(ids, settings.groups, os.urandom(32))]
-    length = len(vectors[ids[0]])
+    made = parameters_of(settings, len(ids), len(vectors[ids[0]]))
     found = [
         added_up(
-            parameters_of(settings, len(group), length),
+            made[len(group)],
             {name: vectors[name] for name in group},
             failed,
             number,
@@ -78,10 +78,14 @@ def added_up(
     return Sums([part], [p])
 
 
-def parameters_of(settings: Secure, clients: int, length: int) -> secagg.Parameters:
-    """The parameters of a sum. Raises PrivacyError where none keep what is asked for."""
-    return secagg.Parameters.choose(
+def parameters_of(settings: Secure, clients: int, length: int) -> dict[int, secagg.Parameters]:
+    """Clients in a sum, all or a group's -> its parameters. Raises PrivacyError where none keep what is asked for.
+
+    A server that follows the protocol ends a round in which more drop out than expected: all others are in every sum.
+    """
+    found = secagg.group_parameters(
         clients,
+        settings.groups or 1,
         length=length,
         bound=settings.bound,
         corrupt=settings.corrupt,
@@ -89,6 +93,9 @@ def parameters_of(settings: Secure, clients: int, length: int) -> secagg.Paramet
         adversary=settings.adversary,
         stream=settings.stream,
     )
+    if settings.adversary == "malicious":
+        return found
+    return {size: replace(p, least_included=size - p.dropout) for size, p in found.items()}
 
 
 def agreed(settings: Secure, sums: Sequence[secagg.Parameters], epsilon: float, model: str, method: str) -> None:
@@ -125,8 +132,21 @@ def compare_with_plain(part: secagg.Simulation, vectors: Mapping[str | int, Any]
 
 
 def with_honest(privacy: Privacy, masks: Sequence[Secure], clients: int) -> Privacy:
-    """[privacy] for the fewest honest clients that a sum under masks has: their noise is all that counts."""
-    found = [parameters_of(secure, clients, 1) for secure in masks]
-    corrupt = max(privacy.corrupt_clients, *(p.corrupt for p in found))
-    fewest = privacy.fewest_clients or min(p.min_honest for p in found) + corrupt
+    """[privacy] for the fewest honest clients that a sum under masks has: their noise is all that counts.
+
+    Raises PrivacyError where no parameters withstand as many corrupt clients, or where privacy.fewest_clients counts on
+    more honest ones than are certain in a sum that a malicious server can learn.
+    """
+    corrupt = max(privacy.corrupt_clients, *(int(secure.corrupt * clients + 1e-9) for secure in masks))
+    found = []
+    for secure in masks:
+        withstanding = secure.model_copy(update={"corrupt": corrupt / clients, "groups": None})
+        found.append(parameters_of(withstanding, clients, 1)[clients])
+    most = min(p.min_honest for p in found) + corrupt
+    fewest = privacy.fewest_clients or most
+    if fewest > most and any(p.malicious for p in found):
+        raise PrivacyError(
+            f"privacy.fewest_clients: got {fewest} with {corrupt} of {clients} corrupt, expected at most {most}: no "
+            "more honest clients are certain in a sum that a malicious server can learn"
+        )
     return privacy.model_copy(update={"fewest_clients": fewest, "corrupt_clients": corrupt})

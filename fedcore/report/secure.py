@@ -30,11 +30,6 @@ def lines(ledger: Sequence[dict[str, Any]]) -> list[str]:
             if "void" in entry["secure"]
         ]
         found += sorted({f"{arm}: warning: {note}" for one in done for note in one.get("warnings", [])})
-        if clamped := sum(entry["secure"].get("clamped", 0) for entry in entries):
-            found.append(
-                f"{arm}: warning: {clamped} numbers of the clients' changes were beyond secure.largest and were "
-                "clamped; raise it"
-            )
     return found
 
 

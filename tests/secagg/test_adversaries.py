@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from secagg.driver import SEALING, Rig, complete, key_of, sparse
 
-from fedcore.errors import Forged, FormatError, Replayed, Void
-from fedcore.privacy.secagg import wire
+from fedcore import ops
+from fedcore.errors import Forged, FormatError, PrivacyError, Replayed, Void
+from fedcore.privacy import Distributed
+from fedcore.privacy.secagg import unmasking, wire
 from fedcore.privacy.secagg.client import Client
+from fedcore.privacy.secagg.guard import Offer, Policy
 from fedcore.privacy.secagg.keys import signed_text
+from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import MASK, SEED
+from fedcore.privacy.secagg.server import Server
 from fedcore.privacy.secagg.simulate import answer
+from fedcore.reference.shamir_combine import weights
 
 BOTH = pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
 
@@ -69,7 +75,7 @@ def test_a_second_unmask_request_is_refused():
 def test_a_member_that_some_were_told_is_in_the_sum_is_nowhere_called_gone():
     """Different survivor lists to two neighbourhoods: each client gives mask secrets only of members whose list it did
     not see, and leaves unless enough of its holders saw its own."""
-    rig = rig_of(n=6, t=5).run("acknowledge")
+    rig = rig_of(n=6, t=4).run("acknowledge")
     told, untold = (1, 2), (3, 4, 5)
     for name in told:
         rig.server.receive(name, rig.clients[name].acknowledge(rig.messages[name]))
@@ -106,7 +112,7 @@ def test_a_member_that_some_were_told_is_in_the_sum_is_nowhere_called_gone():
     for name in untold:
         with pytest.raises(Forged, match="seed of 0, but no proof"):
             ask(name, SEED, 0)
-    with pytest.raises(Void, match="2 of the client's holders acknowledged it, expected at least 5"):
+    with pytest.raises(Void, match="2 of the client's holders acknowledged it, expected at least 4"):
         ask(0, SEED, 1)
 
 
@@ -247,9 +253,10 @@ def test_more_members_than_honest_draws_give_are_refused():
         rig.clients[0].share(messages[0])
 
 
-@pytest.mark.parametrize("liars", [(1,), (1, 4)])
+@pytest.mark.parametrize(("liars", "named"), [((1,), [1]), ((1, 4), [])])
 @pytest.mark.parametrize("gone", [(), (5,)])
-def test_false_shares_are_named_and_others_used(liars, gone):
+def test_who_gave_false_shares_is_named_where_it_is_certain_and_others_are_used(liars, named, gone):
+    """Of 7 shares with threshold 4 one false one is certain, and two could as well be the true ones."""
     rig = Rig(complete(8, 4)).run("mask").run("unmask", gone=gone)
     for name in rig.messages:
         (data,) = rig.answers(name)
@@ -262,7 +269,8 @@ def test_false_shares_are_named_and_others_used(liars, gone):
         rig.server.receive(name, data)
     rig.server.advance()
     found = rig.server.result()
-    assert sorted(found.liars) == sorted(liars)
+    assert sorted(found.liars) == named
+    assert any("some shares of the seed of 0 were false" in note for note in found.notes)
     assert (found.sum == rig.vectors[found.survivors].sum(0)).all()
 
 
@@ -373,3 +381,140 @@ def test_errors_never_show_a_secret():
     with pytest.raises(Forged) as found:
         client.unmask(request(rig, 0, [(9, 1)]))
     assert not any(secret.hex() in str(found.value) or repr(secret) in str(found.value) for secret in secrets)
+
+
+def test_what_could_not_be_saved_is_not_sent_by_a_second_try():
+    """Nor is a restart from the last state that was saved able to mask another vector than was sent."""
+    rig = rig_of("malicious", 3, 2)
+    client, disk, full = rig.clients[0], [], []
+
+    def save(one):
+        if full:
+            raise OSError("no space left")
+        disk.append(one.to_bytes(SEALING))
+
+    client._save = save
+    for stage in rig.p.stages:
+        rig.run(stage)
+        message, generation = rig.messages[0], client.generation
+        full.append(True)
+        for _ in range(2):
+            with pytest.raises(OSError, match="no space"):
+                answer(client, stage, message, rig.vectors[0])
+        assert client.generation == generation
+        full.clear()
+        sent = list(answer(client, stage, message, rig.vectors[0]))
+        saved = Client.from_bytes(disk[-1], SEALING)
+        assert list(answer(saved, stage, message, rig.vectors[0])) == sent
+
+
+def test_below_its_floor_a_round_is_void_for_the_server_and_for_every_client():
+    """100 clients on a sparse circle, noise for 75: a sum of 74 would do for the shares and not for the noise."""
+    noise = Distributed(1.0, 1.0, 100, 75, 10, 8, bytes(32))
+    p = Parameters.for_distributed(noise, dropout=0.25)
+    assert not p.complete
+    assert p.threshold + 1 < p.min_included == 75
+    assert p.min_honest == 65
+    assert Parameters.from_bytes(p.to_bytes()) == p
+    Policy(smallest_cohort=65).check(Offer(p))
+    with pytest.raises(PrivacyError, match="only 65 honest"):
+        Policy(smallest_cohort=66).check(Offer(p))
+    rig = Rig(p)
+    rig.vectors %= 2**p.modulus_bits
+    rig.run("mask")
+    for name in rig.ids[:74]:
+        rig.server.receive(name, rig.answers(name)[0])
+    state = rig.server.to_bytes(SEALING)
+    with pytest.raises(Void, match="74 vectors came, expected at least 75"):
+        rig.server.advance()
+    rig.server = Server.from_bytes(state, SEALING)
+    for name in rig.ids[74:76]:
+        rig.server.receive(name, rig.answers(name)[0])
+    rig.messages = rig.server.advance()
+    good, size = rig.messages[0], 13
+    there = rig.server._request[0]
+    dropped = [i for i in rig.ids[:76] if (SEED, i) not in there and i != 0]
+
+    def listed(found):
+        return good[: wire.HEADER.size] + wire.members(found, 100) + good[wire.HEADER.size + size :]
+
+    with pytest.raises(Void, match="74 members are in the sum, expected at least 75"):
+        rig.clients[0].unmask(listed(set(range(76)) - set(dropped[:2])))
+    member = next(i for kind, i in there if kind == SEED)
+    with pytest.raises(Forged, match="its vector is not in the sum"):
+        rig.clients[0].unmask(listed(set(range(76)) - {member}))
+    assert rig.clients[0].unmask(good)
+
+
+def test_where_clients_see_all_members_they_keep_the_floor_against_a_malicious_server():
+    rig = Rig(complete(6, 4, "malicious", least_included=6)).run("acknowledge")
+    data = rig.messages[0]
+    lists = rig.server._lists
+    few = struct.pack("<H", 4) + b"".join(struct.pack("<H", j) + b"".join(lists[j]) for j in range(1, 5))
+    with pytest.raises(Void, match="5 members are in the sum, expected at least 6"):
+        rig.clients[0].acknowledge(from_server(rig, "acknowledge", few))
+    assert rig.clients[0].acknowledge(data)
+
+
+def test_a_dealer_of_false_shares_has_nobody_named(monkeypatch):
+    rig = rig_of("malicious", 6, 3).run("share")
+    split = ops.shamir_split
+
+    def bent(*given):
+        shares = split(*given)
+        shares[:1] ^= 0x55
+        return shares
+
+    for name in rig.ids:
+        with monkeypatch.context() as patch:
+            if name == 3:
+                patch.setattr(ops, "shamir_split", bent)
+            data = rig.clients[name].share(rig.messages[name])
+        rig.server.receive(name, data)
+    rig.messages = rig.server.advance()
+    found = rig.run().server.result()
+    assert found.liars == {}
+    assert found.notes == ["unmask: some shares of the seed of 3 were false"]
+    assert (found.sum == rig.vectors.sum(0)).all()
+
+
+def test_two_holders_that_lie_together_have_nobody_else_named():
+    """Errors that cancel in a set of shares with honest ones, which gives the secret and another polynomial."""
+    n, t, pair = 8, 4, (2, 3)
+    rig = Rig(complete(n, t)).run("unmask")
+    for name in rig.messages:
+        (data,) = rig.answers(name)
+        if name in pair:
+            body = bytearray(data[wire.HEADER.size : -64])
+            for at in range(2, len(body), wire.ENTRY + 32):
+                holders = [holder for holder in range(n) if holder != int.from_bytes(body[at + 1 : at + 3], "little")]
+                second = holders[1 : t + 1]  # the set that is tried next
+                if not set(pair) <= set(second):
+                    continue
+                factors = weights(np.array([holders.index(holder) + 1 for holder in second]))
+                other = pair[1 - pair.index(name)]
+                body[at + wire.ENTRY] ^= int(factors[second.index(other)])
+            text = signed_text("unmask", rig.server._tag, name, bytes(body))
+            data = wire.pack(wire.kind_of("unmask"), name, rig.server._tag, bytes(body), key_of(name + 1).sign(text))
+        rig.server.receive(name, data)
+    rig.server.advance()
+    found = rig.server.result()
+    assert set(found.liars) <= set(pair)
+    assert found.notes
+
+
+def test_a_search_among_false_shares_ends(monkeypatch):
+    monkeypatch.setattr(unmasking, "TRIES", 60)
+    rig = Rig(complete(8, 4)).run("unmask")
+    for name in rig.messages:
+        (data,) = rig.answers(name)
+        if name < 5:
+            body = bytearray(data[wire.HEADER.size : -64])
+            for at in range(2 + wire.ENTRY, len(body), wire.ENTRY + 32):
+                body[at] ^= name + 1
+            text = signed_text("unmask", rig.server._tag, name, bytes(body))
+            data = wire.pack(wire.kind_of("unmask"), name, rig.server._tag, bytes(body), key_of(name + 1).sign(text))
+        rig.server.receive(name, data)
+    rig.server.advance()
+    with pytest.raises(Void, match="60 sets of shares were tried"):
+        rig.server.result()

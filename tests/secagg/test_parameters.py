@@ -167,4 +167,36 @@ def test_messages_of_distributed_noise_have_parameters_of_their_own():
     assert (p.clients, p.length, 1 << p.modulus_bits, p.bound) == (20, one.padded, one.modulus, 0)
     assert p.min_honest >= one.fewest - one.corrupt
     with pytest.raises(PrivacyError, match="make the mechanism with fewest"):
-        Parameters.for_distributed(fc.privacy.Distributed(1.0, 1.0, 100, 90, 5, 100, bytes(32)), adversary="malicious")
+        Parameters.for_distributed(
+            fc.privacy.Distributed(1.0, 1.0, 100, 90, 5, 100, bytes(32)), adversary="malicious", dropout=0.2
+        )
+    for adversary, fewest in (("malicious", 60), ("semi_honest", 200)):  # 1 - fewest / n alone admits no threshold
+        large = Parameters.for_distributed(
+            fc.privacy.Distributed(1.0, 1.0, 300, fewest, 30, 10, bytes(32)), adversary=adversary
+        )
+        assert (large.min_included, large.complete) == (
+            max(fewest, large.chances.honest * (adversary == "malicious")),
+            False,
+        )
+        assert large.min_honest >= fewest - 30
+        assert large.dropout > 0
+
+
+def test_groups_allow_for_the_corrupt_members_that_chance_puts_into_one():
+    """c of a group by whole numbers: the least that a union over the groups leaves a chance of 2^-41 at most."""
+    for members, groups in ((1000, 4), (203, 2)):
+        made, count = fc.secagg.group_parameters(members, groups, corrupt=0.02, length=3, bound=9), members // 50
+        assert sorted(made) == sorted({members // groups, -(-members // groups)})
+        for size, p in made.items():
+            more = [groups * exact_hypergeometric(members, count, size, p.corrupt + i) for i in (0, 1)]
+            assert log2(more[1]) <= -41 < log2(more[0])
+            assert (p.clients, p.length, p.bound) == (size, 3, 9)
+            assert p.corrupt > size // 50
+    assert fc.secagg.group_parameters(50, 1, corrupt=0.1, length=1, bound=1)[50].corrupt == 5
+    with pytest.raises(PrivacyError, match="two honest ones in each"):
+        fc.secagg.group_parameters(60, 20, corrupt=0.1, length=1, bound=1)
+    whole = Parameters.choose(30, length=2, bound=5, corrupt=0.1, dropout=0)
+    with pytest.raises(PrivacyError, match="3 of them corrupt, may put 3 corrupt ones into a group of 3"):
+        fc.secagg.simulate([np.zeros(2, np.int64)] * 30, parameters=whole, groups=10)
+    ran = fc.secagg.simulate([np.ones(2, np.int64)] * 30, parameters=whole, groups=4)
+    assert sorted(ran.sum[:, 0].tolist()) == [7, 7, 8, 8]

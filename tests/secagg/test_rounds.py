@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from secagg.driver import BOUND, SEALING, Rig, complete, sparse
+from secagg.driver import BOUND, CONTEXT, SEALING, Rig, complete, key_of, sparse
 
 import fedcore as fc
 from fedcore.errors import (
@@ -15,6 +15,7 @@ from fedcore.errors import (
     NonFiniteError,
     PrivacyError,
     RangeError,
+    Replayed,
     ShapeError,
     Void,
     WeightError,
@@ -24,7 +25,7 @@ from fedcore.privacy.secagg.folding import IN_FLIGHT
 from fedcore.privacy.secagg.server import Server
 
 
-@pytest.mark.parametrize("bits", [9, 17, 26, 32, 33, 64])
+@pytest.mark.parametrize("bits", [9, 17, 26, 32, 33, 63, 64])
 @pytest.mark.parametrize("n", [2, 5])
 def test_the_largest_vectors_of_the_most_clients_sum_exactly(bits, n):
     bound = ((1 << bits) // n - 1) // 2
@@ -115,8 +116,10 @@ def test_updates_beyond_the_largest_are_clamped_and_bad_ones_refused():
     ):
         with pytest.raises(error):
             client.mask(message, vector)
-    with pytest.raises(NonFiniteError):
-        list(client.mask(message, quantizer.weighted(np.array([1.0, np.nan]))))
+    for bad in (np.nan, np.inf):
+        with pytest.raises(NonFiniteError, match="number 1 of the vector"):
+            client.mask(message, quantizer.weighted(np.array([1.0, bad])))
+    assert len(list(client.mask(message, quantizer.weighted(np.array([1.0, 0.5]))))) == 1  # no key was used
     for weight in (0, -1, 1.5, float("nan")):
         with pytest.raises(WeightError):
             quantizer.weighted(np.zeros(2), weight)
@@ -204,11 +207,12 @@ def test_the_leak_guard_says_when_a_sum_protects_nobody():
 def test_a_client_refuses_rounds_outside_its_policy(tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(
-        'smallest_cohort = 8\nlargest_epsilon = 4.0\nadversary = "malicious"\nmethods = ["FedIT"]\n'
+        'smallest_cohort = 8\nlargest_epsilon = 4.0\nadversary = "malicious"\nmethods = ["FedIT"]\ncorrupt = 0.1\n'
         f'model = "{"a" * 64}"\n'
     )
     policy = fc.secagg.Policy.load(path)
     p = fc.secagg.Parameters.choose(20, length=1, bound=1, adversary="malicious")
+    bold = fc.secagg.Parameters.choose(20, length=1, bound=1, corrupt=0.05, adversary="malicious")
     good = {"parameters": p, "epsilon": 3.0, "model": "a" * 64, "method": "FedIT"}
     policy.check(fc.secagg.Offer(**good))
     few = fc.secagg.Parameters.choose(5, length=1, bound=1, adversary="malicious")
@@ -217,6 +221,7 @@ def test_a_client_refuses_rounds_outside_its_policy(tmp_path):
         ({"parameters": None}, "in the clear"),
         ({"parameters": few}, "smallest_cohort"),
         ({"parameters": kind}, "trusts its server"),
+        ({"parameters": bold}, "corrupt = 0.1, but the round allows for 1 of 20 members"),
         ({"epsilon": 4.1}, "largest_epsilon"),
         ({"epsilon": float("nan")}, "largest_epsilon"),
         ({"model": "b" * 64}, "model"),
@@ -268,3 +273,66 @@ def test_sessions_of_members_differ_in_every_mask():
     counts = np.bincount(seen[0], minlength=256)
     expected = len(seen[0]) / 256
     assert ((counts - expected) ** 2 / expected).sum() < 400  # χ² with 255 degrees
+
+
+@pytest.mark.parametrize("bits", [17, 26, 33])
+def test_the_residues_of_a_message_are_uniform_at_every_width(bits):
+    bound = ((1 << bits) // 2 - 1) // 2
+    p = complete(2, 1, length=20_000, bound=bound)
+    assert p.modulus_bits == bits
+    rig = Rig(p).run("mask")
+    rig.vectors[0] = bound
+    (data,) = rig.answers(0)
+    found = np.zeros(p.length, np.uint32 if bits <= 32 else np.uint64)
+    fc.ops.unpack_add(np.frombuffer(data[wire.HEADER.size + 4 : -64], np.uint8), bits, found)
+    for shift in (0, bits - 8):
+        counts = np.bincount((found >> np.uint8(shift)).astype(np.int64) & 255, minlength=256)
+        assert ((counts - p.length / 256) ** 2 / (p.length / 256)).sum() < 400  # χ² with 255 degrees
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_vectors_of_a_hundred_clients_sum_exactly(sign):
+    bound = ((1 << 26) // 100 - 1) // 2
+    p = fc.secagg.Parameters.choose(100, length=3, bound=bound)
+    assert (p.modulus_bits, p.complete) == (26, False)
+    found = fc.secagg.simulate([np.full(3, sign * bound)] * 100, parameters=p)
+    assert found.sum.tolist() == [sign * 100 * bound] * 3
+
+
+@pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
+def test_a_neighbourhood_left_with_one_share_too_few_is_void(adversary):
+    """Of client 0's five holders four are needed: without one the sum comes, without two it does not."""
+    rig = Rig(complete(6, 4, adversary)).run("unmask")
+    for name in rig.ids[:4]:
+        rig.server.receive(name, rig.answers(name)[0])
+    state = rig.server.to_bytes(SEALING)
+    with pytest.raises(Void, match="3 holders of the shares of 0 are left, expected at least 4"):
+        rig.server.advance()
+    rig.server = Server.from_bytes(state, SEALING)
+    rig.server.receive(4, rig.answers(4)[0])
+    rig.server.advance()
+    assert (rig.server.result().sum == rig.vectors.sum(0)).all()
+
+
+def test_keys_are_overwritten_when_a_vector_is_left_half_way(monkeypatch):
+    rig = Rig(complete(3, 1, length=wire.CHUNK + 1)).run("mask")
+    kept, make = [], rig.clients[0]._mask_keys
+
+    def keeping(partners):
+        kept.append(make(partners))
+        return kept[-1]
+
+    monkeypatch.setattr(rig.clients[0], "_mask_keys", keeping)
+    chunks = rig.clients[0].mask(rig.messages[0], rig.vectors[0])
+    next(chunks)
+    assert kept[0][0].any()
+    chunks.close()
+    assert not kept[0][0].any()
+
+
+def test_no_round_is_joined_twice():
+    rig = Rig(complete(3, 1))
+    about = (rig.p, 0, key_of(1), rig.roster, b"another session", 7, CONTEXT)
+    fc.secagg.Client(*about, after=6)
+    with pytest.raises(Replayed, match="got 7, but this client took part in round 7"):
+        fc.secagg.Client(*about, after=7)

@@ -5,7 +5,7 @@ README.md in this folder is the threat model.
 
 from fedcore.errors import Forged, Replayed, Void
 from fedcore.privacy.secagg.client import Client, digest_of
-from fedcore.privacy.secagg.groups import partition, tolerated
+from fedcore.privacy.secagg.groups import group_parameters, partition, tolerated
 from fedcore.privacy.secagg.guard import Offer, Policy, leaks, require_linear
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
 from fedcore.privacy.secagg.roster import Roster
@@ -32,6 +32,7 @@ __all__ = [
     "Void",
     "checked",
     "digest_of",
+    "group_parameters",
     "leaks",
     "partition",
     "require_linear",

@@ -46,6 +46,7 @@ class Client:
     session      bytes that no other run has
     round        number
     context      SHA-256 of the broadcast adapter and configuration, as this client got them
+    after        number of the newest round that this client took part in, which it keeps: no round up to it is joined
     save         called with the client whenever it is about to send something new; write `to_bytes` to disk there
 
     Each stage takes the server's message and returns what to send. Called again with the same input it returns the same
@@ -63,7 +64,12 @@ class Client:
         round: int,
         context: bytes,
         save: Callable[[Client], object] | None = None,
+        after: int | None = None,
     ):
+        if after is not None and round <= after:
+            raise Replayed(
+                f"round: got {round}, but this client took part in round {after}; only later ones are joined"
+            )
         known = roster if isinstance(roster, Roster) else Roster(roster)
         self._start(Round(parameters, known, session, round, context), client_id, signing_key, os.urandom(KEY_BYTES))
         self._save = save
@@ -135,7 +141,7 @@ class Client:
         """The masked vector in chunks, to be sent in their order.
 
         vector: (length,) integers within the bound, or a `Quantizer`'s `weighted`; it must not change until the last
-        chunk is made. Raises also ShapeError, DTypeError, RangeError, and NonFiniteError from a chunk.
+        chunk is made. Raises also ShapeError, DTypeError, RangeError, NonFiniteError, before the keys are used.
         """
         values = checked(vector, self.round.parameters)
         self._expect("mask", message)
@@ -178,18 +184,20 @@ class Client:
             yield self._message("mask", wire.positions(self._partners), "included")
         residues = np.empty(min(wire.CHUNK, p.length), np.uint32 if p.modulus_bits <= 32 else np.uint64)
         message = bytearray()
-        for number in range(wire.chunks(p)):
-            start, size = number * wire.CHUNK, wire.chunk_bytes(p, number)
-            part = residues[: p.length - start]
-            values.masked(start, part, keys, signs, p)
-            if len(message) != wire.HEADER.size + 4 + size + SIGNATURE_BYTES:
-                message = wire.room(wire.kind_of("mask"), self._me, self._tag, 4 + size)
-            body = memoryview(message)[wire.HEADER.size : -SIGNATURE_BYTES]
-            body[:4] = number.to_bytes(4, "little")
-            pack_bits(part, p.modulus_bits, np.frombuffer(body[4:], np.uint8))
-            message[-SIGNATURE_BYTES:] = self._signing.sign(signed_text("mask", self._tag, self._me, body))
-            yield bytes(message)
-        keys[:] = 0
+        try:
+            for number in range(wire.chunks(p)):
+                start, size = number * wire.CHUNK, wire.chunk_bytes(p, number)
+                part = residues[: p.length - start]
+                values.masked(start, part, keys, signs, p)
+                if len(message) != wire.HEADER.size + 4 + size + SIGNATURE_BYTES:
+                    message = wire.room(wire.kind_of("mask"), self._me, self._tag, 4 + size)
+                body = memoryview(message)[wire.HEADER.size : -SIGNATURE_BYTES]
+                body[:4] = number.to_bytes(4, "little")
+                pack_bits(part, p.modulus_bits, np.frombuffer(body[4:], np.uint8))
+                message[-SIGNATURE_BYTES:] = self._signing.sign(signed_text("mask", self._tag, self._me, body))
+                yield bytes(message)
+        finally:
+            keys[:] = 0
 
     def acknowledge(self, message: bytes) -> bytes:
         """Whose signed lists this client saw: it will never give a share of their mask secrets."""
@@ -235,11 +243,22 @@ class Client:
             )
 
     def _accept(self, stage: str, message: bytes) -> None:
-        """Remember what is about to be answered, and have it saved before anything is sent."""
-        if stage not in self._inputs:
-            self._inputs[stage] = bytes(message)
+        """Remember what is about to be answered, and have it saved before anything is sent.
+
+        What could not be saved is not remembered either: sent by a second try, it would be unknown to a restart, which
+        then answers otherwise under the same keys.
+        """
+        if stage in self._inputs:
+            return
+        self._inputs[stage] = bytes(message)
+        try:
             if self._save is not None:
                 self._save(self)
+        except BaseException:
+            del self._inputs[stage]
+            if stage == "mask":
+                self._vector = b""
+            raise
 
     def to_bytes(self, sealing_key: bytes) -> bytes:
         """This client, sealed under 32 secret bytes: its keys, and what it answered."""

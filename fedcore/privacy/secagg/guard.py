@@ -61,6 +61,7 @@ class Policy:
     largest_epsilon   most ε that the client may have spent after the round; None: any, or none at all
     secure            whether the round must be a secure sum
     adversary         'malicious': a sum must withstand its server; 'semi_honest': either kind will do
+    corrupt           smallest part of the members, rounded down to members, that may be corrupt without harm
     model             SHA-256 (hex) of the base model; None: any
     methods           names of the methods it takes part in; empty: any
     """
@@ -69,6 +70,7 @@ class Policy:
     largest_epsilon: float | None = None
     secure: bool = True
     adversary: str = "semi_honest"
+    corrupt: float = 0.0
     model: str | None = None
     methods: tuple[str, ...] = ()
 
@@ -91,6 +93,7 @@ class Policy:
             "largest_epsilon": lambda v: type(v) in (int, float) and v > 0,
             "secure": lambda v: type(v) is bool,
             "adversary": lambda v: v in ("semi_honest", "malicious"),
+            "corrupt": lambda v: type(v) in (int, float) and 0 <= v < 1,
             "model": lambda v: isinstance(v, str) and len(v) == 64 and set(v) <= set("0123456789abcdef"),
             "methods": lambda v: isinstance(v, (list, tuple)) and all(isinstance(name, str) for name in v),
         }
@@ -114,6 +117,11 @@ class Policy:
             )
         if p is not None and self.adversary == "malicious" and not p.malicious:
             raise PrivacyError("policy: adversary = 'malicious', but the round trusts its server; refused")
+        if p is not None and p.corrupt < int(self.corrupt * p.clients + 1e-9):
+            raise PrivacyError(
+                f"policy: corrupt = {self.corrupt}, but the round allows for {p.corrupt} of {p.clients} "
+                "members; refused"
+            )
         if self.largest_epsilon is not None and not offer.epsilon <= self.largest_epsilon:
             raise PrivacyError(
                 f"policy: largest_epsilon = {self.largest_epsilon}, but the round leads to {offer.epsilon}; refused"

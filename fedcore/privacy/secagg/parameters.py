@@ -18,7 +18,7 @@ ADVERSARIES = ("semi_honest", "malicious")
 STREAMS = ("chacha20", "aes256ctr")
 #: clients whose positions fit the wire, coordinates of a vector
 MOST_CLIENTS, MOST_LENGTH = (1 << 16) - 1, 1 << 35
-_LAYOUT = struct.Struct("<4sBBBBHHHHHHQQ")
+_LAYOUT = struct.Struct("<4sBBBBHHHHHHHQQ")
 _MAGIC, _VERSION = b"fcsp", 1
 
 
@@ -37,6 +37,7 @@ class Parameters:
     threshold       t, shares that give a secret
     in_degree       most others that may draw one client, where clients draw their neighbours themselves
     stream          'chacha20' or 'aes256ctr', which makes masks from keys (`ops.keystream`)
+    least_included  clients below which a round is void, whatever else would do (`min_included`)
 
     Raises PrivacyError for any that are not secure: what was received is checked as what was chosen.
     """
@@ -52,6 +53,7 @@ class Parameters:
     threshold: int
     in_degree: int
     stream: str = "chacha20"
+    least_included: int = 0
 
     @classmethod
     def choose(
@@ -65,6 +67,7 @@ class Parameters:
         adversary: str = "semi_honest",
         stream: str = "chacha20",
         modulus_bits: int | None = None,
+        least_included: int = 0,
     ) -> Parameters:
         """The fewest neighbours that keep both bounds, all others in a small cohort; `explain` says why.
 
@@ -73,6 +76,7 @@ class Parameters:
         corrupt, dropout  parts of the clients, in [0, 1), rounded down to clients
         modulus_bits      None: ⌈log2(n (2 bound + 1))⌉, so that no sum wraps. Given instead of a bound where vectors
                           are residues already, as those of `fc.privacy.Distributed`
+        least_included    clients below which a round is to be void; else `min_included` says
 
         Raises PrivacyError where no number of neighbours does.
         """
@@ -95,7 +99,9 @@ class Parameters:
                 + (f", or form groups of at most {MOST_SHARES + 1}" if n > MOST_SHARES + 1 else "")
             )
         bits = (n * (2 * bound + 1) - 1).bit_length() if modulus_bits is None else modulus_bits
-        return cls(n, length, bound, bits, counts["corrupt"], counts["dropout"], adversary, *found, stream)
+        return cls(
+            n, length, bound, bits, counts["corrupt"], counts["dropout"], adversary, *found, stream, least_included
+        )
 
     @classmethod
     def for_distributed(
@@ -108,20 +114,23 @@ class Parameters:
     ) -> Parameters:
         """Parameters that carry the messages of a `fc.privacy.Distributed`, and see to its honest noise.
 
-        dropout: as in `choose`; None: what leaves the fewest that the noise was made for. Raises PrivacyError where a
-        sum could be learned that has fewer honest clients than the mechanism counts on.
+        dropout: as in `choose`; None: the most, by bisection, that leave the fewest that the noise was made for and
+        admit a threshold. A sum of fewer is void. Raises PrivacyError where a sum could be learned that has fewer
+        honest clients than the mechanism counts on.
         """
-        n = mechanism.clients
+        n, honest = mechanism.clients, mechanism.fewest - mechanism.corrupt
+        if dropout is None:
+            dropout = _most_dropout(adversary, n, mechanism.corrupt, n - mechanism.fewest, honest) / n
         found = cls.choose(
             n,
             length=mechanism.padded,
             modulus_bits=(mechanism.modulus - 1).bit_length(),
             corrupt=mechanism.corrupt / n,
-            dropout=1 - mechanism.fewest / n if dropout is None else dropout,
+            dropout=dropout,
             adversary=adversary,
             stream=stream,
+            least_included=int(mechanism.fewest),
         )
-        honest = mechanism.fewest - mechanism.corrupt
         if adversary == "malicious" and found.min_honest < honest:
             raise PrivacyError(
                 f"fewest: the noise counts on {honest} honest clients in a sum, against a malicious server only "
@@ -139,6 +148,7 @@ class Parameters:
         _whole("neighbours", k, 1, min(MOST_SHARES, n - 1))
         _whole("threshold", self.threshold, 1, k)
         _whole("in_degree", self.in_degree, k, n - 1)
+        _whole("least_included", self.least_included, 0, n)
         if self.adversary not in ADVERSARIES or self.stream not in STREAMS:
             raise PrivacyError(
                 f"parameters: got {self.adversary!r} and {self.stream!r}, expected one of {ADVERSARIES} and {STREAMS}"
@@ -181,16 +191,22 @@ class Parameters:
 
     @property
     def min_honest(self) -> int:
-        """Fewest honest clients in a sum, but for a chance of 2^-40 (α of Bell et al. 2020).
+        """Fewest honest clients in a sum.
 
-        Whatever a malicious server does; with one that follows the protocol, while no more drop out than expected.
+        Whatever a malicious server does, but for a chance of 2^-40 (α of Bell et al. 2020); with one that follows the
+        protocol those of `min_included` that are not corrupt, however many drop out.
         """
-        return self.chances.honest
+        return self.chances.honest if self.malicious else self.min_included - self.corrupt
 
     @property
     def min_included(self) -> int:
-        """Fewest clients in a sum; below it a round is void."""
-        return self.min_honest if self.malicious else self.threshold + 1
+        """Fewest clients in a sum; below it a round is void.
+
+        `least_included`, and never so few that fewer than two honest ones, or those that a malicious server is bound
+        to, could be among them.
+        """
+        floor = self.chances.honest if self.malicious else max(self.threshold + 1, self.corrupt + 2)
+        return max(floor, self.least_included)
 
     def explain(self) -> str:
         """Why these numbers, in words."""
@@ -209,29 +225,49 @@ class Parameters:
             f"Sums are modulo 2^{self.modulus_bits}"
             + (f": {n} clients within ±{self.bound} never wrap." if self.bound else ", as the vectors were made for."),
             f"A sum holds at least {self.min_honest} honest clients, "
-            + ("whatever the server does." if self.malicious else "while no more drop out than expected."),
+            + (
+                "whatever the server does."
+                if self.malicious
+                else f"since below {self.min_included} clients a round is void."
+            ),
         ]
         return "\n".join(lines)
 
     def to_bytes(self) -> bytes:
         """A canonical form, which the keys of a round are bound to."""
-        _, length, bound, bits, corrupt, dropout, adversary, k, t, in_degree, stream = astuple(self)
+        _, length, bound, bits, corrupt, dropout, adversary, k, t, in_degree, stream, least = astuple(self)
         head = (_MAGIC, _VERSION, ADVERSARIES.index(adversary), STREAMS.index(stream), bits)
-        return _LAYOUT.pack(*head, self.clients, corrupt, dropout, k, t, in_degree, length, bound)
+        return _LAYOUT.pack(*head, self.clients, corrupt, dropout, k, t, in_degree, least, length, bound)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Parameters:
         """Parameters that somebody sent. Raises FormatError, and PrivacyError where they are not secure."""
         if len(data) != _LAYOUT.size:
             raise FormatError(f"parameters: got {len(data)} bytes, expected {_LAYOUT.size}")
-        magic, version, adversary, stream, bits, n, corrupt, dropout, k, t, in_degree, length, bound = _LAYOUT.unpack(
-            data
-        )
+        magic, version, adversary, stream, bits, *counts, length, bound = _LAYOUT.unpack(data)
+        n, corrupt, dropout, k, t, in_degree, least = counts
         if (magic, version) != (_MAGIC, _VERSION):
             raise FormatError(f"parameters: got version {version}, expected {_VERSION}; update the older side")
         if adversary >= len(ADVERSARIES) or stream >= len(STREAMS):
             raise FormatError(f"parameters: got adversary {adversary} and stream {stream}, expected known ones")
-        return cls(n, length, bound, bits, corrupt, dropout, ADVERSARIES[adversary], k, t, in_degree, STREAMS[stream])
+        kinds = ADVERSARIES[adversary], STREAMS[stream]
+        return cls(n, length, bound, bits, corrupt, dropout, kinds[0], k, t, in_degree, kinds[1], least)
+
+
+def _most_dropout(adversary: str, n: int, corrupt: int, most: int, honest: int) -> int:
+    """The most dropouts at which parameters exist, with so many honest clients certain against a malicious server."""
+
+    def enough(dropout: int) -> bool:
+        found = search(adversary, n, corrupt, dropout)
+        return found is not None and (
+            adversary != "malicious" or bounds(adversary, n, corrupt, dropout, *found).honest >= honest
+        )
+
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if enough(middle) else (low, middle - 1)
+    return low
 
 
 def _chance(log2: float) -> str:

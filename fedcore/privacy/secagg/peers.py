@@ -126,6 +126,8 @@ def read_included(round: Round, me: int, partners: Collection[int], held: Collec
             raise Forged(f"{who}: {round.roster.ids[position]!r} has no mask with the client; it was told of others")
         included.add(position)
     reader.done()
+    if p.complete:  # the client sees all that are in the sum; elsewhere its neighbours alone
+        _least(len(included) + 1, round, who)
     return included
 
 
@@ -142,14 +144,18 @@ def read_request(
 
     A member's seed or its mask secret, never both, once each, and only of members whose shares the client holds.
     Against a malicious server (`included` is given): at least the threshold of holders acknowledged the client, so that
-    its own mask secret cannot be had; seeds only of members that it acknowledged, mask secrets only of others. Raises
+    its own mask secret cannot be had; seeds only of members that it acknowledged, mask secrets only of others. With a
+    server that follows the protocol: a list of all in the sum, long enough, and what is asked for fits it. Raises
     Forged, Void.
     """
     p = round.parameters
-    most = p.neighbours * (4 + 2 * wire.degree(p) + SIGNATURE_BYTES) if p.malicious else 0
+    most = p.neighbours * (4 + 2 * wire.degree(p) + SIGNATURE_BYTES) if p.malicious else (p.clients + 7) // 8
     reader, who = _open(round, tag, "unmask", data, 4 + most + 2 * len(held) * wire.ENTRY)
     if p.malicious:
         _read_acknowledged(round, me, holders, tag, reader, who)
+    else:
+        included = reader.members(p.clients)
+        _least(len(included), round, who)
     asked: dict[int, int] = {}
     for _ in range(reader.number()):
         kind, position = reader.number(1), reader.number()
@@ -160,7 +166,8 @@ def read_request(
         if position in asked:
             raise Forged(f"{who}: asks for {round.roster.ids[position]!r} twice; one kind of share a member is given")
         if included is not None and (kind == SEED) != (position in included):
-            was = "no proof came that its vector is in the sum" if kind == SEED else "its vector is in the sum"
+            none = "no proof came that its vector is in the sum" if p.malicious else "its vector is not in the sum"
+            was = none if kind == SEED else "its vector is in the sum"
             what = "seed" if kind == SEED else "mask secret"
             raise Forged(f"{who}: asks for the {what} of {round.roster.ids[position]!r}, but {was}")
         asked[position] = kind
@@ -186,6 +193,11 @@ def _read_acknowledged(round: Round, me: int, holders: Collection[int], tag: byt
             raise Forged(f"{who}: {round.roster.ids[position]!r} did not acknowledge the client")
         seen.add(position)
     _enough(len(seen), round, who, "of the client's holders acknowledged it")
+
+
+def _least(count: int, round: Round, who: str) -> None:
+    if count < round.parameters.min_included:
+        raise Void(f"{who}: {count} members are in the sum, expected at least {round.parameters.min_included}")
 
 
 def _enough(count: int, round: Round, who: str, what: str) -> None:

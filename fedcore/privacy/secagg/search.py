@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fedcore.privacy.secagg.tails import binomial, gap_in_circle, hypergeometric, least_closed, log2_sum
 
@@ -26,8 +27,8 @@ class Bounds:
     exposed   some honest client has so many corrupt neighbours that they could unmask it
     apart     a sum over few clients could be learned
     void      some neighbourhood falls below the threshold, or is larger than a client accepts
-    honest    fewest honest clients in a sum: one that a malicious server can learn, whatever it does, or that of a
-              round in which no more drop out than expected
+    honest    fewest honest clients in a sum that a malicious server can learn, whatever it does; with one that follows
+              the protocol those of a round in which as many drop out as expected
     """
 
     exposed: float
@@ -75,6 +76,7 @@ def most_threshold(n: int, dropout: int, k: int) -> int:
     )
 
 
+@lru_cache(maxsize=256)
 def search(adversary: str, n: int, corrupt: int, dropout: int) -> tuple[int, int, int] | None:
     """(neighbours, threshold, most in-degree): all others in a small cohort, else the fewest, else all others.
 

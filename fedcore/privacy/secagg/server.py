@@ -29,12 +29,14 @@ class SecureSum:
 
     sum        (length,) int64, the exact sum; where there is no bound residues, (length,) uint64 below 2**modulus_bits
     survivors  whose vectors are in it
-    liars      member -> what it was found to have done, which did not change the sum
+    liars      member -> what it certainly did, as long as no more than `corrupt` members lie; the sum is true anyhow
+    notes      of whose secrets shares were false, whoever it was that lied: their holders or who dealt them
     """
 
     sum: np.ndarray
     survivors: list[Id]
     liars: dict[Id, str]
+    notes: list[str]
 
 
 class Server:
@@ -262,7 +264,7 @@ class Server:
             raise Void(f"mask: {len(done)} vectors came, expected at least {self._p.min_included}; the round is void")
         self._check_needed(done, "mask")
         if not self._p.malicious:
-            return self._requests(done, dict.fromkeys(done, b""))
+            return self._requests(done, dict.fromkeys(done, wire.members(done, self._p.clients)))
         messages = {}
         for i in done:
             wards = [j for j in self._held_by(i) if j in done]
@@ -321,7 +323,8 @@ class Server:
         found = {i: secrets.find(i, kind) for i, kind in self._needed().items()}
         total = self._unmasked(found)
         ids = self.round.roster.ids
-        return SecureSum(total, [ids[i] for i in self._included], {ids[i]: why for i, why in secrets.liars.items()})
+        liars = {ids[i]: why for i, why in secrets.liars.items()}
+        return SecureSum(total, [ids[i] for i in self._included], liars, secrets.notes)
 
     def _secrets(self) -> Secrets:
         advertised = {i: body for i, (body, _) in self._signed["advertise"].items()}

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.errors import PrivacyError
 from fedcore.privacy.secagg.client import Client
-from fedcore.privacy.secagg.groups import partition
+from fedcore.privacy.secagg.groups import group_parameters, partition
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.server import SecureSum, Server
@@ -53,7 +53,8 @@ def simulate(
     dropouts    stage -> identifiers of clients that send nothing from that stage on
     parameters  None: for a server that follows the protocol, the bound that the vectors have, and the dropouts given
     round       its number; context: SHA-256 of the broadcast adapter and configuration. The session is drawn here
-    groups      sums over so many random groups of nearly equal size, each a round of its own, as robust rules need
+    groups      sums over so many random groups of nearly equal size, each a round of its own, as robust rules need;
+                `parameters` are those of all clients, from which each group's are made (`group_parameters`)
 
     Raises Void where too many drop out for a sum, PrivacyError for unknown identifiers and stages.
     """
@@ -64,7 +65,8 @@ def simulate(
         return Simulation(found.sum, found.survivors, found.liars, up, down)
     seed = os.urandom(32)
     parts = partition(list(given), groups, seed)
-    ran = [_one({name: given[name] for name in part}, gone, parameters, round, context) for part in parts]
+    made = {} if parameters is None else _of_groups(parameters, groups)
+    ran = [_one({name: given[name] for name in part}, gone, made.get(len(part)), round, context) for part in parts]
     sums = [found for found, _, _ in ran]
     return Simulation(
         np.stack([found.sum for found in sums]),
@@ -74,6 +76,14 @@ def simulate(
         sum(down for _, _, down in ran),
         [found.survivors for found in sums],
     )
+
+
+def _of_groups(p: Parameters, groups: int) -> dict[int, Parameters]:
+    """Parameters of all clients for each size of groups."""
+    n = p.clients
+    bits = None if p.bound else p.modulus_bits
+    about: dict[str, Any] = {"length": p.length, "bound": p.bound, "modulus_bits": bits, "stream": p.stream}
+    return group_parameters(n, groups, corrupt=p.corrupt / n, dropout=p.dropout / n, adversary=p.adversary, **about)
 
 
 def _last_stages(dropouts: Mapping[str, Collection[Id]], given: Mapping[Id, Any]) -> dict[Id, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
+from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError, WeightError
 from fedcore.privacy.secagg.parameters import Parameters
 
 
@@ -121,13 +121,18 @@ def checked(vector: Any, p: Parameters) -> Weighted | Integers:
     """A vector that fits the parameters.
 
     vector: (length,) integers within `bound`, or below 2**modulus_bits where there is no bound; or what
-    `Quantizer.weighted` gives. Raises ShapeError, DTypeError, RangeError, which never tell a value.
+    `Quantizer.weighted` gives. Raises ShapeError, DTypeError, RangeError, NonFiniteError, which never tell a value.
     """
     if len(vector) != p.length:
         raise ShapeError(f"mask: got a vector of {len(vector)} coordinates, expected {p.length}")
     if isinstance(vector, Weighted):
         if not p.bound or vector.limit > p.bound:
             raise RangeError(f"mask: the vector is quantised within {vector.limit}, expected at most {p.bound}")
+        finite = np.isfinite(vector.values)  # now: once keys are used for a vector, no other can go in its place
+        if not finite.all():
+            raise NonFiniteError(
+                f"mask: number {int(finite.argmin())} of the vector is NaN or Inf; leave such updates out"
+            )
         return vector
     array = np.asarray(vector)
     if array.dtype.kind not in "iu" or array.ndim != 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedcore.errors import Forged, FormatError, Replayed
@@ -106,6 +107,13 @@ class Reader:
         check_positions(found, clients, self._who)
         return found
 
+    def members(self, clients: int) -> set[int]:
+        """A set of members, as `members` writes it. Raises Forged for one beyond the last."""
+        bits = int.from_bytes(self.take((clients + 7) // 8), "little")
+        if bits >> clients:
+            raise Forged(f"{self._who}: names a member beyond the last of {clients}")
+        return {i for i in range(clients) if bits >> i & 1}
+
     def rest(self) -> memoryview:
         """All that is left."""
         found, self._left = self._left, self._left[:0]
@@ -133,6 +141,11 @@ def check_positions(found: list[int], clients: int, who: str) -> None:
 def positions(found: list[int]) -> bytes:
     """A counted list of members for the wire."""
     return struct.pack(f"<H{len(found)}H", len(found), *found)
+
+
+def members(found: Iterable[int], clients: int) -> bytes:
+    """A set of members for the wire: bit i, counted from the low end, for member i."""
+    return sum(1 << i for i in found).to_bytes((clients + 7) // 8, "little")
 
 
 def advertised_bytes(p: Parameters) -> int:
