@@ -15,7 +15,7 @@ import pytest
 
 import fedcore as fc
 from fedcore.cli import main
-from fedcore.errors import ConfigError, FormatError, MissingError, PrivacyBudgetError, PrivacyError, TrainingError
+from fedcore.errors import ConfigError, FormatError, MissingError, PrivacyBudgetError, PrivacyError, TrainingError, Void
 from fedcore.federation.config_file import parse_config, to_toml
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.journal import LineLog
@@ -446,6 +446,35 @@ def test_noise_of_all_clients_together_hides_the_sum_and_too_few_void_the_round(
     assert len({entry["output"] for entry in folder.ledger.entries} | {start.digest()}) == 1
     said = lines(read_plan(tmp_path / "void"), rows(folder.metrics.entries), folder.ledger.entries)
     assert "one round 1: 3 messages of at least 4: the round is void, nothing is released" in said
+
+
+def test_a_sum_is_charged_before_it_is_unmasked_and_a_void_under_masks_stays_charged(tmp_path, monkeypatch):
+    from fedcore.federation import private_modes
+
+    def failing(self, receipts):
+        assert len(budget(path, concentrated=True).charges) == 1
+        raise Void("5 of 5 clients are gone")
+
+    path = tmp_path / "run"
+    monkeypatch.setattr(private_modes.DistributedMode, "_total", failing)
+    folder = run(path, config('epsilon = 45\ndelta = 1e-3\nmode = "distributed"\n', rounds=1))
+    (entry,) = folder.ledger.entries
+    assert entry["privacy"]["void"] == "5 of 5 clients are gone; its charge stays"
+    assert entry["privacy"]["epsilon"] == pytest.approx(45, rel=2e-3)
+    assert "5 of 5 clients are gone" in write_report(folder).read_text()
+
+
+@pytest.mark.parametrize("mode", ["central", "distributed"])
+def test_nobody_trains_for_a_release_that_the_budget_does_not_hold(tmp_path, mode):
+    path, private = tmp_path / "run", f'epsilon = 45\ndelta = 1e-3\nmode = "{mode}"\n'
+
+    def spend():
+        budget(path, concentrated=mode == "distributed").reserve("0" * 64)
+
+    learner = Interrupting(after=2, action=spend)
+    folder = run(path, config(private, rounds=2), learner=learner)
+    assert "would bring epsilon to" in folder.ledger.entries[-1]["stopped"]
+    assert len(learner.trained) == 5
 
 
 def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):

@@ -118,12 +118,7 @@ class Budget:
             for record, charge in charges:
                 if record["inputs"] == inputs_digest:
                     return self._again(records, record, charge, [one for _, one in charges])
-            after = self._spent([one for _, one in charges] + [self._charge])
-            if after > self.epsilon:
-                raise PrivacyBudgetError(
-                    f"{self.path}: a charge at noise multiplier {self._charge.noise_multiplier:g} would bring epsilon "
-                    f"to {after:.4g} of {self.epsilon:g} after {len(charges)} charges; stop here, or ask for more noise"
-                )
+            after = self._after([one for _, one in charges])
             number, key = len(records) + 1, os.urandom(KEY_BYTES)
             # the key first: a charge without its key would be paid for and never usable, a key without a charge is
             # overwritten by the next one
@@ -140,6 +135,10 @@ class Budget:
                 }
             )
             return self._noise(key, inputs_digest, number, after)
+
+    def check(self) -> None:
+        """Raise PrivacyBudgetError if one more charge would pass the budget, before work that a charge would end."""
+        self._after(self.charges)
 
     @property
     def spent(self) -> float:
@@ -192,6 +191,16 @@ class Budget:
     def _noise(self, key: bytes, inputs: str, number: int, after: float) -> Noise:
         charge = self._charge
         return Noise(key, inputs, charge.noise_multiplier, charge.dimension, number, after, charge.sampling_rate)
+
+    def _after(self, charges: list[Charge]) -> float:
+        """ε with one more charge. Raises PrivacyBudgetError."""
+        after = self._spent([*charges, self._charge])
+        if after > self.epsilon:
+            raise PrivacyBudgetError(
+                f"{self.path}: a charge at noise multiplier {self._charge.noise_multiplier:g} would bring epsilon "
+                f"to {after:.4g} of {self.epsilon:g} after {len(charges)} charges; stop here, or ask for more noise"
+            )
+        return after
 
     def _spent(self, charges: list[Charge]) -> float:
         return spent(charges, self.delta, self.sampling, self.neighbours)
