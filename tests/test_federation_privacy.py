@@ -232,18 +232,24 @@ def interrupted(path):
 
 
 def test_a_budget_that_was_changed_or_rolled_back_releases_nothing(tmp_path):
-    path = interrupted(tmp_path / "run")
-    private = path / "private"
+    path = tmp_path / "run"
+    private, earlier = path / "private", {}
+
+    def keep():
+        earlier.update({name: (private / name).read_bytes() for name in ("budget", "budget.head")})
+        raise KeyboardInterrupt
+
+    for after, resume in ((5, False), (5, True)):
+        with pytest.raises(KeyboardInterrupt):
+            run(path, config(rounds=3), resume=resume, learner=Interrupting(after, None if resume else keep))
     content = (private / "budget").read_bytes()
     (private / "budget").write_bytes(content.replace(b'"number":2', b'"number":3', 1))
     with pytest.raises(FormatError, match="tampered with, rolled back or damaged"):
         run(path, config(rounds=3), resume=True)
     (private / "budget").write_bytes(content)
     # file and head together: only the run's public ledger can tell
-    whole_lines = content.splitlines(keepends=True)
-    (private / "budget").write_bytes(b"".join(whole_lines[:2]))
-    mac = json.loads(whole_lines[1])["mac"]
-    (private / "budget.head").write_text(json.dumps({"number": 2, "mac": mac}))
+    for name, data in earlier.items():
+        (private / name).write_bytes(data)
     with pytest.raises(PrivacyError, match="rolled back together"):
         run(path, config(rounds=3), resume=True)
     for name in ("budget", "budget.head"):
@@ -255,6 +261,18 @@ def test_a_budget_that_was_changed_or_rolled_back_releases_nothing(tmp_path):
     with pytest.raises(MissingError, match=r"the sealing key of .* is missing"):
         run(path, config(rounds=3), resume=True)
     assert len(RunFolder.read(path).ledger.entries) == 2
+
+
+def test_a_plan_that_was_changed_releases_nothing(tmp_path):
+    text = 'epsilon = 20\ndelta = 1e-2\nsampling = "poisson"\nclients_per_round = 2\n'
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, config(text, rounds=20), learner=Interrupting(after=2))
+    said = json.loads((path / "privacy.json").read_text())
+    for changed in ({"sampling_rate": 1e-6, "expected_clients": 5}, {"charged": 0.1}, {"mac": "0" * 64}):
+        (path / "privacy.json").write_text(json.dumps(said | changed))
+        with pytest.raises(FormatError, match=r"privacy\.json: was changed after the run began"):
+            run(path, config(text, rounds=20), resume=True)
 
 
 def test_a_run_stops_before_another_run_makes_it_pass_the_budget(tmp_path):
