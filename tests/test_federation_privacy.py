@@ -415,7 +415,7 @@ def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
     folder, plan = run(tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1)), read_plan(tmp_path / "run")
     assert plan.neighbours == "replace_one"
     assert plan.charged == pytest.approx(2 * fc.privacy.noise_multiplier(epsilon=20, delta=1e-5), rel=1e-3)
-    alone, note = plan.notes
+    _, alone, note = plan.notes
     assert "the budget is of this run alone" in alone
     assert f"signal-to-noise ratio of a round is at most {math.sqrt(5) / plan.charged / math.sqrt(12):.2g}" in note
     learner, start = fake.FakeLearner(), fc.privacy.orthonormal(fake.FakeLearner().initial())
@@ -504,19 +504,59 @@ def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
     for file in old:
         os.utime(file, (0, os.stat(file).st_mtime - 31 * 86400))
     assert main(["report", str(path)]) == 0
-    assert f"{len(old)} files of its private journal expired" in capsys.readouterr().err
+    assert "files of its private journal expired" in capsys.readouterr().err
     assert not [file for file in old if file.exists()]
     assert len(budget(path).charges) == 2  # what was spent stays spent
     assert main(["report", str(path), "--destroy-noise-keys"]) == 0
-    assert "2 noise keys were deleted" in capsys.readouterr().err
+    assert "2 noise keys and the run's secret were deleted" in capsys.readouterr().err
     assert list((path / "private/budget.keys").iterdir()) == []
-    with pytest.raises(MissingError, match="secret: expired"):
+    with pytest.raises(MissingError, match="secret: expired or was destroyed"):
         run(path, resume=True)
     unfinished = interrupted(tmp_path / "unfinished")
     for file in (unfinished / "private").rglob("*"):
         os.utime(file, (0, 0))
     folder = run(unfinished, config(rounds=3), resume=True)
     assert len(folder.ledger.entries) == 3
+
+
+def test_a_client_with_noise_of_its_own_sends_one_message_a_round(tmp_path):
+    """Lost messages come again bit for bit; others, which no charge covers, do not leave."""
+    path, settings = tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, settings, learner=Interrupting(after=8))
+    sent, *others = sorted((path / "private/updates/one/round-002").iterdir())
+    for file in (sent, *others):
+        os.utime(file, (0, 0))
+    assert RunFolder.read(path).expired == 0
+    sent.unlink()
+
+    class Other(fake.FakeLearner):
+        def train(self, adapter, client, steps, seed, *arguments, **options):
+            return super().train(adapter, client, steps + 1, seed + 1, *arguments, **options)
+
+    with pytest.raises(PrivacyError, match="client-0 sent another message in one round 2"):
+        run(path, settings, resume=True, learner=Other())
+    folder = run(path, settings, resume=True)
+    assert sent.is_file()
+    assert len(folder.ledger.entries) == 2
+    assert main(["report", str(path), "--destroy-noise-keys"]) == 0
+    assert not (path / "private/secret").exists()
+
+
+def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, whole, capsys):
+    text = 'epsilon = 20\ndelta = 1e-2\narms = ["one"]\nsampling = "poisson"\nclients_per_round = 2\n'
+    arms = '[[arms]]\nname = "one"\n[[arms]]\nname = "bare"\n'
+    path = tmp_path / "run"
+    write_report(run(path, config(text, rounds=1, arms=arms)))
+    public = [p for p in path.rglob("*") if p.relative_to(path).parts[0] != "private" or p.name == "private"]
+    assert len({p.stat().st_mtime for p in [path, *public]}) == 1
+    assert main(["report", str(path), "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["privacy"]
+    assert any(note.startswith("warning: bare: not private, on the same clients") for note in notes)
+    assert any("who watches the clock" in note for note in notes)
+    assert "warning: bare: not private" in (path / "report.html").read_text()
+    assert not any("not private" in note for note in read_plan(whole).notes)
+    assert any("their number, 5, is public" in note for note in read_plan(whole).notes)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,9 @@ class LocalMode:
         noise = Noise(
             derived(key, digest), digest, self._mechanism.noise_multiplier, len(row), self._charge.number, 0.0
         )
-        return _pack(np.asarray(self._mechanism.release([row], noise, label=about.label).mean, np.float32))
+        data = _pack(np.asarray(self._mechanism.release([row], noise, label=about.label).mean, np.float32))
+        about.federation.folder.private.mark_sent(about.arm.name, about.number, client.id, data)
+        return data
 
     @property
     def message_bytes(self) -> int:

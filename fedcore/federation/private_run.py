@@ -64,16 +64,17 @@ def open_private(
     releases: int,
     arms: Callable[[], Sequence[tuple[Method, Start]]],
     masked: bool = False,
+    open_arms: Sequence[str] = (),
 ) -> PrivateRun:
     """Open a private run, or begin it: the plan is made once, and an interrupted run goes on with it.
 
     arms: the method and the start of each arm, asked for where there is no plan yet. masked: messages are, in all
-    arms. Raises PrivacyError, FormatError for a plan that was changed or a budget that was tampered with or rolled
-    back, MissingError without its sealing key.
+    arms. open_arms: those that are not private. Raises PrivacyError, FormatError for a plan that was changed or a
+    budget that was tampered with or rolled back, MissingError without its sealing key.
     """
     if not (folder.path / PLAN).exists():
         before = _budget(settings, folder, population, None).charges
-        made = make_plan(settings, population, releases, arms(), before, masked)
+        made = make_plan(settings, population, releases, arms(), before, masked, open_arms)
         said = made.as_json()
         text = json.dumps(said | {"mac": _mac(said, folder.private.secret)}, indent=1)
         write_atomically(folder.path / PLAN, f"{text}\n".encode())
@@ -115,13 +116,19 @@ def _mac(plan: dict[str, Any], secret: bytes) -> str:
     return hmac.digest(derived(secret, "plan"), json.dumps(plan, sort_keys=True).encode(), "sha256").hex()
 
 
-def destroy_keys(folder: RunFolder, settings: Privacy) -> int:
+def destroy_keys(folder: RunFolder, settings: Privacy, *, finished: bool) -> int:
     """Delete the noise keys of the population's charges so far, as after an audit: how many there were.
 
-    What was released stays charged, and can neither be repeated nor checked. Raises as `open_private` does.
+    Of a `finished` run the secret too, from which clients' noise is derived. What was released stays charged, and can
+    neither be repeated nor checked. Raises as `open_private` does.
     """
     plan = read_plan(folder.path)
-    return 0 if plan is None else _budget(settings, folder, plan.population, plan).destroy_keys()
+    if plan is None:
+        return 0
+    number = _budget(settings, folder, plan.population, plan).destroy_keys()
+    if finished:
+        folder.private.destroy_secret()
+    return number
 
 
 def _budget(settings: Privacy, folder: RunFolder, population: int, plan: Plan | None) -> Budget:

@@ -28,6 +28,8 @@ class Noise:
     number            of the charge in its file
     epsilon           ε of the population so far, this charge included
     sampling_rate     that was charged
+    neighbours        the budget's relation
+    concentrated      as of `Charge`, that was charged
     """
 
     key: bytes = field(repr=False)
@@ -37,6 +39,8 @@ class Noise:
     number: int
     epsilon: float
     sampling_rate: float = 1.0
+    neighbours: str = "add_remove"
+    concentrated: bool = False
 
 
 class Budget:
@@ -190,7 +194,8 @@ class Budget:
 
     def _noise(self, key: bytes, inputs: str, number: int, after: float) -> Noise:
         charge = self._charge
-        return Noise(key, inputs, charge.noise_multiplier, charge.dimension, number, after, charge.sampling_rate)
+        charged = (charge.noise_multiplier, charge.dimension, number, after, charge.sampling_rate)
+        return Noise(key, inputs, *charged, self.neighbours, charge.concentrated)
 
     def _after(self, charges: list[Charge]) -> float:
         """ε with one more charge. Raises PrivacyBudgetError."""
