@@ -89,9 +89,12 @@ class Central:
         reference: Update | None = None,
         fixed: Update | None = None,
         number: int = 1,
-        label: str = "",
+        label: str,
     ) -> str:
-        """SHA-256 (hex) of what a release depends on, for `Budget.reserve`; the order of updates does not matter."""
+        """SHA-256 (hex) of what a release depends on, for `Budget.reserve`; the order of updates does not matter.
+
+        label  names the release, as in `release`: the same inputs in two rounds are two releases and two charges
+        """
         return self._digest(self._terms(updates, method, reference, fixed, number), label)
 
     def dimension(
@@ -110,7 +113,7 @@ class Central:
         reference: Update | None = None,
         fixed: Update | None = None,
         number: int = 1,
-        label: str = "",
+        label: str,
         weights: Sequence[float] | Mapping[str, float] | None = None,
     ) -> Release:
         """Release one round.
