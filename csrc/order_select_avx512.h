@@ -202,7 +202,7 @@ INLINE int run_select(const void* const* rows, int64_t n, int64_t offset, int64_
     const char **const sampled = (const char**)(widened + SAMPLE_MOST), **const fewest = sampled + SAMPLE_MOST;
     for (int64_t i = 0; i < sample; i++) sampled[i] = type == FC_F32 ? at[i * n / sample] : (const char*)(widened + i);
     for (int64_t i = 0; i < FEW; i++) fewest[i] = (const char*)(few + i);
-    int depth = 0;
+    int depth = 1; /* a sample has two leaves or more */
     while (FC_ORDER_LEAF << depth < sample) depth++;
     for (int64_t c = 0, group = 0; c < length; c += LANES, group++) {
         if (c + LANES > length) c = length - LANES, group = 0;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -245,7 +246,7 @@ def test_demo_has_an_arm_for_every_method_where_it_is_asked_for(tmp_path, capsys
     monkeypatch.setattr(demo_command, "carry_out", lambda config, *rest: carry_out(one_round(config), *rest))
     assert main(["demo", "--methods", "-o", str(tmp_path / "out"), "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["table"]}
-    arms = ["honest-mean", "poisoned-mean", "poisoned-krum", "secure-mean", "secure-private"]
+    arms = ["honest-mean", "poisoned-mean", "poisoned-krum", "secure-mean", "secure-dp"]
     assert list(rows) == ["base", "local-only", *arms, *METHODS]
     for name in METHODS:
         row = rows[name]
@@ -365,16 +366,11 @@ def test_a_real_run_gives_an_adapter_that_peft_loads_on_the_nf4_base(tiny):
     assert any(np.any(tensor) for name, tensor in loaded.items() if "lora_B" in name)
 
 
-def test_a_real_run_survives_ctrl_c_in_mid_round(tiny):
-    folder, environment, command, _ = tiny
-    output = folder / "stopped"
+def interrupted(command, environment, output):
+    """What a run says that got Ctrl+C once its first message lay in the journal: (exit status, standard error)."""
     # at the lowest priority, so that on a busy machine this test sees the first file before the run is over
     process = subprocess.Popen(
-        ["nice", "-n", "19", *command("stopped")],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        ["nice", "-n", "19", *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
     while not list(output.glob("updates/only/round-001/*.safetensors")) and time.monotonic() < deadline:
@@ -382,7 +378,18 @@ def test_a_real_run_survives_ctrl_c_in_mid_round(tiny):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    return process.returncode, errors
+
+
+def test_a_real_run_survives_ctrl_c_in_mid_round(tiny):
+    folder, environment, command, _ = tiny
+    output = folder / "stopped"
+    for _ in range(5):
+        status, errors = interrupted(command("stopped"), environment, output)
+        if status != 0:
+            break
+        shutil.rmtree(output)  # the run was over before the signal came
+    assert status == 130, errors
     assert errors.splitlines()[-1].startswith("fedcore: interrupted; ")
     assert "Traceback" not in errors
     assert not list(output.rglob("*.part"))

@@ -39,7 +39,7 @@ def test_defaults_are_filled_in_and_written_back_exactly():
 def test_the_shipped_demo_loads_and_round_trips():
     text = resources.files("fedcore.cli").joinpath("demo.toml").read_text()
     config = parse_config(text, "demo.toml")
-    names = ["honest-mean", "poisoned-mean", "poisoned-krum", "secure-mean", "secure-private"]
+    names = ["honest-mean", "poisoned-mean", "poisoned-krum", "secure-mean", "secure-dp"]
     assert [arm.name for arm in config.arms] == names
     assert [config.secure_of(arm) is not None for arm in config.arms] == [False] * 3 + [True] * 2
     assert [config.privacy_of(arm) is not None for arm in config.arms] == [False] * 4 + [True]

@@ -580,6 +580,7 @@ static void check_shamir(int64_t size, int threshold, int count) {
     free(secrets), free(found), free(shares[0]), free(shares[1]);
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 /* Whether any eight bytes of a key or of its AES schedule are left on a stack that a call ran on. */
 enum { STACK = 1 << 19, SCHEDULE = 4 * FC_SCHEDULE };
 typedef struct {
@@ -631,6 +632,7 @@ static void check_stacks(fc_stream stream) {
     }
     free(stack);
 }
+#endif
 
 /* Samples of a table of any words, some of which are drawn, in memory that ends where they end. */
 static void check_gaussian(int64_t size, int64_t counter, int64_t entries) {
@@ -677,8 +679,10 @@ int main(void) {
     check_residues(140001, 26, 1);
     for (int64_t size = 0; size < 70; size++) check_shamir(size, 1 + (int)size % 7, 7 + (int)size);
     check_shamir(33, 200, 255);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which keep copies of their own */
     check_stacks(FC_CHACHA20);
     check_stacks(FC_AES256CTR);
+#endif
     enum { LONG = 4000 }; /* what takes most of the time, under an emulator and sanitizers, comes in fewer kinds */
     static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8209};
     for (int dtype = FC_F32; dtype <= FC_BF16; dtype++)
