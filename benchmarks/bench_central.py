@@ -29,7 +29,9 @@ def release(vectors: list[np.ndarray], stream: str, threads: int, reserving: boo
     def work() -> object:
         os.environ["FEDCORE_NUM_THREADS"] = str(threads)
         digest = mechanism.inputs_digest(vectors, label="a round") if reserving else known
-        return mechanism.release(vectors, fc.privacy.Noise(os.urandom(32), digest, Z, D, 1, 0.0), label="a round")
+        return mechanism.release(
+            vectors, fc.privacy.Noise(os.urandom(32), digest, Z, D, 1, 0.0, stream=stream), label="a round"
+        )
 
     return work
 

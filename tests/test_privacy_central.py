@@ -167,6 +167,10 @@ def test_noise_belongs_to_one_set_of_inputs_and_settings(sampler):
         mechanism.release(rows, Noise(KEY, digest, 2.0, 100, 2, 1.0), label="a round")
     with pytest.raises(PrivacyError, match=r"charged for 49 samples, and this release draws 50.*dimension=50"):
         mechanism.release(rows, Noise(KEY, digest, 1.0, 49, 2, 1.0), label="a round")
+    with pytest.raises(
+        PrivacyError, match="noise: charged for stream 'aes256ctr', and this release draws from 'chacha"
+    ):
+        mechanism.release(rows, Noise(KEY, digest, 1.0, 50, 2, 1.0, stream="aes256ctr"), label="a round")
     assert sampler.calls == []
 
 

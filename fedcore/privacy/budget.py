@@ -30,6 +30,7 @@ class Noise:
     sampling_rate     that was charged
     neighbours        the budget's relation
     concentrated      as of `Charge`, that was charged
+    stream            of the noise, that was charged
     """
 
     key: bytes = field(repr=False)
@@ -41,6 +42,7 @@ class Noise:
     sampling_rate: float = 1.0
     neighbours: str = "add_remove"
     concentrated: bool = False
+    stream: str = "chacha20"
 
 
 class Budget:
@@ -67,6 +69,7 @@ class Budget:
         unit: str = "client",
         population: int | None = None,
         concentrated: bool = False,
+        stream: str = "chacha20",
     ):
         """Open the budget of a population, or start it.
 
@@ -78,13 +81,14 @@ class Budget:
         unit              what one record is, in words: whom the guarantee is for
         population        records in all; δ must be less than 1 over it
         concentrated      this run's releases are known by ρ-zCDP alone, as of `Charge`
+        stream            of this run's noise, as of `Central`: that of AES adds its own term to δ
 
         Raises PrivacyError naming the parameter, FormatError for a file that was tampered with or rolled back,
         StorageError.
         """
         check_epsilon(epsilon)
         check_delta(delta, population)
-        self._charge = Charge(float(noise_multiplier), float(sampling_rate), 1, dimension, concentrated)
+        self._charge = Charge(float(noise_multiplier), float(sampling_rate), 1, dimension, concentrated, stream)
         check_relation(sampling, neighbours, [self._charge])
         self.epsilon, self.delta, self.sampling, self.neighbours = float(epsilon), float(delta), sampling, neighbours
         self.path = Path(path)
@@ -136,6 +140,7 @@ class Budget:
                     "sampling_rate": self._charge.sampling_rate.hex(),
                     "dimension": self._charge.dimension,
                     "concentrated": self._charge.concentrated,
+                    "stream": self._charge.stream,
                 }
             )
             return self._noise(key, inputs_digest, number, after)
@@ -195,7 +200,7 @@ class Budget:
     def _noise(self, key: bytes, inputs: str, number: int, after: float) -> Noise:
         charge = self._charge
         charged = (charge.noise_multiplier, charge.dimension, number, after, charge.sampling_rate)
-        return Noise(key, inputs, *charged, self.neighbours, charge.concentrated)
+        return Noise(key, inputs, *charged, self.neighbours, charge.concentrated, charge.stream)
 
     def _after(self, charges: list[Charge]) -> float:
         """ε with one more charge. Raises PrivacyBudgetError."""
@@ -225,4 +230,4 @@ class Budget:
 
 def _charge(record: dict[str, Any]) -> Charge:
     z, q = float.fromhex(record["noise_multiplier"]), float.fromhex(record["sampling_rate"])
-    return Charge(z, q, 1, record["dimension"], record.get("concentrated", False))
+    return Charge(z, q, 1, record["dimension"], record["concentrated"], record["stream"])

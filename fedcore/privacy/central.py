@@ -232,6 +232,11 @@ class Central:
                 f"noise: charged at noise multiplier {noise.noise_multiplier:g}, and this release has "
                 f"{self.noise_multiplier:g}; open the budget with the same"
             )
+        if noise.stream != self.stream:
+            raise PrivacyError(
+                f"noise: charged for stream {noise.stream!r}, and this release draws from {self.stream!r}; open the "
+                "budget with the same"
+            )
         needed = self._needed(terms.sizes)
         if noise.dimension < needed:
             raise PrivacyError(

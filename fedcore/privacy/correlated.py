@@ -186,6 +186,11 @@ class Correlated:
                 "noise: was reserved for another run or other settings; reserve for inputs_digest of these rounds, "
                 "which is another charge"
             )
+        if noise.stream != self.stream:
+            raise PrivacyError(
+                f"noise: charged for stream {noise.stream!r}, and this run draws from {self.stream!r}; open the budget "
+                "with the same"
+            )
         needed = self.dimension(size)
         charged = (noise.noise_multiplier, noise.sampling_rate)
         if charged != (self.noise_multiplier, 1) or noise.dimension < needed:
