@@ -24,12 +24,14 @@ D, Z, CLIP, ROUNDS = 10_000_000, 1.0, 1.0, 7
 
 def release(vectors: list[np.ndarray], stream: str, threads: int, reserving: bool = False) -> Callable[[], object]:
     mechanism = fc.privacy.Central(CLIP, Z, len(vectors), stream=stream)
-    known = mechanism.inputs_digest(vectors)
+    known = mechanism.inputs_digest(vectors, label="a round")
 
     def work() -> object:
         os.environ["FEDCORE_NUM_THREADS"] = str(threads)
-        digest = mechanism.inputs_digest(vectors) if reserving else known
-        return mechanism.release(vectors, fc.privacy.Noise(os.urandom(32), digest, Z, D, 1, 0.0))
+        digest = mechanism.inputs_digest(vectors, label="a round") if reserving else known
+        return mechanism.release(
+            vectors, fc.privacy.Noise(os.urandom(32), digest, Z, D, 1, 0.0, stream=stream), label="a round"
+        )
 
     return work
 

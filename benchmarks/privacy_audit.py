@@ -38,9 +38,9 @@ def one_run(share: float) -> dict[str, float]:
     there = np.unpackbits(coins).astype(bool)
     rows = [buffer[CANARIES - 1 - i : 2 * CANARIES - 1 - i] for i in np.flatnonzero(there)]
     mechanism = fc.privacy.Central(clip=1.0, noise_multiplier=share * Z, expected_clients=1)
-    digest = mechanism.inputs_digest(rows)
+    digest = mechanism.inputs_digest(rows, label="a round")
     noise = fc.privacy.Noise(os.urandom(32), digest, share * Z, CANARIES, 1, 0.0)
-    guessed = guesses(mechanism.release(rows, noise).mean, GUESSED)
+    guessed = guesses(mechanism.release(rows, noise, label="a round").mean, GUESSED)
     correct = int(np.count_nonzero((guessed == 1) & there) + np.count_nonzero((guessed == -1) & ~there))
     bound = one_run_epsilon(CANARIES, GUESSED, correct, DELTA)
     return {"canaries": CANARIES, "guessed": GUESSED, "correct": correct, "epsilon at least": bound}

@@ -15,7 +15,7 @@ import pytest
 
 import fedcore as fc
 from fedcore.cli import main
-from fedcore.errors import ConfigError, FormatError, MissingError, PrivacyBudgetError, PrivacyError, TrainingError
+from fedcore.errors import ConfigError, FormatError, MissingError, PrivacyBudgetError, PrivacyError, TrainingError, Void
 from fedcore.federation.config_file import parse_config, to_toml
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.journal import LineLog
@@ -232,18 +232,24 @@ def interrupted(path):
 
 
 def test_a_budget_that_was_changed_or_rolled_back_releases_nothing(tmp_path):
-    path = interrupted(tmp_path / "run")
-    private = path / "private"
+    path = tmp_path / "run"
+    private, earlier = path / "private", {}
+
+    def keep():
+        earlier.update({name: (private / name).read_bytes() for name in ("budget", "budget.head")})
+        raise KeyboardInterrupt
+
+    for after, resume in ((5, False), (5, True)):
+        with pytest.raises(KeyboardInterrupt):
+            run(path, config(rounds=3), resume=resume, learner=Interrupting(after, None if resume else keep))
     content = (private / "budget").read_bytes()
     (private / "budget").write_bytes(content.replace(b'"number":2', b'"number":3', 1))
     with pytest.raises(FormatError, match="tampered with, rolled back or damaged"):
         run(path, config(rounds=3), resume=True)
     (private / "budget").write_bytes(content)
     # file and head together: only the run's public ledger can tell
-    whole_lines = content.splitlines(keepends=True)
-    (private / "budget").write_bytes(b"".join(whole_lines[:2]))
-    mac = json.loads(whole_lines[1])["mac"]
-    (private / "budget.head").write_text(json.dumps({"number": 2, "mac": mac}))
+    for name, data in earlier.items():
+        (private / name).write_bytes(data)
     with pytest.raises(PrivacyError, match="rolled back together"):
         run(path, config(rounds=3), resume=True)
     for name in ("budget", "budget.head"):
@@ -255,6 +261,18 @@ def test_a_budget_that_was_changed_or_rolled_back_releases_nothing(tmp_path):
     with pytest.raises(MissingError, match=r"the sealing key of .* is missing"):
         run(path, config(rounds=3), resume=True)
     assert len(RunFolder.read(path).ledger.entries) == 2
+
+
+def test_a_plan_that_was_changed_releases_nothing(tmp_path):
+    text = 'epsilon = 20\ndelta = 1e-2\nsampling = "poisson"\nclients_per_round = 2\n'
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, config(text, rounds=20), learner=Interrupting(after=2))
+    said = json.loads((path / "privacy.json").read_text())
+    for changed in ({"sampling_rate": 1e-6, "expected_clients": 5}, {"charged": 0.1}, {"mac": "0" * 64}):
+        (path / "privacy.json").write_text(json.dumps(said | changed))
+        with pytest.raises(FormatError, match=r"privacy\.json: was changed after the run began"):
+            run(path, config(text, rounds=20), resume=True)
 
 
 def test_a_run_stops_before_another_run_makes_it_pass_the_budget(tmp_path):
@@ -397,7 +415,7 @@ def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
     folder, plan = run(tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1)), read_plan(tmp_path / "run")
     assert plan.neighbours == "replace_one"
     assert plan.charged == pytest.approx(2 * fc.privacy.noise_multiplier(epsilon=20, delta=1e-5), rel=1e-3)
-    alone, note = plan.notes
+    _, alone, note = plan.notes
     assert "the budget is of this run alone" in alone
     assert f"signal-to-noise ratio of a round is at most {math.sqrt(5) / plan.charged / math.sqrt(12):.2g}" in note
     learner, start = fake.FakeLearner(), fc.privacy.orthonormal(fake.FakeLearner().initial())
@@ -448,6 +466,35 @@ def test_noise_of_all_clients_together_hides_the_sum_and_too_few_void_the_round(
     assert "one round 1: 3 messages of at least 4: the round is void, nothing is released" in said
 
 
+def test_a_sum_is_charged_before_it_is_unmasked_and_a_void_under_masks_stays_charged(tmp_path, monkeypatch):
+    from fedcore.federation import private_modes
+
+    def failing(self, receipts):
+        assert len(budget(path, concentrated=True).charges) == 1
+        raise Void("5 of 5 clients are gone")
+
+    path = tmp_path / "run"
+    monkeypatch.setattr(private_modes.DistributedMode, "_total", failing)
+    folder = run(path, config('epsilon = 45\ndelta = 1e-3\nmode = "distributed"\n', rounds=1))
+    (entry,) = folder.ledger.entries
+    assert entry["privacy"]["void"] == "5 of 5 clients are gone; its charge stays"
+    assert entry["privacy"]["epsilon"] == pytest.approx(45, rel=2e-3)
+    assert "5 of 5 clients are gone" in write_report(folder).read_text()
+
+
+@pytest.mark.parametrize("mode", ["central", "distributed"])
+def test_nobody_trains_for_a_release_that_the_budget_does_not_hold(tmp_path, mode):
+    path, private = tmp_path / "run", f'epsilon = 45\ndelta = 1e-3\nmode = "{mode}"\n'
+
+    def spend():
+        budget(path, concentrated=mode == "distributed").reserve("0" * 64)
+
+    learner = Interrupting(after=2, action=spend)
+    folder = run(path, config(private, rounds=2), learner=learner)
+    assert "would bring epsilon to" in folder.ledger.entries[-1]["stopped"]
+    assert len(learner.trained) == 5
+
+
 def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
     path = tmp_path / "run"
     shutil.copytree(whole, path)
@@ -457,19 +504,59 @@ def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
     for file in old:
         os.utime(file, (0, os.stat(file).st_mtime - 31 * 86400))
     assert main(["report", str(path)]) == 0
-    assert f"{len(old)} files of its private journal expired" in capsys.readouterr().err
+    assert "files of its private journal expired" in capsys.readouterr().err
     assert not [file for file in old if file.exists()]
     assert len(budget(path).charges) == 2  # what was spent stays spent
     assert main(["report", str(path), "--destroy-noise-keys"]) == 0
-    assert "2 noise keys were deleted" in capsys.readouterr().err
+    assert "2 noise keys and the run's secret were deleted" in capsys.readouterr().err
     assert list((path / "private/budget.keys").iterdir()) == []
-    with pytest.raises(MissingError, match="secret: expired"):
+    with pytest.raises(MissingError, match="secret: expired or was destroyed"):
         run(path, resume=True)
     unfinished = interrupted(tmp_path / "unfinished")
     for file in (unfinished / "private").rglob("*"):
         os.utime(file, (0, 0))
     folder = run(unfinished, config(rounds=3), resume=True)
     assert len(folder.ledger.entries) == 3
+
+
+def test_a_client_with_noise_of_its_own_sends_one_message_a_round(tmp_path):
+    """Lost messages come again bit for bit; others, which no charge covers, do not leave."""
+    path, settings = tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, settings, learner=Interrupting(after=8))
+    sent, *others = sorted((path / "private/updates/one/round-002").iterdir())
+    for file in (sent, *others):
+        os.utime(file, (0, 0))
+    assert RunFolder.read(path).expired == 0
+    sent.unlink()
+
+    class Other(fake.FakeLearner):
+        def train(self, adapter, client, steps, seed, *arguments, **options):
+            return super().train(adapter, client, steps + 1, seed + 1, *arguments, **options)
+
+    with pytest.raises(PrivacyError, match="client-0 sent another message in one round 2"):
+        run(path, settings, resume=True, learner=Other())
+    folder = run(path, settings, resume=True)
+    assert sent.is_file()
+    assert len(folder.ledger.entries) == 2
+    assert main(["report", str(path), "--destroy-noise-keys"]) == 0
+    assert not (path / "private/secret").exists()
+
+
+def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, whole, capsys):
+    text = 'epsilon = 20\ndelta = 1e-2\narms = ["one"]\nsampling = "poisson"\nclients_per_round = 2\n'
+    arms = '[[arms]]\nname = "one"\n[[arms]]\nname = "bare"\n'
+    path = tmp_path / "run"
+    write_report(run(path, config(text, rounds=1, arms=arms)))
+    public = [p for p in path.rglob("*") if p.relative_to(path).parts[0] != "private" or p.name == "private"]
+    assert len({p.stat().st_mtime for p in [path, *public]}) == 1
+    assert main(["report", str(path), "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["privacy"]
+    assert any(note.startswith("warning: bare: not private, on the same clients") for note in notes)
+    assert any("who watches the clock" in note for note in notes)
+    assert "warning: bare: not private" in (path / "report.html").read_text()
+    assert not any("not private" in note for note in read_plan(whole).notes)
+    assert any("their number, 5, is public" in note for note in read_plan(whole).notes)
 
 
 @pytest.mark.parametrize(

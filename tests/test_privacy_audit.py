@@ -82,13 +82,17 @@ def test_a_release_is_repeated_after_a_crash_and_has_the_noise_that_was_charged(
         settings = {"noise_multiplier": 1.5, "dimension": mean.dimension(rows[0])}
         return Budget(tmp_path / "budget", 20.0, DELTA, sealing_key=bytes(32), **settings)
 
-    first = mean.release(rows, budget().reserve(mean.inputs_digest(rows)))
-    again = mean.release(rows[::-1], budget().reserve(mean.inputs_digest(rows[::-1])))
+    first = mean.release(rows, budget().reserve(mean.inputs_digest(rows, label="a round")), label="a round")
+    again = mean.release(rows[::-1], budget().reserve(mean.inputs_digest(rows[::-1], label="a round")), label="a round")
     assert np.array_equal(first.mean, again.mean)
     assert first.public == again.public
     assert first.next == again.next
-    other = mean.release(rows[1:], budget().reserve(mean.inputs_digest(rows[1:])))
-    assert [charge.rounds for charge in budget().charges] == [1, 1]
+    other = mean.release(rows[1:], budget().reserve(mean.inputs_digest(rows[1:], label="a round")), label="a round")
+    # another round of the same inputs shares no noise with this one
+    named = {"label": "another round"}
+    later = mean.release(rows, budget().reserve(mean.inputs_digest(rows, **named)), **named)
+    assert not np.array_equal(first.mean, later.mean)
+    assert [charge.rounds for charge in budget().charges] == [1, 1, 1]
     noise = first.mean - np.mean(rows, axis=0, dtype=np.float64)
     assert noise.std() == pytest.approx(first.public["noise_of_mean"], rel=0.06)
     assert abs(np.corrcoef(noise, other.mean - np.sum(rows[1:], axis=0, dtype=np.float64) / 10)[0, 1]) < 0.08

@@ -49,13 +49,13 @@ def silent(sampler):
     return sampler
 
 
-def noise_for(mechanism, updates, **context):
-    digest = mechanism.inputs_digest(updates, **context)
+def noise_for(mechanism, updates, label="a round", **context):
+    digest = mechanism.inputs_digest(updates, label=label, **context)
     return Noise(KEY, digest, mechanism.noise_multiplier, 10**6, 2, 1.5)
 
 
-def released(mechanism, updates, **context):
-    return mechanism.release(updates, noise_for(mechanism, updates, **context), **context)
+def released(mechanism, updates, label="a round", **context):
+    return mechanism.release(updates, noise_for(mechanism, updates, label, **context), label=label, **context)
 
 
 def vectors(n, d=50, seed=0, size=1.0):
@@ -161,12 +161,16 @@ def test_noise_belongs_to_one_set_of_inputs_and_settings(sampler):
     }
     for other, inputs in others.values():
         with pytest.raises(PrivacyError, match="reserved for other inputs or settings"):
-            other.release(inputs, noise)
-    digest = mechanism.inputs_digest(rows)
+            other.release(inputs, noise, label="a round")
+    digest = mechanism.inputs_digest(rows, label="a round")
     with pytest.raises(PrivacyError, match=r"charged at noise multiplier 2, .* has 1"):
-        mechanism.release(rows, Noise(KEY, digest, 2.0, 100, 2, 1.0))
+        mechanism.release(rows, Noise(KEY, digest, 2.0, 100, 2, 1.0), label="a round")
     with pytest.raises(PrivacyError, match=r"charged for 49 samples, and this release draws 50.*dimension=50"):
-        mechanism.release(rows, Noise(KEY, digest, 1.0, 49, 2, 1.0))
+        mechanism.release(rows, Noise(KEY, digest, 1.0, 49, 2, 1.0), label="a round")
+    with pytest.raises(
+        PrivacyError, match="noise: charged for stream 'aes256ctr', and this release draws from 'chacha"
+    ):
+        mechanism.release(rows, Noise(KEY, digest, 1.0, 50, 2, 1.0, stream="aes256ctr"), label="a round")
     assert sampler.calls == []
 
 
@@ -249,22 +253,22 @@ def test_what_is_not_private_is_refused_with_its_reason(sampler):
     reference, clients = adapter(0), [adapter(1)]
     mechanism = Central(clip=1.0, noise_multiplier=1.0, expected_clients=2)
     with pytest.raises(PrivacyError, match=r"t B, A / t.*without bound"):
-        mechanism.inputs_digest(clients, reference=reference)
+        mechanism.inputs_digest(clients, reference=reference, label="a round")
     with pytest.raises(PrivacyError, match="fedit: both factors travel, and noise on both multiplies"):
-        mechanism.inputs_digest(clients, reference=reference, method=fc.lora.FedIT())
+        mechanism.inputs_digest(clients, reference=reference, method=fc.lora.FedIT(), label="a round")
     with pytest.raises(PrivacyError, match="reference: missing"):
-        mechanism.inputs_digest(clients, method=fc.lora.FFALoRA())
+        mechanism.inputs_digest(clients, method=fc.lora.FFALoRA(), label="a round")
     with pytest.raises(PrivacyError, match="weights: got unequal ones"):
-        mechanism.release(vectors(2), noise_for(mechanism, vectors(2)), weights=[1, 2])
+        mechanism.release(vectors(2), noise_for(mechanism, vectors(2)), weights=[1, 2], label="a round")
     tilted = dict(reference.tensors) | {"m.k.lora_A.weight": 2 * reference.tensors["m.k.lora_A.weight"]}
     tilted = fc.Update.from_tensors(tilted, scaling=reference.scaling)
     with pytest.raises(PrivacyError, match=r"ffa_lora: module 'm.k': the rows of A are not orthonormal"):
-        mechanism.inputs_digest(clients, reference=tilted, method=fc.lora.FFALoRA())
+        mechanism.inputs_digest(clients, reference=tilted, method=fc.lora.FFALoRA(), label="a round")
     straight = fc.privacy.orthonormal(tilted)
     for module in MODULES:
         a, b, a0, b0 = (u.tensors[f"{module}.lora_{f}.weight"] for u in (straight, tilted) for f in "AB")
         assert b.astype(np.float64) @ a == pytest.approx(b0.astype(np.float64) @ a0, abs=1e-5)
-    assert mechanism.inputs_digest(clients, reference=straight, method=fc.lora.FFALoRA())
+    assert mechanism.inputs_digest(clients, reference=straight, method=fc.lora.FFALoRA(), label="a round")
 
 
 def test_both_factors_on_request_are_clipped_jointly_and_their_cost_is_public(silent):
@@ -366,7 +370,7 @@ def test_a_round_with_nobody_is_noise_over_the_same_denominator(sampler):
     assert got.private["clients"] == 0
     assert not np.array_equal(got.mean.tensors["m.k.lora_B.weight"], reference.tensors["m.k.lora_B.weight"])
     with pytest.raises(ShapeError, match="got none and no reference"):
-        mechanism.inputs_digest([])
+        mechanism.inputs_digest([], label="a round")
 
 
 @pytest.mark.parametrize(
@@ -390,9 +394,11 @@ def test_bad_settings_are_named(changed, named):
 def test_updates_that_do_not_fit_are_named(sampler):
     mechanism = Central(clip=1.0, noise_multiplier=1.0, expected_clients=2)
     with pytest.raises(ShapeError, match=r"updates\[1\]: got shape \(49,\), expected \(50,\)"):
-        mechanism.inputs_digest([np.zeros(50, np.float32), np.zeros(49, np.float32)])
+        mechanism.inputs_digest([np.zeros(50, np.float32), np.zeros(49, np.float32)], label="a round")
     with pytest.raises(LayoutError, match=r"client 'c': tensor .* has shape"):
-        mechanism.inputs_digest([adapter(1, rank=2, client="c")], reference=adapter(0), method=fc.lora.FFALoRA())
+        mechanism.inputs_digest(
+            [adapter(1, rank=2, client="c")], reference=adapter(0), method=fc.lora.FFALoRA(), label="a round"
+        )
     with pytest.raises(PrivacyError, match="per_module: got flat vectors"):
-        Central(1.0, 1.0, 2, per_module=True).inputs_digest(vectors(2))
+        Central(1.0, 1.0, 2, per_module=True).inputs_digest(vectors(2), label="a round")
     assert statistic_of(adapter(0), fc.lora.FedSALoRA()).segments == {"m.k": 27, "m.q": 36}

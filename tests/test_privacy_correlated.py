@@ -133,6 +133,30 @@ def test_a_run_goes_on_after_a_restart_with_the_same_bits(tmp_path):
     assert (release(fresh, 6).mean == release(rounds, 6).mean).all()
 
 
+def test_a_round_that_was_interrupted_among_its_noise_is_drawn_right_the_next_time(tmp_path, monkeypatch):
+    d, mechanism = 50, Correlated(1.0, 1.0, 3, rounds=8, separation=4)
+    monkeypatch.setattr(correlated, "TILE", 20)
+    rounds, noise = run_of(mechanism, tmp_path, d)
+    through = [mechanism.release(vectors(1, d, t), noise, rounds, t, clients=[f"{t}"]) for t in range(1, 6)]
+    rounds = Rounds(tmp_path / "run", mechanism.factor, d, sealing_key=KEY)
+    mechanism.release(vectors(1, d, 4), noise, rounds, 4, clients=["4"])
+    real, calls = correlated.NoiseRows._part, iter(range(100))
+
+    def interrupting(self, *arguments):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(correlated.NoiseRows, "_part", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        mechanism.release(vectors(1, d, 5), noise, rounds, 5, clients=["5"])
+    monkeypatch.setattr(correlated.NoiseRows, "_part", real)
+    again = mechanism.release(vectors(1, d, 5), noise, rounds, 5, clients=["5"])
+    assert (again.mean == through[4].mean).all()
+    assert [one.public["head"]["number"] for one in through] == [2, 3, 4, 5, 6]
+    rounds.require(again.public["head"].values())
+
+
 def test_sums_of_rounds_have_the_error_that_is_said_and_less_than_independent_noise(tmp_path):
     d, errors = 1500, {}
     for bands in (1, None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,8 +128,15 @@ def test_noise_is_bound_to_the_update_and_repeats_with_it():
     first, second = updates_of(2, 500)
     key = os.urandom(32)
     assert np.array_equal(one.encode(first, key), one.encode(first.copy(), key))
-    noise = fc.privacy.Noise(key, "0" * 64, 1.0, 512, 1, 1.0)
+    charge = one.charge()
+    noise = fc.privacy.Noise(
+        key, one.inputs_digest(first), charge.noise_multiplier, charge.dimension, 1, 1.0, concentrated=True
+    )
     assert np.array_equal(one.encode(first, noise), one.encode(first, key))
+    cheaper = {"noise_multiplier": 1.1 * charge.noise_multiplier, "dimension": 1, "sampling_rate": 0.5}
+    for name, value in (cheaper | {"concentrated": False, "inputs_digest": "0" * 64}).items():
+        with pytest.raises(PrivacyError, match=r"noise: (charged|was reserved)"):
+            one.encode(first, replace(noise, **{name: value}))
     # one noise on two updates would show their difference: it would have no more than the roundings' deviation
     moved = (one.encode(first, key).astype(np.int64) - one.encode(second, key)) % one.modulus
     moved = np.where(moved >= one.modulus // 2, moved - one.modulus, moved)

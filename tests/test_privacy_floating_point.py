@@ -37,8 +37,8 @@ def naive(rows: list[np.ndarray], run: int) -> np.ndarray:
 def central(rows: list[np.ndarray], run: int, expected: int = 1) -> np.ndarray:
     mechanism = Central(1.0, 1.0, expected)
     rows = rows or [np.zeros(D, np.float32)]
-    noise = Noise(key_of(run), mechanism.inputs_digest(rows), 1.0, D, 1, 0.0)
-    return mechanism.release(rows, noise).mean
+    noise = Noise(key_of(run), mechanism.inputs_digest(rows, label="a round"), 1.0, D, 1, 0.0)
+    return mechanism.release(rows, noise, label="a round").mean
 
 
 def advantage(release) -> float:

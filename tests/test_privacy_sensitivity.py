@@ -20,9 +20,9 @@ KEY, D = bytes(range(32)), 300
 
 
 def released(mechanism: Central, updates, **context):
-    digest = mechanism.inputs_digest(updates, **context)
+    digest = mechanism.inputs_digest(updates, label="a round", **context)
     noise = Noise(KEY, digest, mechanism.noise_multiplier, 10**6, 1, 0.0)
-    return mechanism.release(updates, noise, **context)
+    return mechanism.release(updates, noise, label="a round", **context)
 
 
 def steps(values: np.ndarray, step: float) -> list[int]:
@@ -104,7 +104,7 @@ def test_the_gauge_attack_is_worth_one_clip(per_module):
         moved += float(((there.tensors[b].astype(np.float64) - absent.tensors[b]) ** 2).sum())
     assert 0.97 < math.sqrt(moved) <= 1
     with pytest.raises(PrivacyError, match="without bound"):
-        mechanism.inputs_digest([attack], reference=reference)
+        mechanism.inputs_digest([attack], reference=reference, label="a round")
 
 
 def test_one_client_moves_each_adaptive_count_by_half():

@@ -33,10 +33,13 @@ def report(
 
     folder = RunFolder.read(run)
     if destroy_keys:
-        settings = load_config(run / "config.toml").privacy
+        config = load_config(run / "config.toml")
+        settings, finished = config.privacy, folder.finished(config)
         if settings is None:
             raise PrivacyError(f"{run}: a run without [privacy] has no noise keys; leave out --destroy-noise-keys")
-        print(f"fedcore: {destroy(folder, settings)} noise keys were deleted", file=sys.stderr)
+        number = destroy(folder, settings, finished=finished)
+        what = "and the run's secret" if finished else "but not the run's secret, with which it can go on,"
+        print(f"fedcore: {number} noise keys {what} were deleted", file=sys.stderr)
     with only_results_on_stdout():
         path = write_report(folder)
     table, private = rows(folder.metrics.entries), privacy_of(folder)

@@ -81,17 +81,18 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
         raise Failed(error, f"stopped{_kept(output)}") from error
     seconds = time.perf_counter() - start
     table = rows(folder.metrics.entries)
-    private = privacy_of(folder)
+    # the time of a private run tells how many trained
+    private, hidden = privacy_of(folder), folder.private.folder.is_dir()
     if json:
-        result: dict[str, Any] = {"run": str(output), "seconds": seconds, "table": as_json(table)} | private
+        took = {} if hidden else {"seconds": seconds}
+        result: dict[str, Any] = {"run": str(output), **took, "table": as_json(table)} | private
         print_json(result | {"adapter": str(output / "adapter"), "report": str(report)})
         return
     from rich.console import Console
 
     console = Console()
-    console.print(
-        as_rich(table, f"{population(folder.facts)} clients, {config.run.rounds} rounds, {seconds:.0f} s in all")
-    )
+    title = f"{population(folder.facts)} clients, {config.run.rounds} rounds"
+    console.print(as_rich(table, title if hidden else f"{title}, {seconds:.0f} s in all"))
     for line in (line for part in private.values() for line in part):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(
@@ -109,9 +110,8 @@ def privacy_of(folder: RunFolder) -> dict[str, list[str]]:
     from fedcore.report.table import rows
 
     if folder.expired:
-        print(
-            f"fedcore: {folder.path}: {folder.expired} files of its private journal expired; deleted", file=sys.stderr
-        )
+        # how many there were tells who took part
+        print(f"fedcore: {folder.path}: files of its private journal expired; deleted", file=sys.stderr)
     plan, masks = read_plan(folder.path), secure.lines(folder.ledger.entries)
     said = {} if plan is None else {"privacy": lines(plan, rows(folder.metrics.entries), folder.ledger.entries)}
     return said | ({"secure": masks} if masks else {})

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
+            self.even_times()
             self._lock.close()
             self._lock = None
 
@@ -186,8 +188,28 @@ class RunFolder:
     def _expire(self, config: Config) -> None:
         """Delete what is too old of the private journal."""
         assert config.privacy is not None, "the folder of a private run"
-        last = [self.ledger.find(arm=a.name, round=config.run.rounds) or self.stopped(a.name) for a in config.arms]
-        self.expired = self.private.expire(config.privacy.journal_days, finished=all(last))
+        days, ledger = config.privacy.journal_days, self.ledger
+        self.expired = self.private.expire(
+            days,
+            finished=self.finished(config),
+            released=lambda arm, number: ledger.find(arm=arm, round=number) is not None,
+        )
+
+    def finished(self, config: Config) -> bool:
+        """Whether all arms went as far as they go."""
+        return all(self.ledger.find(arm=a.name, round=config.run.rounds) or self.stopped(a.name) for a in config.arms)
+
+    def even_times(self) -> None:
+        """Give all public files of a private run one time, that of its start: theirs would tell how long training took.
+
+        Change times, which no program sets, still tell whoever has an account on this machine.
+        """
+        if not self.private.folder.is_dir():
+            return
+        started = datetime.fromisoformat(self.facts["started"]).timestamp()
+        for path in [self.private.folder, *self.path.rglob("*"), self.path]:
+            if path == self.private.folder or self.private.folder not in path.parents:
+                os.utime(path, (started, started))
 
     def stopped(self, arm: str) -> dict[str, Any] | None:
         """The ledger's entry of the round at which an arm stopped, where the next would have passed the budget."""

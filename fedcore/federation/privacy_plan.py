@@ -66,12 +66,14 @@ def make_plan(
     arms: Sequence[tuple[Method, Start]],
     before: Sequence[Charge],
     masked: bool = False,
+    open_arms: Sequence[str] = (),
 ) -> Plan:
     """The plan of a run.
 
     arms    the method of each arm, and what its first round starts from
     before  what the population's budget was charged already
     masked  whether the server sees sums alone
+    open_arms  names of the arms beside these that are not private
 
     Raises PrivacyError naming the parameter, PrivacyBudgetError where nothing is left.
     """
@@ -122,7 +124,10 @@ def make_plan(
         charged=charged,
         samples=samples,
         noise_of_mean=noise,
-        notes=tuple(_notes(settings, noise, any(set(method.sends()) == {"a", "b"} for method, _ in arms), masked)),
+        notes=(
+            *_scope(settings, population, open_arms),
+            *_notes(settings, noise, any(set(method.sends()) == {"a", "b"} for method, _ in arms), masked),
+        ),
     )
 
 
@@ -175,6 +180,35 @@ def _segments(settings: Privacy, method: Method, start: Start) -> Iterator[dict[
         yield statistic_of(
             start.adapter, method, number, fixed=start.fixed, both_factors=settings.both_factors
         ).segments
+
+
+def _scope(settings: Privacy, population: int, open_arms: Sequence[str]) -> Iterator[str]:
+    """Towards whom ε holds, and of what."""
+    if open_arms:
+        yield (
+            f"warning: {', '.join(open_arms)}: not private, on the same clients: ε holds for the releases of the "
+            "private arms taken alone, and the open arms show what they hide; publish one kind or the other"
+        )
+    yield (
+        "metrics are not covered: held-out texts come from the same pool as the clients', and losses on them are "
+        "published as they are"
+    )
+    if settings.sampling == "none" and settings.relation == "add_remove":
+        yield (
+            f'sampling = "none": every client is in every round and their number, {population}, is public, so that ε '
+            "is of what a client adds to the sums, not of how many clients there are"
+        )
+    if settings.sampling != "none":
+        yield (
+            "the sample hides nobody from who watches the clock while the run goes on, or sees who takes part: towards "
+            "them ε does not hold"
+        )
+    if settings.mode == "distributed":
+        hidden = "its change replaced by another" if settings.relation == "replace_one" else "its change there or zero"
+        yield (
+            f"a neighbour of these clients is the same clients with one {settings.unit} that has {hidden}; who takes "
+            "part is seen, and its noise is in the sum either way"
+        )
 
 
 def _notes(settings: Privacy, noise: float, both_factors: bool, masked: bool) -> Iterator[str]:

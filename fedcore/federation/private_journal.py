@@ -2,19 +2,24 @@
 
 private/secret (32 bytes: who is sampled, and what commits to the texts)  private/updates/ (messages)
 private/rounds/<arm>-<n>.json (who took part, digests, norms, seconds)  private/budget* (charges, sealed noise keys)
+private/sent/<arm>/round-<n>/<client> (SHA-256 of what a client with noise of its own sent)
 
-Messages, norms and the rest expire `journal_days` after they were written, whether or not the run went on; the secret,
-which tells who took part, once the run is finished. Charges and sealed keys stay: they are what was spent.
+Messages, norms and the rest expire `journal_days` after they were written, whether or not the run went on, but for
+messages of a round that is not released: without them it could be trained otherwise, under other noise. The secret,
+which tells who took part, expires once the run is finished. Charges, sealed keys and what was sent stay: they are what
+was spent.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedcore.errors import FormatError, MissingError
+from fedcore.errors import FormatError, MissingError, PrivacyError
 from fedcore.updates.atomic import sync, write_atomically
 
 FOLDER = "private"
@@ -41,7 +46,7 @@ class PrivateJournal:
         """32 bytes. Raises MissingError where it expired, FormatError where it is damaged."""
         path = self.folder / "secret"
         if not path.is_file():
-            raise MissingError(f"{path}: expired, with the private journal of a finished run; start a new run")
+            raise MissingError(f"{path}: expired or was destroyed, as of a finished run; start a new run")
         if len(found := path.read_bytes()) != _SECRET_BYTES:
             raise FormatError(f"{path}: got {len(found)} bytes, expected {_SECRET_BYTES}; restore it from a copy")
         return found
@@ -55,17 +60,44 @@ class PrivateJournal:
         path = self._round(arm, number)
         return json.loads(path.read_text()) if path.is_file() else None
 
-    def expire(self, days: int, *, finished: bool, now: float | None = None) -> int:
-        """Delete what is older than `days`: how many files there were."""
+    def mark_sent(self, arm: str, number: int, client: str, message: bytes) -> None:
+        """Write what a client is about to send; when this returns it is on disk.
+
+        Raises PrivacyError where it sent something else in this round: its noise was charged for one message.
+        """
+        path, digest = self.folder / "sent" / arm / f"round-{number:03d}" / client, hashlib.sha256(message).hexdigest()
+        if path.is_file():
+            if path.read_text() != digest:
+                raise PrivacyError(
+                    f"{path}: {client} sent another message in {arm} round {number}, which is lost, and a second one "
+                    "is not charged; put the message back, or start a new run"
+                )
+            return
+        write_atomically(path, digest.encode())
+
+    def destroy_secret(self) -> None:
+        """Delete the secret, from which clients' noise was derived: the run is finished."""
+        (self.folder / "secret").unlink(missing_ok=True)
+        sync(self.folder)
+
+    def expire(
+        self, days: int, *, finished: bool, released: Callable[[str, int], bool], now: float | None = None
+    ) -> int:
+        """Delete what is older than `days`, but messages of a round that is not `released`: how many files."""
         limit = (time.time() if now is None else now) - days * _DAY
         found = [p for part in ("rounds", "updates") for p in self.folder.glob(f"{part}/**/*") if p.is_file()]
         found += [self.folder / "secret"] if finished and (self.folder / "secret").is_file() else []
-        old = [path for path in found if path.stat().st_mtime < limit]
+        old = [path for path in found if path.stat().st_mtime < limit and not self._pending(path, released)]
         for path in old:
             path.unlink(missing_ok=True)
         for folder in {path.parent for path in old}:
             sync(folder)
         return len(old)
+
+    def _pending(self, path: Path, released: Callable[[str, int], bool]) -> bool:
+        """Whether a file is a message of a round that is not released."""
+        part, *inside = path.relative_to(self.folder).parts
+        return part == "updates" and not released(inside[0], int(inside[1].removeprefix("round-")))
 
     def _round(self, arm: str, number: int) -> Path:
         return self.folder / "rounds" / f"{arm}-{number:03d}.json"

@@ -164,7 +164,9 @@ class LocalMode:
         noise = Noise(
             derived(key, digest), digest, self._mechanism.noise_multiplier, len(row), self._charge.number, 0.0
         )
-        return _pack(np.asarray(self._mechanism.release([row], noise, label=about.label).mean, np.float32))
+        data = _pack(np.asarray(self._mechanism.release([row], noise, label=about.label).mean, np.float32))
+        about.federation.folder.private.mark_sent(about.arm.name, about.number, client.id, data)
+        return data
 
     @property
     def message_bytes(self) -> int:
@@ -183,7 +185,7 @@ class LocalMode:
 
 
 class DistributedMode:
-    """Each client adds its share of the noise to integers; the server sees their sum, and charges before it decodes."""
+    """Each client adds its share of the noise to integers; the server charges, and then sees their sum."""
 
     def __init__(self, about: Round):
         self._about = about
@@ -212,15 +214,23 @@ class DistributedMode:
         return 4 * self._mechanism.padded
 
     def release(self, receipts: dict[str, Receipt]) -> Released:
-        """The decoded sum over the expected clients; a void round, which costs nothing, where too few are in it."""
+        """The decoded sum over the expected clients.
+
+        Too few messages void the round, and cost nothing. What voids it under the masks is known after the charge,
+        which stays: the sum may have been seen.
+        """
         about, private, mechanism = self._about, self._about.private, self._mechanism
+        delta = {"mode": "distributed", "delta": private.settings.delta}
+        if len(receipts) < mechanism.fewest:
+            few = f"{len(receipts)} messages of at least {mechanism.fewest}: the round is void, nothing is released"
+            return Released(None, delta | {"void": few, "epsilon": private.budget.spent}, {})
+        said = json.dumps([about.label, sorted(receipt.sha256 for receipt in receipts.values())])
+        charge = private.budget.reserve(hashlib.sha256(f"distributed {said}".encode()).hexdigest())
         try:
             total, included, facts = self._total(receipts)
         except Void as error:
-            public = {"mode": "distributed", "void": f"{error}", "epsilon": private.budget.spent}
-            return Released(None, public | {"delta": private.settings.delta}, {})
-        said = json.dumps([about.label, sorted(receipt.sha256 for receipt in receipts.values())])
-        charge = private.budget.reserve(hashlib.sha256(f"distributed {said}".encode()).hexdigest())
+            spent = {"void": f"{error}; its charge stays", "charge": charge.number, "epsilon": charge.epsilon}
+            return Released(None, delta | spent, {})
         decoded = mechanism.decode(total & np.uint32(mechanism.modulus - 1), included)
         mean = about.moved(decoded / np.float32(private.plan.expected_clients))
         deviation = mechanism.sigma * mechanism.step * np.sqrt(len(included)) / private.plan.expected_clients
@@ -229,12 +239,8 @@ class DistributedMode:
         return Released(mean, public | {"wrap_chance": mechanism.wrap_chance}, hidden, facts or None)
 
     def _total(self, receipts: dict[str, Receipt]) -> tuple[np.ndarray, list[str], dict[str, Any]]:
-        """(the sum of the messages, whose, what the ledger says of the masks). Raises Void for too few."""
+        """(the sum of the messages, whose, what the ledger says of the masks). Raises Void under masks."""
         about, mechanism = self._about, self._mechanism
-        if len(receipts) < mechanism.fewest:
-            raise Void(
-                f"{len(receipts)} messages of at least {mechanism.fewest}: the round is void, nothing is released"
-            )
         vectors = {name: _unpack(one, "uint32", mechanism.padded) for name, one in receipts.items()}
         if self._masks is None:
             return np.asarray(sum(vectors.values(), np.zeros(mechanism.padded, np.uint32))), list(vectors), {}

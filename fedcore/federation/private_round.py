@@ -79,6 +79,9 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
     mode = MODES[private.settings.mode](Round(federation, arm, number, start, method))
     receipts = folder.journal.received(arm.name, number)
     clients = private.sample(federation.clients, arm.name, number)
+    if private.settings.mode != "local" and any(client.id not in receipts for client in clients):
+        # before anybody trains; what was charged already had all its messages, and a local round has its charge
+        private.budget.check()
     failed = gather(federation, mode, arm, number, start, clients, receipts, clock)
     with clock.phase("aggregation"):
         found: Released = mode.release(receipts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -63,19 +64,21 @@ def open_private(
     releases: int,
     arms: Callable[[], Sequence[tuple[Method, Start]]],
     masked: bool = False,
+    open_arms: Sequence[str] = (),
 ) -> PrivateRun:
     """Open a private run, or begin it: the plan is made once, and an interrupted run goes on with it.
 
-    arms: the method and the start of each arm, asked for where there is no plan yet. masked: messages
-    are, in all arms. Raises PrivacyError,
-    FormatError for a budget that was tampered with or rolled back, MissingError without its sealing key.
+    arms: the method and the start of each arm, asked for where there is no plan yet. masked: messages are, in all
+    arms. open_arms: those that are not private. Raises PrivacyError, FormatError for a plan that was changed or a
+    budget that was tampered with or rolled back, MissingError without its sealing key.
     """
     if not (folder.path / PLAN).exists():
         before = _budget(settings, folder, population, None).charges
-        made = make_plan(settings, population, releases, arms(), before, masked)
-        write_atomically(folder.path / PLAN, (json.dumps(made.as_json(), indent=1) + "\n").encode())
-    plan = read_plan(folder.path)
-    assert plan is not None
+        made = make_plan(settings, population, releases, arms(), before, masked, open_arms)
+        said = made.as_json()
+        text = json.dumps(said | {"mac": _mac(said, folder.private.secret)}, indent=1)
+        write_atomically(folder.path / PLAN, f"{text}\n".encode())
+    plan = _own_plan(folder)
     budget = _budget(settings, folder, population, plan)
     for entry in folder.ledger.entries:
         # what a reader of the public ledger can tell, so that file and head put back together show
@@ -91,18 +94,41 @@ def read_plan(run: Path) -> Plan | None:
         return None
     try:
         said = json.loads(path.read_text())
+        del said["mac"]
         return Plan(**said | {"notes": tuple(said["notes"])})
     except (ValueError, TypeError, KeyError) as error:
         raise FormatError(f"{path}: not the plan of a private run ({error}); restore it from a copy") from None
 
 
-def destroy_keys(folder: RunFolder, settings: Privacy) -> int:
+def _own_plan(folder: RunFolder) -> Plan:
+    """The plan that this run made. Raises FormatError for another: it says what noise is drawn, and what is charged."""
+    path = folder.path / PLAN
+    plan = read_plan(folder.path)
+    assert plan is not None
+    said = json.loads(path.read_text())
+    mac = said.pop("mac")
+    if not hmac.compare_digest(str(mac), _mac(said, folder.private.secret)):
+        raise FormatError(f"{path}: was changed after the run began; restore it from a copy, nothing is released by it")
+    return plan
+
+
+def _mac(plan: dict[str, Any], secret: bytes) -> str:
+    return hmac.digest(derived(secret, "plan"), json.dumps(plan, sort_keys=True).encode(), "sha256").hex()
+
+
+def destroy_keys(folder: RunFolder, settings: Privacy, *, finished: bool) -> int:
     """Delete the noise keys of the population's charges so far, as after an audit: how many there were.
 
-    What was released stays charged, and can neither be repeated nor checked. Raises as `open_private` does.
+    Of a `finished` run the secret too, from which clients' noise is derived. What was released stays charged, and can
+    neither be repeated nor checked. Raises as `open_private` does.
     """
     plan = read_plan(folder.path)
-    return 0 if plan is None else _budget(settings, folder, plan.population, plan).destroy_keys()
+    if plan is None:
+        return 0
+    number = _budget(settings, folder, plan.population, plan).destroy_keys()
+    if finished:
+        folder.private.destroy_secret()
+    return number
 
 
 def _budget(settings: Privacy, folder: RunFolder, population: int, plan: Plan | None) -> Budget:

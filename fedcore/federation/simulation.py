@@ -45,7 +45,7 @@ def simulate(config: Config, output: Path, *, resume: bool = False, progress: Pr
         before = RunFolder.resumable(output)
         same_config(before, config)
         if before.expired:
-            progress("private journal", 1, 1, expired=before.expired)
+            progress("private journal: files expired", 1, 1)
     else:
         refuse_existing(output)
         check_writable(output)
@@ -118,9 +118,8 @@ def with_privacy(federation: Federation) -> Federation:
     masks = [secure for arm in held if (secure := config.secure_of(arm)) is not None]
     if masks:
         settings = with_honest(settings, masks, len(federation.clients))
-    private = open_private(
-        settings, federation.folder, len(federation.clients), releases, arms, len(masks) == len(held)
-    )
+    masked, open_arms = len(masks) == len(held), [arm.name for arm in config.arms if arm not in held]
+    private = open_private(settings, federation.folder, len(federation.clients), releases, arms, masked, open_arms)
     plan = private.plan
     federation.progress("privacy", 1, 1, noise_multiplier=plan.charged, noise_over_clip=plan.noise_of_mean)
     return replace(federation, private=private)

@@ -14,12 +14,15 @@ from numbers import Integral, Real
 from typing import Any
 
 from fedcore.errors import DependencyError, PrivacyError
+from fedcore.gaussian_table import MOST_TERMS
 
 SAMPLING = ("poisson", "fixed", "none")
 NEIGHBOURS = ("add_remove", "replace_one")
 #: a drawn sample is within 2**-BITS (total variation) of the noise that is accounted: 2**-100 of `discrete_gaussian`
 #: and 2**-112 of a discrete in place of a continuous Gaussian (`fedcore.privacy.noise`)
 BITS = 99
+#: streams that noise is drawn from, as in `ops.discrete_gaussian`
+STREAMS = ("chacha20", "aes256ctr")
 #: width of the steps that privacy losses are rounded up to
 INTERVAL = 1e-4
 
@@ -30,6 +33,7 @@ class Charge:
 
     concentrated  what is known of the noise is ρ-zCDP alone, that of a Gaussian with this multiplier: sums of discrete
                   Gaussians (`fedcore.privacy.discrete_sums`). Never sampled
+    stream        that the noise is drawn from
     """
 
     noise_multiplier: float
@@ -37,6 +41,7 @@ class Charge:
     rounds: int = 1
     dimension: int = 0
     concentrated: bool = False
+    stream: str = "chacha20"
 
     def __post_init__(self) -> None:
         z, q = self.noise_multiplier, self.sampling_rate
@@ -47,10 +52,24 @@ class Charge:
         for name, value, least in (("rounds", self.rounds, 1), ("dimension", self.dimension, 0)):
             if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
                 raise PrivacyError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+        if self.stream not in STREAMS:
+            raise PrivacyError(f"stream: got {self.stream!r}, expected one of {', '.join(STREAMS)}")
         if self.concentrated and q != 1:
             raise PrivacyError(
                 f"sampling_rate: got {q:g} for noise that clients add, expected 1; who adds up messages sees who sent"
             )
+
+    @property
+    def distance(self) -> float:
+        """Total variation, at most, between the noise of all rounds and the noise that is analysed.
+
+        2^-BITS a sample; of AES in counter mode also n²/2^129 for the n blocks of a round, by which a permutation
+        differs from a function (the PRP/PRF switching lemma: Bellare and Rogaway 2006, "The Security of Triple
+        Encryption and a Framework for Code-Based Game-Playing Proofs", EUROCRYPT, Lemma 1).
+        """
+        # a sample is a sum of at most MOST_TERMS draws of two 64-bit words, one block
+        blocks = MOST_TERMS * self.dimension if self.stream == "aes256ctr" else 0
+        return self.rounds * (self.dimension * 2.0**-BITS + blocks**2 * 2.0**-129)
 
 
 def check_delta(delta: float, population: int | None = None) -> None:
@@ -101,15 +120,15 @@ def spent(charges: Iterable[Charge], delta: float, sampling: str, neighbours: st
     that line the best events are half-lines, and longer u and v make each tell more. A wider `interval` is quicker and
     gives a larger ε. Where a charge is `concentrated`, all compose as ρ-zCDP, ρ = Σ rounds (s/z)²/2: none is sampled.
 
-    The noise that is drawn is not the one that is analysed but within η = Σ rounds · dimension · 2^-BITS of it in total
-    variation, so that (1 + e^ε) η is part of δ.
+    The noise that is drawn is not the one that is analysed but within η = Σ `Charge.distance` of it in total variation,
+    so that (1 + e^ε) η is part of δ.
     """
     grouped: dict[tuple[float, float], int] = {}
-    samples, concentrated = 0, False
+    distance, concentrated = 0.0, False
     for charge in charges:
         key = (charge.noise_multiplier, charge.sampling_rate)
         grouped[key] = grouped.get(key, 0) + charge.rounds
-        samples += charge.rounds * charge.dimension
+        distance += charge.distance
         concentrated = concentrated or charge.concentrated
     if not grouped:
         return 0.0
@@ -117,10 +136,10 @@ def spent(charges: Iterable[Charge], delta: float, sampling: str, neighbours: st
     found, left = 0.0, delta
     for _ in range(30):  # the term is as a rule so small a part of δ that the second pass settles it
         found = _epsilon(groups, left, sampling, neighbours, interval, concentrated)
-        if not math.isfinite(found) or delta - discretisation_delta(found, samples) >= left:
+        if not math.isfinite(found) or delta - _widened(found, distance) >= left:
             return found
         # a little more than the term asks for, so that the next ε still satisfies its own
-        left = delta - 1.001 * discretisation_delta(found, samples)
+        left = delta - 1.001 * _widened(found, distance)
         if left <= 0:
             break
     return math.inf
@@ -131,7 +150,12 @@ def discretisation_delta(epsilon: float, samples: int, bits: int = BITS) -> floa
 
     `samples` is D · T: coordinates times releases. From P ≤ P* + η ≤ e^ε Q* + δ + η ≤ e^ε (Q + η) + δ + η.
     """
-    return (1 + math.exp(min(epsilon, 700.0))) * samples * 2.0**-bits
+    return _widened(epsilon, samples * 2.0**-bits)
+
+
+def _widened(epsilon: float, distance: float) -> float:
+    """(1 + e^ε) η."""
+    return (1 + math.exp(min(epsilon, 700.0))) * distance
 
 
 @lru_cache(maxsize=512)

@@ -28,6 +28,9 @@ class Noise:
     number            of the charge in its file
     epsilon           ε of the population so far, this charge included
     sampling_rate     that was charged
+    neighbours        the budget's relation
+    concentrated      as of `Charge`, that was charged
+    stream            of the noise, that was charged
     """
 
     key: bytes = field(repr=False)
@@ -37,6 +40,9 @@ class Noise:
     number: int
     epsilon: float
     sampling_rate: float = 1.0
+    neighbours: str = "add_remove"
+    concentrated: bool = False
+    stream: str = "chacha20"
 
 
 class Budget:
@@ -63,6 +69,7 @@ class Budget:
         unit: str = "client",
         population: int | None = None,
         concentrated: bool = False,
+        stream: str = "chacha20",
     ):
         """Open the budget of a population, or start it.
 
@@ -74,13 +81,14 @@ class Budget:
         unit              what one record is, in words: whom the guarantee is for
         population        records in all; δ must be less than 1 over it
         concentrated      this run's releases are known by ρ-zCDP alone, as of `Charge`
+        stream            of this run's noise, as of `Central`: that of AES adds its own term to δ
 
         Raises PrivacyError naming the parameter, FormatError for a file that was tampered with or rolled back,
         StorageError.
         """
         check_epsilon(epsilon)
         check_delta(delta, population)
-        self._charge = Charge(float(noise_multiplier), float(sampling_rate), 1, dimension, concentrated)
+        self._charge = Charge(float(noise_multiplier), float(sampling_rate), 1, dimension, concentrated, stream)
         check_relation(sampling, neighbours, [self._charge])
         self.epsilon, self.delta, self.sampling, self.neighbours = float(epsilon), float(delta), sampling, neighbours
         self.path = Path(path)
@@ -118,12 +126,7 @@ class Budget:
             for record, charge in charges:
                 if record["inputs"] == inputs_digest:
                     return self._again(records, record, charge, [one for _, one in charges])
-            after = self._spent([one for _, one in charges] + [self._charge])
-            if after > self.epsilon:
-                raise PrivacyBudgetError(
-                    f"{self.path}: a charge at noise multiplier {self._charge.noise_multiplier:g} would bring epsilon "
-                    f"to {after:.4g} of {self.epsilon:g} after {len(charges)} charges; stop here, or ask for more noise"
-                )
+            after = self._after([one for _, one in charges])
             number, key = len(records) + 1, os.urandom(KEY_BYTES)
             # the key first: a charge without its key would be paid for and never usable, a key without a charge is
             # overwritten by the next one
@@ -137,9 +140,14 @@ class Budget:
                     "sampling_rate": self._charge.sampling_rate.hex(),
                     "dimension": self._charge.dimension,
                     "concentrated": self._charge.concentrated,
+                    "stream": self._charge.stream,
                 }
             )
             return self._noise(key, inputs_digest, number, after)
+
+    def check(self) -> None:
+        """Raise PrivacyBudgetError if one more charge would pass the budget, before work that a charge would end."""
+        self._after(self.charges)
 
     @property
     def spent(self) -> float:
@@ -191,7 +199,18 @@ class Budget:
 
     def _noise(self, key: bytes, inputs: str, number: int, after: float) -> Noise:
         charge = self._charge
-        return Noise(key, inputs, charge.noise_multiplier, charge.dimension, number, after, charge.sampling_rate)
+        charged = (charge.noise_multiplier, charge.dimension, number, after, charge.sampling_rate)
+        return Noise(key, inputs, *charged, self.neighbours, charge.concentrated, charge.stream)
+
+    def _after(self, charges: list[Charge]) -> float:
+        """ε with one more charge. Raises PrivacyBudgetError."""
+        after = self._spent([*charges, self._charge])
+        if after > self.epsilon:
+            raise PrivacyBudgetError(
+                f"{self.path}: a charge at noise multiplier {self._charge.noise_multiplier:g} would bring epsilon "
+                f"to {after:.4g} of {self.epsilon:g} after {len(charges)} charges; stop here, or ask for more noise"
+            )
+        return after
 
     def _spent(self, charges: list[Charge]) -> float:
         return spent(charges, self.delta, self.sampling, self.neighbours)
@@ -211,4 +230,4 @@ class Budget:
 
 def _charge(record: dict[str, Any]) -> Charge:
     z, q = float.fromhex(record["noise_multiplier"]), float.fromhex(record["sampling_rate"])
-    return Charge(z, q, 1, record["dimension"], record.get("concentrated", False))
+    return Charge(z, q, 1, record["dimension"], record["concentrated"], record["stream"])

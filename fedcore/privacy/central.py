@@ -89,9 +89,12 @@ class Central:
         reference: Update | None = None,
         fixed: Update | None = None,
         number: int = 1,
-        label: str = "",
+        label: str,
     ) -> str:
-        """SHA-256 (hex) of what a release depends on, for `Budget.reserve`; the order of updates does not matter."""
+        """SHA-256 (hex) of what a release depends on, for `Budget.reserve`; the order of updates does not matter.
+
+        label  names the release, as in `release`: the same inputs in two rounds are two releases and two charges
+        """
         return self._digest(self._terms(updates, method, reference, fixed, number), label)
 
     def dimension(
@@ -110,7 +113,7 @@ class Central:
         reference: Update | None = None,
         fixed: Update | None = None,
         number: int = 1,
-        label: str = "",
+        label: str,
         weights: Sequence[float] | Mapping[str, float] | None = None,
     ) -> Release:
         """Release one round.
@@ -228,6 +231,11 @@ class Central:
             raise PrivacyError(
                 f"noise: charged at noise multiplier {noise.noise_multiplier:g}, and this release has "
                 f"{self.noise_multiplier:g}; open the budget with the same"
+            )
+        if noise.stream != self.stream:
+            raise PrivacyError(
+                f"noise: charged for stream {noise.stream!r}, and this release draws from {self.stream!r}; open the "
+                "budget with the same"
             )
         needed = self._needed(terms.sizes)
         if noise.dimension < needed:

@@ -1,11 +1,12 @@
 """A file of records that only grows, where a changed, dropped or rolled back record shows.
 
 Each line ends in a MAC over the line and the MAC before it (HMAC-SHA256), under a key that the operator holds, and a
-sidecar `<path>.head` says how many lines there are and the last MAC. What this tells, and what it cannot:
-- a changed, inserted, reordered or removed line, and a file cut short: always, for who does not hold the key;
-- the file put back to an earlier copy without its sidecar, or the sidecar without its file: always;
-- both put back together, or both deleted: not from these files. `head` is for that: kept in a place of another owner,
-  such as a public ledger, it shows the rollback (`require`).
+sidecar `<path>.head` says how many lines there are and the last MAC, under a MAC of its own key. What this tells, and
+what it cannot, of who does not hold the key:
+- a changed, inserted, reordered or removed line: always;
+- a file cut short, or put back to an earlier copy, without an earlier sidecar to go with it: always;
+- both put back together to what they were at one time, or both deleted: not from these files. `head` is for that: kept
+  in a place of another owner, such as a public ledger, it shows the rollback (`require`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedcore.errors import FedcoreError, FormatError, PrivacyError
+from fedcore.privacy.seal import derived
 from fedcore.updates.atomic import refused, sync, write_atomically
 
 
@@ -34,7 +36,7 @@ class Chain:
     """The records at `path`, for one writer at a time: `with chain.locked() as records: chain.append(...)`."""
 
     def __init__(self, path: Path, secret: bytes):
-        self.path, self._secret = path, secret
+        self.path, self._secret, self._head_secret = path, secret, derived(secret, "head of a chain")
         self.head_path, self._lock = path.with_name(path.name + ".head"), path.with_name(path.name + ".lock")
         self._last = Head(0, "")
 
@@ -123,12 +125,18 @@ class Chain:
             return self._last
         try:
             found = json.loads(self.head_path.read_bytes())
-            return Head(int(found["number"]), str(found["mac"]))
+            head, seal = Head(int(found["number"]), str(found["mac"])), str(found["seal"])
         except (ValueError, KeyError, TypeError):
             raise self._tampered(f"its head {self.head_path.name} is damaged") from None
+        if not hmac.compare_digest(seal, self._seal(head)):
+            raise self._tampered(f"its head {self.head_path.name} was changed or written under another sealing key")
+        return head
 
     def _write_head(self) -> None:
-        write_atomically(self.head_path, _text(self._last._asdict()).encode())
+        write_atomically(self.head_path, _text({**self._last._asdict(), "seal": self._seal(self._last)}).encode())
+
+    def _seal(self, head: Head) -> str:
+        return hmac.digest(self._head_secret, _text(head._asdict()).encode(), "sha256").hex()
 
     def _mac(self, before: str, record: dict[str, Any]) -> str:
         return hmac.digest(self._secret, f"{before}\n{_text(record)}".encode(), "sha256").hex()

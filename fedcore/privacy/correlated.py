@@ -17,6 +17,7 @@ from fedcore.errors import PrivacyError
 from fedcore.lora import Method
 from fedcore.privacy.budget import Noise
 from fedcore.privacy.central import Release
+from fedcore.privacy.chain import Head
 from fedcore.privacy.factorization import UNIT, Factor, best_factor
 from fedcore.privacy.noise import draw
 from fedcore.privacy.participation import Rounds
@@ -159,7 +160,7 @@ class Correlated:
         if len(clients) != len(terms.each):
             raise PrivacyError(f"clients: got {len(clients)} names of {len(terms.each)} updates, expected one for each")
         inputs = terms.digest([self.clip, int(self.expected_clients), number])
-        rounds.enter(number, inputs, clients)
+        head = rounds.enter(number, inputs, clients)
         grid = clip_grid(float(self.clip), size)
         deviation = self.noise_multiplier * self.clip / grid * math.sqrt(self.factor.squared_sensitivity)
         drawn = _rows_of(rounds, noise.key, deviation, self.stream).row(number - 1)
@@ -172,7 +173,7 @@ class Correlated:
             "clipped": int(np.count_nonzero((squared > self.clip**2) & np.isfinite(squared))),
             "not_finite": int(np.count_nonzero(~np.isfinite(squared))),
         }
-        return Release(released, self, self._public(number, released, inputs, noise), private)
+        return Release(released, self, self._public(number, released, inputs, noise, head), private)
 
     def _check(self, noise: Noise, rounds: Rounds, size: int) -> None:
         if rounds.factor != self.factor or rounds.size != size:
@@ -185,6 +186,11 @@ class Correlated:
                 "noise: was reserved for another run or other settings; reserve for inputs_digest of these rounds, "
                 "which is another charge"
             )
+        if noise.stream != self.stream:
+            raise PrivacyError(
+                f"noise: charged for stream {noise.stream!r}, and this run draws from {self.stream!r}; open the budget "
+                "with the same"
+            )
         needed = self.dimension(size)
         charged = (noise.noise_multiplier, noise.sampling_rate)
         if charged != (self.noise_multiplier, 1) or noise.dimension < needed:
@@ -193,7 +199,7 @@ class Correlated:
                 f"{charged[1]:g}, expected {needed}, {self.noise_multiplier:g} and 1; open the budget with these"
             )
 
-    def _public(self, number: int, released: Any, inputs: str, noise: Noise) -> dict[str, Any]:
+    def _public(self, number: int, released: Any, inputs: str, noise: Noise, head: Head) -> dict[str, Any]:
         output = released.digest() if isinstance(released, Update) else hashlib.sha256(released).hexdigest()
         scale = self.noise_multiplier * self.clip / self.expected_clients
         return {
@@ -211,6 +217,7 @@ class Correlated:
             "noise_of_sum_of_means": scale * float(self.factor.noise_of_prefixes[number - 1]),
             "output": output,
             "inputs": derived(noise.key, f"commitment to {inputs}").hex(),
+            "head": {"number": head.number, "mac": head.mac},
         }
 
 
@@ -224,11 +231,11 @@ class NoiseRows:
 
     def row(self, t: int) -> np.ndarray:
         """e_t. Columns do not depend on each other, so that rows before it take a tile of memory and no more."""
-        if t < self._next:
-            self._next = 0
+        # an interrupt leaves tiles of different rows in what is kept: until the loop ends none of it counts
+        first, self._next = (self._next if t >= self._next else 0), 0
         found = np.empty(self._size, np.int64)
         for start in range(0, self._size, TILE):
-            for u in range(self._next, t + 1):
+            for u in range(first, t + 1):
                 part = found[start : start + TILE]
                 part[:] = self._part(u, start, len(part))
                 if len(self._kept):

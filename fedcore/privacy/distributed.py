@@ -7,6 +7,7 @@ Aggregation", ICML, arXiv 2102.06387: Algorithms 1 and 2, and Theorem 1 for what
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import math
 from collections.abc import Collection
@@ -179,15 +180,18 @@ class Distributed:
 
         update  (dimension,) of fp32, fp16 or bf16: a change from the round's model. One that is not finite counts as
                 zeros, so that its presence does not show
-        noise   32 secret bytes of this client, as os.urandom gives them, or the `Noise` of a `Budget` of its own. The
+        noise   32 secret bytes of this client, as os.urandom gives them, where the sum is charged elsewhere; or the
+                `Noise` of a `Budget` of its own, `budget.reserve(self.inputs_digest(update))`, opened by `charge`. The
                 streams are keyed by it, these settings and the update together: another update draws other noise, the
-                same one after a crash the same
+                same one after a crash the same, so that a round needs a `seed` of its own
 
-        The same message on every backend. Raises ShapeError, DTypeError, PrivacyError for the key.
+        The same message on every backend. Raises ShapeError, DTypeError, PrivacyError for the key or the charge.
         """
         from fedcore.ops import discrete_gaussian
 
-        key, digest = noise.key if isinstance(noise, Noise) else noise, self._digest(update)
+        key, digest = noise.key if isinstance(noise, Noise) else noise, self.inputs_digest(update)
+        if isinstance(noise, Noise):
+            self._check_noise(noise, digest)
         if not isinstance(key, bytes) or len(key) != KEY_BYTES:
             got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
             raise PrivacyError(f"noise: got {got}, expected {KEY_BYTES} secret random bytes; make them with os.urandom")
@@ -234,8 +238,8 @@ class Distributed:
         stream = keystream(-(-self.padded // 8), self.seed, bytes(12), 0)
         return np.float32(1) - 2 * np.unpackbits(stream, count=self.padded, bitorder="little").astype(np.float32)
 
-    def _digest(self, update: Any) -> str:
-        """SHA-256 (hex) of what a message depends on."""
+    def inputs_digest(self, update: Any) -> str:
+        """SHA-256 (hex) of what a message depends on, for the `Budget.reserve` of a client's own budget."""
         from fedcore.ops.rows import as_rows
 
         rows = as_rows([update])
@@ -245,6 +249,25 @@ class Distributed:
         text = json.dumps([*settings, rows.dtype], default=float)
         values = np.ascontiguousarray(rows.table.columns(0, 0, rows.d))
         return hashlib.sha256(text.encode() + values.tobytes()).hexdigest()
+
+    def _check_noise(self, noise: Noise, digest: str) -> None:
+        if not hmac.compare_digest(noise.inputs_digest, digest):
+            raise PrivacyError(
+                "noise: was reserved for another update or other settings; reserve for inputs_digest of this one, "
+                "which is another charge"
+            )
+        needed = self.charge(noise.neighbours)
+        if noise.noise_multiplier > needed.noise_multiplier or noise.sampling_rate != 1 or not noise.concentrated:
+            raise PrivacyError(
+                f"noise: charged at noise multiplier {noise.noise_multiplier:g} and sampling rate "
+                f"{noise.sampling_rate:g}, expected at most {needed.noise_multiplier:g}, 1 and a concentrated charge; "
+                "open the budget with what `charge` says"
+            )
+        if noise.dimension < needed.dimension:
+            raise PrivacyError(
+                f"noise: charged for {noise.dimension} samples, and a sum has {needed.dimension}; open the budget "
+                f"with dimension={needed.dimension}"
+            )
 
     def _rotated(self, update: Any) -> np.ndarray:
         """The update in grid steps, scaled to at most C, padded, signed and rotated: (D,) fp32, of norm at most C."""

@@ -66,8 +66,10 @@ class Rounds:
         with self._chain.locked() as records:
             return len(records) - 1
 
-    def enter(self, number: int, inputs: str, clients: Sequence[str]) -> None:
+    def enter(self, number: int, inputs: str, clients: Sequence[str]) -> Head:
         """Write that round `number`, from 1, has these inputs (a digest) and clients; when this returns it is on disk.
+
+        Returns the head of the file as of this round, to be published with it (`require`).
 
         Raises PrivacyError for a round out of its turn, one that was entered with others, or a client that the schema
         does not allow here (nothing is written); FormatError and StorageError as the constructor does.
@@ -84,14 +86,14 @@ class Rounds:
                         f"round {number}: was entered with other inputs, and one noise on two sums shows their "
                         f"difference; go on with round {len(entered) + 1}"
                     )
-                return
+                return Head(before["number"], before["mac"])
             if number != len(entered) + 1 or number > self.factor.rounds:
                 raise PrivacyError(
                     f"round {number}: {len(entered)} of {self.factor.rounds} rounds were entered; rounds go from 1 on "
                     "without a gap, and more than were planned need a new run and charge"
                 )
             self._check_schema(number, entered, marks)
-            self._chain.append({"kind": "round", "inputs": inputs, "clients": sorted(marks)})
+            return self._chain.append({"kind": "round", "inputs": inputs, "clients": sorted(marks)})
 
     @property
     def head(self) -> Head:

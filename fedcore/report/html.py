@@ -45,6 +45,7 @@ def write_report(folder: RunFolder) -> Path:
     """
     path = folder.path / "report.html"
     write_atomically(path, page(folder).encode())
+    folder.even_times()
     return path
 
 

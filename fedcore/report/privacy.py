@@ -45,7 +45,7 @@ def section(plan: Plan, table: Sequence[Row], ledger: Sequence[dict[str, Any]]) 
     body = []
     for entry in ledger:
         facts = entry.get("privacy", {})
-        if "charge" not in facts:
+        if "output" not in facts:
             continue
         error = facts.get("error_of_delta")
         cost = f"{error['a and b']:.3g} (B alone {error['b']:.3g})" if error else "–"
