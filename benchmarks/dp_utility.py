@@ -50,6 +50,8 @@ def configured(given: argparse.Namespace, seed: int, base: Path | None, arm: str
     data["data"] |= {"held_out_limit": given.held_out, "questions": 0}
     data["aggregation"] = {"method": method, "weights": "equal"}
     data["arms"] = [{"name": "one"}]
+    data["model"]["pretrain"] |= {"rounds": 12}
+    data.pop("privacy", None)
     if base is not None:
         data["model"] = {"source": str(base), "quantization": data["model"]["quantization"]}
     if epsilon is not None:

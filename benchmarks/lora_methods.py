@@ -116,13 +116,19 @@ def quiet(*_: object, **__: object) -> None:
 
 
 def demo(seed: int, rounds: int, base: Path | None) -> Config:
-    """The demo's configuration at a seed, on one base for all seeds."""
+    """The demo's clients at a seed, on one base for all seeds."""
     text = resources.files("fedcore.cli").joinpath("demo.toml").read_text(encoding="utf-8")
     config = parse_config(text, "demo.toml", Path())
-    model = config.model if base is None else config.model.model_copy(update={"source": str(base)})
-    return config.model_copy(
-        update={"run": config.run.model_copy(update={"seed": seed, "rounds": rounds}), "model": model}
-    )
+    # longer than the demo's own, which has minutes
+    data = config.model_dump(exclude_none=True)
+    data["run"] |= {"seed": seed, "rounds": rounds}
+    data["training"] |= {"steps": 24}
+    data["data"] |= {"questions": 200}
+    data["model"]["pretrain"] |= {"rounds": 12}
+    if base is not None:
+        data["model"] = {"source": str(base), "quantization": data["model"]["quantization"]}
+    # arms of its own: the demo's, with masks and noise, are not run here
+    return Config.model_validate({key: value for key, value in data.items() if key not in ("arms", "privacy")})
 
 
 def keep(runs: dict[str, Any]) -> None:

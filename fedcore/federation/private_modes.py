@@ -198,7 +198,7 @@ class DistributedMode:
         self._masks: secagg.Parameters | None = None
         if (secure := about.federation.config.secure_of(about.arm)) is not None:
             self._masks = secagg.Parameters.for_distributed(
-                self._mechanism, adversary=secure.adversary, stream=secure.stream
+                self._mechanism, dropout=secure.dropout, adversary=secure.adversary, stream=secure.stream
             )
             agreed(secure, [self._masks], settings.epsilon, about.federation.learner.digest, about.method.traits.name)
 
