@@ -1,4 +1,5 @@
-/* What the parts of csrc share: kernel signatures, the table of an ISA, scalar conversions, threading. Not public. */
+/* What the parts of csrc share: kernel signatures, the table of an ISA, scalar conversions, threading. Not public.
+ * Above 400 lines because the table of an ISA names every kernel, so that each file of csrc needs every signature. */
 #ifndef FEDCORE_IMPL_H
 #define FEDCORE_IMPL_H
 #include <math.h>

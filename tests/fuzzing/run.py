@@ -42,7 +42,7 @@ def with_mutations(name: str, seconds: float, seed: int) -> int:
         data = vary(rng.choice(valid), rng)
         try:
             target(data)
-        except Exception:
+        except Exception:  # whatever it is: its input is kept, it is shown, and the run ends with an error
             path = Path(f"broken-{name}-{hashlib.sha256(data).hexdigest()[:12]}")
             path.write_bytes(data)
             traceback.print_exc()
