@@ -24,9 +24,10 @@ class Privacy(Section):
 
     epsilon: PositiveFloat = Field(description="the budget ε, of all rounds of its arms together")
     delta: float = Field(gt=0, lt=1, description="the probability that the bound does not hold; below 1 / clients")
-    mode: Literal["central", "local", "distributed"] = Field(
+    mode: Literal["central", "correlated", "local", "distributed"] = Field(
         default="central",
-        description="who adds noise: the server once, each client for itself, or each client its share of the sum's",
+        description="who adds noise: the server once; the server, and takes part of it back in later rounds; each "
+        "client for itself; or each client its share of the sum's",
     )
     clip: PositiveFloat = Field(default=1.0, description="bound on the norm of what a client's change adds to the sum")
     per_module: bool = Field(default=False, description="clip each module's part to clip / sqrt(modules)")
@@ -39,6 +40,11 @@ class Privacy(Section):
     )
     clients_per_round: PositiveInt | None = Field(
         default=None, description="with sampling: clients expected in a round, the denominator of the mean"
+    )
+    separation: int | None = Field(
+        default=None,
+        ge=2,
+        description="mode correlated: a client's rounds are so many apart; clients take turns in so many groups",
     )
     neighbours: Literal["add_remove", "replace_one"] | None = Field(
         default=None, description="what is hidden; add_remove, or replace_one where sampling is fixed or mode local"
@@ -54,6 +60,9 @@ class Privacy(Section):
     )
     corrupt_clients: int = Field(
         default=0, ge=0, description="mode distributed: clients in a sum that may leave their noise out"
+    )
+    stream: Literal["chacha20", "aes256ctr"] = Field(
+        default="chacha20", description="keyed stream of the noise; aes256ctr is faster where processors have AES"
     )
     budget: str | None = Field(
         default=None, description="file of the population's budget, shared by its runs; the run's own if absent"
@@ -75,8 +84,8 @@ class Privacy(Section):
         return "replace_one" if self.sampling == "fixed" or self.mode == "local" else "add_remove"
 
     def expected_clients(self, clients: int) -> int:
-        """The fixed denominator of a mean, for so many clients in all."""
-        return self.clients_per_round or clients
+        """The fixed denominator of a mean, for so many clients in all: where they take turns that of the most."""
+        return self.clients_per_round or -(-clients // (self.separation or 1))
 
     @model_validator(mode="after")
     def _fits(self) -> Privacy:
@@ -91,8 +100,13 @@ class Privacy(Section):
             )
         if self.mode != "central":
             self._central_alone()
-        elif self.fewest_clients is not None or self.corrupt_clients:
+        if self.mode != "distributed" and (self.fewest_clients is not None or self.corrupt_clients):
             raise ValueError('fewest_clients, corrupt_clients: are of mode = "distributed"; leave them out')
+        if (self.separation is None) == (self.mode == "correlated"):
+            raise ValueError(
+                f"separation: {'missing' if self.separation is None else f'got {self.separation}'} with mode = "
+                f'"{self.mode}"; mode = "correlated" alone needs it: rounds from one of a client to its next'
+            )
         if self.sampling == "fixed" and self.relation != "replace_one":
             raise ValueError('neighbours: got "add_remove" with sampling = "fixed", expected "replace_one"')
         if self.mode == "local" and self.relation != "replace_one":
@@ -103,15 +117,23 @@ class Privacy(Section):
         return self
 
     def _central_alone(self) -> None:
-        """Refuse what only a server that adds the noise itself can do."""
+        """Refuse what only noise that is new in each round, added by the server, goes with."""
         if self.sampling != "none":
-            raise ValueError(
-                f'sampling: got "{self.sampling}" with mode = "{self.mode}", expected "none": whoever receives the '
-                "messages sees who took part, so that a sample hides nobody"
+            why = (
+                "the noise is made for rounds that are a separation apart, and chance keeps none"
+                if self.mode == "correlated"
+                else "whoever receives the messages sees who took part, so that a sample hides nobody"
             )
+            raise ValueError(f'sampling: got "{self.sampling}" with mode = "{self.mode}", expected "none": {why}')
         if self.per_module or self.adaptive is not None:
-            raise ValueError(
-                f'per_module, adaptive: need the norms at the server, which mode = "{self.mode}" hides; clip flat'
+            why = (
+                "need a clip that changes, and one round's noise takes back another's under one clip"
+                if self.mode == "correlated"
+                else "need the norms at the server, which it hides"
             )
-        if self.mode == "local" and (self.fewest_clients is not None or self.corrupt_clients):
-            raise ValueError('fewest_clients, corrupt_clients: are of mode = "distributed"; leave them out')
+            raise ValueError(f'per_module, adaptive: with mode = "{self.mode}" {why}; clip flat')
+        if self.mode == "correlated" and self.both_factors:
+            raise ValueError(
+                'both_factors: got true with mode = "correlated", whose noises cancel in a sum, not in B · A; use a '
+                "method that sends one factor, such as ffa_lora or fedsb"
+            )

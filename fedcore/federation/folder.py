@@ -53,8 +53,8 @@ class RunFolder:
         with new_directory(path) as beside:
             (beside / "config.toml").write_text(to_toml(_portable(config)), encoding="utf-8")
             (beside / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            if secret is not None:
-                PrivateJournal.begin(beside, secret)
+            if secret is not None and config.privacy is not None:
+                PrivateJournal.begin(beside, secret, config.privacy)
         folder = cls(path)
         folder._hold()
         return folder

@@ -6,7 +6,7 @@ from fedcore.errors import PrivacyError, RuleError
 from fedcore.federation.config import Config
 from fedcore.federation.methods import method_of
 from fedcore.privacy.accountant import check_delta
-from fedcore.privacy.combination import refusals
+from fedcore.privacy.combination import not_summed, refusals
 
 
 def privacy_faults(config: Config, index: int, clients: int | None) -> list[str]:
@@ -31,6 +31,8 @@ def privacy_faults(config: Config, index: int, clients: int | None) -> list[str]
         space=aggregation.space,
         both_factors=settings.both_factors,
     )
+    if method is not None and settings.mode == "correlated":
+        found += not_summed(method)
     if method is None and not found:
         found.append(
             "aggregation.method: missing; a run trains LoRA adapters, and a clip must know which factor travels: set "
@@ -56,6 +58,11 @@ def privacy_faults(config: Config, index: int, clients: int | None) -> list[str]
             f"arms[{index}].attack: got one with [privacy]: attacks are crafted from the messages of a round's honest "
             "clients, and who those are is private; leave one of the two out"
         )
+    if settings.separation is not None and settings.separation > config.run.rounds:
+        found.append(
+            f"privacy.separation: got {settings.separation} of {config.run.rounds} rounds, expected at most all, with "
+            "which every client is in one round"
+        )
     return found + ([] if clients is None else _client_faults(config, clients))
 
 
@@ -67,7 +74,8 @@ def _client_faults(config: Config, clients: int) -> list[str]:
         check_delta(settings.delta, clients)
     except PrivacyError as error:
         found.append(f"privacy.{error}")
-    for name, value in (("clients_per_round", settings.clients_per_round), ("fewest_clients", settings.fewest_clients)):
+    for name in ("clients_per_round", "fewest_clients", "separation"):
+        value = getattr(settings, name)
         if value is not None and value > clients:
             found.append(f"privacy.{name}: got {value} of {clients} clients, expected at most that")
     fewest = settings.fewest_clients or clients

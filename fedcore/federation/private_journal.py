@@ -1,13 +1,14 @@
 """What a private run keeps for its operator alone, for some days: private/ in the run folder.
 
-private/secret (32 bytes: who is sampled, and what commits to the texts)  private/updates/ (messages)
+private/secret (32 bytes, sealed: who is sampled, clients' noise, what commits to the texts)
+private/updates/ (messages)  private/turns/<arm>/rounds (who took part when, hashed, where noise is correlated)
 private/rounds/<arm>-<n>.json (who took part, digests, norms, seconds)  private/budget* (charges, sealed noise keys)
 private/sent/<arm>/round-<n>/<client> (SHA-256 of what a client with noise of its own sent)
 
 Messages, norms and the rest expire `journal_days` after they were written, whether or not the run went on, but for
-messages of a round that is not released: without them it could be trained otherwise, under other noise. The secret,
-which tells who took part, expires once the run is finished. Charges, sealed keys and what was sent stay: they are what
-was spent.
+messages of a round that is not released: without them it could be trained otherwise, under other noise. The secret and
+the turns, which tell who took part, expire once the run is finished. Charges, sealed keys and what was sent stay: they
+are what was spent.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import FormatError, MissingError, PrivacyError
+from fedcore.federation.config_privacy import Privacy
+from fedcore.federation.sealing import sealing_key
+from fedcore.privacy.seal import derived, sealed, unsealed
 from fedcore.updates.atomic import sync, write_atomically
 
 FOLDER = "private"
 _DAY = 86400.0
-_SECRET_BYTES = 32
+#: what the key that seals the secret is for
+_SEAL = "seal of a run's secret"
 
 
 class PrivateJournal:
@@ -34,22 +39,26 @@ class PrivateJournal:
         self.folder = run / FOLDER
 
     @staticmethod
-    def begin(run: Path, secret: bytes) -> None:
-        """Make the private part inside a new run folder, for its owner alone."""
+    def begin(run: Path, secret: bytes, settings: Privacy) -> None:
+        """Make the private part inside a new run folder, for its owner alone. Raises as `sealing_key` does."""
         folder = run / FOLDER
         folder.mkdir(mode=0o700)
+        key = derived(sealing_key(settings, folder), _SEAL)
         (folder / "secret").touch(mode=0o600)
-        (folder / "secret").write_bytes(secret)
+        (folder / "secret").write_bytes(sealed(key, secret, _SEAL))
 
-    @property
-    def secret(self) -> bytes:
-        """32 bytes. Raises MissingError where it expired, FormatError where it is damaged."""
+    def secret(self, sealing: bytes) -> bytes:
+        """32 bytes, by the operator's key. Raises MissingError where it expired, FormatError where it does not open."""
         path = self.folder / "secret"
         if not path.is_file():
             raise MissingError(f"{path}: expired or was destroyed, as of a finished run; start a new run")
-        if len(found := path.read_bytes()) != _SECRET_BYTES:
-            raise FormatError(f"{path}: got {len(found)} bytes, expected {_SECRET_BYTES}; restore it from a copy")
+        if (found := unsealed(derived(sealing, _SEAL), path.read_bytes(), _SEAL)) is None:
+            raise FormatError(f"{path}: does not open: changed, or sealed by another key; restore both as they were")
         return found
+
+    def rounds_of(self, arm: str) -> Path:
+        """Where the rounds of an arm with correlated noise are kept."""
+        return self.folder / "turns" / arm / "rounds"
 
     def keep(self, arm: str, number: int, facts: dict[str, Any]) -> None:
         """Write what round `number` of an arm must not publish. Raises StorageError."""
@@ -86,13 +95,17 @@ class PrivateJournal:
         """Delete what is older than `days`, but messages of a round that is not `released`: how many files."""
         limit = (time.time() if now is None else now) - days * _DAY
         found = [p for part in ("rounds", "updates") for p in self.folder.glob(f"{part}/**/*") if p.is_file()]
-        found += [self.folder / "secret"] if finished and (self.folder / "secret").is_file() else []
+        found += [p for p in self._of_the_whole() if finished and p.is_file()]
         old = [path for path in found if path.stat().st_mtime < limit and not self._pending(path, released)]
         for path in old:
             path.unlink(missing_ok=True)
         for folder in {path.parent for path in old}:
             sync(folder)
         return len(old)
+
+    def _of_the_whole(self) -> list[Path]:
+        """What an unfinished run needs to go on, whatever its age."""
+        return [self.folder / "secret", *self.folder.glob("turns/*/*")]
 
     def _pending(self, path: Path, released: Callable[[str, int], bool]) -> bool:
         """Whether a file is a message of a round that is not released."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fedcore.errors import PrivacyBudgetError, TrainingError
+from fedcore.federation.client_noise import DistributedMode, LocalMode
 from fedcore.federation.config import Arm
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
@@ -14,12 +16,22 @@ from fedcore.federation.messages import client_seed
 from fedcore.federation.method_round import training_options
 from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import packed
-from fedcore.federation.private_modes import MODES, Released, Round
+from fedcore.federation.private_modes import Mode, Released, Round
 from fedcore.federation.private_run import PrivateRun
 from fedcore.federation.round import scores
+from fedcore.federation.server_noise import CentralMode, CorrelatedMode
 from fedcore.federation.start import Start
 from fedcore.updates import Update
 
+#: privacy.mode -> what does it
+MODES: dict[str, Callable[[Round], Mode]] = {
+    "central": CentralMode,
+    "correlated": CorrelatedMode,
+    "local": LocalMode,
+    "distributed": DistributedMode,
+}
+#: modes whose charge depends on what was sent; others are charged before anybody trains
+_CHARGED_LAST = ("central", "distributed")
 #: so many clients that fail one after another, and none that does not, tell of the configuration
 _ALL = 3
 
@@ -79,8 +91,8 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
     mode = MODES[private.settings.mode](Round(federation, arm, number, start, method))
     receipts = folder.journal.received(arm.name, number)
     clients = private.sample(federation.clients, arm.name, number)
-    if private.settings.mode != "local" and any(client.id not in receipts for client in clients):
-        # before anybody trains; what was charged already had all its messages, and a local round has its charge
+    if private.settings.mode in _CHARGED_LAST and any(client.id not in receipts for client in clients):
+        # before anybody trains; what was charged already had all its messages
         private.budget.check()
     failed = gather(federation, mode, arm, number, start, clients, receipts, clock)
     with clock.phase("aggregation"):
@@ -123,7 +135,7 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
 
 def gather(
     federation: Federation,
-    mode: Any,
+    mode: Mode,
     arm: Arm,
     number: int,
     start: Start,

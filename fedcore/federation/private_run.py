@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import json
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedcore.errors import FormatError, MissingError
+from fedcore.errors import FormatError
 from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.privacy_plan import Plan, make_plan
-from fedcore.federation.sampling import sampled
+from fedcore.federation.sampling import sampled, taking_turns
+from fedcore.federation.sealing import budget_path, sealing_key
 from fedcore.federation.start import Start
 from fedcore.lora import Method
-from fedcore.privacy import Budget
+from fedcore.privacy import Budget, Rounds
 from fedcore.privacy.chain import Head
-from fedcore.privacy.seal import KEY_BYTES, derived
-from fedcore.updates.atomic import refused, sync, write_atomically
+from fedcore.privacy.factorization import Factor
+from fedcore.privacy.seal import derived
+from fedcore.updates.atomic import write_atomically
 
 One = TypeVar("One")
 #: the public plan in a run folder
@@ -36,12 +36,16 @@ class PrivateRun:
     plan      the noise that was picked when the run began
     budget    of the population
     secret    32 bytes of this run, from which coins and commitments are derived
+    folder    of the run
+    rounds    arm -> who took part in it when and its noise so far, in mode "correlated"
     """
 
     settings: Privacy
     plan: Plan
     budget: Budget
-    secret: bytes
+    secret: bytes = field(repr=False)
+    folder: RunFolder
+    rounds: dict[str, Rounds] = field(default_factory=dict)
 
     def key(self, purpose: str, arm: str, number: int, client: str = "") -> bytes:
         """32 secret bytes for one purpose in one round."""
@@ -53,38 +57,56 @@ class PrivateRun:
 
     def sample(self, clients: Sequence[One], arm: str, number: int) -> list[One]:
         """The clients of one round."""
+        if self.plan.separation is not None:
+            return taking_turns(clients, self.plan.separation, number, self.key("turns", arm, 0))
         key = self.key("sample", arm, number)
         return sampled(clients, self.settings.sampling, self.plan.expected_clients, key)
+
+    def rounds_of(self, arm: str, factor: Factor, size: int) -> Rounds:
+        """The rounds of an arm whose noise is correlated, opened once. Raises PrivacyError where they were rolled back.
+
+        A reader of the public ledger can tell that, too: each entry names the record of its round.
+        """
+        if arm not in self.rounds:
+            journal = self.folder.private
+            key = sealing_key(self.settings, journal.folder)
+            rounds = Rounds(journal.rounds_of(arm), factor, size, sealing_key=key)
+            for entry in self.folder.ledger.entries:
+                if entry["arm"] == arm and "round_head" in entry.get("privacy", {}):
+                    rounds.require(Head(**entry["privacy"]["round_head"]))
+            self.rounds[arm] = rounds
+        return self.rounds[arm]
 
 
 def open_private(
     settings: Privacy,
     folder: RunFolder,
     population: int,
-    releases: int,
+    rounds: int,
     arms: Callable[[], Sequence[tuple[Method, Start]]],
     masked: bool = False,
     open_arms: Sequence[str] = (),
 ) -> PrivateRun:
     """Open a private run, or begin it: the plan is made once, and an interrupted run goes on with it.
 
-    arms: the method and the start of each arm, asked for where there is no plan yet. masked: messages are, in all
-    arms. open_arms: those that are not private. Raises PrivacyError, FormatError for a plan that was changed or a
-    budget that was tampered with or rolled back, MissingError without its sealing key.
+    rounds: of each arm. arms: the method and the start of each, asked for where there is no plan yet. masked: messages
+    are, in all arms. open_arms: those that are not private. Raises PrivacyError, FormatError for a plan that was
+    changed or a budget that was tampered with or rolled back, MissingError without its sealing key.
     """
+    secret = folder.private.secret(sealing_key(settings, folder.private.folder))
     if not (folder.path / PLAN).exists():
         before = _budget(settings, folder, population, None).charges
-        made = make_plan(settings, population, releases, arms(), before, masked, open_arms)
+        made = make_plan(settings, population, rounds, arms(), before, masked, open_arms)
         said = made.as_json()
-        text = json.dumps(said | {"mac": _mac(said, folder.private.secret)}, indent=1)
+        text = json.dumps(said | {"mac": _mac(said, secret)}, indent=1)
         write_atomically(folder.path / PLAN, f"{text}\n".encode())
-    plan = _own_plan(folder)
+    plan = _own_plan(folder, secret)
     budget = _budget(settings, folder, population, plan)
     for entry in folder.ledger.entries:
         # what a reader of the public ledger can tell, so that file and head put back together show
         if "head" in entry.get("privacy", {}):
             budget.require(Head(**entry["privacy"]["head"]))
-    return PrivateRun(settings, plan, budget, folder.private.secret)
+    return PrivateRun(settings, plan, budget, secret, folder)
 
 
 def read_plan(run: Path) -> Plan | None:
@@ -100,14 +122,14 @@ def read_plan(run: Path) -> Plan | None:
         raise FormatError(f"{path}: not the plan of a private run ({error}); restore it from a copy") from None
 
 
-def _own_plan(folder: RunFolder) -> Plan:
+def _own_plan(folder: RunFolder, secret: bytes) -> Plan:
     """The plan that this run made. Raises FormatError for another: it says what noise is drawn, and what is charged."""
     path = folder.path / PLAN
     plan = read_plan(folder.path)
     assert plan is not None
     said = json.loads(path.read_text())
     mac = said.pop("mac")
-    if not hmac.compare_digest(str(mac), _mac(said, folder.private.secret)):
+    if not hmac.compare_digest(str(mac), _mac(said, secret)):
         raise FormatError(f"{path}: was changed after the run began; restore it from a copy, nothing is released by it")
     return plan
 
@@ -133,50 +155,18 @@ def destroy_keys(folder: RunFolder, settings: Privacy, *, finished: bool) -> int
 
 def _budget(settings: Privacy, folder: RunFolder, population: int, plan: Plan | None) -> Budget:
     """The population's budget, to charge by the plan; without one only to look at."""
-    path = Path(settings.budget) if settings.budget else folder.private.folder / "budget"
-    sealing = Path(settings.sealing_key) if settings.sealing_key else path.with_name(path.name + ".sealing-key")
     charge: dict[str, Any] = {"noise_multiplier": 1.0}
     if plan is not None:
         charge = {"noise_multiplier": plan.charged, "sampling_rate": plan.sampling_rate, "dimension": plan.samples}
-        charge |= {"concentrated": plan.mode == "distributed"}
+        charge |= {"concentrated": plan.mode == "distributed", "stream": settings.stream}
     return Budget(
-        path,
+        budget_path(settings, folder.private.folder),
         settings.epsilon,
         settings.delta,
-        sealing_key=sealing_key(sealing, path),
+        sealing_key=sealing_key(settings, folder.private.folder),
         sampling=settings.sampling,
         neighbours=settings.relation,
         unit=settings.unit,
         population=population,
         **charge,
     )
-
-
-def sealing_key(path: Path, budget: Path) -> bytes:
-    """The key at `path`; a new one, made for its owner alone, where neither it nor the budget is there yet.
-
-    Raises MissingError where the budget has lost its key, FormatError for one of another length, StorageError.
-    """
-    if not path.exists():
-        if budget.exists():
-            raise MissingError(
-                f"{path}: the sealing key of {budget} is missing; put it back, or nothing can be charged"
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # another run over this population may be as quick
-            with contextlib.suppress(FileExistsError), _new(path) as file:
-                file.write(os.urandom(KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            sync(path.parent)
-        except OSError as error:
-            raise refused(path, error) from error
-    key = path.read_bytes()
-    if len(key) != KEY_BYTES:
-        raise FormatError(f"{path}: got {len(key)} bytes, expected a sealing key of {KEY_BYTES}; restore it")
-    return key
-
-
-def _new(path: Path) -> Any:
-    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))

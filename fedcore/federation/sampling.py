@@ -1,4 +1,4 @@
-"""Who takes part in a round of a private run: drawn from a secret key, so that nobody else can tell."""
+"""Who takes part in a round of a private run: drawn from a secret key."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ def sampled(clients: Sequence[One], sampling: str, expected: int, key: bytes) ->
         return [client for client, word in zip(clients, words.tolist(), strict=True) if word < threshold]
     chosen = sorted(np.argsort(words, kind="stable")[:expected].tolist())
     return [clients[place] for place in chosen]
+
+
+def taking_turns(clients: Sequence[One], groups: int, number: int, key: bytes) -> list[One]:
+    """The clients of round `number`, from 1, where each is in one round of every `groups`, in their order.
+
+    key  32 secret bytes of all rounds: who is in which group is drawn from it, sizes differ by one at most
+    """
+    words = np.asarray(ops.keystream(8 * len(clients), key, bytes(12), 0)).view("<u8")
+    group = (number - 1) % groups
+    return [clients[place] for place in sorted(np.argsort(words, kind="stable")[group::groups].tolist())]

@@ -22,6 +22,7 @@ from fedcore.federation.private_round import private_round
 from fedcore.federation.private_run import open_private
 from fedcore.federation.ranks import first_start, initial_of
 from fedcore.federation.round import run_round, scores
+from fedcore.federation.sealing import sealing_key
 from fedcore.federation.secure_sum import with_honest
 from fedcore.federation.start import Start
 from fedcore.lora import Method
@@ -65,7 +66,10 @@ def run_arms(
     """`simulate` once the texts and the base are there."""
     secret = None
     if config.privacy is not None:
-        secret = RunFolder.resumable(output).private.secret if resume else os.urandom(KEY_BYTES)
+        secret = os.urandom(KEY_BYTES)
+        if resume:
+            journal = RunFolder.resumable(output).private
+            secret = journal.secret(sealing_key(config.privacy, journal.folder))
     facts = run_facts(config, texts, learner, secret if config.private else None)
     with (
         RunFolder.resume(output, config, facts) if resume else RunFolder.create(output, config, facts, secret)
@@ -113,13 +117,13 @@ def with_privacy(federation: Federation) -> Federation:
         return [(cast(Method, method_of(config, arm)), first_start(federation, arm)) for arm in held]
 
     held = [arm for arm in config.arms if config.privacy_of(arm) is not None]
-    releases = config.run.rounds * len(held)
     settings = config.privacy
     masks = [secure for arm in held if (secure := config.secure_of(arm)) is not None]
     if masks:
         settings = with_honest(settings, masks, len(federation.clients))
     masked, open_arms = len(masks) == len(held), [arm.name for arm in config.arms if arm not in held]
-    private = open_private(settings, federation.folder, len(federation.clients), releases, arms, masked, open_arms)
+    rounds, population = config.run.rounds, len(federation.clients)
+    private = open_private(settings, federation.folder, population, rounds, arms, masked, open_arms)
     plan = private.plan
     federation.progress("privacy", 1, 1, noise_multiplier=plan.charged, noise_over_clip=plan.noise_of_mean)
     return replace(federation, private=private)

@@ -26,6 +26,7 @@ def epsilon(
     neighbours: str = "add_remove",
     population: int | None = None,
     dimension: int = 0,
+    stream: str = "chacha20",
 ) -> float:
     """ε at δ of `rounds` noisy sums of terms clipped to C.
 
@@ -36,11 +37,12 @@ def epsilon(
     neighbours        "add_remove": one record more or less; "replace_one": one record changed, at sensitivity 2C
     population        records in all; δ must be less than 1 over it
     dimension         noise samples a round, whose distance from the ideal noise is part of δ; 0 for ideal noise
+    stream            that they are drawn from: AES in counter mode adds its own distance
 
     How each is computed, with its sources: `fedcore.privacy.accountant.spent`. Raises PrivacyError naming the
     parameter, DependencyError without dp-accounting.
     """
-    charge = Charge(noise_multiplier, sampling_rate, rounds, dimension)
+    charge = Charge(noise_multiplier, sampling_rate, rounds, dimension, stream=stream)
     _check(charge, delta, sampling, neighbours, population)
     return spent([charge], delta, sampling, neighbours)
 
@@ -57,6 +59,7 @@ def noise_multiplier(
     dimension: int = 0,
     before: Sequence[Charge] = (),
     concentrated: bool = False,
+    stream: str = "chacha20",
 ) -> float:
     """The least noise multiplier whose ε at δ is at most `epsilon`, and at least 0.9999 of it.
 
@@ -67,7 +70,7 @@ def noise_multiplier(
     PrivacyBudgetError where `before` alone has spent it.
     """
     check_epsilon(epsilon)
-    _check(Charge(1.0, sampling_rate, rounds, dimension, concentrated), delta, sampling, neighbours, population)
+    _check(Charge(1.0, sampling_rate, rounds, dimension, concentrated, stream), delta, sampling, neighbours, population)
     if (already := spent(before, delta, sampling, neighbours)) >= epsilon:
         raise PrivacyBudgetError(
             f"epsilon: {already:.4g} of {epsilon:g} is spent by {len(before)} earlier charges; nothing is left for this"
@@ -81,7 +84,7 @@ def noise_multiplier(
 
         def excess(log_z: float, interval: float = interval) -> float:
             """ln(ε(z) / ε): falls through 0 at the answer."""
-            charge = Charge(math.exp(log_z), sampling_rate, rounds, dimension, concentrated)
+            charge = Charge(math.exp(log_z), sampling_rate, rounds, dimension, concentrated, stream)
             return math.log(max(spent([*before, charge], delta, sampling, neighbours, interval), 1e-12) / epsilon)
 
         found = _root(excess, log_z)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedcore.lora import FedIT
+from fedcore.lora import FedIT, FedSVD
 from fedcore.lora.method import Method
 
 
@@ -45,3 +45,14 @@ def refusals(
             "ffa_lora, fedsvd, rolora or fedsb"
         )
     return found
+
+
+def not_summed(method: Method) -> list[str]:
+    """Why noise of one round does not take back another's in what a method makes of its releases; none if it does."""
+    if method.sends(1) != method.sends(2):
+        why = "sends other factors from round to round, and noise on one takes back none on the other"
+    elif isinstance(method, FedSVD):
+        why = "turns its factors after each round, so that the next noise is in another basis and takes none back"
+    else:
+        return []
+    return [f"{method.traits.name}: {why}; with correlated noise use ffa_lora or fedsb"]

@@ -18,12 +18,13 @@ from fedcore.lora import Method
 from fedcore.privacy.budget import Noise
 from fedcore.privacy.central import Release
 from fedcore.privacy.chain import Head
+from fedcore.privacy.combination import not_summed
 from fedcore.privacy.factorization import UNIT, Factor, best_factor
 from fedcore.privacy.noise import draw
 from fedcore.privacy.participation import Rounds
 from fedcore.privacy.seal import derived
 from fedcore.privacy.sums import noisy_mean
-from fedcore.privacy.terms import Terms
+from fedcore.privacy.terms import WHOLE, Terms
 from fedcore.updates import Update
 
 #: columns of a noise row that are made at a time
@@ -169,7 +170,7 @@ class Correlated:
         private = {
             "clients": len(terms.each),
             "inputs": inputs,
-            "norms": np.sqrt(squared).tolist(),
+            "norms": {WHOLE: np.sqrt(squared).tolist()},
             "clipped": int(np.count_nonzero((squared > self.clip**2) & np.isfinite(squared))),
             "not_finite": int(np.count_nonzero(~np.isfinite(squared))),
         }
@@ -261,9 +262,6 @@ def _rows_of(rounds: Rounds, key: bytes, deviation: float, stream: str) -> Noise
 def _terms(updates: Iterable[Any], method: Method | None, reference: Update | None, fixed: Update | None) -> Terms:
     if reference is None:
         return Terms.of_vectors(updates)
-    if method is not None and method.sends(1) != method.sends(2):
-        raise PrivacyError(
-            f"{method.traits.name}: sends other factors from round to round, and noise on one takes back none on the "
-            "other; use a method that sends the same, such as ffa_lora"
-        )
+    if method is not None and (found := not_summed(method)):
+        raise PrivacyError(found[0])
     return Terms.of_updates(updates, reference, method, 1, fixed, both_factors=False)

@@ -11,7 +11,7 @@ import hmac
 import json
 import math
 from collections.abc import Collection
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
@@ -20,9 +20,9 @@ import numpy as np
 
 from fedcore.dtypes import to_float64
 from fedcore.errors import PrivacyError, ShapeError
-from fedcore.privacy.accountant import Charge
+from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
 from fedcore.privacy.budget import Noise
-from fedcore.privacy.discrete_sums import concentrated, distributed_epsilon
+from fedcore.privacy.discrete_sums import concentrated
 from fedcore.privacy.seal import KEY_BYTES, derived
 
 #: the longest block of the rotation, and the chance of a wrap that the modulus is chosen for
@@ -45,6 +45,7 @@ class Distributed:
     beta              chance that a rounding is thrown away, at most; a larger one gives a smaller norm bound
     grid              what one integer is worth, a power of two; None: at most 0.02 C/√D. Coarser saves bits of the
                       modulus and costs norm (`bound`)
+    stream            of the noise, as in `ops.discrete_gaussian`: "aes256ctr" is faster where processors have it
 
     Each client: scale the update to norm C, pad it to D numbers in blocks, give them random signs, rotate each block
     (`ops.hadamard`), so that no number is large; round each at random without bias to the grid, again until the norm of
@@ -63,6 +64,7 @@ class Distributed:
     seed: bytes
     beta: float = math.exp(-0.5)
     grid: float | None = None
+    stream: str = "chacha20"
 
     def __post_init__(self) -> None:
         for name, value in (("clip", self.clip), ("noise_multiplier", self.noise_multiplier)):
@@ -155,25 +157,20 @@ class Distributed:
     ) -> float:
         """ε at δ of `rounds` decoded sums for a client in each, against a server and `corrupt` clients.
 
-        No sampling counts: whoever runs the sum sees who takes part. As `distributed_epsilon`, with its errors.
+        No sampling counts: whoever runs the sum sees who takes part. It is `distributed_epsilon`, with the term of
+        another stream. Raises PrivacyError naming the parameter, DependencyError.
         """
-        return distributed_epsilon(
-            sigma=self.sigma,
-            clients=int(self.fewest - self.corrupt),
-            norm=math.sqrt(self.bound),
-            dimension=self.padded,
-            rounds=rounds,
-            delta=delta,
-            neighbours=neighbours,
-            population=population,
-        )
+        check_delta(delta, population)
+        check_relation("none", neighbours)
+        return spent([replace(self.charge(neighbours), rounds=rounds)], delta, "none", neighbours)
 
     def charge(self, neighbours: str = "add_remove") -> Charge:
         """What one decoded sum costs, for a `Budget`: `epsilon` is what `spent` makes of such charges."""
         honest, norm = int(self.fewest - self.corrupt), math.sqrt(self.bound)
         change = 2.0 if neighbours == "replace_one" else 1.0
         rho = concentrated(self.sigma, honest, change * norm, self.padded)
-        return Charge(change / math.sqrt(2 * rho), dimension=self.padded * honest, concentrated=True)
+        z, samples = change / math.sqrt(2 * rho), self.padded * honest
+        return Charge(z, dimension=samples, concentrated=True, stream=self.stream)
 
     def encode(self, update: Any, noise: Noise | bytes) -> np.ndarray:
         """A client's message: (D,) uint32 below the modulus, to be masked and added modulo `modulus`.
@@ -195,7 +192,9 @@ class Distributed:
         if not isinstance(key, bytes) or len(key) != KEY_BYTES:
             got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
             raise PrivacyError(f"noise: got {got}, expected {KEY_BYTES} secret random bytes; make them with os.urandom")
-        drawn = discrete_gaussian(self.padded, self.sigma, derived(key, f"distributed noise {digest}"))
+        drawn = discrete_gaussian(
+            self.padded, self.sigma, derived(key, f"distributed noise {digest}"), stream=self.stream
+        )
         rounded = self._rounded(update, derived(key, f"distributed rounding {digest}"))
         return ((rounded + drawn) & (self.modulus - 1)).astype(np.uint32)
 
@@ -262,6 +261,11 @@ class Distributed:
                 f"noise: charged at noise multiplier {noise.noise_multiplier:g} and sampling rate "
                 f"{noise.sampling_rate:g}, expected at most {needed.noise_multiplier:g}, 1 and a concentrated charge; "
                 "open the budget with what `charge` says"
+            )
+        if noise.stream != self.stream:
+            raise PrivacyError(
+                f"noise: charged for stream {noise.stream!r}, and this message draws from {self.stream!r}; open the "
+                "budget with the same"
             )
         if noise.dimension < needed.dimension:
             raise PrivacyError(

@@ -25,8 +25,27 @@ def commitment(key: bytes) -> str:
     return hashlib.sha256(b"fedcore noise key 1" + key).hexdigest()
 
 
+def sealed(key: bytes, secret: bytes, context: str) -> bytes:
+    """A fresh nonce and ChaCha20-Poly1305 (RFC 8439) of a secret, bound to a text."""
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, secret, context.encode())
+
+
+def unsealed(key: bytes, data: bytes, context: str) -> bytes | None:
+    """What `sealed` sealed; None where it was changed, or sealed under another key or for another text."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    try:
+        return ChaCha20Poly1305(key).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context.encode())
+    except (InvalidTag, ValueError):
+        return None
+
+
 class SealedKeys:
-    """One file per charge in a folder of mode 0700: nonce and ChaCha20-Poly1305 (RFC 8439) of the key, mode 0600."""
+    """One file per charge in a folder of mode 0700: the `sealed` key, mode 0600."""
 
     def __init__(self, folder: Path, sealing_key: bytes):
         if not isinstance(sealing_key, bytes) or len(sealing_key) != KEY_BYTES:
@@ -36,31 +55,21 @@ class SealedKeys:
 
     def write(self, number: int, bound: str, key: bytes) -> None:
         """Seal a key to charge `number` and the text `bound`; when this returns it is on disk. Raises StorageError."""
-        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = ChaCha20Poly1305(self._key).encrypt(nonce, key, _context(number, bound))
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise refused(self.folder, error) from error
-        write_atomically(self._path(number), nonce + sealed)
+        write_atomically(self._path(number), sealed(self._key, key, _context(number, bound)))
         os.chmod(self._path(number), 0o600)
 
     def read(self, number: int, bound: str, expected: str) -> bytes:
         """The key of a charge with its commitment. Raises FormatError where it is missing or was changed."""
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
         path = self._path(number)
-        try:
-            data = path.read_bytes()
-            key = ChaCha20Poly1305(self._key).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], _context(number, bound))
-        except (FileNotFoundError, InvalidTag, ValueError) as error:
-            what = "is missing" if isinstance(error, FileNotFoundError) else "does not open: changed, or another key"
-            raise FormatError(
-                f"{path}: the sealed key of charge {number} {what}; its release cannot be repeated"
-            ) from None
+        data = path.read_bytes() if path.is_file() else None
+        key = None if data is None else unsealed(self._key, data, _context(number, bound))
+        if key is None:
+            what = "is missing" if data is None else "does not open: changed, or another key"
+            raise FormatError(f"{path}: the sealed key of charge {number} {what}; its release cannot be repeated")
         if commitment(key) != expected:
             raise FormatError(f"{path}: holds another key than charge {number} was made with; restore the file")
         return key
@@ -82,5 +91,5 @@ class SealedKeys:
         return self.folder / f"{number:08d}.sealed"
 
 
-def _context(number: int, bound: str) -> bytes:
-    return f"{number} {bound}".encode()
+def _context(number: int, bound: str) -> str:
+    return f"{number} {bound}"

@@ -21,6 +21,8 @@ def lines(plan: Plan, table: Sequence[Row], ledger: Sequence[dict[str, Any]]) ->
     """In sentences: ε so far, whom it is for, the noise, where it stopped, which arms learnt nothing, warnings."""
     spent = max((row.epsilon for row in table if row.epsilon is not None), default=0.0)
     sampling = _SAMPLING[plan.sampling].format(rate=plan.sampling_rate, clients=plan.expected_clients)
+    if plan.separation is not None:
+        sampling = f"each client is in one round of every {plan.separation}"
     found = [
         f"ε = {spent:.4g} of {plan.epsilon:g} at δ = {plan.delta:g}, for one {plan.unit} of {plan.population} "
         f"({plan.neighbours} neighbours); {sampling}",

@@ -1,0 +1,138 @@
+"""Private runs and their budget: whatever is killed, changed, rolled back or spent by another run."""
+
+from __future__ import annotations
+
+import json
+
+import fake_learner as fake
+import pytest
+from private_runs import SMALL, Interrupting, budget, config, dies, run
+
+import fedcore as fc
+from fedcore.errors import FormatError, MissingError, PrivacyBudgetError, PrivacyError
+from fedcore.federation.folder import RunFolder
+from fedcore.federation.journal import LineLog
+from fedcore.federation.private_run import read_plan
+from fedcore.privacy.central import Central
+from fedcore.report.html import write_report
+from fedcore.report.privacy import lines
+from fedcore.report.table import rows
+
+pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "charged", "released"),
+    [
+        (fc.privacy.Budget, "reserve", 2, 2, 1),  # between charge and draw
+        (Central, "release", 2, 2, 1),  # between draw and publish
+        (LineLog, "append", 4, 2, 1),  # the adapter is written, the ledger does not know it: base, 1, metrics, 2
+    ],
+    ids=["charged", "drawn", "written"],
+)
+def test_a_kill_neither_loses_nor_doubles_a_release(tmp_path, module, name, call, charged, released):
+    path = tmp_path / "run"
+    dies(path, module, name, call)
+    assert len(budget(path).charges) == charged
+    assert len(RunFolder.read(path).ledger.entries) == released
+    before = {p.name: p.read_bytes() for p in (path / "arms/one").glob("round-*")}
+    keys = {p.name: p.read_bytes() for p in (path / "private/budget.keys").iterdir()}
+    learner = fake.FakeLearner()
+    folder = run(path, resume=True, learner=learner)
+    assert learner.trained == []  # all messages had arrived
+    assert len(budget(path).charges) == len(folder.ledger.entries) == 2
+    assert folder.metrics.entries[-1]["epsilon"] <= 20
+    assert {p.name: p.read_bytes() for p in (path / "private/budget.keys").iterdir()} == keys
+    for file, data in before.items():
+        assert (path / "arms/one" / file).read_bytes() == data  # the same set, the same noise
+    if name == "append":
+        assert "round-002.safetensors" in before
+
+
+def test_a_budget_that_was_changed_or_rolled_back_releases_nothing(tmp_path):
+    path = tmp_path / "run"
+    private, earlier = path / "private", {}
+
+    def keep():
+        earlier.update({name: (private / name).read_bytes() for name in ("budget", "budget.head")})
+        raise KeyboardInterrupt
+
+    for after, resume in ((5, False), (5, True)):
+        with pytest.raises(KeyboardInterrupt):
+            run(path, config(rounds=3), resume=resume, learner=Interrupting(after, None if resume else keep))
+    content = (private / "budget").read_bytes()
+    (private / "budget").write_bytes(content.replace(b'"number":2', b'"number":3', 1))
+    with pytest.raises(FormatError, match="tampered with, rolled back or damaged"):
+        run(path, config(rounds=3), resume=True)
+    (private / "budget").write_bytes(content)
+    # file and head together: only the run's public ledger can tell
+    for name, data in earlier.items():
+        (private / name).write_bytes(data)
+    with pytest.raises(PrivacyError, match="rolled back together"):
+        run(path, config(rounds=3), resume=True)
+    for name in ("budget", "budget.head"):
+        (private / name).unlink()
+    with pytest.raises(PrivacyError, match="does not continue it"):
+        run(path, config(rounds=3), resume=True)
+    (private / "budget").write_bytes(content)
+    (private / "budget.sealing-key").unlink()
+    with pytest.raises(MissingError, match=r"the sealing key of .* is missing"):
+        run(path, config(rounds=3), resume=True)
+    assert len(RunFolder.read(path).ledger.entries) == 2
+
+
+def test_a_plan_that_was_changed_releases_nothing(tmp_path):
+    text = 'epsilon = 20\ndelta = 1e-2\nsampling = "poisson"\nclients_per_round = 2\n'
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, config(text, rounds=20), learner=Interrupting(after=2))
+    said = json.loads((path / "privacy.json").read_text())
+    for changed in ({"sampling_rate": 1e-6, "expected_clients": 5}, {"charged": 0.1}, {"mac": "0" * 64}):
+        (path / "privacy.json").write_text(json.dumps(said | changed))
+        with pytest.raises(FormatError, match=r"privacy\.json: was changed after the run began"):
+            run(path, config(text, rounds=20), resume=True)
+
+
+def test_a_run_stops_before_another_run_makes_it_pass_the_budget(tmp_path):
+    """A population has one budget: what another run charges meanwhile is not there any more."""
+    path = tmp_path / "run"
+    learner = Interrupting(after=7, action=lambda: budget(path).reserve("0" * 64))
+    folder = run(path, config(rounds=3), learner=learner)
+    assert [line["round"] for line in folder.metrics.entries if line["arm"] == "one"] == [1, 2]
+    assert "would bring epsilon to" in folder.ledger.entries[-1]["stopped"]
+    assert budget(path).spent <= 20
+    assert len(budget(path).charges) == 3
+    assert (path / "adapter").is_dir()
+    trained = len(learner.trained)
+    assert run(path, config(rounds=3), learner=learner, resume=True).ledger.entries == folder.ledger.entries
+    assert len(learner.trained) == trained
+    said = lines(read_plan(path), rows(folder.metrics.entries), folder.ledger.entries)
+    assert any(line.startswith("one stopped before round 3") for line in said)
+    write_report(folder)
+
+
+def test_runs_that_share_a_budget_share_its_epsilon(tmp_path):
+    shared = f'{SMALL}budget = "{tmp_path}/people.budget"\nsealing_key = "{tmp_path}/elsewhere.key"\n'
+    (tmp_path / "elsewhere.key").write_bytes(bytes(range(32)))
+    opened = {"sealing_key": bytes(range(32)), "noise_multiplier": 0.5, "sampling": "none", "population": 5}
+    fc.privacy.Budget(tmp_path / "people.budget", 20, 1e-5, **opened).reserve("0" * 64)
+    first = run(tmp_path / "first", config(shared, rounds=1))
+    assert 0.999 * 20 < first.metrics.entries[-1]["epsilon"] <= 20
+    with pytest.raises(PrivacyBudgetError, match="is spent by 2 earlier charges"):
+        run(tmp_path / "second", config(shared, rounds=1))  # the first was planned to spend the rest
+    assert not (tmp_path / "second/ledger.jsonl").exists()
+    with pytest.raises(PrivacyError, match=r"epsilon: got 30\.0, and the budget at .* was started with 20"):
+        run(tmp_path / "third", config(shared.replace("20", "30"), rounds=1))
+
+
+@pytest.mark.parametrize("mode", ["central", "distributed"])
+def test_nobody_trains_for_a_release_that_the_budget_does_not_hold(tmp_path, mode):
+    path, private = tmp_path / "run", f'epsilon = 45\ndelta = 1e-3\nmode = "{mode}"\n'
+
+    def spend():
+        budget(path, concentrated=mode == "distributed").reserve("0" * 64)
+
+    learner = Interrupting(after=2, action=spend)
+    folder = run(path, config(private, rounds=2), learner=learner)
+    assert "would bring epsilon to" in folder.ledger.entries[-1]["stopped"]
+    assert len(learner.trained) == 5

@@ -1,0 +1,108 @@
+"""Private runs in which clients add the noise: each for itself, or for the sum."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import fake_learner as fake
+import numpy as np
+import pytest
+from private_runs import SMALL, B, Interrupting, budget, config, fake_seed, run
+
+import fedcore as fc
+from fedcore.cli import main
+from fedcore.errors import PrivacyError, Void
+from fedcore.federation import client_noise
+from fedcore.federation.folder import RunFolder
+from fedcore.federation.private_run import read_plan
+from fedcore.report.html import write_report
+from fedcore.report.privacy import lines
+from fedcore.report.table import rows
+
+pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
+
+
+def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
+    folder, plan = run(tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1)), read_plan(tmp_path / "run")
+    assert plan.neighbours == "replace_one"
+    assert plan.charged == pytest.approx(2 * fc.privacy.noise_multiplier(epsilon=20, delta=1e-5), rel=1e-3)
+    _, alone, note = plan.notes
+    assert "the budget is of this run alone" in alone
+    assert f"signal-to-noise ratio of a round is at most {math.sqrt(5) / plan.charged / math.sqrt(12):.2g}" in note
+    learner, start = fake.FakeLearner(), fc.privacy.orthonormal(fake.FakeLearner().initial())
+    total, noise = np.zeros(12), []
+    for client, receipt in folder.journal.received("one", 1).items():
+        sent = np.frombuffer(receipt.path.read_bytes()[-48:], np.float32).astype(np.float64)
+        own = next(c for c in fake.texts().clients if c.id == client)
+        true = np.float64(learner.train(start, own, 12, fake_seed(client), trains=("b",)).tensors[B]).ravel()
+        noise.append(sent - true * min(1, 1 / np.linalg.norm(true)))
+        total += sent
+    assert 0.7 < np.std(noise) / plan.charged < 1.3  # 60 draws
+    reached = folder.load_global("one", 1, folder.ledger.entries[0]["output"]).tensors[B]
+    assert np.allclose(np.ravel(reached), total / 5, atol=1e-5)
+    assert len(budget(tmp_path / "run").charges) == 1
+
+
+def test_noise_of_all_clients_together_hides_the_sum_and_too_few_void_the_round(tmp_path):
+    text = 'epsilon = 45\ndelta = 1e-3\nmode = "distributed"\nfewest_clients = 4\n'
+    folder, plan = run(tmp_path / "run", config(text, rounds=1)), read_plan(tmp_path / "run")
+    (entry,) = folder.ledger.entries
+    assert entry["privacy"]["epsilon"] == pytest.approx(45, rel=2e-3)
+    assert entry["privacy"]["epsilon"] <= 45
+    # of five honest clients where the noise is made for four
+    assert entry["privacy"]["noise_of_mean"] == pytest.approx(plan.charged * math.sqrt(5 / 4) / 5, rel=0.1)
+    reached = np.float64(folder.load_global("one", 1, entry["output"]).tensors[B])
+    learner, start = fake.FakeLearner(), fc.privacy.orthonormal(fake.FakeLearner().initial())
+    true = [learner.train(start, c, 12, fake_seed(c.id), trains=("b",)).tensors[B] for c in fake.texts().clients]
+    mean = sum(np.float64(b) * min(1, 1 / np.linalg.norm(b)) for b in true) / 5
+    assert np.abs(reached - mean).max() < 6 * entry["privacy"]["noise_of_mean"]
+
+    real = client_noise.DistributedMode.release
+    few = lambda self, receipts: real(self, dict(list(receipts.items())[:3]))  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client_noise.DistributedMode, "release", few)
+        folder = run(tmp_path / "void", config(text))
+    assert budget(tmp_path / "void", concentrated=True).charges == []
+    assert [entry["privacy"]["epsilon"] for entry in folder.ledger.entries] == [0, 0]
+    assert len({entry["output"] for entry in folder.ledger.entries} | {start.digest()}) == 1
+    said = lines(read_plan(tmp_path / "void"), rows(folder.metrics.entries), folder.ledger.entries)
+    assert "one round 1: 3 messages of at least 4: the round is void, nothing is released" in said
+
+
+def test_a_sum_is_charged_before_it_is_unmasked_and_a_void_under_masks_stays_charged(tmp_path, monkeypatch):
+    def failing(self, receipts):
+        assert len(budget(path, concentrated=True).charges) == 1
+        raise Void("5 of 5 clients are gone")
+
+    path = tmp_path / "run"
+    monkeypatch.setattr(client_noise.DistributedMode, "_total", failing)
+    folder = run(path, config('epsilon = 45\ndelta = 1e-3\nmode = "distributed"\n', rounds=1))
+    (entry,) = folder.ledger.entries
+    assert entry["privacy"]["void"] == "5 of 5 clients are gone; its charge stays"
+    assert entry["privacy"]["epsilon"] == pytest.approx(45, rel=2e-3)
+    assert "5 of 5 clients are gone" in write_report(folder).read_text()
+
+
+def test_a_client_with_noise_of_its_own_sends_one_message_a_round(tmp_path):
+    """Lost messages come again bit for bit; others, which no charge covers, do not leave."""
+    path, settings = tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, settings, learner=Interrupting(after=8))
+    sent, *others = sorted((path / "private/updates/one/round-002").iterdir())
+    for file in (sent, *others):
+        os.utime(file, (0, 0))
+    assert RunFolder.read(path).expired == 0
+    sent.unlink()
+
+    class Other(fake.FakeLearner):
+        def train(self, adapter, client, steps, seed, *arguments, **options):
+            return super().train(adapter, client, steps + 1, seed + 1, *arguments, **options)
+
+    with pytest.raises(PrivacyError, match="client-0 sent another message in one round 2"):
+        run(path, settings, resume=True, learner=Other())
+    folder = run(path, settings, resume=True)
+    assert sent.is_file()
+    assert len(folder.ledger.entries) == 2
+    assert main(["report", str(path), "--destroy-noise-keys"]) == 0
+    assert not (path / "private/secret").exists()

@@ -1,0 +1,121 @@
+"""Private runs that are refused; what expires, and what public files tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from private_runs import SMALL, budget, config, interrupted, run
+
+from fedcore.cli import main
+from fedcore.errors import ConfigError, MissingError
+from fedcore.federation.config_file import parse_config, to_toml
+from fedcore.federation.folder import RunFolder
+from fedcore.federation.private_run import read_plan
+from fedcore.lora import METHODS
+from fedcore.report.html import write_report
+
+pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("private") / "run"
+    run(path)
+    return path
+
+
+def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    assert RunFolder.read(path).expired == 0
+    old = [p for p in (path / "private").rglob("*") if p.is_file() and "budget" not in str(p.relative_to(path))]
+    assert len(old) == 2 * 5 + 2 + 1
+    for file in old:
+        os.utime(file, (0, os.stat(file).st_mtime - 31 * 86400))
+    assert main(["report", str(path)]) == 0
+    assert "files of its private journal expired" in capsys.readouterr().err
+    assert not [file for file in old if file.exists()]
+    assert len(budget(path).charges) == 2  # what was spent stays spent
+    assert main(["report", str(path), "--destroy-noise-keys"]) == 0
+    assert "2 noise keys and the run's secret were deleted" in capsys.readouterr().err
+    assert list((path / "private/budget.keys").iterdir()) == []
+    with pytest.raises(MissingError, match="secret: expired or was destroyed"):
+        run(path, resume=True)
+    unfinished = interrupted(tmp_path / "unfinished")
+    for file in (unfinished / "private").rglob("*"):
+        os.utime(file, (0, 0))
+    folder = run(unfinished, config(rounds=3), resume=True)
+    assert len(folder.ledger.entries) == 3
+
+
+def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, whole, capsys):
+    text = 'epsilon = 20\ndelta = 1e-2\narms = ["one"]\nsampling = "poisson"\nclients_per_round = 2\n'
+    arms = '[[arms]]\nname = "one"\n[[arms]]\nname = "bare"\n'
+    path = tmp_path / "run"
+    write_report(run(path, config(text, rounds=1, arms=arms)))
+    public = [p for p in path.rglob("*") if p.relative_to(path).parts[0] != "private" or p.name == "private"]
+    assert len({p.stat().st_mtime for p in [path, *public]}) == 1
+    assert main(["report", str(path), "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["privacy"]
+    assert any(note.startswith("warning: bare: not private, on the same clients") for note in notes)
+    assert any("who watches the clock" in note for note in notes)
+    assert "warning: bare: not private" in (path / "report.html").read_text()
+    assert not any("not private" in note for note in read_plan(whole).notes)
+    assert any("their number, 5, is public" in note for note in read_plan(whole).notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"privacy": "epsilon = 0\ndelta = 1e-5\n"}, "privacy.epsilon: got 0"),
+        ({"privacy": "epsilon = 8\ndelta = 0.2\n"}, "privacy.delta: got 0.2 for a population of 5"),
+        ({"privacy": "epsilon = 8\n"}, "privacy.delta: missing"),
+        ({"privacy": SMALL + "clipp = 1\n"}, "privacy.clipp: unknown key; did you mean 'clip'?"),
+        ({"privacy": SMALL + "adaptive = { quantil = 0.5 }\n"}, "privacy.adaptive.quantil: unknown key"),
+        ({"privacy": SMALL + 'sampling = "poisson"\n'}, "privacy: clients_per_round: missing"),
+        ({"privacy": SMALL + "clients_per_round = 2\n"}, 'clients_per_round: got 2 with sampling = "none"'),
+        ({"privacy": SMALL + 'sampling = "poisson"\nclients_per_round = 6\n'}, "clients_per_round: got 6 of 5 clients"),
+        (
+            {"privacy": SMALL + 'sampling = "fixed"\nclients_per_round = 2\nneighbours = "add_remove"\n'},
+            'neighbours: got "add_remove" with sampling = "fixed"',
+        ),
+        (
+            {"privacy": SMALL + 'sampling = "poisson"\nclients_per_round = 2\nmode = "distributed"\n'},
+            "a sample hides nobody",
+        ),
+        ({"privacy": SMALL + 'mode = "local"\nper_module = true\n'}, "need the norms at the server"),
+        ({"privacy": SMALL + "fewest_clients = 3\n"}, 'are of mode = "distributed"'),
+        ({"privacy": SMALL + 'mode = "distributed"\ncorrupt_clients = 5\n'}, "privacy.corrupt_clients: got 5"),
+        ({"aggregation": 'weights = "counts"\n'}, 'aggregation.weights: got "counts" with [privacy]'),
+        ({"model": "[model.pretrain]"}, "model.pretrain.label: missing with [privacy]"),
+        ({"method": "fedit"}, "their noises multiply in B · A"),
+        ({"method": "flexlora", "privacy": SMALL + "both_factors = true\n"}, "their noises multiply in B · A"),
+        ({"method": "fedsa_lora"}, "clients keep factors of their own"),
+        ({"arms": '[[arms]]\nname = "k"\nrule = "krum"\nparameters = { f = 1 }\n'}, "noise that hides a clip hides"),
+        ({"arms": '[[arms]]\nname = "k"\nrule = "median"\n'}, "noise that hides a clip hides nothing"),
+        ({"arms": '[[arms]]\nname = "k"\nrule = "mean"\n'}, "space 'delta' clips B · A"),
+        ({"arms": '[[arms]]\nname = "k"\nrule = "mean"\nspace = "parameters"\n'}, "aggregation.method: missing"),
+        ({"arms": '[[arms]]\nname = "k"\nattack = { clients = 1 }\n'}, "attack: got one with [privacy]"),
+        ({"arms": '[adapter]\nranks = [2, 4]\n[[arms]]\nname = "k"\n'}, "adapter.ranks: got [2, 4] with [privacy]"),
+    ],
+)
+def test_what_is_not_private_is_refused_by_name_before_any_work(change, said):
+    with pytest.raises(ConfigError) as caught:
+        config(**change)
+    assert said in str(caught.value)
+
+
+def test_the_table_of_privacy_survives_the_round_trip_and_its_files_are_beside_the_configuration():
+    made = parse_config(
+        f'[model]\nsource = "m"\n[aggregation]\nmethod = "rolora"\n[privacy]\n{SMALL}budget = "b"\nadaptive = {{}}\n',
+        "c.toml",
+        Path("/somewhere"),
+    )
+    assert made.privacy.budget == "/somewhere/b"
+    assert parse_config(to_toml(made), "again") == made
+    assert made.aggregation_of(made.arms[0]).weights == "equal"
+    assert set(METHODS) >= {"ffa_lora", "fedsvd", "rolora", "fedsb"}
