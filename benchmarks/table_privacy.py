@@ -149,17 +149,13 @@ def correlated_rows() -> list[Row]:
 
 
 def audit_rows() -> list[Row]:
-    """What attacks on the mechanism show of ε, as claimed and where the noise is halved on purpose."""
-    if not (results := _entries("privacy_audit")):
-        return []
+    """What attacks on the mechanisms show of ε, as claimed and where the noise is halved on purpose."""
     rows: list[Row] = []
-    for audit in ("neighbouring inputs", "one run with canaries"):
-        entries = [results[name] for name in ("noise as claimed", "half the noise")]
-        inner = [e["one run"]["epsilon at least"] for e in entries]
-        both = [e["neighbours, epsilon at least"] for e in entries]
-        whole, half = inner if audit.startswith("one") else both
-        what = f"privacy.Central audited by {audit}: ε is at least, where {results['claimed epsilon']:.2f} is claimed"
-        rows.append((what, f"{whole:.2f} ({half:.2f} with half the noise)", "below", "privacy_audit"))
+    for audit, modes in _entries("privacy_audit").items():
+        for mode, entry in modes.items():
+            whole, half = (entry[name]["epsilon at least"] for name in ("noise as claimed", "half the noise"))
+            what = f"{mode} noise audited by {audit}: ε is at least, where {entry['claimed epsilon']:.2f} is claimed"
+            rows.append((what, f"{whole:.2f} ({half:.2f} with half the noise)", "below", "privacy_audit"))
     return rows
 
 
