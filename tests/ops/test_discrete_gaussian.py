@@ -178,49 +178,6 @@ def test_samples_are_numbered(compiled):
             assert (tail == samples[i:]).all()
 
 
-def chi_square(observed: np.ndarray, probabilities: np.ndarray) -> float:
-    """Standard deviations of χ² above its mean, bins of an expected count under 10 joined to the last."""
-    expected = probabilities * observed.sum()
-    keep = expected >= 10
-    observed = np.append(observed[keep], observed[~keep].sum())
-    expected = np.append(expected[keep], expected[~keep].sum())
-    freedom = len(observed) - 1
-    return (((observed - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom)
-
-
-def above(sigma: float, x: float) -> float:
-    """P(X > x), x halfway between integers: by sums where σ is small, else the normal law, 1e-5 off at most."""
-    if sigma > 100:
-        return math.erfc(x / sigma / math.sqrt(2)) / 2
-    weights = np.exp(-(np.arange(-2000, 2001) ** 2) / (2 * sigma**2))
-    return weights[2001 + math.floor(x) :].sum() / weights.sum()
-
-
-@pytest.mark.parametrize("sigma", SIGMAS)
-def test_two_million_samples(sigma):
-    """χ² over all values (in bins of a fifth of σ where σ is large), signs, tails, moments and the next sample."""
-    n = 2_000_000
-    samples = fc.ops.discrete_gaussian(n, sigma, KEY)
-    width = 2 * math.floor(sigma / 10) + 1  # odd, so that bins lie evenly about 0
-    count = math.ceil(8 * sigma / width)
-    edges = [(k - 0.5) * width for k in range(-count, count + 2)]
-    probabilities = -np.diff([above(sigma, edge) for edge in edges])
-    observed = np.bincount((samples + width // 2) // width + count, minlength=2 * count + 1)
-    assert abs(chi_square(observed, probabilities)) < 5
-    spread = math.sqrt(n)
-    squares = samples.astype(float) ** 2
-    variance = (probabilities * (np.arange(-count, count + 1) * width) ** 2).sum() if width == 1 else sigma**2
-    assert abs((samples > 0).sum() - (samples < 0).sum()) < 5 * spread
-    assert abs(samples.mean()) < 5 * sigma / spread
-    assert abs(squares.mean() - variance) < 5 * squares.std() / spread
-    lagged = (samples[1:] * samples[:-1].astype(float)).mean() / squares.mean()
-    assert abs(lagged) < 5 / spread
-    for cut in (3, 4.5):  # tails, each side
-        expected = n * above(sigma, math.floor(cut * sigma) + 0.5)
-        for side in (samples, -samples):
-            assert abs((side > math.floor(cut * sigma)).sum() - expected) < 5 * math.sqrt(expected) + 5
-
-
 def test_draws_of_a_sum_are_independent():
     """The draws that a wide sample is made of come from streams of their own."""
     v = [definition.words_of(KEY, draw, word, 0, 4096) for draw in range(3) for word in (0, 1)]
