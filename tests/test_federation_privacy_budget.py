@@ -35,6 +35,9 @@ def test_a_kill_neither_loses_nor_doubles_a_release(tmp_path, module, name, call
     dies(path, module, name, call)
     assert len(budget(path).charges) == charged
     assert len(RunFolder.read(path).ledger.entries) == released
+    public = [p for p in [path, *path.rglob("*")] if "private" not in p.relative_to(path).parts]
+    times = {p.stat().st_mtime for p in public if "round-002" not in p.name and p not in (path, path / "arms/one")}
+    assert len(times) == 1  # nothing public tells how long the last round took
     before = {p.name: p.read_bytes() for p in (path / "arms/one").glob("round-*")}
     keys = {p.name: p.read_bytes() for p in (path / "private/budget.keys").iterdir()}
     learner = fake.FakeLearner()

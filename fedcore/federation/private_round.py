@@ -72,6 +72,7 @@ def private_round(federation: Federation, arm: Arm, number: int, start: Start) -
             "seconds": {"evaluation": clock.seconds["evaluation"]},
         }
     )
+    folder.even_times()
     rounds = federation.config.run.rounds
     federation.progress(arm.name, number, rounds, loss=metrics.loss, epsilon=epsilon)
     return following
