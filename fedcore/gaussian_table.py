@@ -32,8 +32,6 @@ LEAST, MOST = Fraction(1, 2), Fraction(10**9)
 MOST_TERMS = 16
 #: the base σ is looked for in steps of 1 / GRID
 GRID = 64
-#: entries whose comparison takes as long as what each draw costs beside them (its two words and its sign)
-OVERHEAD = 32
 #: entries of a table at most: csrc/impl.h
 MOST_ENTRIES = 127
 
@@ -84,16 +82,19 @@ def _spreads(sigma: Fraction, strides: list[int]) -> list[float]:
 
 
 def plan(sigma: Fraction) -> list[int]:
-    """Strides c_i whose entries and draws cost least and whose table is short enough; in exact arithmetic."""
-    fitting = []
+    """Strides c_i of the fewest draws whose table is short enough; in exact arithmetic.
+
+    A search by halves costs the same for every table and a draw its two words; comparing with all entries, as narrower
+    registers do, then takes at most 4 % longer than with the draws and entries that would suit it best.
+    """
     for terms in range(1, MOST_TERMS + 1):
         strides = _strides_of(sigma, terms) if terms > 1 else [1]
         if strides is None:
-            break
+            continue
         entries = 12 * Fraction(math.isqrt(math.floor(sigma**2 * GRID**2 / _squares(strides))) + 1, GRID)
         if entries < MOST_ENTRIES:
-            fitting.append((terms * (entries + OVERHEAD), strides))
-    return min(fitting)[1]
+            return strides
+    raise AssertionError("the most draws are for the largest sigma")
 
 
 def _squares(strides: list[int]) -> int:

@@ -46,9 +46,10 @@ def discrete_gaussian(
     A draw takes a 64-bit word from one stream and a second from another, which decides where the first equals an entry
     and gives the sign. The second is drawn and compared always, so a tie takes no other path than the rest.
 
-    Constant time: the words of each draw are compared with every entry of the table, or on AVX-512 with every eighth
-    and then with seven that a permutation of registers looks up; no branch, address or count of instructions depends on
-    them or on the key (benchmarks/constant_time.py). Time depends on σ and size. NumPy's reference promises nothing.
+    Constant time: the words of each draw are compared with every entry of the table, or on AVX-512 with seven that
+    permutations of registers look up, one for each half of a search; no branch, address or count of instructions
+    depends on them or on the key (benchmarks/constant_time.py). Time depends on σ and size. NumPy's reference promises
+    nothing.
 
     Numbers. Each draw's two streams have nonces of their own, and sample n is word n of each: block n // 8 of ChaCha20,
     n // 2 of AES. Its lower 32 bits are the block counter and its upper bits go into the nonce, so nothing repeats and
