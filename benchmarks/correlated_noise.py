@@ -19,7 +19,7 @@ import numpy as np
 from measure import require_green, save
 
 import fedcore as fc
-from fedcore.privacy.correlated import NoiseRows
+from fedcore.privacy.noise_rows import NoiseRows
 
 PLANS, SIZE, LONG = ((100, 10), (100, 100), (400, 20)), 10_000, 1_000_000
 #: noise multiplier of the whole run

@@ -17,7 +17,7 @@ from fedcore.federation.private_run import read_plan
 from fedcore.federation.sampling import taking_turns
 from fedcore.ops.clip_round import clip_grid, clip_round
 from fedcore.privacy import Correlated, Rounds
-from fedcore.privacy.correlated import NoiseRows
+from fedcore.privacy.noise_rows import NoiseRows
 from fedcore.report.privacy import lines
 from fedcore.report.table import rows
 

@@ -1,4 +1,4 @@
-"""Correlated noise: the sensitivity that is exact, releases that are a function of the mechanism's, the schema."""
+"""Correlated noise: the sensitivity that is exact, releases that are a function of the mechanism's."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import math
 
 import numpy as np
 import pytest
+from correlated_runs import KEY, run_of, vectors
 
 import fedcore as fc
-from fedcore.errors import FormatError, PrivacyError
+from fedcore.errors import PrivacyError
 from fedcore.ops.clip_round import clip_grid, clip_round
-from fedcore.privacy import Budget, Correlated, Noise, Rounds, correlated
+from fedcore.privacy import Budget, Correlated, Rounds, noise_rows
 from fedcore.privacy.factorization import UNIT, Factor, best_factor
 from fedcore.privacy.noise import draw
-
-KEY = bytes(range(32))
 
 
 def matrix(factor: Factor) -> np.ndarray:
@@ -23,16 +22,6 @@ def matrix(factor: Factor) -> np.ndarray:
     padded = [*factor.coefficients, *[0] * factor.rounds]
     rows = [[padded[t - i] if t >= i else 0 for i in range(factor.rounds)] for t in range(factor.rounds)]
     return np.array(rows, np.int64)
-
-
-def run_of(mechanism: Correlated, folder, size: int, key: bytes = KEY) -> tuple[Rounds, Noise]:
-    rounds = Rounds(folder / "run", mechanism.factor, size, sealing_key=KEY)
-    needed = mechanism.dimension(size)
-    return rounds, Noise(key, mechanism.inputs_digest(rounds), mechanism.noise_multiplier, needed, 2, 1.5)
-
-
-def vectors(n: int, d: int, seed: int) -> list[np.ndarray]:
-    return [0.1 * row for row in np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)]
 
 
 # the factor
@@ -81,7 +70,7 @@ def test_the_best_bands_beat_independent_noise(rounds, separation, times):
 
 def test_a_release_is_a_function_of_the_mechanism_with_noise_of_whole_numbers(tmp_path, monkeypatch):
     """y_t = Σ c_k q_{t-k} + z_t, then what anybody can compute of it: to the bit what is released, in any tiles."""
-    monkeypatch.setattr(correlated, "TILE", 16)
+    monkeypatch.setattr(noise_rows, "TILE", 16)
     d, mechanism = 37, Correlated(1.0, 0.7, 4, rounds=12, separation=5)
     assert mechanism.factor.bands > 1
     rounds, noise = run_of(mechanism, tmp_path, d)
@@ -135,22 +124,22 @@ def test_a_run_goes_on_after_a_restart_with_the_same_bits(tmp_path):
 
 def test_a_round_that_was_interrupted_among_its_noise_is_drawn_right_the_next_time(tmp_path, monkeypatch):
     d, mechanism = 50, Correlated(1.0, 1.0, 3, rounds=8, separation=4)
-    monkeypatch.setattr(correlated, "TILE", 20)
+    monkeypatch.setattr(noise_rows, "TILE", 20)
     rounds, noise = run_of(mechanism, tmp_path, d)
     through = [mechanism.release(vectors(1, d, t), noise, rounds, t, clients=[f"{t}"]) for t in range(1, 6)]
     rounds = Rounds(tmp_path / "run", mechanism.factor, d, sealing_key=KEY)
     mechanism.release(vectors(1, d, 4), noise, rounds, 4, clients=["4"])
-    real, calls = correlated.NoiseRows._part, iter(range(100))
+    real, calls = noise_rows.NoiseRows._part, iter(range(100))
 
     def interrupting(self, *arguments):
         if next(calls) == 1:
             raise KeyboardInterrupt
         return real(self, *arguments)
 
-    monkeypatch.setattr(correlated.NoiseRows, "_part", interrupting)
+    monkeypatch.setattr(noise_rows.NoiseRows, "_part", interrupting)
     with pytest.raises(KeyboardInterrupt):
         mechanism.release(vectors(1, d, 5), noise, rounds, 5, clients=["5"])
-    monkeypatch.setattr(correlated.NoiseRows, "_part", real)
+    monkeypatch.setattr(noise_rows.NoiseRows, "_part", real)
     again = mechanism.release(vectors(1, d, 5), noise, rounds, 5, clients=["5"])
     assert (again.mean == through[4].mean).all()
     assert [one.public["head"]["number"] for one in through] == [2, 3, 4, 5, 6]
@@ -203,108 +192,3 @@ def test_one_charge_covers_the_run_and_two_runs_have_two(tmp_path):
         with pytest.raises(PrivacyError, match=words):
             mechanism.release(vectors(1, d, 0), noise, other, 1, clients=["x"])
         assert other.entered == 0
-
-
-# the schema
-
-
-def test_a_client_that_takes_part_too_soon_or_too_often_is_refused_and_nothing_written(tmp_path):
-    factor = Factor(9, 3, 2, 3)
-    rounds = Rounds(tmp_path / "run", factor, 5, sealing_key=KEY)
-    rounds.enter(1, "one", ["alice", "y"])
-    rounds.enter(2, "two", ["z"])
-    with pytest.raises(PrivacyError, match=r"client 'alice': took part in round 1, .* leave it out until round 4"):
-        rounds.enter(3, "three", ["u", "alice"])
-    with pytest.raises(PrivacyError, match="clients: one is named twice in round 3"):
-        rounds.enter(3, "three", ["u", "u"])
-    assert rounds.entered == 2
-    rounds.enter(3, "three", [])
-    fresh = Rounds(tmp_path / "run", factor, 5, sealing_key=KEY)
-    fresh.enter(4, "four", ["alice"])
-    for number in (5, 6):
-        fresh.enter(number, f"{number}", [])
-    with pytest.raises(PrivacyError, match="client 'alice': took part 2 times, which is all"):
-        fresh.enter(7, "seven", ["alice"])
-    assert "alice" not in (tmp_path / "run").read_text()
-
-
-def test_a_rounds_noise_serves_one_set_of_inputs_and_clients(tmp_path):
-    """Counters of two sums never overlap: a round has one of each, and rounds have no gap."""
-    d, mechanism = 20, Correlated(1.0, 1.0, 1, rounds=2, separation=2)
-    rounds, noise = run_of(mechanism, tmp_path, d)
-    mechanism.release(vectors(1, d, 0), noise, rounds, 1, clients=["x"])
-    for rows, names in ((vectors(1, d, 1), ["x"]), (vectors(1, d, 0), ["y"]), (vectors(2, d, 0), ["x", "y"])):
-        with pytest.raises(PrivacyError, match=r"round 1: was entered with other inputs, .* go on with round 2"):
-            mechanism.release(rows, noise, rounds, 1, clients=names)
-    for number in (0, 3, -1):
-        with pytest.raises(PrivacyError, match=rf"round {number}: 1 of 2 rounds were entered"):
-            mechanism.release(vectors(1, d, 0), noise, rounds, number, clients=["z"])
-    mechanism.release(vectors(1, d, 0), noise, rounds, 2, clients=["z"])
-    with pytest.raises(PrivacyError, match=r"round 3: 2 of 2 rounds were entered"):
-        mechanism.release(vectors(1, d, 0), noise, rounds, 3, clients=["u"])
-    with pytest.raises(PrivacyError, match="clients: got 2 names of 1 updates"):
-        mechanism.release(vectors(1, d, 0), noise, rounds, 2, clients=["u", "v"])
-
-
-def test_rounds_of_another_plan_or_changed_files_are_refused(tmp_path):
-    mechanism = Correlated(1.0, 1.0, 1, rounds=4, separation=2)
-    rounds, noise = run_of(mechanism, tmp_path, 20)
-    with pytest.raises(PrivacyError, match=r"separation: got 4, and the rounds at .* were started with 2"):
-        Rounds(tmp_path / "run", Factor(4, 4, 2, 2), 20, sealing_key=KEY)
-    with pytest.raises(PrivacyError, match=r"rounds: those at .* are for terms of 20 numbers"):
-        mechanism.release(vectors(1, 30, 0), noise, rounds, 1, clients=["x"])
-    head = rounds.head
-    rounds.enter(1, "one", ["x"])
-    rounds.require(head)
-    text = (tmp_path / "run").read_text()
-    (tmp_path / "run").write_text(text.replace('"inputs":"one"', '"inputs":"two"'))
-    with pytest.raises(FormatError, match="line 2 was changed"):
-        rounds.enter(2, "two", ["y"])
-    with pytest.raises(PrivacyError, match="sealing_key: expected 32 random bytes"):
-        Rounds(tmp_path / "other", mechanism.factor, 20, sealing_key=b"short")
-
-
-# updates and parameters
-
-
-def test_of_lora_updates_the_factor_that_travels_is_released(tmp_path):
-    rng = np.random.default_rng(0)
-    a = np.linalg.qr(rng.normal(size=(9, 2)))[0].T
-
-    def adapter(scale):
-        b = (scale * rng.normal(size=(6, 2))).astype(np.float32)
-        tensors = {"m.lora_A.weight": a.astype(np.float32), "m.lora_B.weight": b}
-        return fc.Update.from_tensors(tensors, scaling={"m": 2.0})
-
-    reference, update = adapter(0.0), adapter(0.1)
-    mechanism = Correlated(2.0, 1e-3, 1, rounds=4, separation=2)
-    context = {"reference": reference, "method": fc.lora.FFALoRA()}
-    size = mechanism.size(reference, method=context["method"])
-    assert size == 12
-    rounds, noise = run_of(mechanism, tmp_path, size)
-    got = mechanism.release([update], noise, rounds, 1, clients=["x"], **context).mean
-    b = "m.lora_B.weight"
-    assert got.tensors[b] == pytest.approx(update.tensors[b], abs=0.05)
-    assert got.tensors["m.lora_A.weight"] == pytest.approx(reference.tensors["m.lora_A.weight"], abs=0)
-    with pytest.raises(PrivacyError, match="rolora: sends other factors from round to round"):
-        mechanism.release([update], noise, rounds, 2, clients=["y"], reference=reference, method=fc.lora.RoLoRA())
-
-
-@pytest.mark.parametrize(
-    ("changed", "named"),
-    [
-        ({"clip": 0.0}, "clip: got 0.0"),
-        ({"noise_multiplier": math.inf}, "noise_multiplier: got inf"),
-        ({"rounds": 0}, "rounds: got 0"),
-        ({"rounds": 2.5}, "rounds: got 2.5"),
-        ({"expected_clients": 0}, "expected_clients: got 0"),
-        ({"separation": 11}, "separation: got 11 of 10 rounds"),
-        ({"participations": 0}, "participations: got 0"),
-        ({"bands": 6}, "bands: got 6, expected at most the separation 5"),
-    ],
-)
-def test_bad_settings_are_named(changed, named):
-    settings = {"clip": 1.0, "noise_multiplier": 1.0, "expected_clients": 2, "rounds": 10, "separation": 5}
-    with pytest.raises(PrivacyError) as caught:
-        Correlated(**settings | changed)
-    assert str(caught.value).startswith(named)

@@ -3,11 +3,12 @@
 from fedcore.privacy.accounting import epsilon, noise_multiplier
 from fedcore.privacy.adaptive import AdaptiveClip
 from fedcore.privacy.budget import Budget, Noise
-from fedcore.privacy.central import Central, Release
+from fedcore.privacy.central import Central
 from fedcore.privacy.correlated import Correlated
 from fedcore.privacy.discrete_sums import distributed_epsilon
 from fedcore.privacy.distributed import Distributed
 from fedcore.privacy.participation import Rounds
+from fedcore.privacy.release import Release
 from fedcore.privacy.statistic import orthonormal
 
 __all__ = [

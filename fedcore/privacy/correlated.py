@@ -16,19 +16,16 @@ import numpy as np
 from fedcore.errors import PrivacyError
 from fedcore.lora import Method
 from fedcore.privacy.budget import Noise
-from fedcore.privacy.central import Release
 from fedcore.privacy.chain import Head
 from fedcore.privacy.combination import not_summed
 from fedcore.privacy.factorization import UNIT, Factor, best_factor
-from fedcore.privacy.noise import draw
+from fedcore.privacy.noise_rows import NoiseRows
 from fedcore.privacy.participation import Rounds
+from fedcore.privacy.release import Release
 from fedcore.privacy.seal import derived
 from fedcore.privacy.sums import noisy_mean
 from fedcore.privacy.terms import WHOLE, Terms
 from fedcore.updates import Update
-
-#: columns of a noise row that are made at a time
-TILE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -220,36 +217,6 @@ class Correlated:
             "inputs": derived(noise.key, f"commitment to {inputs}").hex(),
             "head": {"number": head.number, "mac": head.mac},
         }
-
-
-class NoiseRows:
-    """e_t of a run, (size,) int64 each, from one key: row after row, or from the start again where one was left out."""
-
-    def __init__(self, factor: Factor, size: int, deviation: float, key: bytes, stream: str):
-        self._factor, self._size, self.made_from = factor, size, (deviation, key, stream)
-        self._kept = np.zeros((factor.bands - 1, size), np.int64)  # row t at t modulo their number
-        self._next = 0
-
-    def row(self, t: int) -> np.ndarray:
-        """e_t. Columns do not depend on each other, so that rows before it take a tile of memory and no more."""
-        # an interrupt leaves tiles of different rows in what is kept: until the loop ends none of it counts
-        first, self._next = (self._next if t >= self._next else 0), 0
-        found = np.empty(self._size, np.int64)
-        for start in range(0, self._size, TILE):
-            for u in range(first, t + 1):
-                part = found[start : start + TILE]
-                part[:] = self._part(u, start, len(part))
-                if len(self._kept):
-                    self._kept[u % len(self._kept), start : start + TILE] = part
-        self._next = t + 1
-        return found
-
-    def _part(self, t: int, start: int, count: int) -> np.ndarray:
-        deviation, key, stream = self.made_from
-        total = draw(count, deviation, key, "correlated rows", t * self._size + start, stream)
-        for k, c in enumerate(self._factor.coefficients[1 : t + 1], 1):
-            total -= c * self._kept[(t - k) % len(self._kept), start : start + count]
-        return (total + UNIT // 2) // UNIT
 
 
 def _rows_of(rounds: Rounds, key: bytes, deviation: float, stream: str) -> NoiseRows:
