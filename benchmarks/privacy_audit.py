@@ -27,7 +27,7 @@ from fedcore.privacy.audit import guesses, one_run_epsilon
 sys.path.insert(0, str(ROOT / "tests"))
 from oracles.privacy_audits import AUDITS, DELTA, ROUNDS, SEPARATION, along, noise_for
 
-DRAWS, CANARIES, GUESSED, Z = 1 << 20, 1 << 16, 1 << 12, 1.0
+DRAWS, CANARIES, GUESSED, Z = 1 << 20, 1 << 16, 1 << 11, 1.25
 
 
 def central(rows: list[np.ndarray], z: float) -> np.ndarray:
