@@ -16,7 +16,7 @@ from fedcore.privacy import Distributed
 from fedcore.privacy.secagg import unmasking, wire
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.guard import Offer, Policy
-from fedcore.privacy.secagg.keys import signed_text
+from fedcore.privacy.secagg.keys import TAG_BYTES, signed_text
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import MASK, SEED
 from fedcore.privacy.secagg.server import Server
@@ -126,7 +126,7 @@ def test_two_models_to_two_halves_do_not_cancel(adversary):
         body, kind = rig.clients[name].advertise()[wire.HEADER.size : -64], wire.kind_of("advertise")
         text = signed_text("advertise", server.round.binding, name, body)
         server.receive(name, wire.pack(kind, name, server._tag, body, key_of(name + 1).sign(text)))
-    messages = server.advance()
+    messages = dict(server.advance())
     with pytest.raises(Replayed, match="another round, session, model"):
         rig.clients[3].share(messages[3])
     tag = wire.HEADER.size - 8
@@ -193,8 +193,8 @@ def test_keys_that_were_not_signed_or_not_committed_to_are_refused(make):
     rig = make().run("share")
     good, p = rig.messages[0], rig.p
     size = wire.advertised_bytes(p) + 64 + 32 * ((p.clients - 1).bit_length())
-    count = struct.unpack_from("<H", good, wire.HEADER.size + 32)[0]
-    start = wire.HEADER.size + 34 + 2 * count
+    count = struct.unpack_from("<H", good, wire.HEADER.size + 64)[0]
+    start = wire.HEADER.size + 66 + 2 * count
 
     def changed(at):
         return good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
@@ -210,7 +210,7 @@ def test_keys_that_were_not_signed_or_not_committed_to_are_refused(make):
 
 def test_duplicate_neighbours_itself_and_strangers_are_refused():
     rig = Rig(sparse("semi_honest")).run("share")
-    client, root = rig.clients[0], bytes(32)
+    client, root = rig.clients[0], bytes(32) + rig.messages[0][wire.HEADER.size + 32 : wire.HEADER.size + 64]
     keys = [rig.server._signed["advertise"][i][0] for i in range(12)]
 
     def message(names):
@@ -349,11 +349,11 @@ def test_chunks_come_in_order_once_and_whole():
 def test_bits_beyond_the_last_coordinate_and_other_lengths_are_refused():
     rig = Rig(complete(3, 2, length=5)).run("mask")  # 5 × 13 bits: seven are left in the ninth byte
     (data,) = rig.answers(0)
-    body = data[wire.HEADER.size : -64]
+    body = data[wire.HEADER.size : -TAG_BYTES]
     for bad in (body[:-1] + bytes([body[-1] | 0x80]), body[:-1], body + b"\0", body[:3]):
-        signature = key_of(1).sign(signed_text("mask", rig.server._tag, 0, bad))
+        tag = rig.clients[0]._tags.tag(0, bad[4:])
         with pytest.raises(FormatError, match="mask: the message of 0"):
-            rig.server.receive(0, wire.pack(wire.kind_of("mask"), 0, rig.server._tag, bad, signature))
+            rig.server.receive(0, wire.pack(wire.kind_of("mask"), 0, rig.server._tag, bad, tag))
     rig.run()
     assert (rig.server.result().sum == rig.vectors.sum(0)).all()
 

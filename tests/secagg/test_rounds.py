@@ -22,6 +22,7 @@ from fedcore.errors import (
 )
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.folding import IN_FLIGHT
+from fedcore.privacy.secagg.keys import TAG_BYTES
 from fedcore.privacy.secagg.server import Server
 
 
@@ -76,12 +77,12 @@ def test_simulate_takes_names_and_says_what_was_sent():
 def test_a_vector_of_a_million_takes_the_bits_of_its_modulus_and_a_thousandth():
     p = fc.secagg.Parameters.choose(1000, length=1 << 20, bound=32767)
     assert p.modulus_bits == 26
-    sent = sum(wire.HEADER.size + 64 + 4 + wire.chunk_bytes(p, i) for i in range(wire.chunks(p)))
+    sent = sum(wire.HEADER.size + 4 + TAG_BYTES + wire.chunk_bytes(p, i) for i in range(wire.chunks(p)))
     assert sent < p.length * 26 / 8 * 1.001
     small = complete(2, 1, length=wire.CHUNK + 100)
     rig = Rig(small).run("mask")
     assert [len(data) for data in rig.answers(0)] == [
-        wire.HEADER.size + 64 + 4 + wire.chunk_bytes(small, i) for i in range(2)
+        wire.HEADER.size + 4 + TAG_BYTES + wire.chunk_bytes(small, i) for i in range(2)
     ]
 
 
@@ -268,7 +269,7 @@ def test_sessions_of_members_differ_in_every_mask():
         rig = Rig(complete(2, 1, length=4000))
         rig.run("mask")
         (data,) = rig.answers(0)
-        seen.append(np.frombuffer(data[wire.HEADER.size + 4 : -64], np.uint8))
+        seen.append(np.frombuffer(data[wire.HEADER.size + 4 : -TAG_BYTES], np.uint8))
     assert (seen[0] == seen[1]).mean() < 0.01
     counts = np.bincount(seen[0], minlength=256)
     expected = len(seen[0]) / 256
@@ -284,7 +285,7 @@ def test_the_residues_of_a_message_are_uniform_at_every_width(bits):
     rig.vectors[0] = bound
     (data,) = rig.answers(0)
     found = np.zeros(p.length, np.uint32 if bits <= 32 else np.uint64)
-    fc.ops.unpack_add(np.frombuffer(data[wire.HEADER.size + 4 : -64], np.uint8), bits, found)
+    fc.ops.unpack_add(np.frombuffer(data[wire.HEADER.size + 4 : -TAG_BYTES], np.uint8), bits, found)
     for shift in (0, bits - 8):
         counts = np.bincount((found >> np.uint8(shift)).astype(np.int64) & 255, minlength=256)
         assert ((counts - p.length / 256) ** 2 / (p.length / 256)).sum() < 400  # χ² with 255 degrees

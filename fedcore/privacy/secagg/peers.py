@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fedcore.errors import Forged, Void
 from fedcore.privacy.secagg import merkle, wire
-from fedcore.privacy.secagg.keys import SIGNATURE_BYTES, signed_text, verified
+from fedcore.privacy.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, signed_text, verified
 from fedcore.privacy.secagg.round import Round
 
 SEED, MASK = 1, 2  # which share is asked for: of a survivor's seed, or of a dropout's mask secret
@@ -26,14 +26,23 @@ class Peer:
     ward: bool
 
 
+@dataclass(frozen=True)
+class Keys:
+    """The root that commits the server to all keys, the server's own key for chunks, and neighbours by position."""
+
+    root: bytes
+    server: bytes
+    peers: dict[int, Peer]
+
+
 def _open(round: Round, tag: bytes, stage: str, data: bytes, most: int) -> tuple[wire.Reader, str]:
     who = f"{stage}: the server's message"
     message = wire.unpack(data, wire.kind_of(stage, server=True), wire.SERVER, tag, most, who)
     return wire.Reader(message.body, who), who
 
 
-def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> tuple[bytes, dict[int, Peer]]:
-    """(the root, neighbours by position) of the message that starts 'share'.
+def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> Keys:
+    """What the message that starts 'share' says.
 
     Neighbours are the client's holders and those whose holder it is. Against a malicious server each comes with its
     signature and its proof under the root. Raises Forged for one that is named twice, is no neighbour, did not sign, is
@@ -41,8 +50,10 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> t
     """
     p, size, public = round.parameters, wire.advertised_bytes(round.parameters), round.graph.public
     proof = SIGNATURE_BYTES + merkle.HASH * merkle.depth(p.clients) if p.malicious else 0
-    reader, who = _open(round, round.binding, "share", data, merkle.HASH + 2 + wire.degree(p) * (2 + size + proof))
-    root, mine, peers = reader.take(merkle.HASH), set(holders), {}
+    most = merkle.HASH + KEY_BYTES + 2 + wire.degree(p) * (2 + size + proof)
+    reader, who = _open(round, round.binding, "share", data, most)
+    root, server = reader.take(merkle.HASH), reader.take(KEY_BYTES)
+    mine, peers = set(holders), {}
     found = reader.positions(p.clients, wire.degree(p))
     if me in found:
         raise Forged(f"{who}: names the client as its own neighbour")
@@ -59,7 +70,7 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> t
     if sum(peer.ward for peer in peers.values()) > p.in_degree:
         raise Forged(f"{who}: more than {p.in_degree} members have the client as a holder, which honest draws do not")
     _enough(len(peers.keys() & mine), round, who, "of the client's holders advertised keys")
-    return root, peers
+    return Keys(root, server, peers)
 
 
 def _check_advertised(round: Round, root: bytes, position: int, body: bytes, reader: wire.Reader, who: str) -> None:
