@@ -16,7 +16,7 @@ from fedcore.privacy import Distributed
 from fedcore.privacy.secagg import unmasking, wire
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.guard import Offer, Policy
-from fedcore.privacy.secagg.keys import TAG_BYTES, signed_text
+from fedcore.privacy.secagg.keys import signed_text
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import MASK, SEED
 from fedcore.privacy.secagg.server import Server
@@ -325,37 +325,6 @@ def test_forged_late_and_reordered_messages_are_refused_by_name(adversary):
         server.receive(2, second)
     with pytest.raises(Replayed, match="out of order"):
         rig.clients[1].unmask(rig.messages[1])
-
-
-def test_chunks_come_in_order_once_and_whole():
-    rig = Rig(complete(3, 1, length=wire.CHUNK + 9)).run("mask")
-    chunks = {name: rig.answers(name) for name in rig.ids}
-    server = rig.server
-    with pytest.raises(Replayed, match="chunk 1, expected chunk 0"):
-        server.receive(0, chunks[0][1])
-    server.receive(0, chunks[0][0])
-    with pytest.raises(Replayed, match="chunk 0, expected chunk 1"):
-        server.receive(0, chunks[0][0])
-    assert 0 in server.missing()
-    for name in (1, 2):
-        for data in chunks[name]:
-            server.receive(name, data)
-    rig.messages = server.advance()  # client 0 left half-way: nothing of it is in the sum
-    rig.run(gone=(0,))
-    assert server.result().survivors == [1, 2]
-    assert (server.result().sum == rig.vectors[1:].sum(0)).all()
-
-
-def test_bits_beyond_the_last_coordinate_and_other_lengths_are_refused():
-    rig = Rig(complete(3, 2, length=5)).run("mask")  # 5 × 13 bits: seven are left in the ninth byte
-    (data,) = rig.answers(0)
-    body = data[wire.HEADER.size : -TAG_BYTES]
-    for bad in (body[:-1] + bytes([body[-1] | 0x80]), body[:-1], body + b"\0", body[:3]):
-        tag = rig.clients[0]._tags.tag(0, bad[4:])
-        with pytest.raises(FormatError, match="mask: the message of 0"):
-            rig.server.receive(0, wire.pack(wire.kind_of("mask"), 0, rig.server._tag, bad, tag))
-    rig.run()
-    assert (rig.server.result().sum == rig.vectors.sum(0)).all()
 
 
 def test_a_header_that_claims_two_to_the_sixty_bytes_takes_no_memory():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from secagg.driver import SEALING, Rig, complete, key_of, sparse
 
 from fedcore.errors import FedcoreError, Forged, PrivacyError
+from fedcore.privacy import distributed
 from fedcore.privacy.secagg import keys, merkle, wire
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.keys import LABELS, Sealed, agreed, hkdf, pair_key, signed_text, signing_key, verified
@@ -115,6 +117,24 @@ def test_no_key_serves_two_purposes_rounds_or_directions():
     assert same.open(sealed) == b"shares"
     assert back.open(sealed) is None
     assert same.open(sealed[:-1] + bytes([sealed[-1] ^ 1])) is None
+
+
+def test_noise_and_rounding_of_a_secure_round_are_drawn_under_keys_of_their_own(monkeypatch):
+    """All of a member's keys of a round, and what `Distributed.encode` makes of its noise key: no two are the same."""
+    found, derived = {}, distributed.derived
+
+    def keeping(secret, purpose):
+        found[purpose.split()[1]] = derived(secret, purpose)
+        return found[purpose.split()[1]]
+
+    monkeypatch.setattr(distributed, "derived", keeping)
+    client = Rig(complete(3, 2)).clients[0]
+    one = distributed.Distributed(1.0, 0.3, clients=10, fewest=8, corrupt=0, dimension=9, seed=bytes(32))
+    one.encode(np.zeros(9, np.float32), client.noise_key)
+    assert found.keys() == {"noise", "rounding"}
+    others = {hkdf(client._secret, label, client.round.binding) for label in LABELS}
+    assert client.noise_key in others
+    assert len(others | set(found.values())) == len(LABELS) + 2
 
 
 def test_the_round_is_bound_to_parameters_members_session_number_and_context():
