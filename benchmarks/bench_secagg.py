@@ -17,9 +17,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from bench_mask_add import flower
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from measure import RESULTS, alternate, require_green, save
 
 import fedcore as fc
+from fedcore.privacy.secagg.keys import agreed, hkdf, verified
 from fedcore.privacy.secagg.simulate import answer
 
 CLIENTS, LENGTH, BOUND, GONE = 1000, 1_000_000, 32767, 50
@@ -47,6 +50,22 @@ def parameters(adversary: str = "semi_honest", length: int = LENGTH) -> fc.secag
     )
 
 
+def primitives() -> dict[str, float]:
+    """Seconds that `cryptography` takes for one of each thing that a set-up is made of."""
+    signing, mine = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
+    public, other = signing.public_key().public_bytes_raw(), X25519PrivateKey.generate().public_key().public_bytes_raw()
+    text, box = bytes(120), ChaCha20Poly1305(bytes(32))
+    signature = signing.sign(text)
+    works = {
+        "Ed25519 verification": lambda: verified(public, signature, text),
+        "X25519": lambda: agreed(mine, other, 0),
+        "HKDF": lambda: hkdf(other, "pair", text),
+        "seal": lambda: box.encrypt(bytes(12), bytes(64), bytes(36)),
+    }
+    many = {name: lambda work=work: [work() for _ in range(100)] for name, work in works.items()}
+    return {name: entry["median"] / 100 for name, entry in alternate(many).items()}
+
+
 def setup(adversary: str) -> dict[str, object]:
     """`advertise` and `share` of one client of 1,000, as sum and apart; the median of twenty clients."""
     p = parameters(adversary, 1)
@@ -69,6 +88,12 @@ def setup(adversary: str) -> dict[str, object]:
     found = {"neighbours": p.neighbours, "threshold": p.threshold, "share": float(np.median(shares))}
     found["advertise, with all keys"] = advertise[""]["median"]
     found["a client"] = found["advertise, with all keys"] + found["share"]
+    holders = len(set(clients[some[0]]._holders) & clients[some[0]]._peers.keys())
+    checked = len(clients[some[0]]._peers) if adversary == "malicious" else 0
+    counts = {"Ed25519 verification": checked, "X25519": holders + 1, "HKDF": holders + 1, "seal": holders}
+    each = primitives()
+    found["counts"], found["seconds of one"] = counts, each
+    found["least by these"] = sum(count * each[name] for name, count in counts.items())
     found["server, all advertisements, with making them"] = both
     found["server, answering all"] = after
     found["bytes to a client"] = len(messages[some[0]])

@@ -149,15 +149,21 @@ def test_the_round_is_bound_to_parameters_members_session_number_and_context():
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13])
 def test_proofs_hold_for_their_leaf_alone(count):
+    """Each on its own, and after others under the same root, in any order."""
     leaves = {i: bytes([i]) * 7 for i in range(count) if i != 1}
     tree = merkle.Tree(leaves, count)
-    for i in range(count):
-        data = leaves.get(i, b"")
-        assert merkle.proven(tree.root, i, data, tree.proof(i), count)
-        assert not merkle.proven(tree.root, i, data + b"x", tree.proof(i), count)
-        assert not merkle.proven(tree.root, i + 1, data, tree.proof(i), count)
-        assert not merkle.proven(bytes(32), i, data, tree.proof(i), count)
-        assert not merkle.proven(tree.root, i, data, tree.proof(i) + bytes(32), count)
+    order = random.Random(count).sample(range(count), count)
+    after = merkle.Proofs(tree.root, count)
+    for i in order + order:
+        data, proof = leaves.get(i, b""), tree.proof(i)
+        for proofs in (merkle.Proofs(tree.root, count), after):
+            assert not proofs.holds(i, data + b"x", proof)
+            assert not proofs.holds(i + 1, data, proof)
+            assert not proofs.holds(i, data, proof + bytes(32))
+            for at in range(0, len(proof), 11):
+                assert not proofs.holds(i, data, proof[:at] + bytes([proof[at] ^ 1]) + proof[at + 1 :])
+            assert proofs.holds(i, data, proof)
+        assert not merkle.Proofs(bytes(32), count).holds(i, data, proof)
 
 
 def test_rosters_are_checked_and_ordered():

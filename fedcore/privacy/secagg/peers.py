@@ -6,6 +6,7 @@ of a message is accepted. Against a malicious server it is the checks here that 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -53,14 +54,14 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> K
     most = merkle.HASH + KEY_BYTES + 2 + wire.degree(p) * (2 + size + proof)
     reader, who = _open(round, round.binding, "share", data, most)
     root, server = reader.take(merkle.HASH), reader.take(KEY_BYTES)
-    mine, peers = set(holders), {}
+    mine, peers, proofs = set(holders), {}, merkle.Proofs(root, p.clients)
     found = reader.positions(p.clients, wire.degree(p))
     if me in found:
         raise Forged(f"{who}: names the client as its own neighbour")
     for position in found:
         body = reader.take(size)
         if proof:
-            _check_advertised(round, root, position, body, reader, who)
+            _check_advertised(round, proofs, position, body, reader, who)
         # the public graphs are symmetric
         ward = position in mine if public else me in holders_of(round, position, body, who)
         if position not in mine and not ward:
@@ -73,14 +74,16 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> K
     return Keys(root, server, peers)
 
 
-def _check_advertised(round: Round, root: bytes, position: int, body: bytes, reader: wire.Reader, who: str) -> None:
+def _check_advertised(
+    round: Round, proofs: merkle.Proofs, position: int, body: bytes, reader: wire.Reader, who: str
+) -> None:
     """A member's signature on its keys, and the proof that they are the ones that the server committed to."""
     name, clients = round.roster.ids[position], round.parameters.clients
     signature = reader.take(SIGNATURE_BYTES)
     proof = reader.take(merkle.HASH * merkle.depth(clients))
     if not verified(round.roster.public(position), signature, signed_text("advertise", round.binding, position, body)):
         raise Forged(f"{who}: holds keys of {name!r} that it did not sign for this round")
-    if not merkle.proven(root, position, body, proof, clients):
+    if not proofs.holds(position, body, proof):
         raise Forged(f"{who}: holds keys of {name!r} that are not under the root that the server committed to")
 
 
@@ -89,8 +92,7 @@ def holders_of(round: Round, position: int, body: bytes, who: str) -> list[int]:
     p = round.parameters
     if round.graph.public:
         return round.graph.holders(position)
-    listed = body[wire.ADVERTISED :]
-    found = [int.from_bytes(listed[i : i + 2], "little") for i in range(0, len(listed), 2)]
+    found = list(struct.unpack_from(f"<{p.neighbours}H", body, wire.ADVERTISED))
     wire.check_positions(found, p.clients, who)
     if position in found:
         raise Forged(f"{who}: {round.roster.ids[position]!r} drew itself as a holder")

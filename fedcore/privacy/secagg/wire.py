@@ -6,7 +6,7 @@ are there, and no message is looked into that is longer than the largest honest 
 
 from __future__ import annotations
 
-import itertools
+import operator
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -136,7 +136,7 @@ class Reader:
 
 def check_positions(found: list[int], clients: int, who: str) -> None:
     """Raise Forged unless positions are of members and ascend, so that none is there twice."""
-    if any(a >= b for a, b in itertools.pairwise(found)):
+    if any(map(operator.ge, found, found[1:])):
         raise Forged(f"{who}: names a member twice or out of order")
     if found and found[-1] >= clients:
         raise Forged(f"{who}: names member {found[-1]} of {clients}")
