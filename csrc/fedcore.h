@@ -215,10 +215,11 @@ int fc_discrete_gaussian(const fc_gaussian_table* table, fc_stream stream, const
  * of values: FC_F32 and FC_F64, which are quantised by scale and limit, a whole number; FC_U32 and FC_U64 as they are.
  * out and the streams' words are uint32 up to 32 bits, uint64 above; `out` may be `values` where they are of one size.
  * counter + length words are within 2^32 blocks. FC_NOT_FINITE, with out of no use, if a value is Inf or NaN.
- * FC_WRONG_STREAM as for keystreams. Same on every ISA. Schedules, keystream and stack are wiped. */
+ * `packed`: out gets what fc_pack_bits makes of the residues; counter is then a multiple of 8, and values lie
+ * elsewhere. FC_WRONG_STREAM as for keystreams. Same on every ISA. Schedules, keystream and stack are wiped. */
 int fc_mask_add(const void* values, fc_dtype dtype, int64_t length, double scale, double limit, fc_stream stream,
-                const uint8_t* key, int64_t keys, const int8_t* signs, int bits, int64_t counter, void* out, fc_isa isa,
-                int threads);
+                const uint8_t* key, int64_t keys, const int8_t* signs, int bits, int64_t counter, int packed, void* out,
+                fc_isa isa, int threads);
 
 /* Residues of `bits` bits (uint32 up to 32, uint64 above) one after the other: (count * bits + 7) / 8 bytes, as defined
  * in fedcore/reference/pack_bits.py; and total[k] += them modulo 2^bits. Same on every ISA. */

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fedcore import ops
 from fedcore.errors import PrivacyError
 from fedcore.federation.config import Config
 from fedcore.federation.config_privacy import Privacy
@@ -120,14 +121,13 @@ def compare_with_plain(part: secagg.Simulation, vectors: Mapping[str | int, Any]
     Only a simulation can: it has both sides.
     """
     none, signs = np.zeros((0, 32), np.uint8), np.zeros(0, np.int8)
-    total = np.zeros(p.length, np.uint64)
-    plain: Any = np.empty(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
+    total: Any = np.zeros(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
+    packed = np.empty((p.length * p.modulus_bits + 7) // 8, np.uint8)
     for name in part.survivors:
-        vector = secagg.checked(vectors[name], p)
-        vector.masked(0, plain, none, signs, p)
-        total += plain
+        secagg.checked(vectors[name], p).packed(0, packed, p.length, none, signs, p)
+        ops.unpack_add(packed, p.modulus_bits, total)
     mask = np.uint64((1 << p.modulus_bits) - 1)
-    if not np.array_equal(total & mask, part.sum.astype(np.int64).view(np.uint64) & mask):
+    if not np.array_equal(total, part.sum.astype(np.int64).view(np.uint64) & mask):
         raise PrivacyError("secure sum: differs from the plain sum of the same integers; report this as a fault")
 
 

@@ -22,11 +22,14 @@ def mask_add(
     stream: str,
     threads: int = 1,
 ) -> bool:
-    """As fedcore.reference.mask_add, and `stream` may be 'aes256ctr'. The GIL is released while it runs."""
+    """As fedcore.reference.mask_add, and `stream` may be 'aes256ctr'. The GIL is released while it runs.
+
+    out may be of uint8: it gets what pack_bits makes of the residues, for a counter that is a multiple of 8.
+    """
     status = lib.fc_mask_add(
         address(values, "const void *"), DTYPES[str(values.dtype)], len(values), scale, limit,
         stream_code("mask_add", stream), address(keys, "const uint8_t *"), len(keys), address(signs, "const int8_t *"),
-        bits, counter, address(out, "void *"), isa_code(), threads,
+        bits, counter, out.dtype == np.uint8, address(out, "void *"), isa_code(), threads,
     )  # fmt: skip
     if status == lib.FC_NOT_FINITE:
         return False

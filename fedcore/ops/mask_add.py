@@ -9,9 +9,11 @@ import numpy as np
 
 from fedcore.backends import implementation
 from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError
+from fedcore.ops.pack_bits import pack_bits
 from fedcore.ops.residues import (
     in_kind,
     modulus_bits,
+    packed_size,
     residue_dtype,
     residue_vector,
     runs_on,
@@ -36,6 +38,7 @@ def mask_add(
     limit: int | None = None,
     counter: int = 0,
     stream: str = "chacha20",
+    packed: bool = False,
     out: np.ndarray | None = None,
     backend: str | None = None,
     threads: int | None = None,
@@ -52,7 +55,9 @@ def mask_add(
               vectors does not wrap where 2 · n · limit < 2^bits
     counter   number of the first element: f(v, c)[i:] is f(v[i:], c + i), so a vector may come in parts
     stream    as in keystream: 'chacha20', or 'aes256ctr' in C with AES instructions
-    out       where to write: (d,) of the result's dtype; `values` itself where the dtypes are equal
+    packed    True: the result is pack_bits' of the residues, (⌈d · bits / 8⌉,) uint8, which never lie in memory
+              unpacked; counter is then a multiple of 8
+    out       where to write: (d,) of the result's dtype, `values` itself where the dtypes are equal; or packed bytes
 
     Element i gets word counter + i of each stream, of 32 bits up to bits = 32, else 64, under the nonce of zeros:
     fedcore/reference/mask_add.py. The same on every backend that has the stream.
@@ -70,7 +75,13 @@ def mask_add(
         factor, most = 1.0, 0
     else:
         raise DTypeError(f"mask_add: got {kind} as values, expected float32, float64, int64, uint64 or uint32")
-    return _run("mask_add", data, keys, signs, width, factor, most, counter, stream, out, backend, threads, values)
+    if packed and whole("mask_add", "counter", counter, 1 << 63) % 8:
+        raise RangeError(f"mask_add: got counter={counter} for packed residues, expected a multiple of 8")
+    settings = (keys, signs, width, factor, most, counter, stream)
+    if packed and (is_torch(data) or stream_backend("mask_add", stream, backend, on_gpu=False) != "c"):
+        residues = _run("mask_add", data, *settings, None, backend, threads, values)
+        return pack_bits(residues, width, out, backend=backend, threads=threads)
+    return _run("mask_add", data, *settings, out, backend, threads, values, packed=packed)
 
 
 def unmask_sum(
@@ -116,7 +127,7 @@ def _limit(limit: Any, bits: int) -> int:
 
 def _run(
     op: str, data: Any, keys: Any, signs: Any, bits: int, scale: float, limit: int, counter: Any, stream: str,
-    out: Any, backend: str | None, threads: int | None, given: Any,
+    out: Any, backend: str | None, threads: int | None, given: Any, packed: bool = False,
 ) -> Any:  # fmt: skip
     on_gpu, dtype = is_torch(data), residue_dtype(bits)
     name = stream_backend(op, stream, backend, on_gpu=on_gpu)
@@ -130,7 +141,8 @@ def _run(
         result = _like(op, data, out, dtype)
         finite = work(signed(data), signed(result), *settings)
     else:
-        result = np.empty(len(data), dtype) if out is None else target(op, "out", out, len(data), dtype)
+        size, kind = (packed_size(len(data), bits), np.dtype(np.uint8)) if packed else (len(data), dtype)
+        result = np.empty(size, kind) if out is None else target(op, "out", out, size, kind)
         source = data.view(np.uint64) if data.dtype == np.int64 else data
         if np.may_share_memory(result, source) and (result.ctypes.data, result.dtype) != (
             source.ctypes.data,

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedcore.backends import default, implementation, requested
 from fedcore.errors import DTypeError, FormatError, ShapeError
-from fedcore.ops.residues import in_kind, modulus_bits, residue_vector, runs_on, signed, target, vector
+from fedcore.ops.residues import in_kind, modulus_bits, packed_size, residue_vector, runs_on, signed, target, vector
 from fedcore.ops.rows import is_torch, thread_count
 from fedcore.ops.streams import whole
 
@@ -33,7 +33,7 @@ def pack_bits(
     """
     width = modulus_bits("pack_bits", bits)
     data = residue_vector("pack_bits", "residues", residues, width)
-    size, name = _bytes(len(data), width), requested(backend) or default(is_torch(data))
+    size, name = packed_size(len(data), width), requested(backend) or default(is_torch(data))
     runs_on("pack_bits", data, name)
     work, count = implementation("pack_bits", name), thread_count(threads)
     if is_torch(data):
@@ -81,10 +81,10 @@ def unpack_add(
     if is_torch(sums) != is_torch(data):
         raise ShapeError("unpack_add: packed and total lie on different devices; move one")
     count = min(len(data) * 8 // width, len(sums) - first)
-    if len(data) != _bytes(count, width):
+    if len(data) != packed_size(count, width):
         raise FormatError(
             f"unpack_add: got {len(data)} bytes for elements from {first} on, expected at most "
-            f"{_bytes(len(sums) - first, width)}, and as many as whole residues of {width} bits take"
+            f"{packed_size(len(sums) - first, width)}, and as many as whole residues of {width} bits take"
         )
     if count * width % 8 and int(data[-1]) >> count * width % 8:
         raise FormatError("unpack_add: got a 1 in the bits after the last residue, expected 0; the bytes are damaged")
@@ -98,7 +98,3 @@ def unpack_add(
     else:
         work(data, width, part, threads)
     return total
-
-
-def _bytes(count: int, bits: int) -> int:
-    return -(-count * bits // 8)

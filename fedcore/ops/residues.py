@@ -21,6 +21,11 @@ def residue_dtype(bits: int) -> np.dtype:
     return np.dtype(np.uint32 if bits <= 32 else np.uint64)
 
 
+def packed_size(count: int, bits: int) -> int:
+    """Bytes that residues take without gaps."""
+    return -(-count * bits // 8)
+
+
 def vector(op: str, name: str, value: Any) -> Any:
     """An array over the memory of an array or CPU tensor, or a GPU tensor as it is: one dimension without gaps.
 

@@ -526,6 +526,7 @@ static void check_residues(int64_t length, int bits, int offset) {
     for (size_t k = 0; k < sizeof key; k++) key[k] = (uint8_t)draw();
     float* narrow = malloc((size_t)length * 4 + 1);
     double* numbers = malloc((size_t)length * 8 + 1);
+    uint8_t* fused = malloc(bytes + 1);
     for (int64_t k = 0; k < length; k++) {
         put((char*)(narrow + k), FC_F32, draw() % 2 == 0);
         numbers[k] = (double)narrow[k] * 1.7;
@@ -545,11 +546,16 @@ static void check_residues(int64_t length, int bits, int offset) {
             memset(total[slot], 0, (size_t)(length * size));
             for (int turn = 0; turn < 5; turn++) { /* fp32 with no key, one and three, fp64, residues */
                 const void* values = turn < 3 ? (const void*)narrow : turn == 3 ? (const void*)numbers : total[slot];
+                const int64_t keys = turn < 3 ? turn * (turn + 1) / 2 : 2, counter = offset % 2 ? 72 + 5 * offset : 80;
                 const fc_dtype dtype = turn < 3 ? FC_F32 : turn == 3 ? FC_F64 : size == 8 ? FC_U64 : FC_U32;
-                fc_mask_add(values, dtype, length, 3.7, limit, (fc_stream)stream, key,
-                            turn < 3 ? turn * (turn + 1) / 2 : 2, signs, bits, 77 + 5 * offset, masked[slot],
-                            (fc_isa)isa, 2);
+                fc_mask_add(values, dtype, length, 3.7, limit, (fc_stream)stream, key, keys, signs, bits, counter, 0,
+                            masked[slot], (fc_isa)isa, 2);
                 fc_pack_bits(masked[slot], bits, length, packed[slot] + offset % 2, (fc_isa)isa, 2);
+                if (counter % 8 == 0) {
+                    fc_mask_add(values, dtype, length, 3.7, limit, (fc_stream)stream, key, keys, signs, bits, counter,
+                                1, fused, (fc_isa)isa, 2);
+                    compare(packed[slot], fused, bytes, "mask_add, packed", (fc_isa)isa, FC_F32, length);
+                }
                 fc_unpack_add(packed[slot] + offset % 2, bits, length, total[slot], (fc_isa)isa, 2);
             }
             if (!known++) continue;
@@ -559,7 +565,7 @@ static void check_residues(int64_t length, int bits, int offset) {
         }
         for (int m = 0; m < 2; m++) free(masked[m]), free(total[m]), free(packed[m]);
     }
-    free(narrow), free(numbers);
+    free(narrow), free(numbers), free(fused);
 }
 
 static void check_shamir(int64_t size, int threshold, int count) {
@@ -595,8 +601,8 @@ static void* call_with_secrets(void* context) {
     static uint8_t shares[100 * 32];
     const secret_call* c = context;
     static const int8_t sign = 1;
-    fc_mask_add(values, FC_F32, 20000, 1, 9, c->stream, c->key, 1, &sign, 26, 3, out, c->isa, 1);
-    fc_mask_add(out, FC_U32, 20000, 1, 9, c->stream, c->key, 1, &sign, 26, 3, out, c->isa, 1);
+    fc_mask_add(values, FC_F32, 20000, 1, 9, c->stream, c->key, 1, &sign, 26, 3, 0, out, c->isa, 1);
+    fc_mask_add(out, FC_U32, 20000, 1, 9, c->stream, c->key, 1, &sign, 26, 3, 0, out, c->isa, 1);
     fc_keystream(c->stream, c->key, shares, 0, (uint8_t*)out, 70000, c->isa, 1);
     fc_shamir_split(c->key, 32, 3, 100, c->key, shares, c->isa);
     return NULL;

@@ -131,6 +131,29 @@ def test_quantising(compiled, dtype, bits):
             assert found.tolist() == expected
 
 
+@pytest.mark.parametrize("bits", [*WIDTHS, 63])
+def test_packed_is_pack_bits_of_the_residues(compiled, bits):
+    """In one pass and in two, for every number of keys, at every boundary, and no byte beyond the last."""
+    numbers = np.random.default_rng(bits).normal(size=40_000).astype(np.float32)
+    scaled = {"scale": 9.0, "limit": min(30, ((1 << bits) - 1) // 2)}
+    for stream in streams(compiled):
+        for length in (0, 1, 7, 8, 511, 512, 513, 4096, 4103, 40_000):
+            for values, more in ((numbers, scaled), (numbers.astype(np.float64), scaled), (residues(bits, 40_000), {})):
+                for count, counter in ((0, 0), (1, 16), (2, 4088), (3, 4096)):
+                    about = KEYS[:count], SIGNS[:count], bits
+                    settings = {"counter": counter, "stream": stream, "threads": 2, **more, **compiled}
+                    plain = fc.ops.pack_bits(fc.ops.mask_add(values[:length], *about, **settings), bits)
+                    room = np.full(len(plain) + 70, 0xA5, np.uint8)
+                    out = room[3 : 3 + len(plain)]
+                    assert fc.ops.mask_add(values[:length], *about, **settings, packed=True, out=out) is out
+                    assert (out == plain).all(), (stream, length, count)
+                    assert (room[:3] == 0xA5).all()
+                    assert (room[3 + len(plain) :] == 0xA5).all()
+    few = numbers[:300]
+    found = fc.ops.mask_add(few, KEYS, SIGNS, bits, **scaled, packed=True, backend="reference")
+    assert (found == fc.ops.mask_add(few, KEYS, SIGNS, bits, **scaled, packed=True, **compiled)).all()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_named(compiled, value):
     for dtype in (np.float32, np.float64):
@@ -250,6 +273,11 @@ def test_bad_arguments():
         fc.ops.mask_add(y, [], [], 9, out=np.zeros(4, np.uint64))
     with pytest.raises(ShapeError, match="mask_add: got 3 elements as out, expected 4"):
         fc.ops.mask_add(y, [], [], 9, out=np.zeros(3, np.uint32))
+    with pytest.raises(DTypeError, match="mask_add: got uint32 as out, expected uint8"):
+        fc.ops.mask_add(y, [], [], 9, packed=True, out=np.zeros(5, np.uint32))
+    for backend in ("c", "reference"):
+        with pytest.raises(RangeError, match="mask_add: got counter=4 for packed residues, expected a multiple of 8"):
+            fc.ops.mask_add(y, [], [], 9, packed=True, counter=4, backend=backend)
     room = np.zeros(9, np.uint32)
     with pytest.raises(ShapeError, match="out overlaps the values in another place"):
         fc.ops.mask_add(room[:8], [], [], 9, out=room[1:])

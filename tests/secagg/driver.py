@@ -60,7 +60,7 @@ class Rig:
                 if name not in gone:
                     for data in self.answers(name):
                         self.server.receive(name, data)
-            self.messages = self.server.advance()
+            self.messages = dict(self.server.advance())
         return self
 
     def holders(self, name: int) -> list[int]:

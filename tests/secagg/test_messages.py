@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from secagg.driver import SEALING, Rig, complete, key_of, sparse
 
 from fedcore.errors import FedcoreError, Forged, PrivacyError
+from fedcore.privacy import distributed
 from fedcore.privacy.secagg import keys, merkle, wire
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.keys import LABELS, Sealed, agreed, hkdf, pair_key, signed_text, signing_key, verified
@@ -117,6 +119,24 @@ def test_no_key_serves_two_purposes_rounds_or_directions():
     assert same.open(sealed[:-1] + bytes([sealed[-1] ^ 1])) is None
 
 
+def test_noise_and_rounding_of_a_secure_round_are_drawn_under_keys_of_their_own(monkeypatch):
+    """All of a member's keys of a round, and what `Distributed.encode` makes of its noise key: no two are the same."""
+    found, derived = {}, distributed.derived
+
+    def keeping(secret, purpose):
+        found[purpose.split()[1]] = derived(secret, purpose)
+        return found[purpose.split()[1]]
+
+    monkeypatch.setattr(distributed, "derived", keeping)
+    client = Rig(complete(3, 2)).clients[0]
+    one = distributed.Distributed(1.0, 0.3, clients=10, fewest=8, corrupt=0, dimension=9, seed=bytes(32))
+    one.encode(np.zeros(9, np.float32), client.noise_key)
+    assert found.keys() == {"noise", "rounding"}
+    others = {hkdf(client._secret, label, client.round.binding) for label in LABELS}
+    assert client.noise_key in others
+    assert len(others | set(found.values())) == len(LABELS) + 2
+
+
 def test_the_round_is_bound_to_parameters_members_session_number_and_context():
     parts = [b"parameters", b"roster", b"session", 1, b"context"]
     found = {keys.round_binding(*parts)}
@@ -129,15 +149,21 @@ def test_the_round_is_bound_to_parameters_members_session_number_and_context():
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13])
 def test_proofs_hold_for_their_leaf_alone(count):
+    """Each on its own, and after others under the same root, in any order."""
     leaves = {i: bytes([i]) * 7 for i in range(count) if i != 1}
     tree = merkle.Tree(leaves, count)
-    for i in range(count):
-        data = leaves.get(i, b"")
-        assert merkle.proven(tree.root, i, data, tree.proof(i), count)
-        assert not merkle.proven(tree.root, i, data + b"x", tree.proof(i), count)
-        assert not merkle.proven(tree.root, i + 1, data, tree.proof(i), count)
-        assert not merkle.proven(bytes(32), i, data, tree.proof(i), count)
-        assert not merkle.proven(tree.root, i, data, tree.proof(i) + bytes(32), count)
+    order = random.Random(count).sample(range(count), count)
+    after = merkle.Proofs(tree.root, count)
+    for i in order + order:
+        data, proof = leaves.get(i, b""), tree.proof(i)
+        for proofs in (merkle.Proofs(tree.root, count), after):
+            assert not proofs.holds(i, data + b"x", proof)
+            assert not proofs.holds(i + 1, data, proof)
+            assert not proofs.holds(i, data, proof + bytes(32))
+            for at in range(0, len(proof), 11):
+                assert not proofs.holds(i, data, proof[:at] + bytes([proof[at] ^ 1]) + proof[at + 1 :])
+            assert proofs.holds(i, data, proof)
+        assert not merkle.Proofs(bytes(32), count).holds(i, data, proof)
 
 
 def test_rosters_are_checked_and_ordered():

@@ -4,14 +4,16 @@ README.md in this folder is the threat model.
 """
 
 from fedcore.errors import Forged, Replayed, Void
-from fedcore.privacy.secagg.client import Client, digest_of
+from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.groups import group_parameters, partition, tolerated
 from fedcore.privacy.secagg.guard import Offer, Policy, leaks, require_linear
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.roster_file import RosterFile
-from fedcore.privacy.secagg.server import SecureSum, Server
+from fedcore.privacy.secagg.round import digest_of
+from fedcore.privacy.secagg.server import Server
 from fedcore.privacy.secagg.simulate import Simulation, simulate
+from fedcore.privacy.secagg.unmasking import SecureSum
 from fedcore.privacy.secagg.vector import Parts, Quantizer, checked
 
 __all__ = [

@@ -6,7 +6,6 @@ et al. 2020. fedcore/privacy/secagg/README.md says what it protects from whom.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,22 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.errors import PrivacyError, Replayed
 from fedcore.privacy.secagg import wire
+from fedcore.privacy.secagg.client_state import client_fields, inputs_of, repeat
 from fedcore.privacy.secagg.graph import drawn
-from fedcore.privacy.secagg.keys import (
-    KEY_BYTES,
-    SIGNATURE_BYTES,
-    RoundKeys,
-    Sealed,
-    pair_key,
-    rooted,
-    self_key,
-    signed_text,
-    signing_key,
-)
+from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, RoundKeys, rooted, signed_text, signing_key
+from fedcore.privacy.secagg.masking import chunks, mask_keys
 from fedcore.privacy.secagg.parameters import Parameters
-from fedcore.privacy.secagg.peers import SEED, Peer, read_included, read_keys, read_request, read_sealed
+from fedcore.privacy.secagg.peers import SEED, Keys, Peer, read_included, read_keys, read_request, read_sealed
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import Round
+from fedcore.privacy.secagg.sharing import opened_shares, sealed_shares
 from fedcore.privacy.secagg.state import seal, unseal
 from fedcore.privacy.secagg.vector import Integers, Weighted, checked
 
@@ -84,6 +76,7 @@ class Client:
         self._holders = round.graph.holders(self._me) if public else drawn(round.parameters, self._keys.draw, self._me)
         self._tag = round.binding  # of messages: rooted once the keys are committed to
         self._peers: dict[int, Peer] = {}
+        self._tags: ChunkTags | None = None  # from 'share' on
         self._partners: list[int] = []
         self._held: dict[int, bytes] = {}
         self._included: set[int] | None = None
@@ -114,28 +107,17 @@ class Client:
     def share(self, message: bytes) -> bytes:
         """Shares of this client's seed and mask secret, sealed to each holder."""
         self._expect("share", message)
-        root, peers = read_keys(self.round, self._me, self._holders, message)
-        tag = rooted(self.round.binding, root)
-        body = self._sealed(peers, tag)
-        self._peers, self._tag = peers, tag
+        found = read_keys(self.round, self._me, self._holders, message)
+        tag, tags = self._under(found)
+        body = sealed_shares(self.round, self._keys, self._me, self._holders, found.peers, tag)
+        self._peers, self._tag, self._tags = found.peers, tag, tags
         self._accept("share", message)
         return self._message("share", body)
 
-    def _sealed(self, peers: dict[int, Peer], tag: bytes) -> bytes:
-        """Positions of the holders that are there, then 80 bytes for each."""
-        from fedcore.ops import shamir_split
-
-        p = self.round.parameters
-        secret = np.frombuffer(self._keys.mask_bytes + self._keys.seed, np.uint8)[None]
-        shares = shamir_split(secret, p.threshold, p.neighbours, self._keys.polynomials)
-        there = [(x, holder) for x, holder in enumerate(self._holders) if holder in peers]
-        parts = [wire.positions([holder for _, holder in there])]
-        for x, holder in there:
-            name = self.round.roster.ids[holder]
-            box = Sealed(self._keys.share, peers[holder].share_public, tag, self._me, holder, name)
-            parts.append(box.seal(shares[x, 0].tobytes()))
-        shares[:] = 0
-        return b"".join(parts)
+    def _under(self, found: Keys) -> tuple[bytes, ChunkTags]:
+        """What all further messages are bound to, and the key of the vector's chunks."""
+        tag = rooted(self.round.binding, found.root)
+        return tag, ChunkTags(self._keys.share, found.server, tag, self._me, found.server, "server")
 
     def mask(self, message: bytes, vector: Any) -> Iterator[bytes]:
         """The masked vector in chunks, to be sent in their order.
@@ -156,48 +138,19 @@ class Client:
         return self._chunks(values, keys, signs)
 
     def _mask_keys(self, partners: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The client's own mask's key and one for each partner; the lower position adds, the higher one subtracts."""
-        keys = [self_key(self._keys.seed, self._tag)]
-        for other in partners:
-            name = self.round.roster.ids[other]
-            keys.append(pair_key(self._keys.mask, self._peers[other].mask_public, self._tag, self._me, other, name))
-        signs = [1] + [1 if self._me < other else -1 for other in partners]
-        return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES).copy(), np.array(signs, np.int8)
+        return mask_keys(self._keys, self._tag, self._me, partners, self._peers, self.round.roster.ids)
 
     def _take_shares(self, partners: list[int], sealed: dict[int, bytes]) -> None:
         """Open the shares that this client is to hold; one that does not open only cannot be given later."""
-        held, faults = {}, {}
-        for sender, data in sealed.items():
-            name = self.round.roster.ids[sender]
-            box = Sealed(self._keys.share, self._peers[sender].share_public, self._tag, sender, self._me, name)
-            shares = box.open(data)
-            if shares is None:
-                faults[name] = "mask: its shares do not open"
-            held[sender] = shares or b""
-        self._partners, self._held, self.faults = partners, held, faults
+        self._held, self.faults = opened_shares(self.round, self._keys, self._me, self._peers, self._tag, sealed)
+        self._partners = partners
 
     def _chunks(self, values: Weighted | Integers, keys: np.ndarray, signs: np.ndarray) -> Iterator[bytes]:
-        from fedcore.ops import pack_bits
-
         p = self.round.parameters
         if p.malicious:
-            yield self._message("mask", wire.positions(self._partners), "included")
-        residues = np.empty(min(wire.CHUNK, p.length), np.uint32 if p.modulus_bits <= 32 else np.uint64)
-        message = bytearray()
-        try:
-            for number in range(wire.chunks(p)):
-                start, size = number * wire.CHUNK, wire.chunk_bytes(p, number)
-                part = residues[: p.length - start]
-                values.masked(start, part, keys, signs, p)
-                if len(message) != wire.HEADER.size + 4 + size + SIGNATURE_BYTES:
-                    message = wire.room(wire.kind_of("mask"), self._me, self._tag, 4 + size)
-                body = memoryview(message)[wire.HEADER.size : -SIGNATURE_BYTES]
-                body[:4] = number.to_bytes(4, "little")
-                pack_bits(part, p.modulus_bits, np.frombuffer(body[4:], np.uint8))
-                message[-SIGNATURE_BYTES:] = self._signing.sign(signed_text("mask", self._tag, self._me, body))
-                yield bytes(message)
-        finally:
-            keys[:] = 0
+            yield self._message(wire.INCLUDED, wire.positions(self._partners))
+        assert self._tags is not None
+        yield from chunks(values, keys, signs, p, self._me, self._tag, self._tags)
 
     def acknowledge(self, message: bytes) -> bytes:
         """Whose signed lists this client saw: it will never give a share of their mask secrets."""
@@ -220,10 +173,10 @@ class Client:
                 parts.append(bytes([kind]) + position.to_bytes(2, "little") + half)
         return self._message("unmask", len(parts).to_bytes(2, "little") + b"".join(parts))
 
-    def _message(self, stage: str, body: bytes, label: str | None = None) -> bytes:
+    def _message(self, stage: str, body: bytes) -> bytes:
         """A signed message."""
         tag = self.round.binding if stage == "advertise" else self._tag
-        signature = self._signing.sign(signed_text(label or stage, tag, self._me, body))
+        signature = self._signing.sign(signed_text(stage, tag, self._me, body))
         return wire.pack(wire.kind_of(stage), self._me, tag, body, signature)
 
     def _expect(self, stage: str, message: bytes) -> None:
@@ -262,14 +215,7 @@ class Client:
 
     def to_bytes(self, sealing_key: bytes) -> bytes:
         """This client, sealed under 32 secret bytes: its keys, and what it answered."""
-        fields = self.round.fields() | {
-            "client": str(self._me).encode(),
-            "signing": self._signing.private_bytes_raw(),
-            "secret": self._secret,
-            "vector": self._vector,
-        }
-        fields |= {f"input {stage}": message for stage, message in self._inputs.items()}
-        return seal(fields, "client", sealing_key)
+        return seal(client_fields(self), "client", sealing_key)
 
     @classmethod
     def from_bytes(
@@ -290,30 +236,9 @@ class Client:
         self, round = cls.__new__(cls), Round.from_fields(fields)
         self._save = None
         self._start(round, round.roster.ids[int(fields["client"])], fields["signing"], fields["secret"])
-        inputs = {stage: fields[f"input {stage}"] for stage in round.parameters.stages if f"input {stage}" in fields}
+        inputs = inputs_of(fields, round.parameters.stages)
         if generation is not None and generation != len(inputs):
             raise Replayed(f"state of a client: is of generation {len(inputs)}, the newest is {generation}")
-        self._repeat(inputs, fields["vector"])
+        repeat(self, inputs, fields["vector"])
         self._fresh, self._save = generation is not None, save
         return self
-
-    def _repeat(self, inputs: dict[str, bytes], vector: bytes) -> None:
-        """Find again what the messages said."""
-        if "share" in inputs:
-            root, self._peers = read_keys(self.round, self._me, self._holders, inputs["share"])
-            self._tag = rooted(self.round.binding, root)
-        if "mask" in inputs:
-            found = read_sealed(self.round, self._me, self._holders, self._peers, self._tag, inputs["mask"])
-            self._take_shares(*found)
-        if "acknowledge" in inputs:
-            message = inputs["acknowledge"]
-            self._included = read_included(self.round, self._me, self._partners, self._held, self._tag, message)
-        self._inputs, self._vector = inputs, vector
-
-
-def digest_of(*parts: bytes) -> bytes:
-    """SHA-256 of what the server broadcast, part after part, each with its length: a round's context."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(len(part).to_bytes(8, "little") + part)
-    return found.digest()

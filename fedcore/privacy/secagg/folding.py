@@ -23,15 +23,12 @@ class Folding:
         self.total = np.zeros(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
         self._waiting: dict[int, list[bytes]] = {}
 
-    def take(self, position: int, body: memoryview, who: str) -> bool:
+    def take(self, position: int, number: int, packed: memoryview, who: str) -> bool:
         """Keep the next chunk of a member; whether its vector is whole and in the sum now.
 
         Raises Replayed for a chunk that is not the next, FormatError for one of another length or with bits beyond the
         last coordinate, RangeError while too many other vectors are on their way.
         """
-        if len(body) < 4:
-            raise FormatError(f"{who}: has no number of a chunk")
-        number, packed = int.from_bytes(body[:4], "little"), body[4:]
         waiting = self._waiting.get(position, [])
         if number != len(waiting):
             raise Replayed(f"{who}: is chunk {number}, expected chunk {len(waiting)}")

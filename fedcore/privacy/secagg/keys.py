@@ -12,7 +12,7 @@ import struct
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -20,7 +20,10 @@ from fedcore.errors import Forged, PrivacyError
 
 KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES = 32, 64, 16
 #: purposes of keys that are derived
-LABELS = ("share", "mask", "self", "polynomials", "draw", "noise", "vector", "pair", "sealed share", "seed commitment")
+LABELS = (
+    "share", "mask", "self", "polynomials", "draw", "noise", "vector",
+    "pair", "sealed share", "seed commitment", "chunk",
+)  # fmt: skip
 #: a key seals one message, so that its nonce need not differ
 _NONCE = bytes(12)
 
@@ -110,6 +113,33 @@ class Sealed:
             return ChaCha20Poly1305(self._key).decrypt(_NONCE, data, self._header)
         except InvalidTag:
             return None
+
+
+class ChunkTags:
+    """Tags that show a server which member the chunks of a masked vector are from, and that nobody changed them.
+
+    GMAC (NIST SP 800-38D) under a key that the member and its server alone have, by X25519 of the member's signed share
+    key and a key of the server: who knows neither secret cannot make a tag, whatever key it puts in the server's place.
+    The nonce is the chunk's number; a member masks one vector in a round, so that no number serves for two chunks.
+    """
+
+    def __init__(
+        self, private: X25519PrivateKey, public: bytes, binding: bytes, member: int, server: bytes, who: object
+    ):
+        secret = agreed(private, public, who)
+        self._cipher = AESGCM(hkdf(secret, "chunk", binding, struct.pack("<H", member) + server))
+
+    def tag(self, number: int, packed: bytes | memoryview) -> bytes:
+        """16 bytes for the chunk of this number."""
+        return self._cipher.encrypt(number.to_bytes(12, "little"), b"", packed)
+
+    def fits(self, number: int, packed: bytes | memoryview, tag: bytes) -> bool:
+        """Whether a tag is that of a chunk."""
+        try:
+            self._cipher.decrypt(number.to_bytes(12, "little"), tag, packed)
+        except InvalidTag:
+            return False
+        return True
 
 
 def signing_key(key: bytes | Ed25519PrivateKey) -> Ed25519PrivateKey:

@@ -45,12 +45,30 @@ class Tree:
         return b"".join(level[(position >> i) ^ 1] for i, level in enumerate(self._levels[:-1]))
 
 
-def proven(root: bytes, position: int, data: bytes, proof: bytes, count: int) -> bool:
-    """Whether `proof` shows that the leaf at a position holds `data`."""
-    if len(proof) != HASH * depth(count) or not 0 <= position < count:
+class Proofs:
+    """Proofs under one root. What one has shown of the tree the next ones need not hash again: where a path meets a
+    node that is known, the nodes beside it from there on are known as well."""
+
+    def __init__(self, root: bytes, count: int):
+        self._count, self._depth = count, depth(count)
+        self._known = {(self._depth, 0): root}  # (level from the leaves, index) -> hash
+
+    def holds(self, position: int, data: bytes, proof: bytes) -> bool:
+        """Whether `proof` shows that the leaf at a position holds `data`."""
+        if len(proof) != HASH * self._depth or not 0 <= position < self._count:
+            return False
+        found = _leaf(position, data)
+        path: dict[tuple[int, int], bytes] = {}
+        for level in range(self._depth + 1):
+            index = position >> level
+            known = self._known.get((level, index))
+            if known is not None:
+                beside = [self._known[i, position >> i ^ 1] for i in range(level, self._depth)]
+                if known != found or b"".join(beside) != proof[HASH * level :]:
+                    return False
+                self._known |= path
+                return True
+            sibling = proof[HASH * level : HASH * (level + 1)]
+            path[level, index], path[level, index ^ 1] = found, sibling
+            found = _node(sibling, found) if index & 1 else _node(found, sibling)
         return False
-    found = _leaf(position, data)
-    for i in range(depth(count)):
-        beside = proof[HASH * i : HASH * (i + 1)]
-        found = _node(beside, found) if position >> i & 1 else _node(found, beside)
-    return found == root

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fedcore.errors import FormatError, PrivacyError
-from fedcore.privacy.secagg.search import FAILURE, MOST_SHARES, SECURITY, Bounds, bounds, search
+from fedcore.privacy.secagg.search import MOST_SHARES, SECURITY, Bounds, bounds, most_dropout, search
 
 if TYPE_CHECKING:
     from fedcore.privacy.distributed import Distributed
@@ -120,7 +120,7 @@ class Parameters:
         """
         n, honest = mechanism.clients, mechanism.fewest - mechanism.corrupt
         if dropout is None:
-            dropout = _most_dropout(adversary, n, mechanism.corrupt, n - mechanism.fewest, honest) / n
+            dropout = most_dropout(adversary, n, mechanism.corrupt, n - mechanism.fewest, honest) / n
         found = cls.choose(
             n,
             length=mechanism.padded,
@@ -210,28 +210,9 @@ class Parameters:
 
     def explain(self) -> str:
         """Why these numbers, in words."""
-        n, k, t, found = self.clients, self.neighbours, self.threshold, self.chances
-        who = "all others" if self.complete else f"{k} of {n - 1} others"
-        how = ", drawn by the client itself" if self.malicious else ", near it on a random circle"
-        held = (
-            f"2t = {2 * t} exceeds k + corrupt neighbours" if self.malicious else f"{t} corrupt neighbours would do it"
-        )
-        lines = [
-            f"{n} clients, {self.corrupt} of them corrupt, {self.dropout} dropping out, a {self.adversary} server.",
-            f"Secrets are shared with {who}{'' if self.complete else how}; any {t} of {k} shares give one.",
-            f"Exposure of a client ({held}): {_chance(found.exposed)}; a sum over too few: {_chance(found.apart)}; "
-            f"both together at most 2^{SECURITY:g}.",
-            f"A void round with the dropouts expected: {_chance(found.void)}, at most 2^{FAILURE:g}.",
-            f"Sums are modulo 2^{self.modulus_bits}"
-            + (f": {n} clients within ±{self.bound} never wrap." if self.bound else ", as the vectors were made for."),
-            f"A sum holds at least {self.min_honest} honest clients, "
-            + (
-                "whatever the server does."
-                if self.malicious
-                else f"since below {self.min_included} clients a round is void."
-            ),
-        ]
-        return "\n".join(lines)
+        from fedcore.privacy.secagg.explanation import explained
+
+        return explained(self)
 
     def to_bytes(self) -> bytes:
         """A canonical form, which the keys of a round are bound to."""
@@ -252,26 +233,6 @@ class Parameters:
             raise FormatError(f"parameters: got adversary {adversary} and stream {stream}, expected known ones")
         kinds = ADVERSARIES[adversary], STREAMS[stream]
         return cls(n, length, bound, bits, corrupt, dropout, kinds[0], k, t, in_degree, kinds[1], least)
-
-
-def _most_dropout(adversary: str, n: int, corrupt: int, most: int, honest: int) -> int:
-    """The most dropouts at which parameters exist, with so many honest clients certain against a malicious server."""
-
-    def enough(dropout: int) -> bool:
-        found = search(adversary, n, corrupt, dropout)
-        return found is not None and (
-            adversary != "malicious" or bounds(adversary, n, corrupt, dropout, *found).honest >= honest
-        )
-
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if enough(middle) else (low, middle - 1)
-    return low
-
-
-def _chance(log2: float) -> str:
-    return "never" if log2 == float("-inf") else f"2^{log2:.1f}"
 
 
 def _whole(name: str, value: int, least: int, most: int) -> int:

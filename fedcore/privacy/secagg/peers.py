@@ -6,12 +6,13 @@ of a message is accepted. Against a malicious server it is the checks here that 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fedcore.errors import Forged, Void
 from fedcore.privacy.secagg import merkle, wire
-from fedcore.privacy.secagg.keys import SIGNATURE_BYTES, signed_text, verified
+from fedcore.privacy.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, signed_text, verified
 from fedcore.privacy.secagg.round import Round
 
 SEED, MASK = 1, 2  # which share is asked for: of a survivor's seed, or of a dropout's mask secret
@@ -26,14 +27,23 @@ class Peer:
     ward: bool
 
 
+@dataclass(frozen=True)
+class Keys:
+    """The root that commits the server to all keys, the server's own key for chunks, and neighbours by position."""
+
+    root: bytes
+    server: bytes
+    peers: dict[int, Peer]
+
+
 def _open(round: Round, tag: bytes, stage: str, data: bytes, most: int) -> tuple[wire.Reader, str]:
     who = f"{stage}: the server's message"
     message = wire.unpack(data, wire.kind_of(stage, server=True), wire.SERVER, tag, most, who)
     return wire.Reader(message.body, who), who
 
 
-def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> tuple[bytes, dict[int, Peer]]:
-    """(the root, neighbours by position) of the message that starts 'share'.
+def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> Keys:
+    """What the message that starts 'share' says.
 
     Neighbours are the client's holders and those whose holder it is. Against a malicious server each comes with its
     signature and its proof under the root. Raises Forged for one that is named twice, is no neighbour, did not sign, is
@@ -41,15 +51,17 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> t
     """
     p, size, public = round.parameters, wire.advertised_bytes(round.parameters), round.graph.public
     proof = SIGNATURE_BYTES + merkle.HASH * merkle.depth(p.clients) if p.malicious else 0
-    reader, who = _open(round, round.binding, "share", data, merkle.HASH + 2 + wire.degree(p) * (2 + size + proof))
-    root, mine, peers = reader.take(merkle.HASH), set(holders), {}
+    most = merkle.HASH + KEY_BYTES + 2 + wire.degree(p) * (2 + size + proof)
+    reader, who = _open(round, round.binding, "share", data, most)
+    root, server = reader.take(merkle.HASH), reader.take(KEY_BYTES)
+    mine, peers, proofs = set(holders), {}, merkle.Proofs(root, p.clients)
     found = reader.positions(p.clients, wire.degree(p))
     if me in found:
         raise Forged(f"{who}: names the client as its own neighbour")
     for position in found:
         body = reader.take(size)
         if proof:
-            _check_advertised(round, root, position, body, reader, who)
+            _check_advertised(round, proofs, position, body, reader, who)
         # the public graphs are symmetric
         ward = position in mine if public else me in holders_of(round, position, body, who)
         if position not in mine and not ward:
@@ -59,17 +71,19 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> t
     if sum(peer.ward for peer in peers.values()) > p.in_degree:
         raise Forged(f"{who}: more than {p.in_degree} members have the client as a holder, which honest draws do not")
     _enough(len(peers.keys() & mine), round, who, "of the client's holders advertised keys")
-    return root, peers
+    return Keys(root, server, peers)
 
 
-def _check_advertised(round: Round, root: bytes, position: int, body: bytes, reader: wire.Reader, who: str) -> None:
+def _check_advertised(
+    round: Round, proofs: merkle.Proofs, position: int, body: bytes, reader: wire.Reader, who: str
+) -> None:
     """A member's signature on its keys, and the proof that they are the ones that the server committed to."""
     name, clients = round.roster.ids[position], round.parameters.clients
     signature = reader.take(SIGNATURE_BYTES)
     proof = reader.take(merkle.HASH * merkle.depth(clients))
     if not verified(round.roster.public(position), signature, signed_text("advertise", round.binding, position, body)):
         raise Forged(f"{who}: holds keys of {name!r} that it did not sign for this round")
-    if not merkle.proven(root, position, body, proof, clients):
+    if not proofs.holds(position, body, proof):
         raise Forged(f"{who}: holds keys of {name!r} that are not under the root that the server committed to")
 
 
@@ -78,8 +92,7 @@ def holders_of(round: Round, position: int, body: bytes, who: str) -> list[int]:
     p = round.parameters
     if round.graph.public:
         return round.graph.holders(position)
-    listed = body[wire.ADVERTISED :]
-    found = [int.from_bytes(listed[i : i + 2], "little") for i in range(0, len(listed), 2)]
+    found = list(struct.unpack_from(f"<{p.neighbours}H", body, wire.ADVERTISED))
     wire.check_positions(found, p.clients, who)
     if position in found:
         raise Forged(f"{who}: {round.roster.ids[position]!r} drew itself as a holder")

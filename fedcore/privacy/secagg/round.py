@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,3 +72,11 @@ class Round:
             int.from_bytes(fields["round"], "little"),
             fields["context"],
         )
+
+
+def digest_of(*parts: bytes) -> bytes:
+    """SHA-256 of what the server broadcast, part after part, each with its length: a round's context."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.digest()

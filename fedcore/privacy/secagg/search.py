@@ -100,3 +100,19 @@ def _sparse(adversary: str, n: int, corrupt: int, dropout: int) -> tuple[int, in
         if bounds(adversary, n, corrupt, dropout, k, t, in_degree).hold:
             return k, t, in_degree
     return None
+
+
+def most_dropout(adversary: str, n: int, corrupt: int, most: int, honest: int) -> int:
+    """The most dropouts at which parameters exist, with so many honest clients certain against a malicious server."""
+
+    def enough(dropout: int) -> bool:
+        found = search(adversary, n, corrupt, dropout)
+        return found is not None and (
+            adversary != "malicious" or bounds(adversary, n, corrupt, dropout, *found).honest >= honest
+        )
+
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if enough(middle) else (low, middle - 1)
+    return low

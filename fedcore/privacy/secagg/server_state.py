@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedcore.privacy.secagg import merkle
 from fedcore.privacy.secagg.keys import rooted
@@ -47,9 +48,10 @@ def server_fields(server: Server) -> dict[str, bytes]:
         "stage": bytes([server._stage]),
         "expected": _positions(server._expected),
         "done": _positions(server._done),
-        "sealing": _positions(server._sealing),
+        "sealing": _positions(server._around.sealing),
         "included": _positions(server._included),
         "lists": _pairs(server._lists),
+        "private": server._private.private_bytes_raw(),
     }
     for stage, found in server._signed.items():
         fields[f"signed {stage}"] = _pairs(found)
@@ -62,18 +64,20 @@ def take_fields(server: Server, fields: dict[str, bytes]) -> None:
     """Put a fresh server of the same round where the fields were taken."""
     server._stage = fields["stage"][0]
     server._expected, server._done = set(_read_positions(fields["expected"])), set(_read_positions(fields["done"]))
-    server._sealing, server._included = set(_read_positions(fields["sealing"])), _read_positions(fields["included"])
+    server._around.sealing = set(_read_positions(fields["sealing"]))
+    server._included = _read_positions(fields["included"])
+    server._private = X25519PrivateKey.from_private_bytes(fields["private"])
     server._signed = {stage: _read_pairs(fields[f"signed {stage}"]) for stage in server.round.parameters.stages}
     lists = _read_pairs(fields["lists"])
     # a list whose vector is not whole comes again with it
     server._lists = {i: found for i, found in lists.items() if i in server._done or server.stage != "mask"}
     advertised = server._signed["advertise"]
     for position, (body, _) in advertised.items():
-        server._holders[position] = holders_of(server.round, position, body, "state of a server")
+        server._around.holders[position] = holders_of(server.round, position, body, "state of a server")
     if server._stage > 0:
         tree = merkle.Tree({i: body for i, (body, _) in advertised.items()}, server.round.parameters.clients)
         server._tag = rooted(server.round.binding, tree.root)
     if "total" in fields:
         server._folding.total[:] = np.frombuffer(fields["total"], server._folding.total.dtype)
     if server.stage == "unmask" or server.stage is None:
-        server._requests(server._expected, dict.fromkeys(server._expected, b""))
+        server._requests(server._expected, lambda i: b"")

@@ -15,7 +15,8 @@ from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.groups import group_parameters, partition
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
 from fedcore.privacy.secagg.roster import Id, Roster
-from fedcore.privacy.secagg.server import SecureSum, Server
+from fedcore.privacy.secagg.server import Server
+from fedcore.privacy.secagg.unmasking import SecureSum
 from fedcore.privacy.secagg.vector import Weighted
 
 
@@ -118,16 +119,16 @@ def _one(
     about = (roster, os.urandom(16), round, context)
     clients = {name: Client(p, name, key, *about) for name, key in keys.items()}
     server, up, down = Server(p, *about), 0, 0
-    messages: dict[Id, bytes] = dict.fromkeys(given, b"")
+    messages: Mapping[Id, bytes] = dict.fromkeys(given, b"")
     for stage in p.stages:
         for name, message in messages.items():
+            down += len(message)
             if gone.get(name, len(STAGES)) <= STAGES.index(stage):
                 continue
             for data in answer(clients[name], stage, message, given[name]):
                 up += len(data)
                 server.receive(name, data)
         messages = server.advance()
-        down += sum(map(len, messages.values()))
     return server.result(), up, down
 
 

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedcore.errors import Void
+from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.keys import KEY_BYTES, commitment, pair_key, self_key
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import SEED
+from fedcore.privacy.secagg.roster import Id
 from fedcore.privacy.secagg.round import Round
 
 #: sets of shares that may turn out false in one round
 TRIES = 4000
+
+
+@dataclass(frozen=True)
+class SecureSum:
+    """What a round gave.
+
+    sum        (length,) int64, the exact sum; where there is no bound residues, (length,) uint64 below 2**modulus_bits
+    survivors  whose vectors are in it
+    liars      member -> what it certainly did, as long as no more than `corrupt` members lie; the sum is true anyhow
+    notes      of whose secrets shares were false, whoever it was that lied: their holders or who dealt them
+    """
+
+    sum: np.ndarray
+    survivors: list[Id]
+    liars: dict[Id, str]
+    notes: list[str]
 
 
 class Secrets:
@@ -36,9 +56,11 @@ class Secrets:
         #: secrets of which some shares were false
         self.notes: list[str] = []
 
-    def add(self, of: int, holder: int, share: bytes) -> None:
-        """A share of a member's secret, from a holder."""
-        self._shares.setdefault(of, {})[holder] = share
+    def take(self, holder: int, body: bytes) -> None:
+        """The shares of a holder's message."""
+        for at in range(2, len(body), wire.ENTRY + KEY_BYTES):
+            _, of = struct.unpack_from("<BH", body, at)
+            self._shares.setdefault(of, {})[holder] = body[at + wire.ENTRY : at + wire.ENTRY + KEY_BYTES]
 
     @property
     def liars(self) -> dict[int, str]:
@@ -134,6 +156,31 @@ def mask_keys(
                 keys.append(pair_key(private, publics(other), tag, position, other, round.roster.ids[other]))
                 signs.append(-1 if other < position else 1)  # `other` added where its position is the lower one
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES), np.array(signs, np.int8)
+
+
+def unmasked(
+    round: Round,
+    tag: bytes,
+    total: np.ndarray,
+    found: dict[int, bytes],
+    included: list[int],
+    advertised: dict[int, bytes],
+    partners: Callable[[int], list[int]],
+) -> np.ndarray:
+    """The plain sum of a sum of masked vectors, from the secrets that it needs: see `SecureSum.sum`. Raises Void."""
+    from fedcore.ops import unmask_sum
+
+    p, there = round.parameters, set(included)
+    keys, signs = mask_keys(
+        round,
+        tag,
+        {i: found[i] for i in included},
+        {i: secret for i, secret in found.items() if i not in there},
+        lambda i: advertised[i][32:64],
+        partners,
+    )
+    plain = unmask_sum(total, keys, signs, p.modulus_bits, stream=p.stream)
+    return lifted(plain, p, len(included)) if p.bound else plain.astype(np.uint64)
 
 
 def lifted(total: np.ndarray, p: Parameters, included: int) -> np.ndarray:

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.poly1305 import Poly1305
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError, WeightError
 from fedcore.privacy.secagg.parameters import Parameters
+
+#: numbers that are tagged and checked at a time
+BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -69,19 +74,29 @@ class Weighted:
         return len(self.values) + 1
 
     def tag(self, key: bytes) -> bytes:
-        """What tells these numbers, with all that decides what is sent, from any others: see `_tag`."""
+        """What tells these numbers, with all that decides what is sent, from any others: see `_tag`.
+
+        Raises NonFiniteError.
+        """
         return _tag(key, f"{self.values.dtype} {self.scale.hex()} {self.tail} {self.limit}", self.values)
 
-    def masked(self, start: int, out: np.ndarray, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> None:
-        """Write residues of coordinates from `start` on, with masks."""
-        from fedcore.ops import mask_add
+    def packed(
+        self, start: int, out: np.ndarray, count: int, keys: np.ndarray, signs: np.ndarray, p: Parameters
+    ) -> None:
+        """Write `count` coordinates from `start` on, a multiple of 8, with masks, packed."""
+        from fedcore.ops import mask_add, pack_bits
 
-        bits, stop, limit = p.modulus_bits, min(start + len(out), len(self.values)), self.limit
-        part, head = self.values[start:stop], out[: stop - start]
-        mask_add(part, keys, signs, bits, scale=self.scale, limit=limit, counter=start, stream=p.stream, out=head)
-        if stop - start < len(out):
-            tail = np.array([self.tail], np.int64)
-            out[-1:] = mask_add(tail, keys, signs, bits, counter=stop, stream=p.stream)
+        bits, stream, last = p.modulus_bits, p.stream, start + count == len(self)
+        whole = (count - 1) // 8 * 8 if last else count  # what is left shares bytes with the weight
+        part, rest = self.values[start : start + whole], self.values[start + whole : start + count]
+        head, tail = out[: whole * bits // 8], out[whole * bits // 8 :]
+        scaled: dict[str, Any] = {"scale": self.scale, "limit": self.limit, "stream": stream}
+        mask_add(part, keys, signs, bits, counter=start, packed=True, out=head, **scaled)
+        if last:
+            few = mask_add(rest, keys, signs, bits, counter=start + whole, **scaled)
+            weight = np.array([self.tail], np.int64)
+            weight = mask_add(weight, keys, signs, bits, counter=start + count - 1, stream=stream)
+            pack_bits(np.concatenate([few, weight]), bits, tail)
 
 
 @dataclass(frozen=True)
@@ -97,42 +112,48 @@ class Integers:
         """What tells these integers from any others: see `_tag`."""
         return _tag(key, f"{self.values.dtype}", self.values)
 
-    def masked(self, start: int, out: np.ndarray, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> None:
-        """Write residues of coordinates from `start` on, with masks."""
+    def packed(
+        self, start: int, out: np.ndarray, count: int, keys: np.ndarray, signs: np.ndarray, p: Parameters
+    ) -> None:
+        """Write `count` coordinates from `start` on, a multiple of 8, with masks, packed."""
         from fedcore.ops import mask_add
 
-        part = self.values[start : start + len(out)]
-        mask_add(part, keys, signs, p.modulus_bits, counter=start, stream=p.stream, out=out)
+        part, bits = self.values[start : start + count], p.modulus_bits
+        mask_add(part, keys, signs, bits, counter=start, stream=p.stream, packed=True, out=out)
 
 
 def _tag(key: bytes, head: str, values: np.ndarray) -> bytes:
-    """Poly1305 (RFC 8439 §2.5) of a vector under a client's secret key of the round: seven times as fast as SHA-256.
+    """GMAC (NIST SP 800-38D) of a vector under a client's secret key of the round: ten times as fast as SHA-256.
 
-    Two vectors have one tag with a chance of at most their length in bytes / 2**103, since nobody who could choose them
-    sees the key, nor a tag, which stays in the sealed state.
+    Two vectors have one tag with a chance of at most (bytes + 144) / 2**132, since nobody who could choose them
+    sees the key, nor a tag, which stays in the sealed state. Raises NonFiniteError: once keys are used for a vector, no
+    other can go in its place.
     """
-    found = Poly1305(key)
-    found.update(head.encode().ljust(128, b"\x00"))
-    found.update(values.data.cast("B"))
-    return found.finalize()
+    found = Cipher(AES(key), GCM(bytes(12))).encryptor()
+    found.authenticate_additional_data(head.encode().ljust(128, b"\x00"))
+    numbers, room = values.dtype.kind == "f", np.empty(BLOCK, bool)
+    for at in range(0, len(values), BLOCK):  # both while a block is in the cache
+        block = values[at : at + BLOCK]
+        found.authenticate_additional_data(block.data.cast("B"))
+        if numbers and not np.isfinite(block, out=room[: len(block)]).all():
+            index = at + int(np.isfinite(block).argmin())
+            raise NonFiniteError(f"mask: number {index} of the vector is NaN or Inf; leave such updates out")
+    found.finalize()
+    return found.tag
 
 
 def checked(vector: Any, p: Parameters) -> Weighted | Integers:
     """A vector that fits the parameters.
 
     vector: (length,) integers within `bound`, or below 2**modulus_bits where there is no bound; or what
-    `Quantizer.weighted` gives. Raises ShapeError, DTypeError, RangeError, NonFiniteError, which never tell a value.
+    `Quantizer.weighted` gives. Raises ShapeError, DTypeError, RangeError, which never tell a value. Whether numbers
+    are finite is seen when they are tagged, before any key is used for them.
     """
     if len(vector) != p.length:
         raise ShapeError(f"mask: got a vector of {len(vector)} coordinates, expected {p.length}")
     if isinstance(vector, Weighted):
         if not p.bound or vector.limit > p.bound:
             raise RangeError(f"mask: the vector is quantised within {vector.limit}, expected at most {p.bound}")
-        finite = np.isfinite(vector.values)  # now: once keys are used for a vector, no other can go in its place
-        if not finite.all():
-            raise NonFiniteError(
-                f"mask: number {int(finite.argmin())} of the vector is NaN or Inf; leave such updates out"
-            )
         return vector
     array = np.asarray(vector)
     if array.dtype.kind not in "iu" or array.ndim != 1:

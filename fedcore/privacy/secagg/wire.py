@@ -1,4 +1,4 @@
-"""Messages: a fixed header, a body of little-endian fields, and a signature on what members send.
+"""Messages: a fixed header, a body of little-endian fields, and a signature on what members send, or a tag on chunks.
 
 Every message is hostile until checked. A reader never allocates what a length claims: it takes slices of the bytes that
 are there, and no message is looked into that is longer than the largest honest one.
@@ -6,13 +6,13 @@ are there, and no message is looked into that is longer than the largest honest 
 
 from __future__ import annotations
 
-import itertools
+import operator
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedcore.errors import Forged, FormatError, Replayed
-from fedcore.privacy.secagg.keys import SIGNATURE_BYTES
+from fedcore.privacy.secagg.keys import SIGNATURE_BYTES, TAG_BYTES
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
 
 MAGIC, VERSION = b"fcsa", 1
@@ -22,12 +22,15 @@ HEADER = struct.Struct("<4sBBHQ8s")
 SERVER, FROM_SERVER = 0xFFFF, 16
 #: coordinates of one chunk of a masked vector; a multiple of 8, so that each starts on a byte
 CHUNK = 1 << 18
+#: what a member signs in the mask stage before its vector, against a malicious server: with whom it has masks
+INCLUDED = "included"
+_KINDS = (*STAGES, INCLUDED)
 ADVERTISED, SEALED, ENTRY = 96, 80, 3
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A message of a member, its signature not yet checked."""
+    """A message of a member, its signature (a chunk's tag) not yet checked."""
 
     sender: int
     body: memoryview
@@ -35,8 +38,8 @@ class Signed:
 
 
 def kind_of(stage: str, server: bool = False) -> int:
-    """The number of a message: the stage it is sent in, or that a server's message starts."""
-    return STAGES.index(stage) + (FROM_SERVER if server else 0)
+    """The number of a message: the stage it is sent in, or that a server's message starts; or INCLUDED."""
+    return _KINDS.index(stage) + (FROM_SERVER if server else 0)
 
 
 def pack(kind: int, sender: int, tag: bytes, body: bytes, signature: bytes = b"") -> bytes:
@@ -44,9 +47,10 @@ def pack(kind: int, sender: int, tag: bytes, body: bytes, signature: bytes = b""
     return b"".join((HEADER.pack(MAGIC, VERSION, kind, sender, len(body), tag[:8]), body, signature))
 
 
-def room(kind: int, sender: int, tag: bytes, size: int) -> bytearray:
-    """A message of a member with room for a body of `size` bytes and a signature."""
-    return bytearray(HEADER.pack(MAGIC, VERSION, kind, sender, size, tag[:8])) + bytes(size + SIGNATURE_BYTES)
+def chunk(sender: int, tag: bytes, number: int, packed: memoryview, mac: bytes) -> bytes:
+    """A chunk of a masked vector, copied once."""
+    head = HEADER.pack(MAGIC, VERSION, kind_of("mask"), sender, 4 + len(packed), tag[:8])
+    return b"".join((head, number.to_bytes(4, "little"), packed, mac))
 
 
 def unpack(data: bytes, kind: int, sender: int, tag: bytes, most: int, who: str) -> Signed:
@@ -57,7 +61,7 @@ def unpack(data: bytes, kind: int, sender: int, tag: bytes, most: int, who: str)
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise FormatError(f"{who}: got {type(data).__name__}, expected bytes")
-    tail = 0 if sender == SERVER else SIGNATURE_BYTES
+    tail = 0 if sender == SERVER else TAG_BYTES if kind == kind_of("mask") else SIGNATURE_BYTES
     if len(data) < HEADER.size + tail:
         raise FormatError(f"{who}: got {len(data)} bytes, expected at least {HEADER.size + tail}")
     view = memoryview(data).cast("B").toreadonly()
@@ -71,7 +75,7 @@ def unpack(data: bytes, kind: int, sender: int, tag: bytes, most: int, who: str)
     if round_tag != tag[:8]:
         raise Replayed(f"{who}: is of another round, session, model or set of keys than this one")
     if got != kind:
-        stage = STAGES[got % FROM_SERVER] if got % FROM_SERVER < len(STAGES) else "no stage"
+        stage = _KINDS[got % FROM_SERVER] if got % FROM_SERVER < len(_KINDS) else "no stage"
         raise Replayed(f"{who}: is a message of {stage}, which came late, again or too early")
     if length > most or length != len(data) - HEADER.size - tail:
         raise FormatError(
@@ -132,7 +136,7 @@ class Reader:
 
 def check_positions(found: list[int], clients: int, who: str) -> None:
     """Raise Forged unless positions are of members and ascend, so that none is there twice."""
-    if any(a >= b for a, b in itertools.pairwise(found)):
+    if any(map(operator.ge, found, found[1:])):
         raise Forged(f"{who}: names a member twice or out of order")
     if found and found[-1] >= clients:
         raise Forged(f"{who}: names member {found[-1]} of {clients}")

@@ -1,0 +1,82 @@
+"""What a server sends, each message made when it is asked for."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+
+from fedcore.privacy.secagg import merkle, wire
+from fedcore.privacy.secagg.neighbourhoods import Neighbourhoods
+from fedcore.privacy.secagg.roster import Id
+from fedcore.privacy.secagg.round import Round
+
+Signed = dict[int, tuple[bytes, bytes]]
+Body = Callable[[int], bytes]
+
+
+class Answers(Mapping[Id, bytes]):
+    """Identifier -> message. What all of them say takes memory by members, their bytes would by pairs of members."""
+
+    def __init__(self, round: Round, stage: str, tag: bytes, to: AbstractSet[int], body: Body):
+        self._round, self._kind, self._tag = round, wire.kind_of(stage, server=True), tag
+        self._to, self._body = {round.roster.ids[i]: i for i in sorted(to)}, body
+
+    def __getitem__(self, name: Id) -> bytes:
+        return wire.pack(self._kind, wire.SERVER, self._tag, self._body(self._to[name]))
+
+    def __iter__(self) -> Iterator[Id]:
+        return iter(self._to)
+
+    def __len__(self) -> int:
+        return len(self._to)
+
+
+def keys_body(malicious: bool, tree: merkle.Tree, public: bytes, advertised: Signed, around: Neighbourhoods) -> Body:
+    """To start 'share': the root, the server's key, and the neighbours' keys, with signatures and proofs."""
+    entries = {}
+    for i, (keys, signature) in advertised.items():
+        entries[i] = keys + signature + tree.proof(i) if malicious else keys
+
+    def body(i: int) -> bytes:
+        found = around.neighbours[i]
+        return tree.root + public + wire.positions(found) + b"".join(entries[j] for j in found)
+
+    return body
+
+
+def shares_body(shared: Signed, around: Neighbourhoods) -> Body:
+    """To start 'mask': with whom to have masks, and the sealed shares to hold."""
+
+    def share(sender: int, holder: int) -> bytes:
+        data = shared[sender][0]
+        count = int.from_bytes(data[:2], "little")
+        start = 2 + 2 * count + wire.SEALED * struct.unpack_from(f"<{count}H", data, 2).index(holder)
+        return data[start : start + wire.SEALED]
+
+    def body(i: int) -> bytes:
+        partners, wards = around.partners(i), set(around.wards[i])
+        return wire.positions(partners) + b"".join(share(j, i) for j in partners if j in wards)
+
+    return body
+
+
+def signed_body(signed: Signed, whose: Callable[[int], list[int]]) -> Body:
+    """To start 'acknowledge', and the head of what starts 'unmask': what others signed."""
+
+    def body(i: int) -> bytes:
+        found = whose(i)
+        parts = [struct.pack("<H", j) + b"".join(signed[j]) for j in found]
+        return len(found).to_bytes(2, "little") + b"".join(parts)
+
+    return body
+
+
+def request_body(head: Body, request: dict[int, list[tuple[int, int]]]) -> Body:
+    """To start 'unmask': why it may be asked, and which shares are."""
+
+    def body(i: int) -> bytes:
+        asked = request[i]
+        return head(i) + struct.pack("<H", len(asked)) + b"".join(struct.pack("<BH", kind, j) for kind, j in asked)
+
+    return body

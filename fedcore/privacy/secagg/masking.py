@@ -1,0 +1,54 @@
+"""A client's masked vector: the keys of its masks, and the chunks that go out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from fedcore.privacy.secagg import wire
+from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, RoundKeys, pair_key, self_key
+from fedcore.privacy.secagg.parameters import Parameters
+from fedcore.privacy.secagg.peers import Peer
+from fedcore.privacy.secagg.roster import Id
+from fedcore.privacy.secagg.vector import Integers, Weighted
+
+#: coordinates that are masked at a time, whole chunks: what a client holds of its message beside one chunk
+AT_ONCE = 4 * wire.CHUNK
+
+
+def mask_keys(
+    keys: RoundKeys, tag: bytes, me: int, partners: list[int], peers: Mapping[int, Peer], names: list[Id]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (1 + m, 32) and signs (1 + m,): of the client's own mask, and of one for each partner.
+
+    The lower position of a pair adds, the higher one subtracts.
+    """
+    found = [self_key(keys.seed, tag)]
+    for other in partners:
+        found.append(pair_key(keys.mask, peers[other].mask_public, tag, me, other, names[other]))
+    signs = [1] + [1 if me < other else -1 for other in partners]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, KEY_BYTES).copy(), np.array(signs, np.int8)
+
+
+def chunks(
+    values: Weighted | Integers,
+    keys: np.ndarray,
+    signs: np.ndarray,
+    p: Parameters,
+    me: int,
+    tag: bytes,
+    tags: ChunkTags,
+) -> Iterator[bytes]:
+    """The messages that carry a masked vector, in order. `keys` are overwritten at the end, or where it is left."""
+    packed = np.empty((min(AT_ONCE, p.length) * p.modulus_bits + 7) // 8, np.uint8)
+    try:
+        for start in range(0, p.length, AT_ONCE):
+            count, at = min(AT_ONCE, p.length - start), 0
+            values.packed(start, packed[: (count * p.modulus_bits + 7) // 8], count, keys, signs, p)
+            for number in range(start // wire.CHUNK, -(-(start + count) // wire.CHUNK)):
+                part = packed[at : at + wire.chunk_bytes(p, number)].data
+                yield wire.chunk(me, tag, number, part, tags.tag(number, part))
+                at += len(part)
+    finally:
+        keys[:] = 0

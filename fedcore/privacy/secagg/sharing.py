@@ -1,0 +1,45 @@
+"""A client's shares for its holders, and those that it holds of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedcore.privacy.secagg import wire
+from fedcore.privacy.secagg.keys import RoundKeys, Sealed
+from fedcore.privacy.secagg.peers import Peer
+from fedcore.privacy.secagg.roster import Id
+from fedcore.privacy.secagg.round import Round
+
+
+def sealed_shares(
+    round: Round, keys: RoundKeys, me: int, holders: list[int], peers: Mapping[int, Peer], tag: bytes
+) -> bytes:
+    """Positions of the holders that are there, then 80 bytes for each: its shares of seed and mask secret, sealed."""
+    from fedcore.ops import shamir_split
+
+    p = round.parameters
+    secret = np.frombuffer(keys.mask_bytes + keys.seed, np.uint8)[None]
+    shares = shamir_split(secret, p.threshold, p.neighbours, keys.polynomials)
+    there = [(x, holder) for x, holder in enumerate(holders) if holder in peers]
+    parts = [wire.positions([holder for _, holder in there])]
+    for x, holder in there:
+        box = Sealed(keys.share, peers[holder].share_public, tag, me, holder, round.roster.ids[holder])
+        parts.append(box.seal(shares[x, 0].tobytes()))
+    shares[:] = 0
+    return b"".join(parts)
+
+
+def opened_shares(
+    round: Round, keys: RoundKeys, me: int, peers: Mapping[int, Peer], tag: bytes, sealed: Mapping[int, bytes]
+) -> tuple[dict[int, bytes], dict[Id, str]]:
+    """(sender -> its shares, none of one that does not open; sender -> why)."""
+    held, faults = {}, {}
+    for sender, data in sealed.items():
+        name = round.roster.ids[sender]
+        shares = Sealed(keys.share, peers[sender].share_public, tag, sender, me, name).open(data)
+        if shares is None:
+            faults[name] = "mask: its shares do not open"
+        held[sender] = shares or b""
+    return held, faults

@@ -1,0 +1,91 @@
+"""Clients that come back from a state: the same bytes again, or nothing."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from secagg.driver import SEALING, Rig, complete
+
+from fedcore.errors import FormatError, Replayed
+from fedcore.privacy.secagg import wire
+from fedcore.privacy.secagg.client import Client
+from fedcore.privacy.secagg.simulate import answer
+
+BOTH = pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
+
+
+def rig_of(adversary: str = "malicious", n: int = 5, t: int = 3) -> Rig:
+    return Rig(complete(n, t, adversary))
+
+
+def from_server(rig: Rig, stage: str, body: bytes) -> bytes:
+    tag = rig.server.round.binding if stage == "share" else rig.server._tag
+    return wire.pack(wire.kind_of(stage, server=True), wire.SERVER, tag, body)
+
+
+def request(rig: Rig, name: int, asked: list[tuple[int, int]]) -> bytes:
+    """The server's last message to a client with other shares asked for, everything else as it was."""
+    body = rig.messages[name][wire.HEADER.size :]
+    old = len(rig.server._request[name])
+    head = body[: len(body) - 2 - wire.ENTRY * old]
+    return from_server(
+        rig, "unmask", head + struct.pack("<H", len(asked)) + b"".join(struct.pack("<BH", *a) for a in asked)
+    )
+
+
+def test_an_old_snapshot_repeats_or_stops():
+    """Restored from before its vector was masked, a client does not mask another; nor answer a second request."""
+    rig = rig_of("semi_honest").run("mask")
+    client = rig.clients[0]
+    old, generation = client.to_bytes(SEALING), client.generation
+    sent = list(client.mask(rig.messages[0], rig.vectors[0]))
+    restored = Client.from_bytes(old, SEALING)
+    with pytest.raises(Replayed, match="may be an old one"):
+        restored.mask(rig.messages[0], rig.vectors[1])
+    with pytest.raises(Replayed, match=f"is of generation {generation}, the newest is {generation + 1}"):
+        Client.from_bytes(old, SEALING, client.generation)
+    newest = Client.from_bytes(client.to_bytes(SEALING), SEALING)
+    assert list(newest.mask(rig.messages[0], rig.vectors[0])) == sent
+    for one in (client, newest):
+        with pytest.raises(Replayed, match="another vector"):
+            one.mask(rig.messages[0], rig.vectors[1])
+    with pytest.raises(FormatError, match="does not open"):
+        Client.from_bytes(old[:-1] + bytes([old[-1] ^ 1]), SEALING)
+
+
+def test_the_state_is_saved_before_anything_is_sent():
+    rig = rig_of("malicious", 3, 2)
+    saved = []
+    rig.clients[0]._save = lambda client: saved.append(Client.from_bytes(client.to_bytes(SEALING), SEALING))
+    for stage in rig.p.stages:
+        rig.run(stage)
+        message, vector = rig.messages[0], rig.vectors[0]
+        sent = answer(rig.clients[0], stage, message, vector)  # chunks are not made yet
+        assert saved[-1].generation == rig.p.stages.index(stage) + 1
+        assert list(answer(saved[-1], stage, message, vector)) == list(sent)
+
+
+def test_what_could_not_be_saved_is_not_sent_by_a_second_try():
+    """Nor is a restart from the last state that was saved able to mask another vector than was sent."""
+    rig = rig_of("malicious", 3, 2)
+    client, disk, full = rig.clients[0], [], []
+
+    def save(one):
+        if full:
+            raise OSError("no space left")
+        disk.append(one.to_bytes(SEALING))
+
+    client._save = save
+    for stage in rig.p.stages:
+        rig.run(stage)
+        message, generation = rig.messages[0], client.generation
+        full.append(True)
+        for _ in range(2):
+            with pytest.raises(OSError, match="no space"):
+                answer(client, stage, message, rig.vectors[0])
+        assert client.generation == generation
+        full.clear()
+        sent = list(answer(client, stage, message, rig.vectors[0]))
+        saved = Client.from_bytes(disk[-1], SEALING)
+        assert list(answer(saved, stage, message, rig.vectors[0])) == sent
