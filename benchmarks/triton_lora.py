@@ -103,7 +103,7 @@ def product_bound(b: list[torch.Tensor], a: list[torch.Tensor], c: np.ndarray) -
     """What lora_delta_sum may be off by (fedcore/reference/lora_delta_sum.py), where nothing is subnormal."""
     terms = sum(len(y) for y in a)
     sizes = sum(abs(s) * np.abs(x) @ np.abs(y) for s, x, y in zip(c, host(b), host(a), strict=True))
-    return (min(terms, 256) + 2) * 2.0**-24 * sizes
+    return (min(terms, 256) + (2 if b[0].element_size() == 4 else 6)) * 2.0**-24 * sizes
 
 
 #: (d_out, d_in, ranks) of what is checked: around tiles and chains, never square
@@ -177,7 +177,7 @@ def timed_delta_sum(sizes: Sizes, device: str, dtype: str, roof: dict[str, float
     for name, call in calls.items():
         work = partial(call, backend="triton")
         found[name] = rates(flop, seconds(work, device, sizes.rounds), roof, "bf16", "tf32", "fp32")
-        alone = kernel_seconds(work, "_lora_delta_sum", device, sizes.rounds)
+        alone = kernel_seconds(work, "_lora_delta", device, sizes.rounds)
         if alone is not None:
             inside = rates(flop, {"median": alone}, roof, "bf16", "tf32", "fp32")
             found[name] |= {f"kernel alone, {key}": value for key, value in inside.items()}
