@@ -216,7 +216,6 @@ def test_dtypes_are_taken_as_they_are():
         tensors = [torch.from_numpy(v).to(getattr(torch, dtype)) for v in exact]
         assert fc.ops.lora_truncate(x, y, np.ones(3), 2)[2].b.tobytes() == expected.b.tobytes()
         found = fc.ops.lora_truncate(*tensors, torch.ones(3), 2)[2]
-        assert found.b.dtype == found.a.dtype == torch.float64
         assert found.b.numpy().tobytes() == expected.b.tobytes()
 
 
