@@ -1,9 +1,9 @@
 """Every Triton kernel on a GPU: checked against its definition first, then timed against what the GPU can do.
 
 `python benchmarks/bench_triton.py [FOLDER]` writes FOLDER/triton.json (by default benchmarks/results). The roofs are
-measured in the same run: a device-to-device copy, counting bytes read and bytes written, and an fp32 matrix product
-without tf32. A kernel that differs from its definition is reported as wrong and not timed. Without a GPU there is
-nothing to measure, and it says so.
+measured in the same run: a device-to-device copy, counting bytes read and bytes written, and matrix products in fp32
+without tf32, in fp64, and, for LoRA (triton_lora.py), in tf32 and bf16. A kernel that differs from its definition is
+reported as wrong and not timed. Without a GPU there is nothing to measure, and it says so.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import triton
+from triton_lora import LINES, Sizes, line
 
 from fedcore.dtypes import BF16, STORAGE
 from fedcore.rowtable import RowTable
@@ -48,15 +49,17 @@ def seconds(work: Callable[[], object], rounds: int = ROUNDS) -> dict[str, float
 
 
 def roofs() -> dict[str, float]:
-    """Copy bandwidth in bytes a second, fp32 and fp64 matrix rates in operations a second."""
+    """Copy bandwidth in bytes a second, matrix rates in operations a second."""
     source = torch.randn(BYTES // 4, device=DEVICE)
     target = torch.empty_like(source)
     found = {"copy, bytes/s": 2 * BYTES / seconds(partial(target.copy_, source))["median"]}
     del source, target
-    torch.backends.cuda.matmul.allow_tf32 = False
-    for name, dtype in (("fp32", torch.float32), ("fp64", torch.float64)):
+    kinds = {"fp32": torch.float32, "fp64": torch.float64, "tf32": torch.float32, "bf16": torch.bfloat16}
+    for name, dtype in kinds.items():
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         a, b = torch.randn(2, 8192, 8192, dtype=dtype, device=DEVICE)
         found[f"{name} matrix product, flop/s"] = 2 * 8192**3 / seconds(partial(torch.matmul, a, b), 5)["median"]
+    torch.backends.cuda.matmul.allow_tf32 = False
     return found
 
 
@@ -192,7 +195,8 @@ def timed(op: Op, n: int, dtype: str, roof: dict[str, float]) -> dict[str, objec
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "results")
-    parser.add_argument("--ops", nargs="+", choices=sorted({op.name for op, _ in ops()}), help="by default all")
+    known = {op.name for op, _ in ops()} | LINES.keys()
+    parser.add_argument("--ops", nargs="+", choices=sorted(known), default=sorted(known), help="by default all")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -211,7 +215,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     path = arguments.folder / "triton.json"
     wrong = 0
-    for op, counts in [(op, counts) for op, counts in ops() if op.name in (arguments.ops or op.name)]:
+    for op, counts in [(op, counts) for op, counts in ops() if op.name in arguments.ops]:
         outputs = {0: "", -1: ", as many outputs as rows"}.get(op.outputs, f", {op.outputs} outputs")
         differences = check(op)
         wrong += bool(differences)
@@ -220,6 +224,11 @@ def main() -> None:
         }  # fmt: skip
         path.write_text(json.dumps(record, indent=1) + "\n")  # each op, so that a run cut short has its figures
         show(op.name + outputs, results[op.name + outputs])
+    for name in [name for name in LINES if name in arguments.ops]:
+        results[name] = line(name, Sizes(), DEVICE, arguments.dtypes, results["roofs"])
+        wrong += "wrong" in results[name]
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        show(name, results[name])
     if wrong:
         raise SystemExit(f"bench_triton: {wrong} ops differ from their definitions; see {path}")
 
@@ -230,8 +239,9 @@ def show(name: str, result: dict[str, Any]) -> None:
         if case == "wrong":
             print(f"{name}: WRONG {figures[:2]}", flush=True)
         else:
-            parts = ", ".join(f"{k} {v:.2f}" for k, v in figures.items() if k.startswith("part"))
-            print(f"{name}, {case}: {figures['median'] * 1e3:.2f} ms, {figures['GB/s']:.0f} GB/s, {parts}", flush=True)
+            parts = ", ".join(f"{k} {v:.2f}" for k, v in figures.items() if "part" in k)
+            rate = f"{figures['GB/s']:.0f} GB/s" if "GB/s" in figures else f"{figures['flop/s'] / 1e12:.1f} Tflop/s"
+            print(f"{name}, {case}: {figures['median'] * 1e3:.3f} ms, {rate}, {parts}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from fedcore.lora.delta import Rank
 from fedcore.lora.executor import DeltaExecutor
 from fedcore.lora.result import Combined, report_of
 from fedcore.ops.rows import thread_count
+from fedcore.rules.alike import check_same_parameters
 from fedcore.rules.budget import parse_memory
 from fedcore.rules.files import FileExecutor, Progress
 from fedcore.rules.geometry import Geometry
@@ -94,14 +95,16 @@ def aggregate(
 ) -> Aggregate:
     """Aggregate the updates of one round into one.
 
-    updates        of one base model and one set of modules; a `Cohort`, or updates with distinct client_ids in any
-                   order; paths are opened by `Update.open`
+    updates        of one base model; a `Cohort`, or updates with distinct client_ids in any order; paths are opened by
+                   `Update.open`
     rule           from fedcore.rules
     space          "delta": distances, norms and sums are of s · B · A, and the result is truncated to the clients'
-                   rank; ranks and scales may differ. Order rules form Δ in fp32, a few rows of a module at a time, and
-                   then the SVD of the dense result. "parameters": of the tensors as they are; ranks and scales must
-                   agree.
-    reference      the global update that the clients moved from: norms and clips are of the change. None is zero.
+                   rank; ranks, scales and modules may differ, and a client that lacks a module counts with what
+                   `reference` has there, or with 0 (fedcore/lora/factor_rows.py says why). Order rules form Δ in fp32,
+                   a few rows of a module at a time, and then the SVD of the dense result. "parameters": of the tensors
+                   as they are; modules, ranks and scales must agree.
+    reference      the global update that the clients moved from: norms and clips are of the change. None is zero. In
+                   "delta" space clients can have no module that it lacks.
     server         a trusted update of the server's own, for rules that use one (FLTrust, MoNNA)
     center         where an iteration starts, for rules that use one (CenteredClipping); None is the reference
     memory         "1GB", "512MiB" or bytes: what the process may take in all, if it does nothing else. Updates in
@@ -161,7 +164,7 @@ def aggregate(
         passes |= {"memory": memory, "progress": progress}
     while True:
         try:
-            return run(cohort, rule, space, references, by_id, excluded, passes, dense=dense, rank=rank)
+            return run(cohort, rule, space, references, by_id, excluded, passes, None, dense, rank, reference)
         except NonFiniteError as error:
             if on_nonfinite == "raise" or not 0 <= error.row < len(cohort):
                 raise
@@ -188,6 +191,7 @@ def run(
     known: Gram | None = None,
     dense: bool = False,
     rank: Rank = None,
+    start: Update | None = None,
 ) -> Aggregate:
     """One attempt, with the clients that are left.
 
@@ -195,6 +199,7 @@ def run(
     known    the Gram of the rows in files, where it has been made already
     dense    keep Δ of an order rule whole
     rank     of the result in delta space
+    start    what the clients moved from, whether the rule looks at it or not
     """
     clock = Clock()
     with clock.step("check"):
@@ -204,10 +209,13 @@ def run(
         checked = check_weights(share, names) if rule.uses_weights else None
         named = [(f"client {update.client_id!r}", update) for update in cohort]
         given = [(name, update) for name, update in references.items() if update is not None]
-        check_same_base([*named, *given])
+        check_same_base([*named, *given, *([] if start is None else [("reference", start)])])
         executor: RowExecutor | DeltaExecutor
         if space == "delta":
-            executor = DeltaExecutor.from_cohort(cohort, references, names, order=not rule.linear, rank=rank, **passes)
+            order = not rule.linear
+            executor = DeltaExecutor.from_cohort(
+                cohort, references, names, start=start, order=order, rank=rank, **passes
+            )
         else:
             check_same_parameters(cohort, given, names)
             executor = _row_executor(rule, cohort, references, names, passes, known)
@@ -309,24 +317,6 @@ def check_rule(rule: Rule, cohort: Cohort, excluded: dict[str, str]) -> None:
         ) from None
 
 
-def check_same_parameters(cohort: Cohort, references: Sequence[tuple[str, Update]], names: Sequence[str]) -> None:
-    """Refuse what only delta space can take: ranks that differ, and factors of different scales."""
-    first = cohort[0].modules
-    for who, update in [*zip(names, cohort, strict=True), *references]:
-        if update.layout == cohort[0].layout and update.scaling == cohort[0].scaling:
-            continue
-        found = update.modules
-        for module in sorted(first.keys() & found.keys()):
-            for what in ("rank", "scale"):
-                expected, got = getattr(first[module], what), getattr(found[module], what)
-                if expected != got:
-                    raise LayoutError(
-                        f"{who}: module {module!r} has {what} {got:g}, expected {expected:g} like {names[0]}; "
-                        f"parameters of another {what} cannot be added up: use space='delta', which takes any {what}"
-                    )
-    cohort.check_same_layout()
-
-
 def split_tensors(
     parts: Iterable[tuple[str, ...]], arrays: Iterable[np.ndarray], layout: Layout
 ) -> dict[str, np.ndarray]:
@@ -340,14 +330,17 @@ def split_tensors(
 
 
 def make_update(cohort: Cohort, found: Combination) -> Update:
-    first = cohort[0]
+    first, factors = cohort[0], found.factors
+    # whose config is true of the result: a client with its modules
+    modules = first.modules.keys() if factors is None else factors.scaling.keys()
+    like = next((update for update in cohort if update.modules.keys() == modules), None)
     return Update.from_tensors(
         found.tensors,
         num_examples=int(cohort.num_examples[found.counted].sum()) or 1,
         client_id="global",
-        scaling=first.scaling if found.factors is None else found.factors.scaling,
+        scaling=first.scaling if factors is None else factors.scaling,
         base=next((update.base for update in cohort if update.base is not None), None),
-        adapter_config=None if found.factors is not None and not found.factors.scaling else first.adapter_config,
+        adapter_config=None if like is None or (factors is not None and not factors.scaling) else like.adapter_config,
     )
 
 

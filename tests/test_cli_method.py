@@ -12,8 +12,8 @@ from fedcore.cli import main
 from fedcore.lora import METHODS, FLoRA
 from fedcore.lora.combination import refusals
 from fedcore.updates import Update
+from tests.method_cohorts import SHAPES, mean_delta, mixed
 from tests.oracles import delta as dense
-from tests.test_lora_methods import SHAPES, mean_delta, mixed
 
 
 @pytest.fixture

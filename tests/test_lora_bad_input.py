@@ -11,9 +11,9 @@ import pytest
 import fedcore as fc
 from fedcore import lora
 from fedcore.errors import FedcoreError, FormatError, LayoutError, NonFiniteError, RuleError, ShapeError, WeightError
+from tests.method_cohorts import SHAPES, adapter, alike, cores, frozen, mean_delta, mixed, parts, shares
 from tests.oracles import delta as dense
 from tests.oracles import lora as oracle
-from tests.test_lora_methods import SHAPES, adapter, alike, cores, frozen, mean_delta, mixed, parts, shares
 
 NEEDS_ALIKE = {"fedit", "rolora", "lora_fair", "frlora", "fedsvd", "fedsb"}
 

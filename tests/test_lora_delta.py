@@ -7,69 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcore import Cohort, Update, aggregate
+from fedcore import Update, aggregate
 from fedcore.dtypes import round_from_float64, to_float64
-from fedcore.errors import LayoutError, NonFiniteError, RangeError
+from fedcore.errors import NonFiniteError, RangeError
 from fedcore.lora import FactorPasses
-from fedcore.lora.executor import DeltaExecutor
 from fedcore.ops import lora_truncate
 from fedcore.rules import Krum, Mean, MultiKrum, NormClipping
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.statistics import Statistics
+from tests.delta_cohorts import SHAPES, adapter, executor_of, mixed_cohort, near_cohort
 from tests.oracles import delta as dense
 from tests.oracles import rules as oracle
-
-#: module -> (d_out, d_in): wide, tall, and with the clients' highest rank for its smaller side
-SHAPES = {"up": (24, 10), "down": (7, 30), "tiny": (5, 4)}
-
-
-def adapter(
-    rng: np.random.Generator,
-    client: str,
-    rank: int = 3,
-    scale: float = 2.0,
-    dtype: str = "float32",
-    head: bool = False,
-    examples: int = 1,
-) -> Update:
-    tensors = {}
-    for module, (d_out, d_in) in SHAPES.items():
-        tensors[f"{module}.lora_A.weight"] = round_from_float64(rng.standard_normal((rank, d_in)), dtype)
-        tensors[f"{module}.lora_B.weight"] = round_from_float64(rng.standard_normal((d_out, rank)), dtype)
-    if head:
-        tensors["head.weight"] = round_from_float64(rng.standard_normal((4, 5)), dtype)
-    scaling = dict.fromkeys(SHAPES, scale)
-    return Update.from_tensors(tensors, num_examples=examples, client_id=client, scaling=scaling)
-
-
-def mixed_cohort(seed: int, n: int = 7, head: bool = True) -> list[Update]:
-    """Ranks from 1 to 4, scales from 0.5 to 3, and dense tensors beside the factors."""
-    rng = np.random.default_rng(seed)
-    return [
-        adapter(rng, f"c{i}", int(rng.integers(1, 5)), float(rng.uniform(0.5, 3)), head=head, examples=i + 1)
-        for i in range(n)
-    ]
-
-
-def near_cohort(seed: int, n: int = 7, change: float = 1e-3) -> tuple[list[Update], Update]:
-    """(clients, reference): clients a small step away from the reference adapter; the last is an attacker."""
-    rng = np.random.default_rng(seed)
-    reference = adapter(rng, "ref", head=True)
-    clients = []
-    for i in range(n):
-        step = change * (1000 if i == n - 1 else 1)
-        tensors = {
-            name: (t + step * rng.standard_normal(t.shape)).astype(np.float32) for name, t in reference.tensors.items()
-        }
-        clients.append(Update.from_tensors(tensors, num_examples=i + 1, client_id=f"c{i}", scaling=reference.scaling))
-    return clients, reference
-
-
-def executor_of(updates, reference=None, with_reference=False) -> DeltaExecutor:
-    names = [f"client {u.client_id!r}" for u in updates]
-    return DeltaExecutor.from_cohort(
-        Cohort(updates), {"reference": reference} if with_reference else {}, names, backend=None, threads=1
-    )
 
 
 def dense_of(update: Update, like: Update) -> dict[str, np.ndarray]:
@@ -275,24 +223,6 @@ def test_truncation_is_the_best_of_its_rank_balanced_and_canonical(d_out, d_in, 
     )
 
 
-def test_what_delta_space_cannot_take_is_named():
-    rng = np.random.default_rng(0)
-    one, two = adapter(rng, "c0"), adapter(rng, "c1")
-    fewer = {name: t for name, t in two.tensors.items() if not name.startswith("up.")}
-    lacking = Update.from_tensors(fewer, client_id="c1", scaling={"down": 1.0, "tiny": 1.0})
-    with pytest.raises(LayoutError, match="client 'c1': module 'up' is missing"):
-        aggregate([one, lacking], Mean())
-    with pytest.raises(LayoutError, match="client 'c1': module 'up' is extra"):
-        aggregate([Update.from_tensors(fewer, client_id="c0", scaling=lacking.scaling), two], Mean())
-    with pytest.raises(LayoutError, match=r"client 'c1': tensor 'head.weight' is extra"):
-        aggregate([one, adapter(rng, "c1", head=True)], Mean())
-    other = {name: (t[:, :-1] if name == "up.lora_A.weight" else t) for name, t in two.tensors.items()}
-    with pytest.raises(LayoutError, match=r"client 'c1': module 'up' is 24 × 9, expected 24 × 10"):
-        aggregate([one, Update.from_tensors(other, client_id="c1", scaling=two.scaling)], Mean())
-    with pytest.raises(LayoutError, match=r"client 'c1': tensor 'down.lora_A.weight' is float16, expected float32"):
-        aggregate([one, adapter(rng, "c1", dtype="float16")], Mean())
-
-
 def test_non_finite_factors_are_named_by_client_and_tensor():
     rng = np.random.default_rng(0)
     updates = [adapter(rng, f"c{i}") for i in range(4)]
@@ -319,86 +249,3 @@ def test_passes_read_only_the_rows_that_count():
     expected = (dense.dense(updates[0], "up") + 2 * dense.dense(updates[2], "up")) / 3
     assert found.modules["up"].rank == max(updates[i].modules["up"].rank for i in (0, 2))
     assert found.modules["up"].norm == pytest.approx(np.linalg.norm(expected))
-
-
-def many_terms(folder, dtype: str = "bfloat16") -> list[Update]:
-    """Clients in files whose terms are many enough for the block iteration; a small module and a wide one."""
-    rng = np.random.default_rng(0)
-    shapes = {"small": (40, 30), "wide": (96, 200)}
-    common = {module: (rng.standard_normal((d, 4)), rng.standard_normal((4, k))) for module, (d, k) in shapes.items()}
-    updates = []
-    for i in range(70):
-        rank, tensors = 4 + 4 * (i % 3), {}
-        for module, (d, k) in shapes.items():
-            b, a = rng.standard_normal((d, rank)), rng.standard_normal((rank, k))
-            b[:, :4], a[:4] = b[:, :4] + common[module][0], a[:4] + common[module][1]
-            tensors[f"{module}.lora_A.weight"] = round_from_float64(a, dtype)
-            tensors[f"{module}.lora_B.weight"] = round_from_float64(b, dtype)
-        scaling = {"small": 1.0, "wide": 0.5 + i / 70}
-        update = Update.from_tensors(tensors, num_examples=i + 1, client_id=f"c{i:02}", scaling=scaling)
-        path = folder / f"c{i:02}.safetensors"
-        path.write_bytes(update.to_bytes())
-        updates.append(Update.open(path))
-    return updates
-
-
-def dense_bf16(update: Update, module: str) -> np.ndarray:
-    pair = update.modules[module]
-    return pair.scale * to_float64(update.tensors[pair.b]) @ to_float64(update.tensors[pair.a])
-
-
-@pytest.mark.parametrize("rule", [Mean(), NormClipping(300.0)])
-def test_a_cohort_of_many_terms_is_nearly_the_dense_mean_and_says_how_near(tmp_path, rule):
-    """Mean reads files once and measures on the way, a clip has measured before."""
-    updates = many_terms(tmp_path)
-    result = aggregate(updates, rule, weights=[1.0] * 70)
-    share = np.array([result.coefficients[u.client_id] for u in updates]) / result.report["divisor"]
-    for module, core in (("small", "qr"), ("wide", "block")):
-        mean = sum(c * dense_bf16(u, module) for c, u in zip(share, updates, strict=True))
-        report, size = result.report["modules"][module], np.linalg.norm(mean)
-        best = np.linalg.norm(mean - dense.truncated(mean, 12)) / size
-        assert (report["core"], report["rank"]) == (core, 12)
-        assert report["norm"] == pytest.approx(size, rel=1e-6)
-        assert report["residual"] == pytest.approx(best, rel=5e-3)
-        assert report["least"] <= best * (1 + 1e-9)
-        assert best <= report["most"] * (1 + 1e-9)
-        # the factors are rounded to bf16
-        ours = np.linalg.norm(mean - dense_bf16(result.update, module)) / size
-        assert ours == pytest.approx(report["residual"], abs=5e-3)
-    again = aggregate(updates, rule, weights=[1.0] * 70)
-    assert again.update.digest() == result.update.digest()
-
-
-def test_among_many_terms_a_client_that_hides_its_update_is_rebuilt_or_refused(tmp_path):
-    updates = many_terms(tmp_path, "float32")
-    honest = aggregate(updates, Mean(), weights=[1.0] * 70)
-    for size, excluded in ((2.0**9, False), (2.0**30, True)):
-        tensors = {name: np.array(t) for name, t in updates[3].tensors.items()}
-        pair = updates[3].modules["wide"]
-        pad = np.round(4 * np.random.default_rng(1).standard_normal((96 + 200, 1))).astype(np.float32) * np.float32(
-            size
-        )
-        tensors[pair.b] = np.hstack((tensors[pair.b], pad[:96], -pad[:96]))
-        tensors[pair.a] = np.vstack((tensors[pair.a], pad[96:].T, pad[96:].T))
-        hiding = Update.from_tensors(tensors, client_id="c03", scaling=updates[3].scaling)
-        cohort = [*updates[:3], hiding, *updates[4:]]
-        if excluded:
-            with pytest.raises(NonFiniteError, match="client 'c03': module 'wide': its factors cancel") as caught:
-                aggregate(cohort, Mean(), weights=[1.0] * 70)
-            assert caught.value.row == 3
-            continue
-        found = aggregate(cohort, Mean(), weights=[1.0] * 70)
-        expected = dense.dense(honest.update, "wide")
-        assert found.report["modules"]["wide"]["core"] == "block"
-        difference = np.linalg.norm(dense.dense(found.update, "wide") - expected)
-        assert difference <= 1e-2 * np.linalg.norm(expected)
-
-
-def test_among_many_terms_nan_is_named_by_client_tensor_and_element(tmp_path):
-    updates = many_terms(tmp_path)
-    tensors = {name: np.array(t) for name, t in updates[2].tensors.items()}
-    tensors["wide.lora_B.weight"].view(np.uint16)[1, 2] = 0x7FC0
-    updates[2] = Update.from_tensors(tensors, client_id="c02", scaling=updates[2].scaling)
-    with pytest.raises(NonFiniteError, match=r"client 'c02': tensor 'wide.lora_B.weight'.*element 14") as caught:
-        aggregate(updates, Mean())
-    assert caught.value.row == 2

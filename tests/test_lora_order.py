@@ -8,9 +8,9 @@ import pytest
 import fedcore as fc
 from fedcore.errors import BudgetError, NonFiniteError, RuleError
 from fedcore.lora import order
+from tests.delta_cohorts import SHAPES, adapter, mixed_cohort
+from tests.method_cohorts import regauged
 from tests.oracles import delta as dense
-from tests.test_lora_delta import SHAPES, adapter, mixed_cohort
-from tests.test_lora_methods import regauged
 
 RULES = {
     "median": (fc.rules.Median(), lambda x: np.median(x, 0)),

@@ -10,8 +10,8 @@ from fedcore import lora
 from fedcore.dtypes import round_from_float64
 from fedcore.errors import FedcoreError, LayoutError, NonFiniteError, RuleError, WeightError
 from fedcore.lora.combination import refusals
+from tests.method_cohorts import SHAPES, adapter, alike, cores, frozen, held, mixed
 from tests.oracles import delta as dense
-from tests.test_lora_methods import SHAPES, adapter, alike, cores, frozen, held, mixed
 
 #: case -> (method, clients, what the round started from, round)
 CASES = {

@@ -71,6 +71,29 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         edge = {"b_dtype": b, "a_dtype": a, "out_dtype": a, "ALIGNED": False, "FULL": False}
         found[f"lora_delta_sum-{b}-{a}"] = ("lora_delta_sum", whole, terms)
         found[f"lora_delta_sum-{b}-{a}-based-cut"] = ("lora_delta_sum", edge, terms | {"base": f"*{SHORT[a]}"})
+    steps = {"scales": "*fp32", **dict.fromkeys(("b_starts", "a_starts", "strides", "counts", "starts"), "*i64")}
+    steps |= dict.fromkeys(("d_out", "d_in", "tiles"), "i32")
+    for row in DTYPES[1:]:
+        whole = {
+            "dtype": row,
+            "out_dtype": "float32",
+            "TILE": 128,
+            "SINGLE": True,
+            "WHOLE": True,
+            "FULL": True,
+            "COMPILED": True,
+        }
+        edge = {
+            "dtype": row,
+            "out_dtype": row,
+            "TILE": 64,
+            "SINGLE": False,
+            "WHOLE": False,
+            "FULL": False,
+            "COMPILED": True,
+        }
+        found[f"lora_delta_half-{row}"] = ("lora_delta_half", whole, steps)
+        found[f"lora_delta_half-{row}-based-cut"] = ("lora_delta_half", edge, steps | {"base": f"*{SHORT[row]}"})
     passes = {"x": "*fp32", "stride": "i64"}
     first, later = {"WIDTH": 4096, "FIRST": 1, "STAGES": 12}, {"WIDTH": 256, "FIRST": 256, "STAGES": 4}
     found["hadamard-first"] = ("hadamard", first, passes)
@@ -120,7 +143,7 @@ def source(module, op: str, switches: dict[str, object], special: dict[str, str]
         types["out"] = "*i16" if switches["out_dtype"] == "bfloat16" else f"*{SHORT[str(switches['out_dtype'])]}"
     signature = {key: types.get(key, "constexpr") for key in kernel.arg_names}
     constants = {key: switches.get(key, getattr(module, key, None)) for key in signature if key not in types}
-    constants |= {key: getattr(tl, str(switches[key])) for key in constants if key.endswith("_dtype")}
+    constants |= {key: getattr(tl, str(switches[key])) for key in constants if key.endswith("dtype")}
     if op.removesuffix("_blocks") in ORDER:
         from fedcore.kernels import order
 
@@ -132,7 +155,8 @@ def source(module, op: str, switches: dict[str, object], special: dict[str, str]
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, (kind, parameter) in enumerate(zip(signature.values(), kernel.params, strict=True))
-        if kind.startswith("*") and not parameter.do_not_specialize_on_alignment
+        if (kind.startswith("*") and not parameter.do_not_specialize_on_alignment)
+        or (parameter.name == "d_in" and switches.get("FULL"))  # a multiple of a tile's width
     }
     return ASTSource(kernel, signature, constants, aligned)
 
@@ -210,6 +234,7 @@ ARITHMETIC = {
     "unpack_add": {"ld.global.b8"},
     "discrete_gaussian": {"xor.b32", "shf.l.wrap.b32", "setp.lt.u64"},
     "lora_blocks": {"mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64"},
+    "lora_delta_half": {"mul.rn.f32", "add.rn.f32"},
     "lora_delta_sum": {"fma.rn.f32", "mul.rn.f64", "add.rn.f64"},
     # the product, the sum and the product of nf4, and the division of int8, each rounded
     "decode": {"mul.rn.f32", "add.rn.f32", "div.rn.f32"},
@@ -231,8 +256,12 @@ def test_nvidia(folder, variant):
     assert ".param .f32" not in text, "a number travels as fp32"
     refuse(ptx, r"tf32|\.ftz|\.full|\.approx")
     refuse(ptx, r"^atom|^red\.")
-    # the fp64 matrix instructions alone: they are IEEE fused multiply-adds
-    refuse(ptx, r"mma(?!.*f64\.f64\.f64\.f64$)" if op == "lora_blocks" else "mma")
+    # matrix instructions: in fp64 they are IEEE fused multiply-adds; of 16 bits their products are exact
+    allowed = {
+        "lora_blocks": r"mma(?!.*f64\.f64\.f64\.f64$)",
+        "lora_delta_half": r"mma(?!.*(f32\.b?f16\.b?f16|wait|fence|commit))",
+    }
+    refuse(ptx, allowed.get(op, "mma"))
     if op != "weighted_sums":  # whose products are exact
         refuse(ptx, r"^fma.*f64")
     if op in ("sign_counts", "decode", "hadamard"):
@@ -283,7 +312,9 @@ def test_rows_of_a_tile_stay_in_the_registers_of_a_lane(folder, variant):
 
 
 VECTORS = [
-    name for name, (op, switches, _) in sorted(variants().items()) if switches.get("ALIGNED") and op != "ordered"
+    name
+    for name, (op, switches, _) in sorted(variants().items())
+    if (switches.get("ALIGNED") or switches.get("WHOLE")) and op != "ordered"
 ]
 
 
@@ -293,6 +324,8 @@ def test_aligned_rows_are_loaded_in_vectors(folder, variant):
     ptx = opcodes((folder / f"{variant}.cuda").read_text())
     wide = "cp.async.cg.shared.global" if variant.startswith(("gram", "lora")) else "ld.global.v4.b32"
     assert ("ld.global.v2.b32" if variant.endswith("most") else wide) in ptx
+    if "half" in variant:
+        refuse(ptx, r"^ld\.global\.b16")
 
 
 def test_cpu_rows_without_the_interpreter_are_refused(folder):

@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed; fedcore[train] br
 from lora_factors import SHAPES, bound, dense, make_factors  # noqa: E402
 
 import fedcore as fc  # noqa: E402
+from fedcore.dtypes import round_from_float64  # noqa: E402
 from fedcore.errors import NonFiniteError, RangeError  # noqa: E402
 from fedcore.kernels import lora_blocks, lora_delta_sum  # noqa: E402
 from fedcore.ops.factors import tensor_of  # noqa: E402
@@ -118,3 +119,53 @@ class TestLoraDeltaOrder:
         b[1][3, 2] = np.inf
         with pytest.raises(NonFiniteError, match=r"client 1: b holds inf at \(3, 2\)"):
             fc.ops.lora_delta_median(on(device, b), on(device, a), backend="triton")
+
+
+class TestLoraDeltaHalf:
+    """lora_delta_sum of factors of one 16-bit dtype, which are multiplied as they are."""
+
+    def given(self, d_out, d_in, ranks, dtype, seed=0):
+        rng = np.random.default_rng(seed)
+        b = [
+            round_from_float64(rng.normal(size=(d_out, r)) * np.exp(rng.normal(size=(d_out, r))), dtype) for r in ranks
+        ]
+        a = [round_from_float64(rng.normal(size=(r, d_in)), dtype) for r in ranks]
+        return b, a
+
+    @pytest.mark.parametrize("dtype", DTYPES[1:])
+    @pytest.mark.parametrize(
+        "shape", [(7, 47, (3, 0, 1)), (9, 49, (16, 16)), (66, 128, (16, 32)), (5, 40, (200, 56, 1, 30)), (3, 4, (1,))]
+    )
+    def test_bound(self, device, monkeypatch, shape, dtype):
+        """The bound of the other kernel and 4 u more; that one is not called."""
+        monkeypatch.setattr(lora_delta_sum, "_of_one_dtype", None)
+        b, a = self.given(*shape, dtype)
+        c = np.linspace(-0.2, 1, len(b) + 1)[1:]
+        base = np.random.default_rng(3).normal(size=shape[:2]).astype(np.float32)
+        got = fc.ops.lora_delta_sum(
+            on(device, b), on(device, a), c, base=tensor_of(base).to(device), out_dtype="float64", backend="triton"
+        )
+        size = np.max([bound(b, a, c)], 0)
+        terms = min(sum(shape[2]), 256)
+        assert (np.abs(got.cpu().numpy() - dense(b, a, c, base)) <= size * (terms + 6) / (terms + 2)).all()
+
+    @pytest.mark.parametrize("out_dtype", ["float32", "bfloat16"])
+    def test_exact_products_have_the_definitions_bits(self, device, out_dtype):
+        rng = np.random.default_rng(1)
+        for ranks in ((3, 0, 17), (16, 16, 240, 32)):
+            b = [rng.integers(-8, 9, (70, r)).astype(np.float16) for r in ranks]
+            a = [rng.integers(-8, 9, (r, 131)).astype(np.float16) for r in ranks]
+            options, c = {"out_dtype": out_dtype}, [1, 2, -3, 0][: len(ranks)]
+            expected = fc.ops.lora_delta_sum(on("cpu", b), on("cpu", a), c, **options, backend="c")
+            got = fc.ops.lora_delta_sum(on(device, b), on(device, a), c, **options, backend="triton")
+            assert torch.equal(got.cpu(), expected)
+
+    @pytest.mark.parametrize(("size", "c"), [(1e25, 1e-15), (1e18, 1e-42)], ids=["overflow", "small coefficient"])
+    def test_what_needs_the_coefficient_first_is_left_to_the_other_kernel(self, device, size, c):
+        b = [round_from_float64(np.full((4, 2), size), "bfloat16")]
+        a = [round_from_float64(np.full((2, 5), size), "bfloat16")]
+        got = fc.ops.lora_delta_sum(on(device, b), on(device, a), [c], backend="triton")
+        np.testing.assert_allclose(got.cpu(), dense(b, a, [c]), rtol=1e-5)
+        a[0] = round_from_float64(np.full((2, 5), np.nan), "bfloat16")
+        with pytest.raises(NonFiniteError, match="client 0: a holds nan"):
+            fc.ops.lora_delta_sum(on(device, b), on(device, a), [1.0], backend="triton")

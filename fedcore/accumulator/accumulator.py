@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from fedcore.accumulator.stored import StoredRows
 from fedcore.accumulator.streamed import StreamedSums
 from fedcore.backends import requested
-from fedcore.engine import Aggregate, Clock, check_rule, check_same_parameters
+from fedcore.engine import Aggregate, Clock, check_rule
 from fedcore.errors import LayoutError, RuleError, ShapeError, StorageError
 from fedcore.ops.rows import thread_count
+from fedcore.rules.alike import check_same_parameters
 from fedcore.rules.budget import DEFAULT, parse_memory
 from fedcore.rules.files import Progress
 from fedcore.rules.rule import Rule, check_weights, chosen_references

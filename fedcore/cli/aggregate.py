@@ -18,7 +18,7 @@ from fedcore.cli.terminal import LateProgress, only_results_on_stdout, print_jso
 from fedcore.errors import ExistsError, LayoutError, NonFiniteError, RuleError, WeightError
 
 if TYPE_CHECKING:
-    from fedcore.updates import Update
+    from fedcore.updates import Cohort, Update
 
 
 def aggregate(
@@ -126,7 +126,7 @@ def aggregate(
         if weights == "counts" and chosen.uses_weights:
             check_counted(cohort)
         beside = {"reference": reference, "server": server, "center": center}
-        known = {name: _beside(name, path, chosen) for name, path in beside.items() if path}
+        known = {name: _beside(name, path, chosen, cohort) for name, path in beside.items() if path}
         result = combine(
             cohort,
             chosen,
@@ -221,7 +221,7 @@ def _each_once(directories: list[Path]) -> None:
             raise LayoutError(f"{first} is given twice{also}; give each adapter once")
 
 
-def _beside(option: str, path: Path, rule: Any) -> Update:
+def _beside(option: str, path: Path, rule: Any, cohort: Cohort) -> Update:
     """The adapter of --reference, --server or --center.
 
     Raises NonFiniteError naming it; tells on stderr if the rule does not look at it.
@@ -233,8 +233,9 @@ def _beside(option: str, path: Path, rule: Any) -> Update:
     if place := nonfinite_place(update):
         wanted = {"reference": "that the clients started from", "server": "that the server trained"}
         raise NonFiniteError(f"--{option} {path}: {place}; give the adapter {wanted.get(option, 'without them')}")
-    # where there is no centre, an iteration starts at the reference
-    if option not in rule.uses and not (option == "reference" and "center" in rule.uses):
+    # where there is no centre, an iteration starts at the reference, and a client that lacks a module stands there
+    lacking = any(client.modules.keys() != update.modules.keys() for client in cohort)
+    if option not in rule.uses and not (option == "reference" and ("center" in rule.uses or lacking)):
         print(f"fedcore: note: --{option} changes nothing: {rule} does not look at it", file=sys.stderr)
     return update
 

@@ -17,24 +17,15 @@ practice. Rows equal within that are a tie.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from fedcore.lora.measure import (
-    RATIO,
-    Measure,
-    change_norm,
-    measure,
-    product_norm,
-    rebuild,
-    rebuild_rows,
-    refuse_cancelling,
-)
+from fedcore.lora.factor_rows import FactorRows, Row
+from fedcore.lora.measure import RATIO, Measure, change_norm, product_norm, rebuild_rows, refuse_cancelling
 from fedcore.lora.reading import Terms, each_module
 from fedcore.lora.result import Combined, ModuleReport, whole
-from fedcore.lora.stacks import Stack, check_factors, check_fits, read_factors, read_stack
+from fedcore.lora.stacks import check_fits, read_factors
 from fedcore.ops import lora_gram
 from fedcore.ops.lora_cores import Grams, term_grams
 from fedcore.ops.lora_truncate import Leading, balanced, core_for, leading
@@ -45,19 +36,21 @@ from fedcore.updates import Update
 Rank = int | Literal["full"] | None
 
 
-class FactorPasses:
+class FactorPasses(FactorRows):
     """Passes over the factors of a cohort: inner products, direct distances, and truncated sums.
 
-    updates      clients, then the references that are given; all adapt the same modules, at any rank
+    updates      clients, then the references that are given; modules, ranks and scales may differ
     names        what messages call each of them
     clients      how many of them are clients
+    start        the adapter that the round started from: what a row without a module has there. None is zero
     zero_first   the first reference is zero, which is no update
 
     progress     called as progress(work, done, total): modules of one pass
     threads      of compiled passes; None: as the ops choose
     rank         of what sums are truncated to; None: the highest of the clients that count; "full": not at all
 
-    A zero reference adds nothing to a sum. Raises LayoutError for a rank that no Δ of a module's size has.
+    A zero reference adds nothing to a sum. Raises as `FactorRows`, and LayoutError for a rank that no Δ of a module's
+    size has.
     """
 
     def __init__(
@@ -66,43 +59,18 @@ class FactorPasses:
         names: Sequence[str],
         clients: int,
         *,
+        start: Update | None = None,
         zero_first: bool = False,
         progress: Callable[[str, int, int], object] | None = None,
         threads: int | None = None,
         rank: Rank = None,
     ):
-        check_factors(updates, names, clients)
-        for module, pair in updates[0].modules.items():
-            if isinstance(rank, int):
-                check_fits(rank, module, pair.d_out, pair.d_in)
-        self.rank = rank
-        self.progress, self.threads = progress, threads
-        self.updates, self.names, self.clients = list(updates), list(names), clients
-        self.zero_first = zero_first
-        self.modules = tuple(updates[0].modules)
-
-    @cached_property
-    def sizes(self) -> Measure:
-        """What every row's factors measure: made once, before anything else is made of them. Raises NonFiniteError."""
-        return measure(self.updates, self.modules, self.names, self.clients, self._told("factors"))
-
-    def _told(self, work: str) -> Iterator[str]:
-        """The modules, one after the other; progress is told of each that is done."""
-        for done, module in enumerate(self.modules, 1):
-            yield module
-            if self.progress is not None:
-                self.progress(work, done, len(self.modules))
-
-    def _factors(self, update: Update, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
-        """(b, a) of one row, rebuilt where those that were sent hide their product."""
-        b, a = read_factors(update, module, row, who)
-        return rebuild(b, a) if self.sizes.rebuilt[self.modules.index(module), row] else (b, a)
-
-    def _stacks(self, work: str, rows: np.ndarray | None = None) -> Iterator[tuple[str, Stack]]:
-        """Each module's stack, over all rows or some of them."""
-        index = range(len(self.updates)) if rows is None else [int(row) for row in rows]
-        for module in self._told(work):
-            yield module, read_stack(self.updates, module, index, self.names, self._factors)
+        super().__init__(updates, names, clients, start, progress)
+        for module in self.modules if isinstance(rank, int) else ():
+            assert isinstance(rank, int)
+            pair = self.like[module].modules[module]
+            check_fits(rank, module, pair.d_out, pair.d_in)
+        self.rank, self.threads, self.zero_first = rank, threads, zero_first
 
     def gram(self) -> tuple[np.ndarray, np.ndarray]:
         """(matrix (rows, rows), error (rows,)): inner products of the updates, and e with |D̂_ij − D_ij| ≤ e_i + e_j."""
@@ -115,22 +83,6 @@ class FactorPasses:
             size = np.where(self.sizes.rebuilt[m], rebuilt, self.sizes.rounding[m] / ((sizes + ranks**2) * UNIT))
             error += 2 * (sizes + ranks.max() ** 2 + 8 + len(self.modules)) * UNIT * np.square(size)
         return lora_gram((sent for _, sent in self.as_sent("gram")), threads=self.threads), error
-
-    def as_sent(self, work: str) -> Iterator[tuple[str, tuple[list[np.ndarray], list[np.ndarray], list[float]]]]:
-        """Each module's (b, a, scales), read in place but for rows that are rebuilt, whose scale is in b, in fp64."""
-        sizes = self.sizes
-        for m, module in enumerate(self._told(work)):
-            b, a, scales = [], [], []
-            for row, update in enumerate(self.updates):
-                pair, rebuilt = update.modules[module], sizes.rebuilt[m, row]
-                if rebuilt:
-                    factors = self._factors(update, module, row, self.names[row])
-                else:
-                    factors = update.tensors[pair.b], update.tensors[pair.a]
-                b.append(np.ascontiguousarray(factors[0]))
-                a.append(np.ascontiguousarray(factors[1]))
-                scales.append(1.0 if rebuilt else pair.scale)
-            yield module, (b, a, scales)
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """‖Δ_i − Δ_ref‖², or ‖Δ_i‖² where the reference is zero: values (clients,) and bounds of their errors.
@@ -180,7 +132,7 @@ class FactorPasses:
         index = [int(i) for i in counted] or [0]
         alone = len(counted) == 1 and len(clients) == 1 and float(coefficients[counted[0]]) == divisor
         result, share = Combined({}, {}, {}), coefficients.astype(np.float64) / divisor
-        if alone and self._has_rank(self.updates[clients[0]]):
+        if alone and self._is_result(self.updates[clients[0]]):
             for m, module in enumerate(self._told("combination")):
                 pair = (update := self.updates[clients[0]]).modules[module]
                 norm = float(np.sqrt(self.sizes.square[m, clients[0]]))
@@ -190,23 +142,27 @@ class FactorPasses:
             return result
         if self.rank == "full":
             for module, stack in self._stacks("combination", np.array(index)):
-                scale = self.updates[0].modules[module].scale
-                result.keep(module, self.updates[0], whole(*stack.combine(share[index]), scale))
+                like = self.like[module]
+                result.keep(module, like, whole(*stack.combine(share[index]), like.modules[module].scale))
             return result
         for module, found in self._leading(index, share, clients):
-            scale = self.updates[0].modules[module].scale
-            result.keep(module, self.updates[0], balanced(found, self.rank_of(module, clients), scale))
+            like = self.like[module]
+            result.keep(module, like, balanced(found, self.rank_of(module, clients), like.modules[module].scale))
         return result
 
-    def _has_rank(self, update: Update) -> bool:
-        return not isinstance(self.rank, int) or all(pair.rank == self.rank for pair in update.modules.values())
+    def _is_result(self, row: Row) -> bool:
+        """Whether the factors of one row are a result as they are."""
+        fits = not isinstance(self.rank, int) or all(pair.rank == self.rank for pair in row.modules.values())
+        return fits and not row.zero
 
     def rank_of(self, module: str, clients: Sequence[int]) -> int:
         """What a sum over these clients is truncated to."""
         if isinstance(self.rank, int):
             return self.rank
         # clips to almost nothing can leave the reference alone, or no row at all: the zero update
-        return max(self.updates[i].modules[module].rank for i in clients or range(self.clients))
+        having = [[i for i in rows if module not in self.updates[i].zero] for rows in (clients, range(self.clients))]
+        ranks = [self.updates[i].modules[module].rank for i in having[0] or having[1]]
+        return max(ranks, default=self.like[module].modules[module].rank)
 
     def _leading(
         self, index: Sequence[int], share: np.ndarray, clients: Sequence[int]

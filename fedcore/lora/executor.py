@@ -41,25 +41,27 @@ class DeltaExecutor:
         references: Mapping[str, Update | None],
         names: Sequence[str],
         *,
+        start: Update | None = None,
         order: bool = False,
         rank: Rank = None,
         **passes: Any,
     ) -> DeltaExecutor:
         """Rows are s · B · A of each module, and the dense tensors; ranks and scales may differ from row to row.
 
-        References are by name; None is zero. `passes` is what `RowExecutor.from_cohort` takes beside the rows, or,
-        where `memory` is among it, `FileExecutor.from_files`: factors then are read from their files module by module,
-        dense tensors in tiles. `order`: an order statistic is to come, which needs room for a dense Δ. `rank` of
-        results is as `FactorPasses` has it. Raises LayoutError naming the client and module, BudgetError with the least
-        that works.
+        References are by name; None is zero. `start` is the adapter that the round started from: what a row without a
+        module has there (fedcore/lora/factor_rows.py). `passes` is what `RowExecutor.from_cohort` takes beside the
+        rows, or, where `memory` is among it, `FileExecutor.from_files`: factors then are read from their files module
+        by module, dense tensors in tiles. `order`: an order statistic is to come, which needs room for a dense Δ.
+        `rank` of results is as `FactorPasses` has it. Raises LayoutError naming the client and module, BudgetError with
+        the least that works.
         """
         given = {name: update for name, update in references.items() if update is not None}
         zero_first = bool(references) and next(iter(references.values())) is None
         if passes.get("memory") is not None:
-            _check_budget([*cohort, *given.values()], passes["memory"], passes["threads"], order)
+            _check_budget([*cohort, *given.values()], start, passes["memory"], passes["threads"], order)
         told = {name: passes.get(name) for name in ("progress", "threads")}
         rows, who = [*cohort, *given.values()], [*names, *given]
-        factors = FactorPasses(rows, who, len(cohort), zero_first=zero_first, rank=rank, **told)
+        factors = FactorPasses(rows, who, len(cohort), start=start, zero_first=zero_first, rank=rank, **told)
         dense = None
         if tensors := cohort[0].dense:
             make = FileExecutor.from_files if "memory" in passes else RowExecutor.from_cohort
@@ -119,17 +121,22 @@ class DeltaExecutor:
         return combined, [] if self.dense is None else self.dense.order_statistic(decided)
 
 
-def _check_budget(updates: Sequence[Update], memory: Any, threads: int | None, order: bool) -> None:
+def _check_budget(
+    updates: Sequence[Update], start: Update | None, memory: Any, threads: int | None, order: bool
+) -> None:
     """Raise BudgetError unless there is room for the factors of the largest module of all updates, in fp64.
 
     They exist four times for a moment: as they are read, stacked, and in the QR of the stack; and their two Grams. An
     order statistic needs the tiles of products, and Δ with its SVD, some six matrices of its size.
     """
     sizes = [0]
-    for module, first in updates[0].modules.items():
-        ranks = sum(update.modules[module].rank for update in updates if module in update.modules)
+    modules = {module: pair for update in updates for module, pair in update.modules.items()}
+    lacking = {} if start is None else start.modules
+    for module, first in modules.items():
+        ranks = sum(update.modules.get(module, lacking.get(module, first)).rank for update in updates)
         formed = 6 * 8 * first.d_in * first.d_out + 4 * TILE_BYTES if order else 0
         sizes.append(8 * (4 * ranks * (first.d_in + first.d_out) + 3 * ranks**2) + formed)
-    budget = budget_for(updates[0].layout, updates, memory, False, threads)
+    largest = max((update.layout for update in updates), key=lambda layout: int(layout.decoded().nbytes.sum()))
+    budget = budget_for(largest, updates, memory, False, threads)
     budget.least = budget.held + max(sizes)
     budget.check(f"the LoRA factors of {len(updates)} updates, module by module")

@@ -22,10 +22,9 @@ import numpy as np
 
 from fedcore.errors import NonFiniteError
 from fedcore.lora.reading import Terms
-from fedcore.lora.stacks import read_factors
+from fedcore.lora.stacks import Adapter, read_factors
 from fedcore.ops.lora_cores import Grams
 from fedcore.rules.statistics import UNIT
-from fedcore.updates import Update
 
 #: the largest P / ‖Δ‖ of factors that are used as they were sent; at or below it, a Gram of factors is safe
 RATIO = 32.0
@@ -148,7 +147,7 @@ def rebuild_rows(terms: Terms, hiding: np.ndarray) -> Terms:
 
 
 def measure(
-    updates: Sequence[Update],
+    updates: Sequence[Adapter],
     modules: Sequence[str],
     names: Sequence[str],
     clients: int,

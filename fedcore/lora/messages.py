@@ -32,7 +32,7 @@ def parts_for(method: Method, update: Update, start: Update) -> Iterator[tuple[s
     """
     who = _who(update)
     check_same_base([("the start", start), (who, update)])
-    check_factors([start, update], ["the start", who], 1, modules_differ=True)
+    check_factors([start, update], ["the start", who], 1, dense=1)
     for extra in sorted(update.modules.keys() - start.modules.keys()):
         raise LayoutError(f"{who}: module {shown(extra)} is extra, the start has none; send the same adapter")
     for name, pair in start.modules.items():

@@ -173,7 +173,7 @@ class Method:
         extra = [("the reference", reference), ("the side adapter", side)]
         known = [*zip(names, cohort, strict=True), *((who, update) for who, update in extra if update is not None)]
         check_same_base(known)
-        check_factors([update for _, update in known], [who for who, _ in known], len(cohort), modules_differ=True)
+        check_factors([update for _, update in known], [who for who, _ in known], len(cohort), dense=len(cohort))
         clients = Clients(cohort, names, round_coefficients(checked), reference)
         if not self.traits.mixed:
             check_alike(clients, self.traits.name)

@@ -40,7 +40,8 @@ def order_statistic(
     """
     result = Combined({}, {}, {})
     for module, sent in passes.as_sent("combination"):
-        pair = passes.updates[0].modules[module]
+        like = passes.like[module]
+        pair = like.modules[module]
         factors = _Factors(*(dict(zip(present.tolist(), part, strict=True)) for part in _in_float32(*sent)))
         delta = _statistic(decided, factors, rows, passes.clients, (pair.d_out, pair.d_in), options)
         if dense:
@@ -49,7 +50,7 @@ def order_statistic(
             result.modules[module] = ModuleReport(min(delta.shape), norm, 0.0, 0.0, 0.0, "kept")
             continue
         rank = passes.rank_of(module, range(passes.clients))
-        result.keep(module, passes.updates[0], _truncated(delta, rank, pair.scale))
+        result.keep(module, like, _truncated(delta, rank, pair.scale))
     return result
 
 

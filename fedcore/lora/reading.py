@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fedcore.dtypes import bf16_bits, name_of
-from fedcore.updates import Update
+from fedcore.lora.stacks import Adapter
 
 #: modules that are worked on at a time
 WORKERS = 2
@@ -46,7 +46,7 @@ class Terms(NamedTuple):
 
 
 def each_module(
-    updates: Sequence[Update], modules: Sequence[str], work: Callable[[int, Terms], Result]
+    updates: Sequence[Adapter], modules: Sequence[str], work: Callable[[int, Terms], Result]
 ) -> Iterator[Result]:
     """work(m, terms) of each module over all `updates`, in the order of the modules.
 
@@ -89,7 +89,7 @@ def _blas_is_single() -> bool:
     return os.environ.get("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")) == "1"
 
 
-def _read(updates: Sequence[Update], module: str, buffer: np.ndarray) -> Terms:
+def _read(updates: Sequence[Adapter], module: str, buffer: np.ndarray) -> Terms:
     pairs = [update.modules[module] for update in updates]
     starts = np.concatenate(([0], np.cumsum([pair.rank for pair in pairs]))).astype(np.int64)
     terms, d_in, d_out = int(starts[-1]), pairs[0].d_in, pairs[0].d_out

@@ -7,8 +7,8 @@ d_in and d_out, so this is the one place where rows are stacked. Ranks and scale
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,18 @@ from fedcore.rules.rows import not_finite
 from fedcore.updates import LoraPair, Update
 from fedcore.updates.layout import shown
 
-Factors = Callable[[Update, str, int, str], tuple[np.ndarray, np.ndarray]]
+
+class Adapter(Protocol):
+    """What factors are read from: an `Update`, or what else has its modules and tensors."""
+
+    @property
+    def modules(self) -> Mapping[str, LoraPair]: ...
+
+    @property
+    def tensors(self) -> Mapping[str, np.ndarray]: ...
+
+
+One = TypeVar("One", bound=Adapter)
 
 
 class Stack(NamedTuple):
@@ -41,22 +52,17 @@ class Stack(NamedTuple):
         return self.b[:, kept] * share[kept], self.a[kept]
 
 
-def check_factors(
-    updates: Sequence[Update], names: Sequence[str], clients: int, *, modules_differ: bool = False
-) -> None:
+def check_factors(updates: Sequence[Update], names: Sequence[str], clients: int, *, dense: int) -> None:
     """Raise LayoutError unless the updates can be added up: every module of one size, with no rank above it.
 
-    A rank above min(d_out, d_in), which no Δ needs, tells of factors that lie transposed. Ranks and scales may differ.
-    The first `clients` of the updates also have the same dense tensors and factors of one dtype, those after them
-    (references, a side adapter) any. All adapt the same modules and have the same dense tensors, unless
-    `modules_differ`. `names` is what messages call each update.
+    A rank above min(d_out, d_in), which no Δ needs, tells of factors that lie transposed. Ranks and scales may differ,
+    and an update may lack modules. The first `clients` of the updates have factors of one dtype, the first `dense` the
+    same dense tensors. `names` is what messages call each update.
     """
     first, seen = updates[0], _Seen({}, {})
     for row, (who, update) in enumerate(zip(names, updates, strict=True)):
-        if not modules_differ:
-            _check_same_names("module", first.modules, update.modules, names[0], who)
-        if row < clients or not modules_differ:
-            _check_same_names("tensor", first.dense, update.dense, names[0], who)
+        if row < dense:
+            _check_same_dense(first.dense, update.dense, names[0], who)
         for module, pair in update.modules.items():
             seen.check_size(who, module, pair)
             for factor in (pair.a, pair.b) if row < clients else ():
@@ -88,14 +94,14 @@ class _Seen(NamedTuple):
             raise LayoutError(f"{who}: tensor {shown(factor)} is {dtype}, expected {known} as in {before}; convert it")
 
 
-def _check_same_names(kind: str, first: Iterable[str], update: Iterable[str], first_name: str, name: str) -> None:
+def _check_same_dense(first: Iterable[str], update: Iterable[str], first_name: str, name: str) -> None:
     ours, theirs = set(first), set(update)
     for missing in sorted(ours - theirs):
         raise LayoutError(
-            f"{name}: {kind} {shown(missing)} is missing, expected as in {first_name}; send the same adapter"
+            f"{name}: tensor {shown(missing)} is missing, expected as in {first_name}; send the same adapter"
         )
     for extra in sorted(theirs - ours):
-        raise LayoutError(f"{name}: {kind} {shown(extra)} is extra, {first_name} has none; send the same adapter")
+        raise LayoutError(f"{name}: tensor {shown(extra)} is extra, {first_name} has none; send the same adapter")
 
 
 def check_fits(rank: int, module: str, d_out: int, d_in: int) -> None:
@@ -113,7 +119,11 @@ def dtype_of(update: Update, name: str) -> str:
 
 
 def read_stack(
-    updates: Sequence[Update], module: str, rows: Sequence[int], names: Sequence[str], factors: Factors
+    updates: Sequence[One],
+    module: str,
+    rows: Sequence[int],
+    names: Sequence[str],
+    factors: Callable[[One, str, int, str], tuple[np.ndarray, np.ndarray]],
 ) -> Stack:
     """The stack of one module over some rows of checked updates; `owner` counts in the order of `rows`.
 
@@ -129,7 +139,7 @@ def read_stack(
     )
 
 
-def read_factors(update: Update, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
+def read_factors(update: Adapter, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
     """(b, a) of one row in fp64 as they were sent, (d_out, r) with the scale in it and (r, d_in).
 
     Raises NonFiniteError with the row, naming the client and the tensor, for a NaN or Inf.
@@ -138,7 +148,7 @@ def read_factors(update: Update, module: str, row: int, who: str) -> tuple[np.nd
     return b * update.modules[module].scale, a
 
 
-def read_plain(update: Update, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
+def read_plain(update: Adapter, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
     """`read_factors` without the scale."""
     pair, found = update.modules[module], []
     for name in (pair.a, pair.b):

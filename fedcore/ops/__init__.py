@@ -11,7 +11,7 @@ from fedcore.ops.keystream_add import keystream_add
 from fedcore.ops.lora_delta_order import lora_delta_median, lora_delta_trimmed_mean
 from fedcore.ops.lora_delta_sum import lora_delta_sum
 from fedcore.ops.lora_gram import lora_blocks, lora_gram
-from fedcore.ops.lora_truncate import Truncated, lora_truncate
+from fedcore.ops.lora_truncate import Truncated, lora_truncate, lora_truncate_modules
 from fedcore.ops.mask_add import mask_add, unmask_sum
 from fedcore.ops.mean_around_median import mean_around_median
 from fedcore.ops.median import median
@@ -45,6 +45,7 @@ __all__ = [
     "lora_delta_trimmed_mean",
     "lora_gram",
     "lora_truncate",
+    "lora_truncate_modules",
     "mask_add",
     "mean_around_median",
     "median",

@@ -45,7 +45,8 @@ def lora_delta_sum(
     The law (fedcore/reference/lora_delta_sum.py): each c · b is rounded to fp32; chains of 256 terms, clients in order,
     are summed in fp32 by fused multiply-adds, chains and base in fp64. The reference and C give the same bits on every
     ISA and thread count; Triton, whose order inside a chain is the GPU's, is within the same bound:
-    |error| ≤ (min(Σr, 256) + 2) · 2⁻²⁴ · Σ |c b a| an element, before the last rounding, where nothing is subnormal.
+    |error| ≤ (min(Σr, 256) + 2) · 2⁻²⁴ · Σ |c b a| an element, before the last rounding, where nothing is subnormal;
+    + 6 for + 2 where all factors are of one 16-bit dtype, which it multiplies on matrix units.
 
     One call for all clients. Memory beside the result: some 64 to 256 rows of stacked B in fp32 a thread, and tiles.
     NumPy in gives NumPy out, torch in gives torch out on the same device. Raises ShapeError and DTypeError naming the

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fedcore.dtypes import name_of, to_float64
-from fedcore.errors import NonFiniteError, ShapeError, WeightError
+from fedcore.errors import ShapeError, WeightError
+from fedcore.ops.factors import tensor_of
+from fedcore.ops.lora_batches import passes, truncate_pass
 from fedcore.ops.lora_cores import Grams, block_core, gram_core, term_grams
+from fedcore.ops.lora_stack import Parts, Truncated, checked_parts, checked_ranks
 from fedcore.reference.lora_truncate import Leading
 from fedcore.reference.lora_truncate import lora_truncate as qr_core
 
@@ -19,26 +20,6 @@ from fedcore.reference.lora_truncate import lora_truncate as qr_core
 MANY, TIMES = 512, 8
 #: elements of both factors below which QR is as quick as anything
 FEW = 1 << 16
-
-
-class Truncated(NamedTuple):
-    """Factors of one rank, Δ ≈ scale · b · a, in fp64.
-
-    a, b       (rank, d_in) and (d_out, rank)
-    norm       ‖Δ‖ (Frobenius)
-    residual   ‖Δ − scale · b · a‖ / ‖Δ‖, 0 if Δ is 0
-    most       what the residual is at most, whatever was rounded
-    least      no product of this rank has a residual below it
-    core       how they were found: 'qr', 'gram' or 'block'
-    """
-
-    a: np.ndarray
-    b: np.ndarray
-    norm: float
-    residual: float
-    most: float
-    least: float
-    core: str
 
 
 def lora_truncate(
@@ -60,71 +41,69 @@ def lora_truncate(
     Definition: fedcore/reference/lora_truncate.py; how it is found: fedcore/ops/lora_cores.py, chosen by `core_for`
     from sizes alone. NumPy's BLAS and LAPACK do the work: the same bits on one machine and number of their threads, and
     equal to the definition within 4e-6 ‖Δ‖ at worst elsewhere ('gram'), or between `least` and `most` ('block').
+    Tensors on a GPU stay there, as `lora_truncate_modules` has it. NumPy in gives NumPy out, torch in gives torch out
+    on the same device.
 
-    Raises ShapeError, WeightError for a coefficient or scale that is not finite, and NonFiniteError with the row of a
-    client (or term) whose factors hold NaN or Inf.
+    Raises ShapeError, DTypeError, WeightError for a coefficient or scale that is not finite, and NonFiniteError with
+    the row of a client (or term) whose factors hold NaN or Inf.
     """
-    wanted = _checked_ranks(ranks)
+    wanted, parts = _checked(ranks, scale), checked_parts(b, a, coefficients)
+    return _on_device([parts], wanted, scale)[0] if parts.on_gpu else _on_host(parts, wanted, scale)
+
+
+def lora_truncate_modules(
+    modules: Iterable[tuple[Any, Any, npt.ArrayLike]], ranks: int | Iterable[int], *, scale: float = 1.0
+) -> list[dict[int, Truncated]]:
+    """`lora_truncate` of many modules, each (b, a, coefficients) as it takes them: one answer for each, in order.
+
+    Of tensors on a GPU all modules of one size go through their Gram cores in one batched pass on the device, in fp64
+    (fedcore/ops/lora_batches.py): 4 GB of stacked factors at a time, and no factor is copied to the host. Others are
+    taken one after the other, so that a generator can read them from files.
+
+    Raises as `lora_truncate`, naming the module.
+    """
+    wanted = _checked(ranks, scale)
+    found: dict[int, dict[int, Truncated]] = {}
+    waiting: dict[int, Parts] = {}
+    for m, module in enumerate(modules):
+        parts = checked_parts(*module, f"lora_truncate_modules: module {m}")
+        if parts.on_gpu:
+            waiting[m] = parts
+        else:
+            found[m] = _on_host(parts, wanted, scale)
+    found |= zip(waiting, _on_device(list(waiting.values()), wanted, scale), strict=True)
+    if not found:
+        raise ShapeError("lora_truncate_modules: got no module, expected at least one (b, a, coefficients)")
+    return [found[m] for m in sorted(found)]
+
+
+def _on_host(parts: Parts, ranks: list[int], scale: float) -> dict[int, Truncated]:
+    """One module's answer by NumPy; as tensors where its factors are."""
+    b, a = parts.arrays()
+    parts.refuse(np.isfinite(b).all(0) & np.isfinite(a).all(1))
+    triplets = leading(b, a, parts.share, max(ranks))
+    found = {rank: balanced(triplets, rank, scale) for rank in ranks}
+    if parts.device is None:
+        return found
+    return {rank: one._replace(a=tensor_of(one.a), b=tensor_of(one.b)) for rank, one in found.items()}
+
+
+def _on_device(modules: list[Parts], ranks: list[int], scale: float) -> list[dict[int, Truncated]]:
+    """The answers of modules on GPUs, in order."""
+    found: dict[int, dict[int, Truncated]] = {}
+    for index in passes(modules):
+        together = [modules[m] for m in index]
+        terms, first = max(len(parts.share) for parts in together), together[0]
+        core = core_for(terms, first.d_out, first.d_in, max(ranks))
+        found |= zip(index, truncate_pass(together, ranks, scale, core), strict=True)
+    return [found[m] for m in range(len(modules))]
+
+
+def _checked(ranks: int | Iterable[int], scale: float) -> list[int]:
+    wanted = checked_ranks(ranks)
     if not (np.isfinite(scale) and scale != 0):
         raise WeightError(f"lora_truncate: got scale {scale}, expected a finite number other than 0; correct it")
-    stacked_b, stacked_a, share, owner = _stacked(b, a, coefficients)
-    for factor, axis in ((stacked_b, 0), (stacked_a, 1)):
-        if not np.isfinite(factor).all():
-            row = int(owner[np.flatnonzero(~np.isfinite(factor).all(axis))[0]])
-            raise NonFiniteError(f"lora_truncate: row {row}: its factors hold NaN or Inf; leave that client out", row)
-    found = leading(stacked_b, stacked_a, share, max(wanted))
-    return {rank: balanced(found, rank, scale) for rank in wanted}
-
-
-def _checked_ranks(ranks: int | Iterable[int]) -> list[int]:
-    try:
-        wanted = [operator.index(rank) for rank in (ranks if isinstance(ranks, Iterable) else [ranks])]
-    except TypeError:
-        wanted = []
-    if not wanted or min(wanted) < 1:
-        raise ShapeError(f"lora_truncate: got ranks {ranks!r}, expected whole numbers of at least 1; correct them")
     return wanted
-
-
-def _stacked(b: Any, a: Any, coefficients: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(b (d_out, R), a (R, d_in), share (R,), owner (R,)): fp32 where that holds every factor, else fp64."""
-    together = getattr(b, "ndim", 0) == 2 and getattr(a, "ndim", 0) == 2
-    parts_b, parts_a = ([_matrix(part) for part in ([x] if together else list(x))] for x in (b, a))
-    share = np.array(coefficients, np.float64)
-    ranks = [len(part) for part in parts_a]
-    if not parts_b or len(parts_b) != len(parts_a):
-        raise ShapeError(f"lora_truncate: got {len(parts_b)} b and {len(parts_a)} a, expected as many, at least one")
-    if share.shape != (sum(ranks) if together else len(ranks),):
-        raise ShapeError(
-            f"lora_truncate: got coefficients {share.shape}, expected ({sum(ranks) if together else len(ranks)},)"
-        )
-    for i, (part_b, part_a) in enumerate(zip(parts_b, parts_a, strict=True)):
-        expected = (len(parts_b[0]), ranks[i]), (ranks[i], parts_a[0].shape[1])
-        if (part_b.shape, part_a.shape) != expected or 0 in part_b.shape + part_a.shape:
-            raise ShapeError(
-                f"lora_truncate: row {i}: got b {part_b.shape} and a {part_a.shape}, expected b (d_out, r) and a "
-                f"(r, d_in) with the sizes of row 0, {len(parts_b[0])} and {parts_a[0].shape[1]}, none of them 0"
-            )
-    if not np.isfinite(share).all():
-        row = int(np.flatnonzero(~np.isfinite(share))[0])
-        raise WeightError(f"lora_truncate: coefficient {row} is {share[row]}, expected a finite number; correct it")
-    dtype = np.float64 if any(part.dtype == np.float64 for part in (*parts_b, *parts_a)) else np.float32
-    owner = np.arange(sum(ranks)) if together else np.repeat(np.arange(len(ranks)), ranks)
-    if together:
-        return parts_b[0].astype(dtype, copy=False), parts_a[0].astype(dtype, copy=False), share, owner
-    return np.concatenate(parts_b, 1, dtype=dtype), np.concatenate(parts_a, 0, dtype=dtype), share[owner], owner
-
-
-def _matrix(part: Any) -> np.ndarray:
-    """One factor as fp32 where that holds it, else fp64. Raises DTypeError, ShapeError."""
-    array = part.detach().cpu() if hasattr(part, "detach") else part
-    if str(getattr(array, "dtype", "")) == "torch.bfloat16":
-        array = array.float()
-    array = np.asarray(array)
-    if array.ndim != 2:
-        raise ShapeError(f"lora_truncate: got a factor of shape {array.shape}, expected a matrix")
-    name = name_of(array.dtype)
-    return array if name in ("float32", "float64") else to_float64(array).astype(np.float32)
 
 
 def core_for(terms: int, d_out: int, d_in: int, rank: int) -> str:

@@ -17,7 +17,8 @@ most m · u of its terms (Higham 2002, Accuracy and Stability of Numerical Algor
 added in fp64. Errors of random sign give about √m · u / 3. Where b' or a sum is above fp32, the output is not finite.
 
 Triton (fedcore/kernels/lora_delta_sum.py) cuts the same chains and adds them in fp64 alike, but the order inside a
-chain is the hardware's: it has the same bound, not the same bits.
+chain is the hardware's: it has the same bound, not the same bits. Factors of one 16-bit dtype go to matrix units there
+(fedcore/kernels/lora_delta_half.py), with + 6 in place of + 2 in the bound.
 """
 
 from __future__ import annotations

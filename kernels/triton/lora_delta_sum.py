@@ -6,6 +6,9 @@ DEPTH at a time through tl.dot with IEEE fp32 arithmetic (no tf32), chains of CH
 definition has it. The order inside a chain is the hardware's, so results are within the definition's bound, not equal
 to its bits; they are the same every time on one device, and do not depend on how many groups or rows a launch has.
 
+Factors of one 16-bit dtype go to fedcore/kernels/lora_delta_half.py first, which is for matrix units; where it says
+that a sum is not finite they come here, which decides.
+
 Several groups of clients may be summed side by side: the dense products of single clients are groups of one.
 Speed on a GPU is unmeasured so far.
 """
@@ -19,6 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fedcore.kernels.lora_delta_half import lora_delta_half, takes
 from fedcore.kernels.rounding import round_once
 from fedcore.kernels.rows import DTYPES, VECTOR, check_device, load, on_device, row_pointer, widen
 
@@ -136,6 +140,8 @@ def launch(
     d_out, d_in = out.shape[-2:]
     check_device("lora_delta_sum", _lora_delta_sum_kernel, device)
     if not out.numel():
+        return False
+    if takes(b, a, coefficients) and not lora_delta_half(b, a, coefficients, groups, base, out):
         return False
     b, a = _of_one_dtype(b), _of_one_dtype(a)
     ranks = np.array([len(x) for x in a], np.int64)

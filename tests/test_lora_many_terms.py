@@ -1,0 +1,95 @@
+"""Cohorts in files whose terms are many enough for the block iteration, against dense matrices in fp64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedcore import Update, aggregate
+from fedcore.dtypes import round_from_float64, to_float64
+from fedcore.errors import NonFiniteError
+from fedcore.rules import Mean, NormClipping
+from tests.oracles import delta as dense
+
+
+def many_terms(folder, dtype: str = "bfloat16") -> list[Update]:
+    """Clients in files whose terms are many enough for the block iteration; a small module and a wide one."""
+    rng = np.random.default_rng(0)
+    shapes = {"small": (40, 30), "wide": (96, 200)}
+    common = {module: (rng.standard_normal((d, 4)), rng.standard_normal((4, k))) for module, (d, k) in shapes.items()}
+    updates = []
+    for i in range(70):
+        rank, tensors = 4 + 4 * (i % 3), {}
+        for module, (d, k) in shapes.items():
+            b, a = rng.standard_normal((d, rank)), rng.standard_normal((rank, k))
+            b[:, :4], a[:4] = b[:, :4] + common[module][0], a[:4] + common[module][1]
+            tensors[f"{module}.lora_A.weight"] = round_from_float64(a, dtype)
+            tensors[f"{module}.lora_B.weight"] = round_from_float64(b, dtype)
+        scaling = {"small": 1.0, "wide": 0.5 + i / 70}
+        update = Update.from_tensors(tensors, num_examples=i + 1, client_id=f"c{i:02}", scaling=scaling)
+        path = folder / f"c{i:02}.safetensors"
+        path.write_bytes(update.to_bytes())
+        updates.append(Update.open(path))
+    return updates
+
+
+def dense_bf16(update: Update, module: str) -> np.ndarray:
+    pair = update.modules[module]
+    return pair.scale * to_float64(update.tensors[pair.b]) @ to_float64(update.tensors[pair.a])
+
+
+@pytest.mark.parametrize("rule", [Mean(), NormClipping(300.0)])
+def test_a_cohort_of_many_terms_is_nearly_the_dense_mean_and_says_how_near(tmp_path, rule):
+    """Mean reads files once and measures on the way, a clip has measured before."""
+    updates = many_terms(tmp_path)
+    result = aggregate(updates, rule, weights=[1.0] * 70)
+    share = np.array([result.coefficients[u.client_id] for u in updates]) / result.report["divisor"]
+    for module, core in (("small", "qr"), ("wide", "block")):
+        mean = sum(c * dense_bf16(u, module) for c, u in zip(share, updates, strict=True))
+        report, size = result.report["modules"][module], np.linalg.norm(mean)
+        best = np.linalg.norm(mean - dense.truncated(mean, 12)) / size
+        assert (report["core"], report["rank"]) == (core, 12)
+        assert report["norm"] == pytest.approx(size, rel=1e-6)
+        assert report["residual"] == pytest.approx(best, rel=5e-3)
+        assert report["least"] <= best * (1 + 1e-9)
+        assert best <= report["most"] * (1 + 1e-9)
+        # the factors are rounded to bf16
+        ours = np.linalg.norm(mean - dense_bf16(result.update, module)) / size
+        assert ours == pytest.approx(report["residual"], abs=5e-3)
+    again = aggregate(updates, rule, weights=[1.0] * 70)
+    assert again.update.digest() == result.update.digest()
+
+
+def test_among_many_terms_a_client_that_hides_its_update_is_rebuilt_or_refused(tmp_path):
+    updates = many_terms(tmp_path, "float32")
+    honest = aggregate(updates, Mean(), weights=[1.0] * 70)
+    for size, excluded in ((2.0**9, False), (2.0**30, True)):
+        tensors = {name: np.array(t) for name, t in updates[3].tensors.items()}
+        pair = updates[3].modules["wide"]
+        pad = np.round(4 * np.random.default_rng(1).standard_normal((96 + 200, 1))).astype(np.float32) * np.float32(
+            size
+        )
+        tensors[pair.b] = np.hstack((tensors[pair.b], pad[:96], -pad[:96]))
+        tensors[pair.a] = np.vstack((tensors[pair.a], pad[96:].T, pad[96:].T))
+        hiding = Update.from_tensors(tensors, client_id="c03", scaling=updates[3].scaling)
+        cohort = [*updates[:3], hiding, *updates[4:]]
+        if excluded:
+            with pytest.raises(NonFiniteError, match="client 'c03': module 'wide': its factors cancel") as caught:
+                aggregate(cohort, Mean(), weights=[1.0] * 70)
+            assert caught.value.row == 3
+            continue
+        found = aggregate(cohort, Mean(), weights=[1.0] * 70)
+        expected = dense.dense(honest.update, "wide")
+        assert found.report["modules"]["wide"]["core"] == "block"
+        difference = np.linalg.norm(dense.dense(found.update, "wide") - expected)
+        assert difference <= 1e-2 * np.linalg.norm(expected)
+
+
+def test_among_many_terms_nan_is_named_by_client_tensor_and_element(tmp_path):
+    updates = many_terms(tmp_path)
+    tensors = {name: np.array(t) for name, t in updates[2].tensors.items()}
+    tensors["wide.lora_B.weight"].view(np.uint16)[1, 2] = 0x7FC0
+    updates[2] = Update.from_tensors(tensors, client_id="c02", scaling=updates[2].scaling)
+    with pytest.raises(NonFiniteError, match=r"client 'c02': tensor 'wide.lora_B.weight'.*element 14") as caught:
+        aggregate(updates, Mean())
+    assert caught.value.row == 2

@@ -1,0 +1,76 @@
+"""benchmarks/triton_lora.py, which measures a GPU, at tiny sizes: its checks pass, fail where an op is wrong, and time.
+
+Interpreted on the CPU, compiled on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="it measures kernels on torch tensors")
+pytest.importorskip("triton", reason="Triton is not installed; fedcore[train] brings it")
+
+import fedcore as fc  # noqa: E402
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+ROOF = {f"{name} matrix product, flop/s": 1e9 for name in ("fp32", "fp64", "tf32", "bf16")}
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module("triton_lora")
+    monkeypatch.setattr(module, "CHECKED", ((9, 20, [3, 1, 2]),))
+    yield module
+    for name in ("triton_lora", "inputs"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def batched(monkeypatch):
+    """Tensors take the path of a GPU wherever they lie."""
+    monkeypatch.setattr("fedcore.ops.lora_stack.Parts.on_gpu", property(lambda parts: parts.device is not None))
+
+
+OPS = ["lora_delta_sum", "lora_delta_median", "lora_delta_trimmed_mean", "lora_gram", "lora_truncate"]
+
+
+def test_every_lora_op_has_a_line(lines):
+    assert list(lines.LINES) == OPS
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_each_op_passes_its_check_and_has_figures(lines, batched, device, op):
+    sizes = lines.Sizes(d=33, clients=5, rank=3, linear=((32, 24),), layers=1, gram=3, rounds=1)
+    found = lines.line(op, sizes, device, ["bfloat16"], ROOF)
+    assert "wrong" not in found, found
+    assert all(name.endswith(", bfloat16") for name in found)
+    for figures in found.values():
+        assert 0 < figures["min"] <= figures["median"] <= figures["max"]
+        parts = [value for name, value in figures.items() if name.startswith("part of the")]
+        assert parts
+        assert parts[0] == pytest.approx(figures["flop/s"] / 1e9)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_each_check_finds_an_op_that_is_a_little_off(lines, batched, device, monkeypatch, op):
+    """A result off by 1e-4 of itself in one place."""
+    name = "lora_truncate_modules" if op == "lora_truncate" else op
+    right = getattr(fc.ops, name)
+
+    def off(*given, **options):
+        found = right(*given, **options)
+        if op == "lora_truncate":
+            found[0][4].b[3, 1] *= 1.001
+        elif options.get("backend") == "triton":
+            largest = found.argmax() if isinstance(found, np.ndarray) else int(found.abs().argmax())
+            found.reshape(-1)[largest] *= 1 + 1e-4
+        return found
+
+    monkeypatch.setattr(fc.ops, name, off)
+    assert list(lines.LINES[op][0](device))
