@@ -37,6 +37,8 @@ enum {
     FC_DECODED = 1024,   /* columns of a row decoded at a time where a kernel reads them once: a group stays in L1 */
     FC_PAIRS = 8,        /* pairs whose squared distances are summed side by side */
     FC_ORDER_LEAF = 32,  /* rows that are sorted in registers at most */
+    FC_ORDER_FEWEST = 3, /* rows from which, and up to which, medians are taken in registers alone */
+    FC_ORDER_FEW = 16,
     FC_ORDER_LAST = 5,   /* levels that the last pass of a merge does at most */
     FC_GRAM_NEXT = 2,    /* rows after a panel's own whose place its packing is told */
     FC_LORA_CHAIN = 256, /* fixed by the definition: fedcore/reference/lora_delta_sum.py */
@@ -161,8 +163,9 @@ typedef enum { FC_MEDIAN, FC_TRIMMED_MEAN, FC_MEAN_AROUND_MEDIAN } fc_statistic;
 typedef int fc_order_fn(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
                         int64_t f, void* scratch, double* acc);
 
-/* order.c: a zero is +0, also one that was rounded to: the last step of an order statistic, on the way out. */
-void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype);
+/* order.c: a zero is +0, also one that was rounded to: the last step of an order statistic, on the way out; `stream`:
+ * bypass the cache where possible. */
+void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype, int stream);
 
 typedef void fc_stream_add_fn(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,
                               void* values, int negative);
