@@ -103,7 +103,7 @@ class Attack:
         for k, (name, tensor) in enumerate(update.tensors.items()):
             values = parameters[starts[k] : starts[k + 1]].reshape(tensor.shape)
             tensors[name] = self.rounded(values, name_of(tensor.dtype), f"tensor {name}")
-        return like(update, tensors)
+        return update.with_tensors(tensors)
 
 
 def copies(row: np.ndarray, f: int) -> np.ndarray:
@@ -119,18 +119,6 @@ def flat(update: Update) -> np.ndarray:
 def offsets(layout: Layout) -> np.ndarray:
     """Where each tensor starts in `flat`, and the end."""
     return np.cumsum([0, *(int(np.prod(shape, dtype=np.int64)) for shape in layout.shapes)])
-
-
-def like(update: Update, tensors: dict[str, np.ndarray]) -> Update:
-    """Other tensors, sent as this client."""
-    return Update.from_tensors(
-        tensors,
-        num_examples=update.num_examples,
-        client_id=update.client_id,
-        scaling=update.scaling,
-        base=update.base,
-        adapter_config=update.adapter_config,
-    )
 
 
 def check_strength(attack: str, what: str, value: object, least: float = 0.0, *, above: bool = True) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.attacks.attack import Attack, check_strength, copies, like
+from fedcore.attacks.attack import Attack, check_strength, copies
 from fedcore.dtypes import name_of, round_from_float64, to_float64
 from fedcore.errors import ConfigError, LayoutError, RangeError
 from fedcore.updates import Update
@@ -48,7 +48,7 @@ def sign_flip(update: Update, reference: Update, scale: float) -> Update:
         onto = np.linalg.lstsq(a.T, a_ref.T, rcond=None)[0].T  # (r, r): A_ref·A⁺
         flipped = (1 + scale) * ratio * (b_ref @ onto) - scale * b
         poisoned[pair.b] = _rounded(flipped, update.tensors[pair.b], pair.b)
-    return like(update, poisoned)
+    return update.with_tensors(poisoned)
 
 
 @dataclass(frozen=True)

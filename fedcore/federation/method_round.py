@@ -119,15 +119,7 @@ def fixing(method: FedSB, estimate: Update) -> Start:
         left, right = (np.asarray(fixed.tensors[name], np.float64) for name in (pair.b, pair.a))
         b, a = (np.asarray(estimate.tensors[name], np.float64) for name in (pair.b, pair.a))
         tensors |= {pair.a: fixed.tensors[pair.a], pair.b: (left @ ((left.T @ b) @ (a @ right.T))).astype(np.float32)}
-    adapter = Update.from_tensors(
-        dict(estimate.tensors) | tensors,
-        client_id=estimate.client_id,
-        num_examples=estimate.num_examples,
-        scaling=estimate.scaling,
-        base=estimate.base,
-        adapter_config=estimate.adapter_config,
-    )
-    return Start(adapter, fixed=fixed)
+    return Start(estimate.with_tensors(tensors), fixed=fixed)
 
 
 def evaluate(federation: Federation, start: Start) -> Metrics:

@@ -160,11 +160,4 @@ def gather(
 
 def unchanged(adapter: Update, client: Client) -> Update:
     """The adapter as if the client had trained and nothing had moved."""
-    return Update.from_tensors(
-        dict(adapter.tensors),
-        client_id=client.id,
-        num_examples=len(client.texts),
-        scaling=adapter.scaling,
-        base=adapter.base,
-        adapter_config=adapter.adapter_config,
-    )
+    return adapter.with_tensors({}, client_id=client.id, num_examples=len(client.texts))

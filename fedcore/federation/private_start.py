@@ -21,11 +21,8 @@ def private_start(method: Method, initial: Update, seed: int) -> Start:
     if not isinstance(method, FedSB):
         return Start(initial)
     adapter, generator = orthonormal(initial), np.random.default_rng([seed, 0x66656473])
-    tensors = dict(adapter.tensors)
+    tensors = {}
     for pair in adapter.modules.values():
         drawn = np.linalg.qr(generator.normal(size=(pair.d_out, pair.rank)))[0]
-        tensors[pair.b] = np.ascontiguousarray(drawn, np.float32).astype(tensors[pair.b].dtype)
-    fixed = Update.from_tensors(
-        tensors, scaling=adapter.scaling, base=adapter.base, adapter_config=adapter.adapter_config
-    )
-    return Start(adapter, fixed=fixed)
+        tensors[pair.b] = np.ascontiguousarray(drawn, np.float32).astype(adapter.tensors[pair.b].dtype)
+    return Start(adapter, fixed=adapter.with_tensors(tensors))

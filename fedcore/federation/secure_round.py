@@ -197,14 +197,7 @@ def keeping_own(changes: Changes, adapter: Update, own: Mapping[str, Update]) ->
     for client, update in own.items() if staying else ():
         pairs = adapter.modules.values()
         mine = {name: update.tensors[name] for pair in pairs for name in (getattr(pair, f) for f in staying)}
-        found[client] = Update.from_tensors(
-            dict(adapter.tensors) | mine,
-            client_id=client,
-            num_examples=update.num_examples,
-            scaling=adapter.scaling,
-            base=adapter.base,
-            adapter_config=adapter.adapter_config,
-        )
+        found[client] = adapter.with_tensors(mine, client_id=client, num_examples=update.num_examples)
     return found
 
 
@@ -220,11 +213,7 @@ def added(
         mean, weight = quantizer.mean(part.sum)
         name = f"group-{k}"
         adapter = changes.finish(mean, None)[0]
-        means.append(
-            Update.from_tensors(
-                dict(adapter.tensors), client_id=name, scaling=adapter.scaling, adapter_config=adapter.adapter_config
-            )
-        )
+        means.append(adapter.with_tensors({}, client_id=name))
         weights[name] = weight if settings.weights == "counts" else float(len(part.survivors))
     rule = make_chain(settings.rule, settings.parameters, settings.before).for_round(changes.number)
     result = aggregate(Cohort(means), rule, space=settings.space, reference=start.adapter, weights=weights)

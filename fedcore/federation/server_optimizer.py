@@ -79,15 +79,7 @@ class ServerOptimizer:
                 tensors[name] = _rounded(x + change, tensor, goal, name)
             for moment, values in after.items():
                 moments[moment][name] = values
-        following = Update.from_tensors(
-            tensors,
-            num_examples=aggregate.num_examples,
-            client_id=aggregate.client_id,
-            scaling=aggregate.scaling,
-            base=aggregate.base,
-            adapter_config=aggregate.adapter_config,
-        )
-        return following, ServerState(state.optimizer, state.round + 1, moments)
+        return aggregate.with_tensors(tensors), ServerState(state.optimizer, state.round + 1, moments)
 
     def move(self, delta: np.ndarray, before: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """(what is added to one tensor, its moments after): all fp64 arrays of the tensor's shape."""

@@ -123,13 +123,8 @@ def check_sum(sums: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -
 
 def mean_adapter(tensors: Mapping[str, np.ndarray], start: Update) -> Update:
     """An adapter like the start of these tensors, rounded once to its dtypes."""
-    return Update.from_tensors(
-        {name: rounded(values, dtype_of(start, name), name) for name, values in tensors.items()},
-        client_id="global",
-        scaling=start.scaling,
-        base=start.base,
-        adapter_config=start.adapter_config,
-    )
+    found = {name: rounded(values, dtype_of(start, name), name) for name, values in tensors.items()}
+    return start.with_tensors(found, client_id="global", num_examples=1)
 
 
 def _who(update: Update) -> str:

@@ -76,12 +76,7 @@ class Statistic:
                 layout = self.reference.layout
                 moved = np.asarray(tensors[name], np.float64) + part.reshape(tensors[name].shape)
                 tensors[name] = to_dtype(moved.astype(np.float32), layout.dtypes[layout.index[name]])
-        return Update.from_tensors(
-            tensors,
-            scaling=self.reference.scaling or None,
-            base=self.reference.base,
-            adapter_config=self.reference.adapter_config,
-        )
+        return self.reference.with_tensors(tensors, client_id="", num_examples=1)
 
     def check(self, updates: Iterable[Update]) -> None:
         """Raise LayoutError unless updates have the reference's tensors and scales."""
@@ -154,14 +149,7 @@ def orthonormal(adapter: Update) -> Update:
         for name, values in ((pair.a, q.T), (pair.b, np.asarray(tensors[pair.b], np.float64) @ r.T)):
             dtype = adapter.layout.dtypes[adapter.layout.index[name]]
             tensors[name] = to_dtype(values.astype(np.float32), dtype)
-    return Update.from_tensors(
-        tensors,
-        num_examples=adapter.num_examples,
-        client_id=adapter.client_id,
-        scaling=adapter.scaling,
-        base=adapter.base,
-        adapter_config=adapter.adapter_config,
-    )
+    return adapter.with_tensors(tensors)
 
 
 def error_of_delta(reference: Update, factors: Sequence[str], deviation: float) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import mmap
 import os
 from collections.abc import Iterator, Mapping
@@ -14,74 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.dtypes import STORAGE, to_float64
 from fedcore.encoding import MOST_SCALES
 from fedcore.errors import FormatError, LayoutError
-from fedcore.quantized import QUANTIZED, Quantized, part_sizes, to_dtype
+from fedcore.quantized import Quantized
 from fedcore.updates import directory as peft_directory
 from fedcore.updates.arrays import gather
-from fedcore.updates.config import (
-    canonical_config,
-    config_scales,
-    fitted_config,
-    given_scales,
-    minimal_config,
-    refuse_variants,
-)
-from fedcore.updates.encode import check_scales, encode
+from fedcore.updates.config import canonical_config, minimal_config
+from fedcore.updates.encode import encode
 from fedcore.updates.file import File
-from fedcore.updates.header import Header, arrange, header_length, pack_header, parse_entries, parse_header
-from fedcore.updates.layout import Layout, shared_layout, shown
-from fedcore.updates.metadata import check_identity, pack_metadata, unpack_metadata
+from fedcore.updates.header import parse_header
+from fedcore.updates.layout import Layout, shown
+from fedcore.updates.making import checked, from_file, from_header, read_header
+from fedcore.updates.metadata import unpack_metadata
 from fedcore.updates.pairs import LoraPair, lora_pairs
-from fedcore.updates.pieces import PLAIN, Piece, pieces_of
-
-#: bytes of a tensor in a file that are in memory at a time while it is hashed or copied
-PIECE = 1 << 22
-
-
-class TensorView(Mapping[str, np.ndarray]):
-    """name -> read-only array over an update's bytes, in canonical order; made when asked for.
-
-    What lies as its dtype in a buffer is never copied; what travels in another format is decoded to fp32 each time, and
-    what lies in a file is read from it each time.
-    """
-
-    def __init__(self, update: Update):
-        self._update, self._layout = update, update.layout
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        k = self._layout.index[name]
-        found = self.stored(k)
-        if isinstance(found, Quantized):
-            found = found.to_float32()
-        elif self._layout.formats[k] != self._layout.dtypes[k]:
-            found = np.asarray(to_float64(found), np.float32)
-        found.flags.writeable = False
-        return found
-
-    def stored(self, k: int) -> np.ndarray | Quantized:
-        """A tensor as it lies, by its position."""
-        layout, update = self._layout, self._update
-        format, shape = layout.formats[k], layout.shapes[k]
-        if format not in QUANTIZED:
-            size = int(layout.nbytes[k])
-            return update.bytes_at(int(update.offsets[k]), size).view(STORAGE[format]).reshape(shape)
-        starts = (int(update.offsets[k]), *update.scales[:, k].tolist())
-        if update.mapped:
-            return Quantized.over(update.buffer, starts, format, shape, layout.dtypes[k])
-        sizes = part_sizes(format, int(layout.sizes[k]))
-        parts = [
-            update.bytes_at(start, size * kind.itemsize).view(kind)
-            for start, (kind, size) in zip(starts, sizes, strict=False)
-        ]
-        return Quantized(format, shape, parts[0], tuple(parts[1:]), layout.dtypes[k])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._update.layout.names)
-
-    def __len__(self) -> int:
-        return len(self._update.layout)
+from fedcore.updates.pieces import pieces_of
+from fedcore.updates.view import TensorView
+from fedcore.updates.writing import content_digest, decoded_parts, file_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +81,9 @@ class Update:
         """
         layout, buffer, offsets = gather(tensors)
         scales = np.zeros((MOST_SCALES, len(layout)), np.int64)
-        return _checked(layout, buffer, offsets, scales, scaling, num_examples, client_id, base, adapter_config or {})
+        return checked(
+            cls, layout, buffer, offsets, scales, scaling, num_examples, client_id, base, adapter_config or {}
+        )
 
     @classmethod
     def from_peft(
@@ -153,7 +101,7 @@ class Update:
         file = File.at(weights)
         buffer = peft_directory.map_file(weights)
         header = parse_header(buffer, str(weights))
-        return _from_file(directory, file, header, buffer, config, num_examples, client_id)
+        return from_file(cls, directory, file, header, buffer, config, num_examples, client_id)
 
     @classmethod
     def open(
@@ -173,8 +121,8 @@ class Update:
         if weights.is_dir() or not (os.path.lexists(weights) or weights.suffix):
             config, weights = peft_directory.open_adapter(path)
         file = File.at(weights)
-        header = _read_header(file)
-        return _from_file(path, file, header, np.empty(0, np.uint8), config, num_examples, client_id)
+        header = read_header(file)
+        return from_file(cls, path, file, header, np.empty(0, np.uint8), config, num_examples, client_id)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview | mmap.mmap, *, source: str = "message") -> Update:
@@ -190,7 +138,7 @@ class Update:
         said = unpack_metadata(header.metadata, source)
         scaling, config = said.get("scaling", {}), said.get("adapter_config", {})
         identity = (said.get("num_examples", 1), said.get("client_id", ""), said.get("base"))
-        return _checked_file(source, header, buffer, scaling, *identity, config, "num_examples" in said)
+        return from_header(cls, source, header, buffer, scaling, *identity, config, "num_examples" in said)
 
     @property
     def tensors(self) -> Mapping[str, np.ndarray]:
@@ -241,6 +189,28 @@ class Update:
         """Names of the tensors that belong to no pair: modules_to_save, biases, or all of a full model."""
         return self._pairs[1]
 
+    def with_tensors(
+        self, tensors: Mapping[str, Any], *, client_id: str | None = None, num_examples: int | None = None
+    ) -> Update:
+        """The same update with other values for the tensors that are named, of any rank: a copy.
+
+        tensors                 name -> array as for `from_tensors`; those not named stay, decoded to their values
+        client_id, num_examples whose it is from now on; None: who sent this one
+
+        Raises LayoutError naming a tensor that this update has not, and what `from_tensors` raises.
+        """
+        if unknown := sorted(tensors.keys() - self.layout.index.keys()):
+            raise LayoutError(f"tensor {shown(unknown[0])}: not in the update; pass only names of its layout")
+        found = Update.from_tensors(
+            dict(self.tensors) | dict(tensors),
+            num_examples=self.num_examples if num_examples is None else num_examples,
+            client_id=self.client_id if client_id is None else client_id,
+            scaling=self.scaling,
+            base=self.base,
+            adapter_config=self.adapter_config,
+        )
+        return found if num_examples is not None or self.counted else replace(found, counted=False)
+
     def quantize(self, format: str) -> Update:
         """The same update with every tensor in another format, as it is to travel: a copy.
 
@@ -258,12 +228,7 @@ class Update:
 
     def digest(self) -> str:
         """SHA-256 (hex) of the content: layout, scaling, the tensors' bytes in canonical order; not of who sent it."""
-        scales = json.dumps({module: scale.hex() for module, scale in sorted(self.scaling.items())})
-        sha256 = hashlib.sha256(f"fedcore update 1\n{self.layout.digest}\n{scales}\n".encode())
-        for piece in pieces_of(self.layout):
-            for data in self._data(piece):
-                sha256.update(data)
-        return sha256.hexdigest()
+        return content_digest(self)
 
     def to_bytes(self) -> bytes:
         """Safetensors bytes that hold everything; equal updates give equal bytes."""
@@ -271,11 +236,7 @@ class Update:
 
     def parts(self) -> Iterator[bytes | memoryview]:
         """What `to_bytes` gives, in parts, each valid until the next; of what lies in a file a few MB at a time."""
-        order, _ = arrange(self.layout)
-        pieces = pieces_of(self.layout)
-        yield pack_header(self.layout, self._metadata(scaling=self.scaling, adapter_config=self.adapter_config))
-        for k in order:
-            yield from self._data(pieces[k])
+        return file_parts(self)
 
     def to_peft(self, directory: str | os.PathLike[str]) -> None:
         """Write a PEFT directory, whole or not at all: beside, flushed to disk, then renamed. Its parents are made.
@@ -292,95 +253,4 @@ class Update:
         config = self.adapter_config
         if self.modules:
             config = canonical_config(minimal_config(self.modules, self.dense, self.base) | config)
-        peft_directory.write_adapter(directory, config, self._decoded_file())
-
-    def _data(self, piece: Piece) -> Iterator[memoryview]:
-        """The bytes of a piece; of a large one in a file, only a part is in memory at a time."""
-        start = int(self.scales[piece.part - 1, piece.tensor] if piece.part else self.offsets[piece.tensor])
-        step = max(piece.nbytes, 1) if self.mapped else PIECE
-        for done in range(0, piece.nbytes, step):
-            yield self.bytes_at(start + done, min(step, piece.nbytes - done)).data
-
-    def _metadata(self, **also: Any) -> dict[str, str]:
-        count = {"num_examples": self.num_examples} if self.counted else {}
-        return pack_metadata(client_id=self.client_id, **count, base=self.base, **also)
-
-    def _decoded_file(self) -> Iterator[bytes | memoryview]:
-        """The parts of a safetensors file in which every tensor lies as its dtype; one is decoded at a time."""
-        layout = self.layout.decoded()
-        yield pack_header(layout, self._metadata())
-        for k in arrange(layout)[0]:
-            if self.layout.formats[k] == layout.dtypes[k]:
-                yield from self._data(Piece(layout.names[k], PLAIN[layout.dtypes[k]], layout.shapes[k], k, 0))
-            else:
-                yield to_dtype(self.tensors[layout.names[k]], layout.dtypes[k]).tobytes()
-
-
-def _read_header(file: File) -> Header:
-    """The header of a safetensors file, by small reads: one that is cut short meanwhile is an error, not a signal."""
-    length = header_length(file.read(0, min(8, file.size)).tobytes(), file.size, file.path)
-    return parse_entries(file.read(8, length).tobytes(), file.size, file.path)
-
-
-def _from_file(
-    path: str | os.PathLike[str],
-    file: File,
-    header: Header,
-    buffer: np.ndarray,
-    config: dict[str, Any] | None,
-    num_examples: int | None,
-    client_id: str | None,
-) -> Update:
-    """The update in a file with a config beside it, or all by itself (config None), mapped or not."""
-    said = unpack_metadata(header.metadata, file.path)
-    name = peft_directory.name_of(path) if config is not None else Path(path).stem
-    client_id = said.get("client_id") or name if client_id is None else client_id
-    counted = num_examples is not None or "num_examples" in said
-    num_examples = said.get("num_examples", 1) if num_examples is None else num_examples
-    scaling = None if config is not None else said.get("scaling", {})
-    config = said.get("adapter_config", {}) if config is None else config
-    base = said.get("base") or config.get("base_model_name_or_path") or None
-    fields = (scaling, num_examples, client_id, base, config, counted, file)
-    return _checked_file(str(path), header, buffer, *fields)
-
-
-def _checked_file(source: str, header: Header, buffer: np.ndarray, *rest: Any) -> Update:
-    """`_checked` for bytes from outside: whatever is wrong is a FormatError that names them."""
-    try:
-        update = _checked(shared_layout(header.layout), buffer, header.offsets, header.scales, *rest)
-    except LayoutError as error:
-        raise FormatError(f"{source}: {error}") from None
-    check_scales(update.layout, update.bytes_at, update.scales, source)
-    return update
-
-
-def _checked(
-    layout: Layout,
-    buffer: np.ndarray,
-    offsets: np.ndarray,
-    starts: np.ndarray,
-    scaling: Mapping[str, Any] | None,
-    num_examples: int,
-    client_id: str,
-    base: str | None,
-    adapter_config: Mapping[str, Any],
-    counted: bool = True,
-    file: File | None = None,
-) -> Update:
-    """An Update whose fields agree. scaling None: the config says it. Raises LayoutError or WeightError."""
-    check_identity(num_examples, client_id, base)
-    pairs, _ = lora_pairs(layout)
-    config = canonical_config(adapter_config)
-    if pairs:
-        refuse_variants(config)
-    if scaling is None:
-        if pairs and not config:
-            raise LayoutError(f"module {shown(next(iter(pairs)))}: has no scale; pass scaling= or adapter_config=")
-        scales = config_scales(config, pairs) if pairs else {}
-    else:
-        scales = given_scales(scaling, pairs)
-        if pairs and config:
-            config = fitted_config(config, {m: pair._replace(scale=scales[m]) for m, pair in pairs.items()})
-    view = buffer.view()
-    view.flags.writeable = False
-    return Update(layout, view, offsets, starts, scales, int(num_examples), client_id, base, config, counted, file)
+        peft_directory.write_adapter(directory, config, decoded_parts(self))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from inputs import BLOCKS, LANES, TILES, from_bits, make_rows, same_bits
 
 import fedcore as fc
-from fedcore.dtypes import bf16_bits, to_float64
+from fedcore.dtypes import bf16, bf16_bits, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError, WeightError
 
 OUT = ("float32", "float64", "float16", "bfloat16")
@@ -122,6 +122,27 @@ def test_non_finite_input_is_named(compiled, bits, out_dtype):
         with pytest.raises(NonFiniteError, match=rf"row 3 holds .* at column {column}") as caught:
             fc.ops.weighted_sum([*rows[:3], bad, *rows[4:]], np.ones(6), out_dtype=out_dtype, **compiled)
         assert (caught.value.row, caught.value.column) == (3, column)
+
+
+@pytest.mark.parametrize("value", [0x7F80, 0xFF80, 0x7FC1, 0xFF81], ids=["inf", "-inf", "nan", "-nan"])
+def test_non_finite_bf16_is_seen_in_every_column(compiled, value):
+    """Vectors take bf16 apart by its bits: in whole groups of columns, the first and later ones, and in the rest."""
+    for column in range(70):
+        rows = [np.full(70, 0x3F80, np.uint16) for _ in range(12)]
+        rows[column % 12][column] = value
+        with pytest.raises(NonFiniteError, match=rf"row {column % 12}\b.*column {column}\b"):
+            fc.ops.weighted_sum([bf16(row) for row in rows], np.full(12, 1 / 16), **compiled)
+
+
+def test_every_finite_bf16_number(compiled):
+    """Beside small and large ones, with weights from the least to the largest."""
+    numbers = np.arange(1 << 16).astype(np.uint16)
+    numbers = numbers[(numbers & 0x7F80) != 0x7F80]
+    rows = [bf16(np.random.default_rng(seed).permutation(numbers)) for seed in range(4)] + [bf16(numbers)]
+    most = float(np.finfo(np.float32).max)
+    for weights in ([1, -2.5, 2.0**-126, most, 7], [2.0**-126, 1.0, 1, 1, -most]):
+        got = fc.ops.weighted_sum(rows, weights, out_dtype="float64", **compiled)
+        assert same_bits(got, reference(rows, weights, out_dtype="float64"))
 
 
 def test_rows_of_weight_zero_are_not_read(compiled, dtype):
