@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from bench_weighted_sums import peak
 from inputs import LINEAR
 from measure import require_green, save
+from multiply_adds import peak
 
 import fedcore as fc
 from fedcore.ops.rows import available_cores
@@ -61,12 +61,12 @@ def main() -> None:
     require_green("lora_gram")
     terms = CLIENTS * RANK
     work = LAYERS * sum(map(sum, LINEAR.values())) * terms * (terms + 1) / 2
-    before = peak(threads)
+    before = peak("float64", threads)
     narrow, wide = factors("bfloat16"), factors("float32")
     timed(wide, 1, threads)
     seconds = {"float32": timed(wide, LAYERS, threads), "bfloat16": timed(narrow, LAYERS, threads)}
     one = stacked(wide, 2) / 2
-    bound = work / max(before, peak(threads))
+    bound = work / max(before, peak("float64", threads))
     results: dict[str, object] = {
         "threads": threads,
         "fp64 multiply-adds": work,

@@ -170,16 +170,15 @@ static void multiply_block(const job* j, const space* s, int64_t block, int64_t 
     for (int64_t i = j->first / FC_GRAM_ROWS * FC_GRAM_ROWS; i < j->x->rows; i += FC_GRAM_ROWS) {
         const float* a = panel + i / FC_GRAM_PANEL * panel_stride + i % FC_GRAM_PANEL;
         const int rows = j->x->rows - i <= FC_GRAM_ROWS / 2 ? FC_GRAM_ROWS / 2 : FC_GRAM_ROWS;
-        const int64_t panels = i / FC_GRAM_PANEL + 1; /* those that hold columns up to the diagonal */
-        for (int64_t p = 0; p < panels;) {
-            const int64_t left = panels - p;
-            /* a remainder of one panel alone would leave too few sums in flight */
-            const int wide = (int)(left == 4 ? 2 : fc_min(FC_GRAM_WIDE, left));
+        const int64_t halves = i / FC_GRAM_ROWS + 1; /* half panels that hold columns up to the diagonal */
+        for (int64_t h = 0; h < halves;) {
+            const int64_t panels = fc_min((halves - h) / 2, FC_GRAM_WIDE);
+            const int some = panels ? 2 * (int)panels : 1;
             const char* const ahead[2] = {next_ahead(j, s, next), next_ahead(j, s, next)};
-            j->kernels->gram_tile(a, rows, panel + p * panel_stride, panel_stride, wide, length,
-                                  s->sum + i * j->padded + p * FC_GRAM_PANEL, j->padded, rescaled ? scale + i : NULL,
-                                  rescaled ? scale + p * FC_GRAM_PANEL : NULL, ahead);
-            p += wide;
+            j->kernels->gram_tile(a, rows, panel + h / 2 * panel_stride, panel_stride, some, length,
+                                  s->sum + i * j->padded + h * FC_GRAM_ROWS, j->padded, rescaled ? scale + i : NULL,
+                                  rescaled ? scale + h * FC_GRAM_ROWS : NULL, ahead);
+            h += some;
         }
     }
 }

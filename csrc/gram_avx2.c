@@ -81,10 +81,10 @@ INLINE void add_scaled(double* at, __m256d value, const double* row_scale, const
     _mm256_storeu_pd(at, _mm256_add_pd(_mm256_loadu_pd(at), value));
 }
 
-void fc_gram_tile_avx2(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length,
+void fc_gram_tile_avx2(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
                        double* sum, int64_t stride, const double* row_scale, const double* column_scale,
                        const char* const ahead[2]) {
-    for (int p = 0; p < wide; p++)
+    for (int p = 0; p < (halves + 1) / 2; p++)
         for (int top = 0; top < rows; top += ROWS) {
             __m256 dot[ROWS][2], before[ROWS][2];
             for (int r = 0; r < ROWS; r++) dot[r][0] = dot[r][1] = _mm256_setzero_ps();

@@ -1,5 +1,9 @@
-/* gram with AVX-512 F: packing by 16 × 16 transposition, tiles of 8 × 48 products held in 24 registers. */
+/* gram with AVX-512 F: packing by 16 × 16 transposition, tiles of up to 8 × 32 products held in 16 registers, whose
+ * panels share the first-level cache. Half a panel, on the diagonal, is a 256-bit vector: Zen 4, 256 bits wide inside,
+ * multiplies twice as many of those. */
 #include "gram_avx512.h"
+
+enum { AHEAD = 1024 }; /* bytes of a row that lines are brought into the first level ahead of its packing */
 
 INLINE int64_t pack(const void* const* rows, int count, const float* center, int64_t length, float* panel,
                     uint32_t* peak, fc_dtype type) {
@@ -10,6 +14,7 @@ INLINE int64_t pack(const void* const* rows, int count, const float* center, int
     for (; k + 16 <= length; k += 16) {
         const __m512 c = center ? _mm512_loadu_ps(center + k) : _mm512_setzero_ps();
         __m512 x[16];
+        for (int r = 0; r < count; r++) _mm_prefetch((const char*)rows[r] + size * k + AHEAD, _MM_HINT_T0);
         for (int r = 0; r < 16; r++)
             x[r] = r < count ? _mm512_sub_ps(load16((const char*)rows[r] + size * k, type), c) : _mm512_setzero_ps();
         transpose(x);
@@ -39,46 +44,54 @@ PACK(f32, FC_F32, 4)
 PACK(f16, FC_F16, 2)
 PACK(bf16, FC_BF16, 2)
 
-/* One column: `rows` broadcasts times `wide` vectors. */
+/* One column: `rows` broadcasts times `halves` half panels: one, or whole panels. */
 INLINE void step(__m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE], const float* a, int rows, const float* b, int64_t panel_stride,
-                 int wide) {
+                 int halves) {
+    if (halves == 1) {
+        const __m256 column = _mm256_load_ps(b);
+        for (int r = 0; r < rows; r++)
+            dot[r][0] = _mm512_castps256_ps512(
+                _mm256_fmadd_ps(_mm256_broadcast_ss(a + r), column, _mm512_castps512_ps256(dot[r][0])));
+        return;
+    }
     __m512 column[FC_GRAM_WIDE];
-    for (int p = 0; p < wide; p++) column[p] = _mm512_load_ps(b + p * panel_stride);
+    for (int p = 0; p < halves / 2; p++) column[p] = _mm512_load_ps(b + p * panel_stride);
     for (int r = 0; r < rows; r++) {
         const __m512 row = _mm512_set1_ps(a[r]);
-        for (int p = 0; p < wide; p++) dot[r][p] = _mm512_fmadd_ps(row, column[p], dot[r][p]);
+        for (int p = 0; p < halves / 2; p++) dot[r][p] = _mm512_fmadd_ps(row, column[p], dot[r][p]);
     }
 }
 
 /* Products of the columns start..end, from zero. */
 INLINE void run(__m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE], const float* a, int rows, const float* b, int64_t panel_stride,
-                int wide, int64_t start, int64_t end, const char* const ahead[2]) {
+                int halves, int64_t start, int64_t end, const char* const ahead[2]) {
     for (int r = 0; r < rows; r++)
-        for (int p = 0; p < wide; p++) dot[r][p] = _mm512_setzero_ps();
+        for (int p = 0; p < (halves + 1) / 2; p++) dot[r][p] = _mm512_setzero_ps();
     int64_t k = start;
     for (; k + 4 <= end; k += 4) {
         _mm_prefetch(ahead[0] + k * 16, _MM_HINT_T1);
-        step(dot, a + k * FC_GRAM_PANEL, rows, b + k * FC_GRAM_PANEL, panel_stride, wide);
-        step(dot, a + (k + 1) * FC_GRAM_PANEL, rows, b + (k + 1) * FC_GRAM_PANEL, panel_stride, wide);
+        step(dot, a + k * FC_GRAM_PANEL, rows, b + k * FC_GRAM_PANEL, panel_stride, halves);
+        step(dot, a + (k + 1) * FC_GRAM_PANEL, rows, b + (k + 1) * FC_GRAM_PANEL, panel_stride, halves);
         _mm_prefetch(ahead[1] + k * 16, _MM_HINT_T1);
-        step(dot, a + (k + 2) * FC_GRAM_PANEL, rows, b + (k + 2) * FC_GRAM_PANEL, panel_stride, wide);
-        step(dot, a + (k + 3) * FC_GRAM_PANEL, rows, b + (k + 3) * FC_GRAM_PANEL, panel_stride, wide);
+        step(dot, a + (k + 2) * FC_GRAM_PANEL, rows, b + (k + 2) * FC_GRAM_PANEL, panel_stride, halves);
+        step(dot, a + (k + 3) * FC_GRAM_PANEL, rows, b + (k + 3) * FC_GRAM_PANEL, panel_stride, halves);
     }
-    for (; k < end; k++) step(dot, a + k * FC_GRAM_PANEL, rows, b + k * FC_GRAM_PANEL, panel_stride, wide);
+    for (; k < end; k++) step(dot, a + k * FC_GRAM_PANEL, rows, b + k * FC_GRAM_PANEL, panel_stride, halves);
 }
 
-INLINE void tile(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length, double* sum,
-                 int64_t stride, const double* row_scale, const double* column_scale, const char* const ahead[2]) {
+INLINE void tile(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
+                 double* sum, int64_t stride, const double* row_scale, const double* column_scale,
+                 const char* const ahead[2]) {
     __m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE], before[FC_GRAM_ROWS][FC_GRAM_WIDE];
-    run(dot, a, rows, b, panel_stride, wide, 0, fc_min(FC_GRAM_RUN, length), ahead);
+    run(dot, a, rows, b, panel_stride, halves, 0, fc_min(FC_GRAM_RUN, length), ahead);
     for (int64_t k = FC_GRAM_RUN; k < length; k += FC_GRAM_RUN) {
         memcpy(before, dot, sizeof dot);
-        run(dot, a, rows, b, panel_stride, wide, k, fc_min(k + FC_GRAM_RUN, length), ahead);
+        run(dot, a, rows, b, panel_stride, halves, k, fc_min(k + FC_GRAM_RUN, length), ahead);
         for (int r = 0; r < rows; r++)
-            for (int p = 0; p < wide; p++) dot[r][p] = _mm512_add_ps(before[r][p], dot[r][p]);
+            for (int p = 0; p < (halves + 1) / 2; p++) dot[r][p] = _mm512_add_ps(before[r][p], dot[r][p]);
     }
     for (int r = 0; r < rows; r++)
-        for (int h = 0; h < 2 * wide; h++) {
+        for (int h = 0; h < halves; h++) {
             const __m512d value =
                 _mm512_cvtps_pd(h % 2 ? _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(dot[r][h / 2]), 1))
                                       : _mm512_castps512_ps256(dot[r][h / 2]));
@@ -91,19 +104,18 @@ INLINE void tile(const float* a, int rows, const float* b, int64_t panel_stride,
         }
 }
 
-#define WIDE(rows)                                                                                              \
-    if (wide == 3) tile(a, rows, b, panel_stride, 3, length, sum, stride, row_scale, column_scale, ahead);      \
-    else if (wide == 2) tile(a, rows, b, panel_stride, 2, length, sum, stride, row_scale, column_scale, ahead); \
-    else tile(a, rows, b, panel_stride, 1, length, sum, stride, row_scale, column_scale, ahead)
+#define TILE(rows, halves) tile(a, rows, b, panel_stride, halves, length, sum, stride, row_scale, column_scale, ahead)
 
-void fc_gram_tile_avx512(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length,
+void fc_gram_tile_avx512(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
                          double* sum, int64_t stride, const double* row_scale, const double* column_scale,
                          const char* const ahead[2]) {
-    if (rows == FC_GRAM_ROWS) {
-        WIDE(FC_GRAM_ROWS);
-    } else {
-        WIDE(FC_GRAM_ROWS / 2);
-    }
+    enum { ROWS = FC_GRAM_ROWS };
+    if (rows == ROWS && halves == 4) TILE(ROWS, 4);
+    else if (rows == ROWS && halves == 2) TILE(ROWS, 2);
+    else if (rows == ROWS) TILE(ROWS, 1);
+    else if (halves == 4) TILE(ROWS / 2, 4);
+    else if (halves == 2) TILE(ROWS / 2, 2);
+    else TILE(ROWS / 2, 1);
 }
 
 #define TO_F32(name, type, load)                                                               \

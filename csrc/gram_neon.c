@@ -6,11 +6,11 @@
 
 enum { ROWS = 4, VECTORS = FC_GRAM_PANEL / 4 };
 
-void fc_gram_tile_neon(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length,
+void fc_gram_tile_neon(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
                        double* sum, int64_t stride, const double* row_scale, const double* column_scale,
                        const char* const ahead[2]) {
     (void)ahead; /* left to the hardware */
-    for (int p = 0; p < wide; p++)
+    for (int p = 0; p < (halves + 1) / 2; p++)
         for (int top = 0; top < rows; top += ROWS) {
             float32x4_t dot[ROWS][VECTORS], before[ROWS][VECTORS];
             for (int r = 0; r < ROWS; r++)

@@ -17,12 +17,12 @@ PACK(f32, fc_load_f32)
 PACK(f16, fc_load_f16)
 PACK(bf16, fc_load_bf16)
 
-void fc_gram_tile_ref(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length,
+void fc_gram_tile_ref(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
                       double* sum, int64_t stride, const double* row_scale, const double* column_scale,
                       const char* const ahead[2]) {
     (void)ahead; /* left to the hardware */
     for (int r = 0; r < rows; r++)
-        for (int c = 0; c < wide * FC_GRAM_PANEL; c++) {
+        for (int c = 0; c < halves * FC_GRAM_PANEL / 2; c++) {
             const float* column = b + c / FC_GRAM_PANEL * panel_stride + c % FC_GRAM_PANEL;
             float total = 0.0f, dot = 0.0f;
             for (int64_t k = 0; k < length; k++) {

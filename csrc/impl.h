@@ -30,13 +30,15 @@ enum {
     FC_GRAM_CHUNK = 8192,
     FC_GRAM_PANEL = 16, /* rows a packed panel holds: [column][row], or as the ISA's gram_products has it */
     FC_GRAM_ROWS = 8,   /* rows that one tile of products covers, half a panel */
-    FC_GRAM_WIDE = 3,   /* panels that one tile covers at most */
+    FC_GRAM_WIDE = 2,   /* panels that one tile covers at most */
     FC_GRAM_AHEAD = 64 * FC_GRAM_BLOCK / 4,
     FC_BLOCK = 64, /* elements of a quantised block, blocks under one nested scale: fedcore/quantized.py */
     FC_NESTED = 256,
     FC_DECODED = 1024,   /* columns of a row decoded at a time where a kernel reads them once: a group stays in L1 */
     FC_PAIRS = 8,        /* pairs whose squared distances are summed side by side */
     FC_ORDER_LEAF = 32,  /* rows that are sorted in registers at most */
+    FC_ORDER_FEWEST = 3, /* rows from which, and up to which, medians are taken in registers alone */
+    FC_ORDER_FEW = 16,
     FC_ORDER_LAST = 5,   /* levels that the last pass of a merge does at most */
     FC_GRAM_NEXT = 2,    /* rows after a panel's own whose place its packing is told */
     FC_LORA_CHAIN = 256, /* fixed by the definition: fedcore/reference/lora_delta_sum.py */
@@ -93,11 +95,12 @@ typedef double fc_block_norm_fn(const void* row, const float* center, int64_t le
  * asked for, not read. */
 typedef void fc_gram_pack_fn(const void* const* rows, int count, const float* center, int64_t length, float* panel,
                              uint32_t* peak);
-/* Products of `rows` rows of panel a (FC_GRAM_ROWS, or half of it where the cohort ends) with `wide` panels b,
- * panel_stride apart: accumulated in fp32 in column order, times row_scale[r] * column_scale[c] (NULL: all scales are
- * 1), added to the fp64 matrix `sum` of row stride `stride`. ahead: two stretches of FC_GRAM_AHEAD bytes that will be
- * packed next; asking for them here hides memory behind products. */
-typedef void fc_gram_tile_fn(const float* a, int rows, const float* b, int64_t panel_stride, int wide, int64_t length,
+/* Products of `rows` rows of panel a (FC_GRAM_ROWS, or half of it where the cohort ends) with `halves` half panels b,
+ * panels panel_stride apart (the last panel may be formed whole): accumulated in fp32 in column order, times
+ * row_scale[r] * column_scale[c] (NULL: all scales are 1), added to the fp64 matrix `sum` of row stride `stride`.
+ * ahead: two stretches of FC_GRAM_AHEAD bytes that will be packed next; asking for them here hides memory behind
+ * products. */
+typedef void fc_gram_tile_fn(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
                              double* sum, int64_t stride, const double* row_scale, const double* column_scale,
                              const char* const ahead[2]);
 /* sum[p] += (a[p][k] - b[p][k])^2 in fp64 for k in order, of FC_PAIRS pairs. */
@@ -160,8 +163,9 @@ typedef enum { FC_MEDIAN, FC_TRIMMED_MEAN, FC_MEAN_AROUND_MEDIAN } fc_statistic;
 typedef int fc_order_fn(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
                         int64_t f, void* scratch, double* acc);
 
-/* order.c: a zero is +0, also one that was rounded to: the last step of an order statistic, on the way out. */
-void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype);
+/* order.c: a zero is +0, also one that was rounded to: the last step of an order statistic, on the way out; `stream`:
+ * bypass the cache where possible. */
+void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype, int stream);
 
 typedef void fc_stream_add_fn(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,
                               void* values, int negative);

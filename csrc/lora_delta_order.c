@@ -77,7 +77,7 @@ static int order_strip(const job* j, const space* s, int64_t row, int64_t r, int
     bad |= t->kernels->finish[FC_F32][j->out_dtype](s->sums, count * width, j->divisor, s->rounded, 0);
     for (int64_t o = 0; o < count; o++)
         fc_put_positive_zeros(j->out + ((row + r + o) * t->x->d_in + column) * size, s->rounded + o * width * size,
-                              width, j->out_dtype);
+                              width, j->out_dtype, 0);
     return bad;
 }
 

@@ -1,12 +1,16 @@
 /* Order statistics over a cohort: runs of columns, all rows of a few columns at a time. */
 #include <stdlib.h>
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
 
 #include "impl.h"
 
 enum {
-    RUN = 8192, /* columns that one item of work covers at most */
-    TILE = 512, /* columns whose fp64 results wait for their rounding */
-    SHARES = 8, /* items a thread, at least, where there are columns enough */
+    RUN = 8192,            /* columns that one item of work covers at most */
+    TILE = 512,            /* columns whose fp64 results wait for their rounding */
+    SHARES = 8,            /* items a thread, at least, where there are columns enough */
+    STREAM_FROM = 4 << 20, /* bytes of output from which writes bypass the cache */
 };
 
 typedef struct {
@@ -23,7 +27,27 @@ typedef struct {
     int bad;
 } job;
 
-void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype) {
+/* The first elements, past the cache, where the machine can and `out` is aligned; returns how many. */
+static int64_t stream_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype) {
+    int64_t k = 0;
+#if defined(__x86_64__)
+    const int size = fc_itemsize(dtype), step = 16 / size;
+    if (size == 8 || (uintptr_t)out % 16) return 0;
+    const __m128i negative = size == 4 ? _mm_set1_epi32((int)0x80000000u) : _mm_set1_epi16((short)0x8000);
+    for (; k + step <= length; k += step) {
+        const __m128i x = _mm_loadu_si128((const __m128i*)(from + k * size));
+        const __m128i zero = size == 4 ? _mm_cmpeq_epi32(x, negative) : _mm_cmpeq_epi16(x, negative);
+        _mm_stream_si128((__m128i*)(out + k * size), _mm_andnot_si128(zero, x));
+    }
+#else
+    (void)out, (void)from, (void)length, (void)dtype;
+#endif
+    return k;
+}
+
+void fc_put_positive_zeros(char* out, const char* from, int64_t length, fc_dtype dtype, int stream) {
+    const int64_t done = stream ? stream_positive_zeros(out, from, length, dtype) : 0;
+    out += done * fc_itemsize(dtype), from += done * fc_itemsize(dtype), length -= done;
     if (dtype == FC_F32) {
         for (int64_t k = 0; k < length; k++) {
             uint32_t bits;
@@ -75,7 +99,8 @@ static void order_run(const job* j, int64_t item, char* memory, int* bad) {
         *bad |=
             j->kernels->order[x->dtype](rows, x->rows, x->encoding ? 0 : k, length, j->statistic, j->f, scratch, acc);
         *bad |= j->kernels->finish[FC_F32][j->out_dtype](acc, length, j->divisor, rounded, 0);
-        fc_put_positive_zeros(j->out + (x->starts[low] + k) * size, rounded, length, j->out_dtype);
+        fc_put_positive_zeros(j->out + (x->starts[low] + k) * size, rounded, length, j->out_dtype,
+                              fc_columns(x) * size >= STREAM_FROM);
         k += length;
     }
 }

@@ -207,7 +207,7 @@ INLINE int run_select(const void* const* rows, int64_t n, int64_t offset, int64_
     for (int64_t c = 0, group = 0; c < length; c += LANES, group++) {
         if (c + LANES > length) c = length - LANES, group = 0;
         const int64_t here = (offset + c) * size;
-        ahead_t none = {at, at, 0}, ahead = groups > 1 ? none : ahead_of(at, n, here, LANES * size);
+        ahead_t none = {at, at, 0}, ahead = groups > 1 ? none : ahead_of(at, n, here, LANES * size, 1);
         group %= groups;
         if (!group) columns_of(at, n, here, (int)fc_min((length - c) / LANES, groups), columns, stride, &state, type);
         if (bad_i32(&state)) return 1;

@@ -116,6 +116,46 @@ static inline void FN(put_window)(const V* sorted, int64_t n, int64_t f, double*
     }
 }
 
+/* Medians of few rows: both halves stay in registers, and so does what was seen of Inf and NaN. */
+#define FEW(n, a, b)                                                                                             \
+    static __attribute__((flatten)) void FN(median_##n)(const char* const* rows, int64_t offset, int64_t length, \
+                                                        FN(state) * seen, double* acc) {                         \
+        FN(state) state = *seen;                                                                                 \
+        for (int64_t k = 0; k < length; k += LANES) {                                                            \
+            if (k + LANES > length) k = length - LANES;                                                          \
+            const int64_t here = (offset + k) * SIZE;                                                            \
+            ahead_t ahead = ahead_of(rows, n, here, LANES * SIZE, (FC_ORDER_ASKED + n - 1) / n);                 \
+            V first[a], second[b], low, high;                                                                    \
+            FN(leaf_##a)(rows, here, first, &state, &ahead);                                                     \
+            FN(leaf_##b)(rows + a, here, second, &state, &ahead);                                                \
+            if (n % 2) low = high = FN(middle_odd)(first, second, b);                                            \
+            else FN(middle_even)(first, second, b, &low, &high);                                                 \
+            FN(put_middle)(low, high, acc + k);                                                                  \
+            while (ahead.row != ahead.end) ask(&ahead);                                                          \
+        }                                                                                                        \
+        *seen = state;                                                                                           \
+    }
+FEW(3, 2, 1)
+FEW(4, 2, 2)
+FEW(5, 3, 2)
+FEW(6, 3, 3)
+FEW(7, 4, 3)
+FEW(8, 4, 4)
+FEW(9, 5, 4)
+FEW(10, 5, 5)
+FEW(11, 6, 5)
+FEW(12, 6, 6)
+FEW(13, 7, 6)
+FEW(14, 7, 7)
+FEW(15, 8, 7)
+FEW(16, 8, 8)
+#undef FEW
+typedef void FN(few_fn)(const char* const* rows, int64_t offset, int64_t length, FN(state) * seen, double* acc);
+/* By number of rows from FC_ORDER_FEWEST to FC_ORDER_FEW. */
+static FN(few_fn) * const FN(medians)[] = {FN(median_3),  FN(median_4),  FN(median_5),  FN(median_6),  FN(median_7),
+                                           FN(median_8),  FN(median_9),  FN(median_10), FN(median_11), FN(median_12),
+                                           FN(median_13), FN(median_14), FN(median_15), FN(median_16)};
+
 static int FN(run)(const void* const* rows, int64_t n, int64_t offset, int64_t length, fc_statistic statistic,
                    int64_t f, void* scratch, double* acc) {
     FN(state) state = FN(begin)();
@@ -123,11 +163,15 @@ static int FN(run)(const void* const* rows, int64_t n, int64_t offset, int64_t l
     const char* const* at = (const char* const*)rows;
     const int64_t half = (n + 1) / 2;
     int depth = 0;
+    if (statistic == FC_MEDIAN && n >= FC_ORDER_FEWEST && n <= FC_ORDER_FEW) {
+        FN(medians)[n - FC_ORDER_FEWEST](at, offset, length, &state, acc);
+        return FN(bad)(&state);
+    }
     while (FC_ORDER_LEAF << depth < (statistic == FC_MEDIAN ? half : n)) depth++;
     for (int64_t k = 0; k < length; k += LANES) {
         if (k + LANES > length) k = length - LANES; /* the last columns once more: the same results */
         const int64_t here = (offset + k) * SIZE;
-        ahead_t ahead = ahead_of(at, n, here, LANES * SIZE);
+        ahead_t ahead = ahead_of(at, n, here, LANES * SIZE, 1);
         if (statistic == FC_MEDIAN) {
             FN(sort)(at, half, depth, here, sorted, other, &state, &ahead);
             FN(sort)(at + half, n - half, depth, here, sorted + half, other + half, &state, &ahead);

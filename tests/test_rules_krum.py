@@ -128,13 +128,6 @@ def test_a_squared_distance_of_less_than_half_is_not_lost_beside_large_rows():
     assert (upper - lower).max() < 1e-3 * true.max()
 
 
-def test_many_clear_cases_redo_nothing():
-    rows = np.random.default_rng(0).standard_normal((12, 300)).astype(np.float32)
-    statistics = Statistics(executor_of(rows))
-    MultiKrum(2).decide(Geometry(statistics), None)
-    assert statistics.redone == 0
-
-
 def test_result_is_the_selected_row_bit_for_bit_and_the_plain_mean_for_multi_krum():
     rows = np.random.default_rng(0).standard_normal((9, 1000)).astype(np.float32)
     rows[4] += 50
@@ -231,18 +224,6 @@ def test_flowers_convention_counts_at_least_one_neighbor_and_weights_what_it_sel
     assert Krum(0, "flower")(rows[:1]).tobytes() == rows[0].tobytes()
     with pytest.raises(RuleError, match="f < n; the largest f for n=6 is 5"):
         Krum(6, "flower")(rows)
-
-
-def test_equal_attackers_cost_one_redone_pair_each():
-    """Who sends one row many times ties with itself everywhere: it is known to be equal, and in no doubt."""
-    rows = np.random.default_rng(0).standard_normal((30, 400)).astype(np.float32)
-    rows *= np.linspace(1, 2, 30, dtype=np.float32)[:, None]
-    rows[20:] = rows[:20].mean(0) + np.float32(0.1)
-    for m in range(1, 12):
-        statistics = Statistics(executor_of(rows))
-        found = MultiKrum(10, m).decide(Geometry(statistics), None).selected
-        assert found == oracle.multi_krum_rows(rows, 10, m)
-        assert statistics.redone <= 10
 
 
 def test_a_tie_is_told():

@@ -16,6 +16,9 @@ from fedcore.rules.distances import Distances
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.statistics import UNIT
 
+#: how many parts the pairs of rows in doubt are formed again in: what is settled after one needs no other
+PARTS = 4
+
 
 class Scoring(NamedTuple):
     """A score: the sum of the `neighbors` smallest squared distances to other rows, or their mean."""
@@ -26,7 +29,7 @@ class Scoring(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection:
-    """rows: the selected, ascending; scores (clients,) fp64, exact where they had to be; redone: pairs formed again."""
+    """rows: the selected, ascending; scores (clients,) fp64, as sharp as they had to be; redone: pairs formed again."""
 
     rows: list[int]
     scores: np.ndarray
@@ -41,6 +44,11 @@ def select(geometry: Geometry, scoring: Scoring, count: int) -> Selection:
     if open_rows.size:
         distances.find_equal(open_rows)
         inside, open_rows = settle(low, high, count, distances.same)
+    for part in range(PARTS):
+        if open_rows.size:
+            distances.redo(_sharpening(distances, scoring, np.unique(distances.same[open_rows]), PARTS - part))
+            low, high = _score_intervals(distances.lower, distances.upper, scoring)
+            inside, open_rows = settle(low, high, count, distances.same)
     scores = (low + high) / 2
     if open_rows.size:
         first, back = np.unique(distances.same[open_rows], return_inverse=True)
@@ -154,15 +162,36 @@ def _score_intervals(lower: np.ndarray, upper: np.ndarray, scoring: Scoring) -> 
     return scores_of(_others(lower), scoring) * (1 - slack), scores_of(_others(upper), scoring) * (1 + slack)
 
 
-def _rescored(distances: Distances, scoring: Scoring, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Score bounds and scores of `rows` from redone distances, skipping pairs that cannot be among the k nearest."""
-    n, k = distances.size, scoring.neighbors
-    if k == 0:
-        return np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(rows))
-    reach = np.sort(_others(distances.upper), axis=1)[rows, k - 1]
-    wanted = np.zeros((n, n), bool)
+def _within_reach(distances: Distances, neighbors: int, rows: np.ndarray) -> np.ndarray:
+    """(n, n) pairs of `rows` with others that may be among their `neighbors` nearest, 1 or more."""
+    wanted = np.zeros((distances.size, distances.size), bool)
+    reach = np.sort(_others(distances.upper), axis=1)[rows, neighbors - 1]
     wanted[rows] = distances.lower[rows] <= reach[:, None]
     wanted[rows, rows] = False
+    return wanted
+
+
+def _sharpening(distances: Distances, scoring: Scoring, rows: np.ndarray, parts: int) -> np.ndarray:
+    """Of the pairs that the scores of `rows` rest on, those that make up 1 / `parts` of what is not known of them.
+
+    All rows get the same others, the least known first, so that a pass over the data reads few rows for many pairs.
+    """
+    if scoring.neighbors == 0:
+        return np.zeros((distances.size, distances.size), bool)
+    wanted = _within_reach(distances, scoring.neighbors, rows)
+    unknown = np.where(wanted, distances.upper - distances.lower, 0.0).sum(0)
+    order = np.argsort(-unknown, kind="stable")
+    before = np.cumsum(unknown[order]) - unknown[order]
+    wanted[:, order[before * parts >= unknown.sum()]] = False
+    return wanted
+
+
+def _rescored(distances: Distances, scoring: Scoring, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score bounds and scores of `rows` from redone distances, skipping pairs that cannot be among the k nearest."""
+    k = scoring.neighbors
+    if k == 0:
+        return np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(rows))
+    wanted = _within_reach(distances, k, rows)
     distances.redo(wanted)
     value, error = distances.value[rows], distances.error[rows]
     near = [np.where(wanted[rows], found, np.inf) for found in (np.maximum(value - error, 0), value + error, value)]

@@ -137,3 +137,18 @@ def test_the_middle_two_are_added_in_fp64(compiled):
 def test_overflow_raises(compiled):
     with pytest.raises(fc.errors.RangeError, match="median: a finite result does not fit float16"):
         fc.ops.median([np.full(40, 70000, np.float32)] * 3, out_dtype="float16", **compiled)
+
+
+@pytest.mark.parametrize("out_dtype", laws.OUT)
+def test_outputs_too_large_for_the_cache_are_the_same(out_dtype):
+    """They are written past it, from a place that may be aligned or not; a zero is +0 there, too."""
+    tile, times = laws.hard_rows(2, 1001, "float16" if out_dtype.endswith("16") else "float32"), 4200
+    tile[0][:3], tile[1][:3] = (-0.0, -1e-45, 0.0), (-0.0, 0.0, -1e-45)
+    expected = fc.ops.median(tile, out_dtype=out_dtype, backend="reference")
+    rows = [np.tile(row, times) for row in tile]
+    size = len(expected) * times * expected.itemsize
+    memory = np.zeros(size + 136, np.uint8)
+    for skipped in (0, 8, 16):
+        start = -memory.ctypes.data % 64 + skipped
+        out = memory[start : start + size].view(expected.dtype)
+        assert same_bits(fc.ops.median(rows, out=out, threads=2, backend="c"), np.tile(expected, times))
