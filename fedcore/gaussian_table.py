@@ -32,6 +32,8 @@ LEAST, MOST = Fraction(1, 2), Fraction(10**9)
 MOST_TERMS = 16
 #: the base σ is looked for in steps of 1 / GRID
 GRID = 64
+#: raised whenever a key comes to give other samples: charges name it
+SAMPLER = 2
 #: entries of a table at most: csrc/impl.h
 MOST_ENTRIES = 127
 

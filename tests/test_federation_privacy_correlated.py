@@ -53,7 +53,9 @@ def check_noise(path, count):
     assert len(folder.ledger.entries) == count
     for number, entry in enumerate(folder.ledger.entries, 1):
         changes = [np.float32(u.tensors[B]) - np.float32(start.tensors[B]) for u in updates(path, number, start)]
-        total = sum(clip_round(change.ravel(), 1.0).integers for change in changes) + noise.row(number - 1)
+        total = sum(clip_round(change.ravel(), 1.0).integers for change in changes) + noise.row(
+            number - 1, rounds.inputs_until(number)
+        )
         reached = folder.load_global("one", number, entry["output"])
         moved = np.float32(total * grid / 3).reshape(6, 2)
         assert np.array_equal(np.float32(start.tensors[B]) + moved, reached.tensors[B]), number

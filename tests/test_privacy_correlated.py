@@ -81,12 +81,27 @@ def test_a_release_is_a_function_of_the_mechanism_with_noise_of_whole_numbers(tm
         rows = vectors(3, d, seed=t)
         sums.append(sum(clip_round(row, 1.0).integers.astype(object) for row in rows))
         y = sum(c[k] * sums[t - k] for k in range(min(len(c), t + 1)))
-        y = y + draw(d, deviation, KEY, "correlated rows", t * d)
+        got = mechanism.release(rows, noise, rounds, t + 1, clients=[f"{t} {i}" for i in range(3)])
+        y = y + draw(d, deviation, KEY, f"correlated row {t} of {rounds.inputs_until(t + 1)[t]}", 0)
         known = sum(c[k] * estimates[t - k] for k in range(1, min(len(c), t + 1)))
         estimates.append(np.array([math.floor(x) for x in (2 * (y - known) + c[0]) // (2 * c[0])], object))
-        got = mechanism.release(rows, noise, rounds, t + 1, clients=[f"{t} {i}" for i in range(3)])
         assert got.mean.dtype == np.float32
         assert (got.mean == (estimates[t].astype(float) * grid / 4).astype(np.float32)).all()
+
+
+def test_rounds_that_were_put_back_draw_other_noise_for_other_sums(tmp_path):
+    """Of one noise for two sums the difference would be that of the sums, without any."""
+    d, mechanism, found = 400, Correlated(1.0, 1.0, 3, rounds=4, separation=2), []
+    for seed in (1, 2):
+        folder = tmp_path / str(seed)  # one key, and a file of rounds that knows nothing of the other
+        rounds, noise = run_of(mechanism, folder, d)
+        for t in range(3):
+            rows = [row * np.float32(0.01) for row in vectors(3, d, seed=t if t < 2 else seed)]
+            mean = mechanism.release(rows, noise, rounds, t + 1, clients=[f"{t} {i}" for i in range(3)]).mean
+        found.append((mean, sum(row.astype(float) for row in rows) / 3))
+    (a, signal_a), (b, signal_b) = found
+    left = (a - b) - (signal_a - signal_b)
+    assert left.std() > 0.5 * (a - signal_a).std()
 
 
 def test_one_client_moves_the_mechanism_by_at_most_the_sensitivity():

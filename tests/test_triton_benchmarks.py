@@ -24,6 +24,7 @@ ROOF = {f"{name} matrix product, flop/s": 1e9 for name in ("fp32", "fp64", "tf32
 @pytest.fixture
 def lines(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.delitem(sys.modules, "inputs", raising=False)  # the tests have one of that name, too
     module = importlib.import_module("triton_lora")
     monkeypatch.setattr(module, "CHECKED", ((9, 20, [3, 1, 2]),))
     yield module

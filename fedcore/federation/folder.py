@@ -10,6 +10,7 @@ adapter/  report.html
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -104,9 +105,11 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            self.even_times()
-            self._lock.close()
-            self._lock = None
+            try:
+                self.even_times()
+            finally:
+                self._lock.close()
+                self._lock = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -209,7 +212,8 @@ class RunFolder:
         started = datetime.fromisoformat(self.facts["started"]).timestamp()
         for path in [self.private.folder, *self.path.rglob("*"), self.path]:
             if path == self.private.folder or self.private.folder not in path.parents:
-                os.utime(path, (started, started))
+                with contextlib.suppress(FileNotFoundError):  # another process renames what it writes beside
+                    os.utime(path, (started, started))
 
     def stopped(self, arm: str) -> dict[str, Any] | None:
         """The ledger's entry of the round at which an arm stopped, where the next would have passed the budget."""

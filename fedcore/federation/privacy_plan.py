@@ -110,6 +110,8 @@ def make_plan(
         concentrated=settings.mode == "distributed",
         stream=settings.stream,
     )
+    if settings.mode == "correlated":
+        correlated(settings, expected, charged, rounds).deviation(numbers)  # refused before anything is charged
     noise = _noise_of_sum(settings, charged, expected, rounds, max(counts)) * math.sqrt(numbers) / expected
     return Plan(
         mode=settings.mode,

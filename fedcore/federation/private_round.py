@@ -150,6 +150,8 @@ def gather(
     everybody, several clients in a row from the first on, the configuration is at fault, and that is raised.
     """
     config, failed = federation.config, []
+    # where clients take turns, of a size that is public
+    enough = len(federation.clients if private_of(federation).plan.separation is None else clients)
     options = training_options(federation, arm, number, start)
     for client in clients:
         if client.id in receipts:
@@ -162,7 +164,7 @@ def gather(
                 )
             except TrainingError:
                 failed.append(client.id)
-                if len(failed) == min(_ALL, len(federation.clients)) and len(receipts) == len(failed) - 1:
+                if len(failed) == min(_ALL, enough) and len(receipts) == len(failed) - 1:
                     raise
                 update = unchanged(start.adapter, client)
             message = mode.message(client, update)

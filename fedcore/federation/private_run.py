@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedcore.errors import FormatError
+from fedcore.errors import FormatError, PrivacyError
 from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.privacy_plan import Plan, make_plan
@@ -74,6 +74,8 @@ class PrivateRun:
             for entry in self.folder.ledger.entries:
                 if entry["arm"] == arm and "round_head" in entry.get("privacy", {}):
                     rounds.require(Head(**entry["privacy"]["round_head"]))
+            for earlier in self.rounds.values():
+                earlier.noise_rows = None  # arms go one after another, and rows are drawn again if need be
             self.rounds[arm] = rounds
         return self.rounds[arm]
 
@@ -147,6 +149,11 @@ def destroy_keys(folder: RunFolder, settings: Privacy, *, finished: bool) -> int
     plan = read_plan(folder.path)
     if plan is None:
         return 0
+    if plan.mode == "correlated" and not finished:
+        raise PrivacyError(
+            f"{folder.path}: is not finished, and later rounds take back noise of its one key: without it the run "
+            "cannot go on; finish the run before its keys are destroyed"
+        )
     number = _budget(settings, folder, plan.population, plan).destroy_keys()
     if finished:
         folder.private.destroy_secret()

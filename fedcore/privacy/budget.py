@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import PrivacyBudgetError, PrivacyError
+from fedcore.gaussian_table import SAMPLER
 from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
 from fedcore.privacy.accounting import check_epsilon
 from fedcore.privacy.chain import Chain, Head, require
@@ -141,6 +142,7 @@ class Budget:
                     "dimension": self._charge.dimension,
                     "concentrated": self._charge.concentrated,
                     "stream": self._charge.stream,
+                    "sampler": SAMPLER,
                 }
             )
             return self._noise(key, inputs_digest, number, after)
@@ -193,6 +195,11 @@ class Budget:
             raise PrivacyError(
                 f"inputs_digest: charge {number} has it at {charge}, and this run asks for {self._charge}; a digest "
                 "covers the mechanism too"
+            )
+        if record.get("sampler") != SAMPLER:
+            raise PrivacyError(
+                f"{self.path}: charge {number} was made for sampler {record.get('sampler', 1)}, and this is {SAMPLER}, "
+                "which draws other noise from its key; go on with the version of fedcore that made it"
             )
         key = self._keys.read(number, record["inputs"], record["key"])
         return self._noise(key, record["inputs"], number, self._spent(charges))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from fedcore.errors import FedcoreError, FormatError, PrivacyError
 from fedcore.privacy.seal import derived
-from fedcore.updates.atomic import refused, sync, write_atomically
+from fedcore.updates.atomic import make_parents, refused, sync, write_atomically
 
 
 class Head(NamedTuple):
@@ -48,7 +48,7 @@ class Chain:
         was changed or rolled back, StorageError.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_parents(self.path)
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise refused(self._lock, error) from error

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import PrivacyError
+from fedcore.gaussian_table import MOST
 from fedcore.lora import Method
 from fedcore.privacy.budget import Noise
 from fedcore.privacy.chain import Head
 from fedcore.privacy.combination import not_summed
 from fedcore.privacy.factorization import UNIT, Factor, best_factor
+from fedcore.privacy.noise import steps
 from fedcore.privacy.noise_rows import NoiseRows
 from fedcore.privacy.participation import Rounds
 from fedcore.privacy.release import Release
@@ -120,6 +122,20 @@ class Correlated:
         """Noise samples of the whole run for terms of so many numbers: what `Budget` charges as dimension."""
         return int(self.rounds) * size
 
+    def deviation(self, size: int) -> float:
+        """Of the rows' noise in grid steps, for terms of so many numbers. Raises PrivacyError where none is drawn."""
+        from fedcore.ops.clip_round import clip_grid
+
+        found = self.noise_multiplier * self.clip / clip_grid(float(self.clip), size)
+        found *= math.sqrt(self.factor.squared_sensitivity)
+        if steps(found) > MOST:
+            raise PrivacyError(
+                f"noise_multiplier: {self.noise_multiplier:g} for {size} numbers and {self.factor.participations} "
+                f"participations makes noise of {found:.3g} steps, expected at most {float(MOST):g}; take fewer rounds "
+                "or numbers, a larger separation or a larger epsilon"
+            )
+        return found
+
     def inputs_digest(self, rounds: Rounds) -> str:
         """SHA-256 (hex) of this run, for `Budget.reserve`: one charge for all its rounds."""
         return rounds.inputs_digest(
@@ -158,10 +174,10 @@ class Correlated:
         if len(clients) != len(terms.each):
             raise PrivacyError(f"clients: got {len(clients)} names of {len(terms.each)} updates, expected one for each")
         inputs = terms.digest([self.clip, int(self.expected_clients), number])
+        deviation = self.deviation(size)  # before the round is entered
         head = rounds.enter(number, inputs, clients)
         grid = clip_grid(float(self.clip), size)
-        deviation = self.noise_multiplier * self.clip / grid * math.sqrt(self.factor.squared_sensitivity)
-        drawn = _rows_of(rounds, noise.key, deviation, self.stream).row(number - 1)
+        drawn = _rows_of(rounds, noise.key, deviation, self.stream).row(number - 1, rounds.inputs_until(number))
         mean, squared = noisy_mean(terms, list(terms.sizes), float(self.clip), grid, drawn, int(self.expected_clients))
         released = terms.released({"": mean})
         private = {

@@ -95,6 +95,11 @@ class Rounds:
             self._check_schema(number, entered, marks)
             return self._chain.append({"kind": "round", "inputs": inputs, "clients": sorted(marks)})
 
+    def inputs_until(self, number: int) -> list[str]:
+        """The inputs (digests) of rounds 1 to `number`, which their noise is keyed by."""
+        with self._chain.locked() as records:
+            return [record["inputs"] for record in records[1 : number + 1]]
+
     @property
     def head(self) -> Head:
         """As `Budget.head`: kept elsewhere, it shows a rollback (`require`)."""

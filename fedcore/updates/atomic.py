@@ -60,9 +60,7 @@ def _all_or_nothing(path: Path) -> Iterator[Path]:
     """The name to write under before the rename to `path`. Makes parents, and every new name durable at the end."""
     beside = _beside(path)
     try:
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sync(path.parent.parent)
+        make_parents(path)
         yield beside
         sync(path.parent)
     except BaseException as error:
@@ -73,6 +71,14 @@ def _all_or_nothing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and not isinstance(error, FedcoreError):
             raise refused(path, error) from error
         raise
+
+
+def make_parents(path: Path) -> None:
+    """Make the folders that `path` lies in, each durable in the one that it lies in."""
+    made = [folder for folder in path.parents if not folder.is_dir()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        sync(folder.parent)
 
 
 def _beside(path: Path) -> Path:

@@ -129,3 +129,10 @@ def test_keys_are_overwritten_when_a_vector_is_left_half_way(monkeypatch):
     assert kept[0][0].any()
     chunks.close()
     assert not kept[0][0].any()
+
+
+@pytest.mark.parametrize(("quantizer", "weight"), [((1000, 1e-310), 1.0), ((1, 1000.0), 5e-324), ((1000.0, 1.0), 1.0)])
+def test_what_can_never_be_masked_is_refused_before_a_client_has_it(quantizer, weight):
+    """Later it would be after the keys of the round count as used."""
+    with pytest.raises(RangeError):
+        fc.secagg.Quantizer(*quantizer).weighted(np.ones(3, np.float32), weight)

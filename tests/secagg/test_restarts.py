@@ -10,6 +10,7 @@ from secagg.driver import SEALING, Rig, complete
 from fedcore.errors import FormatError, Replayed
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.client import Client
+from fedcore.privacy.secagg.server import Server
 from fedcore.privacy.secagg.simulate import answer
 
 BOTH = pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
@@ -89,3 +90,21 @@ def test_what_could_not_be_saved_is_not_sent_by_a_second_try():
         sent = list(answer(client, stage, message, rig.vectors[0]))
         saved = Client.from_bytes(disk[-1], SEALING)
         assert list(answer(saved, stage, message, rig.vectors[0])) == sent
+
+
+@BOTH
+def test_a_server_that_was_restored_has_decided_who_is_in_the_sum(adversary):
+    """A vector that comes late is not let in, so that nobody is asked for the other kind of shares of its member."""
+    rig = rig_of(adversary).run(until="mask")
+    late = rig.answers(0)
+    for name in (1, 2, 3, 4):
+        for data in rig.answers(name):
+            rig.server.receive(name, data)
+    said = rig.server.advance()
+    restored = Server.from_bytes(rig.server.to_bytes(SEALING), SEALING)
+    assert dict(restored.answers()) == dict(said)
+    assert 0 not in said
+    for data in late:
+        with pytest.raises(Replayed):
+            restored.receive(0, data)
+    assert dict(restored.answers()) == dict(said)

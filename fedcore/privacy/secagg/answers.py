@@ -25,6 +25,9 @@ class Answers(Mapping[Id, bytes]):
     def __getitem__(self, name: Id) -> bytes:
         return wire.pack(self._kind, wire.SERVER, self._tag, self._body(self._to[name]))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._to
+
     def __iter__(self) -> Iterator[Id]:
         return iter(self._to)
 

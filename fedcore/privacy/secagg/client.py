@@ -147,10 +147,13 @@ class Client:
 
     def _chunks(self, values: Weighted | Integers, keys: np.ndarray, signs: np.ndarray) -> Iterator[bytes]:
         p = self.round.parameters
-        if p.malicious:
-            yield self._message(wire.INCLUDED, wire.positions(self._partners))
         assert self._tags is not None
-        yield from chunks(values, keys, signs, p, self._me, self._tag, self._tags)
+        try:
+            if p.malicious:
+                yield self._message(wire.INCLUDED, wire.positions(self._partners))
+            yield from chunks(values, keys, signs, p, self._me, self._tag, self._tags)
+        finally:
+            keys[:] = 0
 
     def acknowledge(self, message: bytes) -> bytes:
         """Whose signed lists this client saw: it will never give a share of their mask secrets."""

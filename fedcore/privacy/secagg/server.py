@@ -141,22 +141,44 @@ class Server:
         stage = self.stage
         if stage is None:
             raise Replayed("advance: the last stage is over; take the result")
-        to, body = getattr(self, f"_after_{stage}")(self._done)
+        to = getattr(self, f"_after_{stage}")(self._done)
         self._stage += 1
         self._expected, self._done = set(to), set()
-        following = self.stage
-        if following is None:
-            return {}
-        return Answers(self.round, following, self.round.binding if following == "share" else self._tag, to, body)
+        return self.answers()
 
-    def _after_advertise(self, done: set[int]) -> tuple[set[int], Body]:
+    def answers(self) -> Mapping[Id, bytes]:
+        """What `advance` gave last, the same bytes, also after a restart; nothing before the first time."""
+        stage = self.stage
+        if stage in (None, "advertise"):
+            return {}
+        tag = self.round.binding if stage == "share" else self._tag
+        return Answers(self.round, stage, tag, set(self._expected), self._body(stage))
+
+    def _body(self, stage: str) -> Body:
+        """What starts a stage, from what is in the state."""
+        p, around = self._p, self._around
+        if stage == "share":
+            advertised = self._signed["advertise"]
+            tree = merkle.Tree({i: body for i, (body, _) in advertised.items()}, p.clients)
+            return keys_body(p.malicious, tree, self._private.public_key().public_bytes_raw(), advertised, around)
+        if stage == "mask":
+            return shares_body(self._signed["share"], around)
+        there = frozenset(self._included)
+        if stage == "acknowledge":
+            return signed_body(self._lists, lambda i: [j for j in around.held_by(i) if j in there])
+        if not p.malicious:
+            listed = wire.members(there, p.clients)
+            return request_body(lambda i: listed, self._request)
+        seen = self._signed["acknowledge"]
+        return request_body(signed_body(seen, lambda i: [j for j in around.holders[i] if j in seen]), self._request)
+
+    def _after_advertise(self, done: set[int]) -> set[int]:
         """To each with enough holders: the root, and its neighbours' keys with proofs."""
         advertised, around = self._signed["advertise"], self._around
         tree = merkle.Tree({i: body for i, (body, _) in advertised.items()}, self._p.clients)
         self._tag = rooted(self.round.binding, tree.root)
         going = {i for i in done if around.enough(i, done) and len(around.wards[i]) <= self._p.in_degree}
-        public = self._private.public_key().public_bytes_raw()
-        return self._or_void(going, "advertise"), keys_body(self._p.malicious, tree, public, advertised, around)
+        return self._or_void(going, "advertise")
 
     def _or_void(self, going: set[int], stage: str) -> set[int]:
         if len(going) < self._p.min_included:
@@ -165,22 +187,19 @@ class Server:
             )
         return going
 
-    def _after_share(self, done: set[int]) -> tuple[set[int], Body]:
+    def _after_share(self, done: set[int]) -> set[int]:
         """To each that enough others hold shares of: with whom to have masks, and the shares it is to hold."""
         around = self._around
         around.sealing = around.shared(done)
-        return self._or_void(around.sealing, "share"), shares_body(self._signed["share"], around)
+        return self._or_void(around.sealing, "share")
 
-    def _after_mask(self, done: set[int]) -> tuple[set[int], Body]:
+    def _after_mask(self, done: set[int]) -> set[int]:
         """Ends what comes into the sum. To each in it: who else is, by their signed lists; or what to unmask."""
         self._included, self._signed["share"] = sorted(done), {}
         if len(done) < self._p.min_included:
             raise Void(f"mask: {len(done)} vectors came, expected at least {self._p.min_included}; the round is void")
         self._check_needed(done, "mask")
-        if not self._p.malicious:
-            listed = wire.members(done, self._p.clients)
-            return self._requests(done, lambda i: listed)
-        return done, signed_body(self._lists, lambda i: [j for j in self._around.held_by(i) if j in done])
+        return done if self._p.malicious else self._requests(done)
 
     def _check_needed(self, there: set[int], stage: str) -> None:
         for i in self._around.needed(self._included):
@@ -191,23 +210,22 @@ class Server:
                     f"at least {self._p.threshold}; the round is void"
                 )
 
-    def _after_acknowledge(self, done: set[int]) -> tuple[set[int], Body]:
+    def _after_acknowledge(self, done: set[int]) -> set[int]:
         """To each that enough of its holders acknowledged: their acknowledgements, and what to unmask."""
         around = self._around
         able = {i for i in done if around.enough(i, done)}
         self._check_needed(able, "acknowledge")
-        head = signed_body(self._signed["acknowledge"], lambda i: [j for j in around.holders[i] if j in done])
-        return self._requests(able, head)
+        return self._requests(able)
 
-    def _requests(self, able: set[int], head: Body) -> tuple[set[int], Body]:
+    def _requests(self, able: set[int]) -> set[int]:
         needed = self._around.needed(self._included)
         for i in able:
             self._request[i] = [(needed[j], j) for j in self._around.held_by(i) if j in needed]
-        return able, request_body(head, self._request)
+        return able
 
-    def _after_unmask(self, done: set[int]) -> tuple[set[int], Body]:
+    def _after_unmask(self, done: set[int]) -> set[int]:
         self._check_needed(done, "unmask")
-        return set(), lambda i: b""
+        return set()
 
     def result(self) -> SecureSum:
         """The sum of the vectors of all survivors. Raises Void where shares do not give the secrets it needs, or where
@@ -235,8 +253,10 @@ class Server:
             self._chunk_tags.pop(position, None)
 
     def to_bytes(self, sealing_key: bytes) -> bytes:
-        """This server, sealed under 32 secret bytes. Write it before what `advance` gives is sent: `advance` of the
-        same state gives the same bytes. Vectors that are not whole are not in it: their clients send them again."""
+        """This server, sealed under 32 secret bytes. Write it after `advance`, before any of what that gives is sent:
+        who is in the sum is then decided, and `answers` of the state gives the same bytes. A server that goes on from a
+        state of before could decide otherwise, and be given both kinds of shares of one member. Vectors that are not
+        whole are not in it: their clients send them again."""
         return seal(server_fields(self), "server", sealing_key)
 
     @classmethod

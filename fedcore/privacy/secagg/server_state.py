@@ -80,4 +80,4 @@ def take_fields(server: Server, fields: dict[str, bytes]) -> None:
     if "total" in fields:
         server._folding.total[:] = np.frombuffer(fields["total"], server._folding.total.dtype)
     if server.stage == "unmask" or server.stage is None:
-        server._requests(server._expected, lambda i: b"")
+        server._requests(server._expected)

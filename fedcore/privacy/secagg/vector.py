@@ -38,18 +38,24 @@ class Quantizer:
         for name in ("bound", "largest", "largest_weight"):
             if not 0 < getattr(self, name) < math.inf:
                 raise RangeError(f"{name}: got {getattr(self, name)!r}, expected a finite number above 0")
-        if self.bound > 1 << 53:
-            raise RangeError(f"bound: got {self.bound}, expected at most 2^53, up to which fp64 holds integers")
+        if not isinstance(self.bound, int) or self.bound > 1 << 53:
+            raise RangeError(f"bound: got {self.bound!r}, expected a whole number up to 2^53, which fp64 holds")
 
     def weighted(self, values: Any, weight: float = 1.0) -> Weighted:
-        """An update (d,) of fp32 or fp64, with its weight, for `Client.mask`. Raises WeightError, DTypeError."""
+        """An update (d,) of fp32 or fp64, with its weight, for `Client.mask`.
+
+        Raises WeightError, DTypeError, RangeError.
+        """
         if not 0 < weight <= self.largest_weight:
             raise WeightError(f"weight: got {weight!r}, expected one above 0, at most {self.largest_weight}")
         array = np.ascontiguousarray(values)
         if array.dtype not in (np.float32, np.float64) or array.ndim != 1:
             raise DTypeError(f"values: got {array.dtype} of shape {array.shape}, expected a vector of fp32 or fp64")
-        share = weight / self.largest_weight
-        return Weighted(array, share * self.bound / self.largest, round(share * self.bound), self.bound)
+        share = float(weight) / self.largest_weight
+        scale = share * self.bound / self.largest
+        if not 0 < scale < math.inf:
+            raise RangeError(f"largest: got {self.largest!r}, which with bound and weight scales by {scale}")
+        return Weighted(array, scale, round(share * self.bound), self.bound)
 
     def mean(self, total: np.ndarray) -> tuple[np.ndarray, float]:
         """(weighted mean (d,) fp64, sum of the weights) of a sum. Raises WeightError where no weight is in it."""

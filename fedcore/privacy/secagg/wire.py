@@ -15,7 +15,7 @@ from fedcore.errors import Forged, FormatError, Replayed
 from fedcore.privacy.secagg.keys import SIGNATURE_BYTES, TAG_BYTES
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
 
-MAGIC, VERSION = b"fcsa", 1
+MAGIC, VERSION = b"fcsa", 2
 #: magic, version, kind, sender, bytes of the body, the round's tag
 HEADER = struct.Struct("<4sBBHQ8s")
 #: the position that stands for the server, and what its kinds have more than the stage's
@@ -62,7 +62,7 @@ def unpack(data: bytes, kind: int, sender: int, tag: bytes, most: int, who: str)
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise FormatError(f"{who}: got {type(data).__name__}, expected bytes")
     tail = 0 if sender == SERVER else TAG_BYTES if kind == kind_of("mask") else SIGNATURE_BYTES
-    if len(data) < HEADER.size + tail:
+    if len(data) < HEADER.size:
         raise FormatError(f"{who}: got {len(data)} bytes, expected at least {HEADER.size + tail}")
     view = memoryview(data).cast("B").toreadonly()
     magic, version, got, name, length, round_tag = HEADER.unpack(view[: HEADER.size])
