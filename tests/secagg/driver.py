@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.roster import Roster
@@ -65,3 +69,25 @@ class Rig:
 
     def holders(self, name: int) -> list[int]:
         return self.clients[name]._holders
+
+
+BOTH = pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
+
+
+def rig_of(adversary: str = "malicious", n: int = 5, t: int = 3) -> Rig:
+    return Rig(complete(n, t, adversary))
+
+
+def from_server(rig: Rig, stage: str, body: bytes) -> bytes:
+    tag = rig.server.round.binding if stage == "share" else rig.server._tag
+    return wire.pack(wire.kind_of(stage, server=True), wire.SERVER, tag, body)
+
+
+def request(rig: Rig, name: int, asked: list[tuple[int, int]]) -> bytes:
+    """The server's last message to a client with other shares asked for, everything else as it was."""
+    body = rig.messages[name][wire.HEADER.size :]
+    old = len(rig.server._request[name])
+    head = body[: len(body) - 2 - wire.ENTRY * old]
+    return from_server(
+        rig, "unmask", head + struct.pack("<H", len(asked)) + b"".join(struct.pack("<BH", *a) for a in asked)
+    )

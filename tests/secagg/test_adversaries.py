@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from secagg.driver import SEALING, Rig, complete, key_of
+from secagg.driver import BOTH, SEALING, Rig, complete, from_server, key_of, request, rig_of
 
 from fedcore.errors import Forged, PrivacyError, Replayed, Void
 from fedcore.privacy import Distributed
@@ -16,27 +16,6 @@ from fedcore.privacy.secagg.keys import signed_text
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import MASK, SEED
 from fedcore.privacy.secagg.server import Server
-
-BOTH = pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
-
-
-def rig_of(adversary: str = "malicious", n: int = 5, t: int = 3) -> Rig:
-    return Rig(complete(n, t, adversary))
-
-
-def from_server(rig: Rig, stage: str, body: bytes) -> bytes:
-    tag = rig.server.round.binding if stage == "share" else rig.server._tag
-    return wire.pack(wire.kind_of(stage, server=True), wire.SERVER, tag, body)
-
-
-def request(rig: Rig, name: int, asked: list[tuple[int, int]]) -> bytes:
-    """The server's last message to a client with other shares asked for, everything else as it was."""
-    body = rig.messages[name][wire.HEADER.size :]
-    old = len(rig.server._request[name])
-    head = body[: len(body) - 2 - wire.ENTRY * old]
-    return from_server(
-        rig, "unmask", head + struct.pack("<H", len(asked)) + b"".join(struct.pack("<BH", *a) for a in asked)
-    )
 
 
 @BOTH

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 import pytest
-from secagg.driver import Rig, complete, key_of
+from secagg.driver import Rig, complete, key_of, rig_of
 
 from fedcore import ops
 from fedcore.errors import Void
 from fedcore.privacy.secagg import unmasking, wire
 from fedcore.privacy.secagg.keys import signed_text
 from fedcore.reference.shamir_combine import weights
-
-BOTH = pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
-
-
-def rig_of(adversary: str = "malicious", n: int = 5, t: int = 3) -> Rig:
-    return Rig(complete(n, t, adversary))
-
-
-def from_server(rig: Rig, stage: str, body: bytes) -> bytes:
-    tag = rig.server.round.binding if stage == "share" else rig.server._tag
-    return wire.pack(wire.kind_of(stage, server=True), wire.SERVER, tag, body)
-
-
-def request(rig: Rig, name: int, asked: list[tuple[int, int]]) -> bytes:
-    """The server's last message to a client with other shares asked for, everything else as it was."""
-    body = rig.messages[name][wire.HEADER.size :]
-    old = len(rig.server._request[name])
-    head = body[: len(body) - 2 - wire.ENTRY * old]
-    return from_server(
-        rig, "unmask", head + struct.pack("<H", len(asked)) + b"".join(struct.pack("<BH", *a) for a in asked)
-    )
 
 
 @pytest.mark.parametrize(("liars", "named"), [((1,), [1]), ((1, 4), [])])

@@ -7,32 +7,11 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from secagg.driver import Rig, complete, key_of, sparse
+from secagg.driver import BOTH, Rig, from_server, key_of, rig_of, sparse
 
 from fedcore.errors import Forged, FormatError, Replayed, Void
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.keys import signed_text
-
-BOTH = pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
-
-
-def rig_of(adversary: str = "malicious", n: int = 5, t: int = 3) -> Rig:
-    return Rig(complete(n, t, adversary))
-
-
-def from_server(rig: Rig, stage: str, body: bytes) -> bytes:
-    tag = rig.server.round.binding if stage == "share" else rig.server._tag
-    return wire.pack(wire.kind_of(stage, server=True), wire.SERVER, tag, body)
-
-
-def request(rig: Rig, name: int, asked: list[tuple[int, int]]) -> bytes:
-    """The server's last message to a client with other shares asked for, everything else as it was."""
-    body = rig.messages[name][wire.HEADER.size :]
-    old = len(rig.server._request[name])
-    head = body[: len(body) - 2 - wire.ENTRY * old]
-    return from_server(
-        rig, "unmask", head + struct.pack("<H", len(asked)) + b"".join(struct.pack("<BH", *a) for a in asked)
-    )
 
 
 @pytest.mark.parametrize("make", [lambda: rig_of("malicious"), lambda: Rig(sparse("malicious"))])
