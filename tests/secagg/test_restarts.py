@@ -68,6 +68,15 @@ def test_what_could_not_be_saved_is_not_sent_by_a_second_try():
         assert list(answer(saved, stage, message, rig.vectors[0])) == sent
 
 
+def test_a_state_has_what_a_client_was_told_and_not_the_proofs_of_it():
+    """Against a malicious server a client of 1,000 is shown 120 kB of keys, signatures and proofs."""
+    rig = rig_of("malicious", 40, 21).run("share")
+    client = rig.clients[0]
+    before = len(client.to_bytes(SEALING))
+    client.share(rig.messages[0])
+    assert len(client.to_bytes(SEALING)) - before < len(rig.messages[0]) / 4
+
+
 @BOTH
 def test_a_server_that_was_restored_has_decided_who_is_in_the_sum(adversary):
     """A vector that comes late is not let in, so that nobody is asked for the other kind of shares of its member."""
