@@ -19,6 +19,7 @@ from fedcore.federation.private_modes import Released, Round
 from fedcore.federation.secure_sum import added_up, agreed, context_of
 from fedcore.privacy import Distributed, Noise, secagg
 from fedcore.privacy.seal import derived
+from fedcore.privacy.sent_once import mark_sent
 from fedcore.privacy.statistic import both_and_b
 from fedcore.updates import Update
 
@@ -41,7 +42,7 @@ class LocalMode:
         digest = self._mechanism.inputs_digest([row], label=about.label)
         noise = replace(self._charge, key=derived(key, digest), inputs_digest=digest)
         data = _pack(np.asarray(self._mechanism.release([row], noise, label=about.label).mean, np.float32))
-        about.federation.folder.private.mark_sent(about.arm.name, about.number, client.id, data)
+        mark_sent(about.private.budget.path, self._charge, client.id, data)
         return data
 
     @property

@@ -15,7 +15,7 @@ from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client, Texts, load_texts
 from fedcore.federation.folder import RunFolder, check_writable, refuse_existing, same_config
 from fedcore.federation.learner import Learner, QLoRALearner, text_digest
-from fedcore.federation.machine import machine, versions
+from fedcore.federation.machine import check_streams, machine, versions
 from fedcore.federation.messages import client_seed
 from fedcore.federation.methods import method_of
 from fedcore.federation.private_round import private_round
@@ -39,9 +39,11 @@ def no_progress(phase: str, done: int, total: int, **metrics: Any) -> None:
 def simulate(config: Config, output: Path, *, resume: bool = False, progress: Progress = no_progress) -> RunFolder:
     """Run a configuration into the folder `output`; the same configuration gives the same adapters.
 
-    resume: go on with an interrupted run in `output`. Raises ExistsError or StorageError before any work if `output`
-    exists, and not `resume`, or cannot be made; MissingError, ConfigError or LayoutError if it cannot be resumed.
+    resume: go on with an interrupted run in `output`. Raises before any work BackendError for a stream of noise or
+    masks that does not run here, and ExistsError or StorageError if `output` exists, and not `resume`, or cannot be
+    made; MissingError, ConfigError or LayoutError if it cannot be resumed.
     """
+    check_streams(config)
     if resume:
         before = RunFolder.resumable(output)
         same_config(before, config)
