@@ -47,7 +47,7 @@ def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
         noise.append(sent - true * min(1, 1 / np.linalg.norm(true)))
         total += sent
     assert 0.7 < np.std(noise) / plan.charged < 1.3  # 60 draws
-    reached = folder.load_global("one", 1, folder.ledger.entries[0]["output"]).tensors[B]
+    reached = folder.rounds.load_global("one", 1, folder.ledger.entries[0]["output"]).tensors[B]
     assert np.allclose(np.ravel(reached), total / 5, atol=1e-5)
     assert len(budget(tmp_path / "run").charges) == 1
 
@@ -60,7 +60,7 @@ def test_noise_of_all_clients_together_hides_the_sum_and_too_few_void_the_round(
     assert entry["privacy"]["epsilon"] <= 45
     # of five honest clients where the noise is made for four
     assert entry["privacy"]["noise_of_mean"] == pytest.approx(plan.charged * math.sqrt(5 / 4) / 5, rel=0.1)
-    reached = np.float64(folder.load_global("one", 1, entry["output"]).tensors[B])
+    reached = np.float64(folder.rounds.load_global("one", 1, entry["output"]).tensors[B])
     learner, start = fake.FakeLearner(), fc.privacy.orthonormal(fake.FakeLearner().initial())
     true = [learner.train(start, c, 12, fake_seed(c.id), trains=("b",)).tensors[B] for c in fake.texts().clients]
     mean = sum(np.float64(b) * min(1, 1 / np.linalg.norm(b)) for b in true) / 5

@@ -94,7 +94,7 @@ def run_arm(federation: Federation, arm: Arm) -> Start:
     for number in range(1, federation.config.run.rounds + 1):
         entry = folder.ledger.find(arm=arm.name, round=number)
         if entry is not None and folder.metrics.find(arm=arm.name, round=number):
-            start = folder.load_start(arm.name, number, entry)
+            start = folder.rounds.load_start(arm.name, number, entry)
         elif federation.config.privacy_of(arm) is None:
             start = run_round(federation, arm, number, start)
         else:
