@@ -30,9 +30,9 @@ class LocalMode:
     def __init__(self, about: Round):
         self._about = about
         private = about.private
+        self._mechanism = central(private.settings, 1, private.plan.charged, private.settings.clip)
         # charged before any client draws: what leaves a client is a release
         self._charge = private.budget.reserve(hashlib.sha256(f"local {about.label}".encode()).hexdigest())
-        self._mechanism = central(private.settings, 1, private.plan.charged, private.settings.clip)
 
     def message(self, client: Client, update: Update) -> bytes:
         """The client's clipped and noised term."""

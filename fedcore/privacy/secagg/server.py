@@ -115,7 +115,7 @@ class Server:
         """Check what a signed message says."""
         p, around = self._p, self._around
         if kind == "advertise":
-            around.holders[position] = read_advertised(self.round, self._private, position, reader, who)
+            around.add(position, read_advertised(self.round, self._private, position, reader, who))
         elif kind == "share":
             read_shares(p, reader, [h for h in around.holders[position] if h in self._signed["advertise"]], who)
         elif kind == wire.INCLUDED:
@@ -134,9 +134,9 @@ class Server:
         stage = self.stage
         if stage is None:
             raise Replayed("advance: the last stage is over; take the result")
-        to = getattr(self, f"_after_{stage}")(self._done)
-        self._stage += 1
-        self._expected, self._done = set(to), set()
+        to = set(getattr(self, f"_after_{stage}")(self._done))
+        # together: a signal comes between calls only, and half of it would be a state of no stage
+        self._stage, self._expected, self._done = self._stage + 1, to, set()
         return self.answers()
 
     def answers(self) -> Mapping[Id, bytes]:
@@ -150,10 +150,11 @@ class Server:
     def _after_advertise(self, done: set[int]) -> set[int]:
         """To each with enough holders: the root, and its neighbours' keys with proofs."""
         advertised, around = self._signed["advertise"], self._around
+        going = {i for i in done if around.enough(i, done) and len(around.wards[i]) <= self._p.in_degree}
+        self._or_void(going, "advertise")
         tree = merkle.Tree({i: body for i, (body, _) in advertised.items()}, self._p.clients)
         self._tag = rooted(self.round.binding, tree.root)
-        going = {i for i in done if around.enough(i, done) and len(around.wards[i]) <= self._p.in_degree}
-        return self._or_void(going, "advertise")
+        return going
 
     def _or_void(self, going: set[int], stage: str) -> set[int]:
         if len(going) < self._p.min_included:
