@@ -76,7 +76,7 @@ class Server:
 
         Raises Forged for one that its member did not sign, or with what is not the protocol's; Replayed for one that
         came before, late, out of order or from another round; FormatError; RangeError where too many vectors are on
-        their way at once. Such a message changes nothing.
+        their way at once. Such a message changes nothing. Raises Void from where folding a vector was interrupted.
         """
         stage = self.stage
         who = f"{stage or 'result'}: the message of {client_id!r}"
