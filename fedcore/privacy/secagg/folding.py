@@ -38,8 +38,10 @@ class Folding:
         if self._torn:
             raise Void("mask: a vector was folded in part when the server was stopped; go on from its last state")
 
-    def take(self, position: int, message: wire.Signed, tags: Callable[[int], ChunkTags], who: str) -> bool:
-        """Keep the next chunk of a member; whether its vector is whole now, to be folded.
+    def take(
+        self, position: int, message: wire.Signed, tags: Callable[[int], ChunkTags], who: str
+    ) -> list[bytes | memoryview] | None:
+        """Keep the next chunk of a member; of a vector that is whole with it, which then is not kept, all chunks.
 
         tags: member -> what its chunks are checked by. Raises Forged for a chunk that it did not make, Replayed for one
         that is not the next, FormatError for one of another length or with bits beyond the last coordinate, RangeError
@@ -63,15 +65,17 @@ class Folding:
             raise FormatError(f"{who}: chunk {number} has bits beyond its last coordinate")
         if position not in self._waiting and len(self._waiting) >= IN_FLIGHT and wire.chunks(self._p) > 1:
             raise RangeError(f"{who}: {IN_FLIGHT} other vectors are on their way; send it again when one is whole")
+        if number + 1 == wire.chunks(self._p):
+            return [*waiting, packed]
         self._waiting.setdefault(position, []).append(bytes(packed))
-        return number + 1 == wire.chunks(self._p)
+        return None
 
-    def fold(self, position: int, done: set[int]) -> None:
+    def fold(self, position: int, whole: list[bytes | memoryview], done: set[int]) -> None:
         """Add a whole vector to the sum, and its member to those whose vectors are in it: both, or the sum is void."""
         from fedcore.ops import unpack_add
 
         self._torn = True
-        for number, packed in enumerate(self._waiting.pop(position)):
+        for number, packed in enumerate(whole):
             start = number * wire.CHUNK
             unpack_add(np.frombuffer(packed, np.uint8), self._p.modulus_bits, self._total, start)
         done.add(position)

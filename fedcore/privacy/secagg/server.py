@@ -93,8 +93,8 @@ class Server:
         if position in self._done:
             raise Replayed(f"{who}: came before")
         if kind == "mask":
-            if self._folding.take(position, message, self._chunk_tags, who):
-                self._folding.fold(position, self._done)
+            if whole := self._folding.take(position, message, self._chunk_tags, who):
+                self._folding.fold(position, whole, self._done)
             return
         text = signed_text(kind, self._tag, position, message.body)
         if not verified(self.round.roster.public(position), message.signature, text):
