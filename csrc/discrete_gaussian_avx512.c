@@ -5,22 +5,25 @@
 #include "impl.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum { LANES = 8, AT_ONCE = 4, LEVELS = 7, ENTRIES = 1 << LEVELS, LAID_OUT = LANES * 18, WORD = 64, NUMBER = 56 };
-_Static_assert((int)FC_GAUSSIAN_ENTRIES < (int)ENTRIES, "a draw's count is below the number of leaves");
+enum { LANES = 8, AT_ONCE = 4, LEVELS = 7, FEWER = 6, LAID_OUT = LANES * 18, WORD = 64, NUMBER = 56 };
+_Static_assert((int)FC_GAUSSIAN_ENTRIES < 1 << (int)LEVELS, "a draw's count is below the number of leaves");
 _Static_assert((int)FC_GAUSSIAN_ARRANGED == 2 * (int)LAID_OUT, "first words and ties");
 
-/* Level l halves the counts from j * 2h to (j + 1) * 2h - 1, h = 64 >> l, at entry j * 2h + h - 1: its word is at j of
- * the level, which begins at level_at(l). 0, which no draw is below, from the last entry on. */
+/* A search of a short table has a level less, which depends on the table alone. */
+static int levels_of(const fc_gaussian_table* table) { return table->entries < 1 << FEWER ? FEWER : LEVELS; }
+
+/* Level l of n halves the counts from j * 2h to (j + 1) * 2h - 1, h = 2^(n - 1 - l), at entry j * 2h + h - 1: its word
+ * is at j of the level, which begins at level_at(l). 0, which no draw is below, from the last entry on. */
 INLINE int level_at(int level) {
     static const int at[LEVELS] = {0, 1, 2, 3,
                                    4, 6, 10}; /* in registers: levels of 1, 2, 4, 8, 16, 32 and 64 entries */
     return LANES * at[level];
 }
 
-static void lay_out(const uint64_t* words, int64_t entries, uint64_t* levels) {
+static void lay_out(const uint64_t* words, int64_t entries, int count, uint64_t* levels) {
     memset(levels, 0, LAID_OUT * sizeof *levels);
-    for (int level = 0; level < LEVELS; level++)
-        for (int64_t j = 0, half = ENTRIES / 2 >> level; j < 1 << level; j++) {
+    for (int level = 0; level < count; level++)
+        for (int64_t j = 0, half = 1 << (count - 1 - level); j < 1 << level; j++) {
             const int64_t k = j * 2 * half + half - 1;
             if (k < entries) levels[level_at(level) + j] = words[k];
         }
@@ -34,48 +37,60 @@ void fc_discrete_gaussian_arrange_avx512(const fc_gaussian_table* table, uint64_
         if (table->first[k] != table->first[same]) same = k;
         ties[k] = (uint64_t)(FC_GAUSSIAN_ENTRIES - same) << NUMBER | table->second[k] >> (WORD - NUMBER);
     }
-    lay_out(table->first, table->entries, arranged);
-    lay_out(ties, table->entries, arranged + LAID_OUT);
+    lay_out(table->first, table->entries, levels_of(table), arranged);
+    lay_out(ties, table->entries, levels_of(table), arranged + LAID_OUT);
 }
 
-/* Entry j of a level: the lower bits of j by permutation, the two upper bits of the widest levels, masks here, by
- * blends. */
-INLINE __m512i look_up(const uint64_t* levels, int level, __m512i j, const __mmask8 above[LEVELS]) {
+/* word[u] = entry j[u] of a level: the lower bits of j by permutation, the two upper bits of the widest levels, masks
+ * here, by blends. Each register of the level is loaded once. */
+INLINE void look_up(const uint64_t* levels, int level, const __m512i j[AT_ONCE], __mmask8 above[LEVELS][AT_ONCE],
+                    __m512i word[AT_ONCE]) {
     const uint64_t* at = levels + level_at(level);
-    if (level < 4) return _mm512_permutexvar_epi64(j, _mm512_load_si512(at));
-    __m512i part[4];
+    if (level < 4) {
+        for (int u = 0; u < AT_ONCE; u++) word[u] = _mm512_permutexvar_epi64(j[u], _mm512_load_si512(at));
+        return;
+    }
     const int parts = 1 << (level - 4);
-    for (int p = 0; p < parts; p++)
-        part[p] = _mm512_permutex2var_epi64(_mm512_load_si512(at + 2 * LANES * p), j,
-                                            _mm512_load_si512(at + 2 * LANES * p + LANES));
-    if (level == 4) return part[0];
-    if (level == 5) return _mm512_mask_mov_epi64(part[0], above[0], part[1]);
-    return _mm512_mask_mov_epi64(_mm512_mask_mov_epi64(part[0], above[1], part[1]), above[0],
-                                 _mm512_mask_mov_epi64(part[2], above[1], part[3]));
+    __m512i held[2][AT_ONCE];
+#pragma GCC unroll 4
+    for (int part = 0; part < parts; part++) {
+        const __m512i low = _mm512_load_si512(at + 2 * LANES * part),
+                      high = _mm512_load_si512(at + 2 * LANES * part + LANES);
+#pragma GCC unroll 4
+        for (int u = 0; u < AT_ONCE; u++) {
+            word[u] = _mm512_permutex2var_epi64(low, j[u], high);
+            if (part % 2) word[u] = _mm512_mask_mov_epi64(held[0][u], above[level - 5][u], word[u]);
+            if (part == 3) word[u] = _mm512_mask_mov_epi64(held[1][u], above[0][u], word[u]);
+            held[part % 2][u] = word[u];
+        }
+    }
 }
 
 /* How many words each of x is below, and the first one that it is not below. */
-INLINE void search(const uint64_t* levels, const __m512i x[AT_ONCE], __m512i count[AT_ONCE], __m512i next[AT_ONCE]) {
+INLINE void search(const uint64_t* levels, int number, const __m512i x[AT_ONCE], __m512i count[AT_ONCE],
+                   __m512i next[AT_ONCE]) {
     const __m512i one = _mm512_set1_epi64(1);
-    __mmask8 below[AT_ONCE][LEVELS];
+    __mmask8 below[LEVELS][AT_ONCE];
     for (int u = 0; u < AT_ONCE; u++) {
         count[u] = _mm512_setzero_si512();
         next[u] = _mm512_set1_epi64(-1); /* which no word is */
     }
 #pragma GCC unroll 7
-    for (int level = 0; level < LEVELS; level++)
+    for (int level = 0; level < number; level++) {
+        __m512i word[AT_ONCE];
+        look_up(levels, level, count, below, word);
 #pragma GCC unroll 4
         for (int u = 0; u < AT_ONCE; u++) { /* bit by bit, the highest first: 1 where x is below the entry */
-            const __m512i word = look_up(levels, level, count[u], below[u]);
-            below[u][level] = _mm512_cmplt_epu64_mask(x[u], word);
-            next[u] = _mm512_mask_mov_epi64(word, below[u][level], next[u]);
+            below[level][u] = _mm512_cmplt_epu64_mask(x[u], word[u]);
+            next[u] = _mm512_mask_mov_epi64(word[u], below[level][u], next[u]);
             count[u] = _mm512_add_epi64(count[u], count[u]);
-            count[u] = _mm512_mask_add_epi64(count[u], below[u][level], count[u], one);
+            count[u] = _mm512_mask_add_epi64(count[u], below[level][u], count[u], one);
         }
+    }
 }
 
-void fc_discrete_gaussian_avx512(const fc_gaussian_table* table, const uint64_t* arranged, const uint64_t* words,
-                                 int64_t* out) {
+INLINE void draw_chunk(const fc_gaussian_table* table, const uint64_t* arranged, int levels, const uint64_t* words,
+                       int64_t* out) {
     const uint64_t* w = words + table->draws * FC_GAUSSIAN_CHUNK;
     const __m512i most = _mm512_set1_epi64(FC_GAUSSIAN_ENTRIES);
     for (int i = 0; i < FC_GAUSSIAN_CHUNK; i += LANES * AT_ONCE) {
@@ -86,7 +101,7 @@ void fc_discrete_gaussian_avx512(const fc_gaussian_table* table, const uint64_t*
             const __m512i stride = _mm512_set1_epi64(table->strides[draw]);
             for (int u = 0; u < AT_ONCE; u++)
                 x[u] = _mm512_loadu_si512(words + draw * FC_GAUSSIAN_CHUNK + i + LANES * u);
-            search(arranged, x, count, next);
+            search(arranged, levels, x, count, next);
             for (int u = 0; u < AT_ONCE; u++) {
                 const __m512i minus =
                     _mm512_srai_epi64(_mm512_sll_epi64(_mm512_loadu_si512(w + i + LANES * u), sign), WORD - 1);
@@ -102,10 +117,16 @@ void fc_discrete_gaussian_avx512(const fc_gaussian_table* table, const uint64_t*
             x[u] = _mm512_or_si512(_mm512_slli_epi64(_mm512_sub_epi64(most, tied[u]), NUMBER),
                                    _mm512_srli_epi64(low, WORD - NUMBER));
         }
-        search(arranged + LAID_OUT, x, count, next);
+        search(arranged + LAID_OUT, levels, x, count, next);
         for (int u = 0; u < AT_ONCE; u++) {
             const __m512i more = _mm512_mul_epi32(_mm512_sub_epi64(count[u], tied[u]), times[u]);
             _mm512_storeu_si512(out + i + LANES * u, _mm512_add_epi64(sum[u], more));
         }
     }
+}
+
+void fc_discrete_gaussian_avx512(const fc_gaussian_table* table, const uint64_t* arranged, const uint64_t* words,
+                                 int64_t* out) {
+    if (levels_of(table) == FEWER) draw_chunk(table, arranged, FEWER, words, out);
+    else draw_chunk(table, arranged, LEVELS, words, out);
 }
