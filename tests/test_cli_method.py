@@ -41,7 +41,9 @@ def test_a_method_writes_the_adapter_what_lies_beside_it_and_each_start(director
     for module in SHAPES:
         np.testing.assert_allclose(dense.dense(side, module), mean_delta(mixed(), module), atol=1e-4)
     for update in mixed():
-        assert Update.from_peft(starts / update.client_id).scaling == pytest.approx(update.scaling)
+        start = Update.from_peft(starts / update.client_id)
+        assert {module: start.scaling[module] for module in update.modules} == pytest.approx(update.scaling)
+        assert start.modules.keys() == SHAPES.keys()
     assert said["report"]["method"] == repr(FLoRA())
     again = tmp_path / "after"
     code, shown, _ = run(
