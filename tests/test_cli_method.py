@@ -98,6 +98,7 @@ def test_adapters_that_say_their_examples_beside_one_that_does_not_are_refused(d
     assert not (tmp_path / "out").exists()
     # weights do not move hetlora, so that it needs no counts
     assert run(capsys, *said[:-1], "hetlora", "--json")[0] == 0
+    assert run(capsys, *said[:-1], "hetlora", "-o", tmp_path / "alike", "--weights", "equal")[0] == 0
     assert run(capsys, *said, "-o", tmp_path / "equal", "--weights", "equal")[0] == 0
 
 

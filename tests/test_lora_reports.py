@@ -50,6 +50,7 @@ def test_residuals_are_those_of_the_starts_that_clients_get(method):
         held = sum(w * start for w, start in zip(p, starts.values(), strict=True)) + side
         assert report["held"] == pytest.approx(np.linalg.norm(held), rel=1e-6)
         assert report["residual"] == pytest.approx(np.linalg.norm(goal - held) / size, rel=1e-4, abs=2e-7)
+        assert report.get("starts", starts).keys() == starts.keys()
         for client, value in report.get("starts", {}).items():
             assert value == pytest.approx(np.linalg.norm(goal - starts[client] - side) / size, rel=1e-4, abs=2e-7)
     json.dumps(result.report, allow_nan=False)

@@ -113,7 +113,9 @@ def _update(
         for key, values in ((pair.a, part.a), (pair.b, part.b)):
             tensors[key] = rounded(values, clients.dtype(key), key)
         scaling[name] = part.scale
-    known = [update for update in (like, *clients.cohort) if update and update.modules.keys() == parts.keys()]
+    known = [
+        update for update in (like, *clients.cohort) if update is not None and update.modules.keys() == parts.keys()
+    ]
     examples = int(clients.cohort.num_examples.sum()) if like is None else like.num_examples
     return Update.from_tensors(
         tensors,

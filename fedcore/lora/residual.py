@@ -39,7 +39,7 @@ def module_report(module: Module, found: Held) -> dict[str, Any]:
     if found.own:
         clients = module.clients.cohort.client_ids
         each = {id(part): residual([(1.0, part), *beside]) for _, part in held}
-        report["starts"] = {clients[row]: each[id(found.own.get(row, found.adapter))] for row in module.present}
+        report["starts"] = {name: each[id(found.own.get(row, found.adapter))] for row, name in enumerate(clients)}
     return report | dict(found.details)
 
 
