@@ -172,6 +172,14 @@ def test_an_arm_with_its_own_method_has_nothing_of_the_settings_of_rules():
     assert config.aggregation_of(config.arms[1]).center == "moved_on"
 
 
+def test_a_method_that_takes_no_weights_runs_with_equal_ones(tmp_path):
+    arms = (("hetlora", 'method = "hetlora"'), ("flexlora", 'method = "flexlora"'))
+    config = parse_config(text(*arms, aggregation='weights = "equal"'), "c.toml")
+    folder = run_arms(config, fake.texts(3), fake.FakeLearner(), tmp_path / "run", resume=False)
+    for name, _ in arms:
+        assert set(folder.ledger.find(arm=name, round=1)["coefficients"].values()) == {1.0}
+
+
 @pytest.mark.parametrize(
     ("body", "sections", "said"),
     [

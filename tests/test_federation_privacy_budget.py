@@ -163,7 +163,7 @@ def test_runs_that_share_a_budget_share_its_epsilon(tmp_path):
         run(tmp_path / "second", config(shared, rounds=1))  # the first was planned to spend the rest
     assert not (tmp_path / "second/ledger.jsonl").exists()
     with pytest.raises(PrivacyError, match=r"epsilon: got 30\.0, and the budget at .* was started with 20"):
-        run(tmp_path / "third", config(shared.replace("20", "30"), rounds=1))
+        run(tmp_path / "third", config(shared.replace("epsilon = 20", "epsilon = 30"), rounds=1))
 
 
 @pytest.mark.parametrize("mode", ["central", "distributed"])

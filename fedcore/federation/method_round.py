@@ -82,7 +82,8 @@ def method_step(
     assert step is not None
     cohort = Cohort(received(federation, arm, number, start, receipts))
     with clock.phase("aggregation"):
-        weights = np.ones(len(cohort)) if settings.weights == "equal" else None
+        equal = settings.weights == "equal" and step.traits.weighted
+        weights = np.ones(len(cohort)) if equal else None
         reference = start.fixed or start.adapter
         result = step.aggregate(cohort, weights, reference, side=start.side, number=number)
         following = Start(result.update, result.side, start.fixed, result.starts)

@@ -209,4 +209,4 @@ class FactorPasses(FactorRows):
         else:  # a squared norm that overflows is looked at, too
             finite = np.isfinite(grams.b.diagonal()) & np.isfinite(grams.a.diagonal())
         for row in np.unique(rows[terms.owner[~finite]]).tolist():
-            read_factors(self.updates[row], module, row, self.names[row])
+            read_factors(self.updates[row], module, row if row < self.clients else -1, self.names[row])
