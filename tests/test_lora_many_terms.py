@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore import Update, aggregate
+from fedcore import Update, aggregate, lora
 from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import NonFiniteError
+from fedcore.lora import measure, residual
 from fedcore.rules import Mean, NormClipping
 from tests.oracles import delta as dense
 
@@ -93,3 +94,50 @@ def test_among_many_terms_nan_is_named_by_client_tensor_and_element(tmp_path):
     with pytest.raises(NonFiniteError, match=r"client 'c02': tensor 'wide.lora_B.weight'.*element 14") as caught:
         aggregate(updates, Mean())
     assert caught.value.row == 2
+
+
+def random_clients(n: int, rank: int, d_out: int, d_in: int, pad: float = 0.0) -> list[Update]:
+    """fp32 clients of one module; `pad` is how large three of their terms are, whose sum is nearly nothing."""
+    rng, updates = np.random.default_rng(5), []
+    for i in range(n):
+        b, a = rng.standard_normal((d_out, rank)), rng.standard_normal((rank, d_in))
+        if pad:
+            b[:, :3], a[:3] = pad * np.outer(rng.standard_normal(d_out), (1.0, -0.3, -0.7)), pad * a[0]
+        tensors = {"m.lora_A.weight": np.float32(a), "m.lora_B.weight": np.float32(b)}
+        updates.append(Update.from_tensors(tensors, client_id=f"c{i:03}", scaling={"m": 1.0}))
+    return updates
+
+
+@pytest.mark.parametrize(("method", "exact"), [(lora.FlexLoRA(), False), (lora.FLoRA(), True)])
+def test_a_method_on_a_thousand_terms_tells_its_residual_from_grams(method, exact, monkeypatch):
+    """R independent terms have Σ ‖b‖‖a‖ ≈ √R ‖Δ‖, which hides nothing; QR of them all would take most of the time."""
+    updates = random_clients(280, 4, 60, 50)
+    monkeypatch.setattr(residual, "product_norm", None)
+    result = method.aggregate(updates)
+    mean = sum(dense.dense(u, "m") for u in updates) / len(updates)
+    held = dense.dense(result.update, "m") + (dense.dense(result.side, "m") if result.side else 0.0)
+    report, size = result.report["modules"]["m"], np.linalg.norm(mean)
+    assert report["norm"] == pytest.approx(size, rel=1e-9)
+    # below what squares keep it is an estimate
+    expected = pytest.approx(np.linalg.norm(mean - held) / size, rel=0.3 if exact else 1e-9)
+    assert report["residual"] == expected
+
+
+def test_a_norm_of_a_thousand_terms_is_that_of_their_grams(monkeypatch):
+    rng = np.random.default_rng(0)
+    b, a = rng.standard_normal((30, 1200)), rng.standard_normal((1200, 40))
+    monkeypatch.setattr(measure, "product_norm", None)
+    assert measure.norm_of(b, a) == pytest.approx(np.linalg.norm(b @ a), rel=1e-12)
+
+
+@pytest.mark.parametrize("pad", [10.0, 100.0, 1e4])
+def test_terms_that_cancel_change_no_report(pad):
+    """Few terms, many times as large as Δ: more than squares can bear, so the small residual is told another way."""
+    updates = random_clients(3, 4, 60, 50, pad)
+    for method in (lora.FlexLoRA(), lora.FLoRA()):
+        result = method.aggregate(updates)
+        mean = sum(dense.dense(u, "m") for u in updates) / len(updates)
+        held = dense.dense(result.update, "m") + (dense.dense(result.side, "m") if result.side else 0.0)
+        report, size = result.report["modules"]["m"], np.linalg.norm(mean)
+        assert report["norm"] == pytest.approx(size, rel=1e-6)
+        assert report["residual"] == pytest.approx(np.linalg.norm(mean - held) / size, rel=0.3, abs=1e-12)
