@@ -54,8 +54,12 @@ def aggregate_by_method(
         writers: dict[Path, Callable[[Path], object]] = {}
         written = {"output": str(output)}
         if starts is not None:
-            own = {name: result.start_of(str(path)) for name, path in names.items()}
-            writers[starts] = lambda folder: [update.to_peft(folder / name) for name, update in own.items()]
+
+            def write_starts(folder: Path) -> None:
+                for name, path in names.items():
+                    result.start_of(str(path)).to_peft(folder / name)
+
+            writers[starts] = write_starts
             written["starts"] = str(starts)
         if result.side is not None:
             writers[beside] = result.side.to_peft
