@@ -7,9 +7,10 @@ import pytest
 
 from fedcore import Update, aggregate, lora
 from fedcore.dtypes import round_from_float64, to_float64
-from fedcore.errors import NonFiniteError
+from fedcore.errors import BudgetError, NonFiniteError
 from fedcore.lora import measure, residual
-from fedcore.rules import Mean, NormClipping
+from fedcore.rules import Krum, Mean, NormClipping
+from fedcore.rules.budget import parse_memory
 from tests.oracles import delta as dense
 
 
@@ -141,3 +142,21 @@ def test_terms_that_cancel_change_no_report(pad):
         report, size = result.report["modules"]["m"], np.linalg.norm(mean)
         assert report["norm"] == pytest.approx(size, rel=1e-6)
         assert report["residual"] == pytest.approx(np.linalg.norm(mean - held) / size, rel=0.3, abs=1e-12)
+
+
+def test_a_budget_has_room_for_the_gram_of_each_thread(tmp_path):
+    """lora_gram holds two R × R matrices and one a thread; a mean makes none."""
+    for update in random_clients(40, 8, 7 * 1024, 9):
+        update.to_peft(tmp_path / update.client_id)
+    opened = [Update.open(path) for path in sorted(tmp_path.iterdir())]
+    terms, least = 40 * 8, {}
+    for rule in (Mean(), Krum(1)):
+        for threads in (1, 16, 64):
+            with pytest.raises(BudgetError, match="LoRA factors of 40 updates") as refused:
+                aggregate(opened, rule, memory="65MB", threads=threads)
+            least[rule, threads] = parse_memory(str(refused.value).partition("at least ")[2].partition(" for")[0])
+    assert least[Mean(), 1] == least[Mean(), 64] == least[Krum(1), 1]
+    # one chunk of B or of A is an item of work, and there are eight
+    assert least[Krum(1), 16] == least[Krum(1), 64]
+    more = (8 + 2 - 6) * 8 * terms**2 + 8 * 2048 * terms
+    assert least[Krum(1), 64] - least[Krum(1), 1] == pytest.approx(more, abs=1e6)  # said to three digits
