@@ -212,10 +212,8 @@ def run(
         check_same_base([*named, *given, *([] if start is None else [("reference", start)])])
         executor: RowExecutor | DeltaExecutor
         if space == "delta":
-            order = not rule.linear
-            executor = DeltaExecutor.from_cohort(
-                cohort, references, names, start=start, order=order, rank=rank, **passes
-            )
+            room = {"order": not rule.linear, "gram": "gram" in rule.needs}
+            executor = DeltaExecutor.from_cohort(cohort, references, names, start=start, rank=rank, **room, **passes)
         else:
             check_same_parameters(cohort, given, names)
             executor = _row_executor(rule, cohort, references, names, passes, known)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from fedcore.cli import main
 from fedcore.lora import METHODS, FLoRA
 from fedcore.lora.combination import refusals
 from fedcore.updates import Update
+from fedcore.updates.atomic import refused
 from tests.method_cohorts import SHAPES, mean_delta, mixed
 from tests.oracles import delta as dense
 
@@ -113,6 +116,52 @@ def test_starts_of_one_name_are_refused_before_anything_is_written(tmp_path, cap
     assert error.count("\n") == 1
     assert all(word in error for word in ("--starts", str(sites[0]), str(sites[1]), "'adapter'"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("starts", ["out", "out/starts", "out-side", "out-side/x", ".", "link/starts"])
+def test_starts_in_or_around_what_else_is_written_are_refused(directories, tmp_path, capsys, starts):
+    (tmp_path / "link").symlink_to(tmp_path / "new" / "out-side")
+    place = tmp_path / "new" / starts if starts[0] != "l" else tmp_path / starts
+    said = ("aggregate", *directories, "-o", tmp_path / "new" / "out", "--method", "flora", "--starts", place)
+    code, _, error = run(capsys, *said)
+    assert code == 1
+    assert error.count("\n") == 1
+    assert "--starts" in error
+    assert "apart from" in error
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("failing", ["starts", "side", "last start", "rename"])
+def test_what_cannot_be_written_whole_leaves_nothing_and_can_be_tried_again(
+    directories, tmp_path, capsys, monkeypatch, failing
+):
+    place = tmp_path / "new"
+    said = ["aggregate", *directories, "-o", place / "out", "--method", "flora", "--starts", place / "starts"]
+    with monkeypatch.context() as patch:
+        if failing == "starts":
+            (tmp_path / "file").write_text("")
+            said[-1] = tmp_path / "file" / "starts"
+        elif failing == "rename":
+            rename, final = os.rename, place / "out"
+            patch.setattr(os, "rename", lambda one, other: rename(one, place / "no" / "x" if other == final else other))
+        else:
+            whose, write = ("side", "c9")[failing != "side"], Update.to_peft
+
+            def full(update, folder):
+                if update.client_id.endswith(whose):
+                    raise refused(folder, OSError(errno.ENOSPC, "No space left on device")) from OSError(28, "no space")
+                write(update, folder)
+
+            patch.setattr(Update, "to_peft", full)
+        code, _, error = run(capsys, *said)
+    assert code == 1
+    assert error.count("\n") == 1
+    assert ".part" not in error
+    assert "cannot be written" in error
+    assert not list(place.glob("*")) + list(place.glob(".*")), list(place.iterdir())
+    said[-1] = place / "starts"
+    assert run(capsys, *said)[0] == 0
+    assert {path.name for path in place.iterdir()} == {"out", "out-side", "starts"}
 
 
 def test_plan_says_what_fits_and_why_the_rest_does_not(capsys):

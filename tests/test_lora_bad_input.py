@@ -127,6 +127,7 @@ def test_what_is_missing_or_out_of_range_is_named():
         (lambda: lora.RandomizedSketch(passes=3), ("passes 3",)),
         (lambda: lora.FlexLoRA(rank=True), ("flexlora", "rank True")),
         (lambda: lora.FlexLoRA(error_feedback="no"), ("flexlora", "error_feedback 'no'")),
+        (lambda: lora.RaFLoRA(error_feedback=1), ("raflora", "error_feedback 1")),
         (lambda: lora.FedSVD(every=True), ("fedsvd", "every True")),
         (lambda: lora.LoRAFAIR(True), ("lora_fair", "True")),
         (lambda: lora.FLoRA(side_rank=True), ("flora", "side_rank True")),

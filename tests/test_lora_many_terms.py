@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore import Update, aggregate
+from fedcore import Update, aggregate, lora
 from fedcore.dtypes import round_from_float64, to_float64
-from fedcore.errors import NonFiniteError
-from fedcore.rules import Mean, NormClipping
+from fedcore.errors import BudgetError, NonFiniteError
+from fedcore.lora import measure, residual
+from fedcore.rules import Krum, Mean, NormClipping
+from fedcore.rules.budget import parse_memory
 from tests.oracles import delta as dense
 
 
@@ -93,3 +95,68 @@ def test_among_many_terms_nan_is_named_by_client_tensor_and_element(tmp_path):
     with pytest.raises(NonFiniteError, match=r"client 'c02': tensor 'wide.lora_B.weight'.*element 14") as caught:
         aggregate(updates, Mean())
     assert caught.value.row == 2
+
+
+def random_clients(n: int, rank: int, d_out: int, d_in: int, pad: float = 0.0) -> list[Update]:
+    """fp32 clients of one module; `pad` is how large three of their terms are, whose sum is nearly nothing."""
+    rng, updates = np.random.default_rng(5), []
+    for i in range(n):
+        b, a = rng.standard_normal((d_out, rank)), rng.standard_normal((rank, d_in))
+        if pad:
+            b[:, :3], a[:3] = pad * np.outer(rng.standard_normal(d_out), (1.0, -0.3, -0.7)), pad * a[0]
+        tensors = {"m.lora_A.weight": np.float32(a), "m.lora_B.weight": np.float32(b)}
+        updates.append(Update.from_tensors(tensors, client_id=f"c{i:03}", scaling={"m": 1.0}))
+    return updates
+
+
+@pytest.mark.parametrize(("method", "exact"), [(lora.FlexLoRA(), False), (lora.FLoRA(), True)])
+def test_a_method_on_a_thousand_terms_tells_its_residual_from_grams(method, exact, monkeypatch):
+    """R independent terms have Σ ‖b‖‖a‖ ≈ √R ‖Δ‖, which hides nothing; QR of them all would take most of the time."""
+    updates = random_clients(280, 4, 60, 50)
+    monkeypatch.setattr(residual, "product_norm", None)
+    result = method.aggregate(updates)
+    mean = sum(dense.dense(u, "m") for u in updates) / len(updates)
+    held = dense.dense(result.update, "m") + (dense.dense(result.side, "m") if result.side else 0.0)
+    report, size = result.report["modules"]["m"], np.linalg.norm(mean)
+    assert report["norm"] == pytest.approx(size, rel=1e-9)
+    # below what squares keep it is an estimate
+    expected = pytest.approx(np.linalg.norm(mean - held) / size, rel=0.3 if exact else 1e-9)
+    assert report["residual"] == expected
+
+
+def test_a_norm_of_a_thousand_terms_is_that_of_their_grams(monkeypatch):
+    rng = np.random.default_rng(0)
+    b, a = rng.standard_normal((30, 1200)), rng.standard_normal((1200, 40))
+    monkeypatch.setattr(measure, "product_norm", None)
+    assert measure.norm_of(b, a) == pytest.approx(np.linalg.norm(b @ a), rel=1e-12)
+
+
+@pytest.mark.parametrize("pad", [10.0, 100.0, 1e4])
+def test_terms_that_cancel_change_no_report(pad):
+    """Few terms, many times as large as Δ: more than squares can bear, so the small residual is told another way."""
+    updates = random_clients(3, 4, 60, 50, pad)
+    for method in (lora.FlexLoRA(), lora.FLoRA()):
+        result = method.aggregate(updates)
+        mean = sum(dense.dense(u, "m") for u in updates) / len(updates)
+        held = dense.dense(result.update, "m") + (dense.dense(result.side, "m") if result.side else 0.0)
+        report, size = result.report["modules"]["m"], np.linalg.norm(mean)
+        assert report["norm"] == pytest.approx(size, rel=1e-6)
+        assert report["residual"] == pytest.approx(np.linalg.norm(mean - held) / size, rel=0.3, abs=1e-12)
+
+
+def test_a_budget_has_room_for_the_gram_of_each_thread(tmp_path):
+    """lora_gram holds two R × R matrices and one a thread; a mean makes none."""
+    for update in random_clients(40, 8, 7 * 1024, 9):
+        update.to_peft(tmp_path / update.client_id)
+    opened = [Update.open(path) for path in sorted(tmp_path.iterdir())]
+    terms, least = 40 * 8, {}
+    for rule in (Mean(), Krum(1)):
+        for threads in (1, 16, 64):
+            with pytest.raises(BudgetError, match="LoRA factors of 40 updates") as refused:
+                aggregate(opened, rule, memory="65MB", threads=threads)
+            least[rule, threads] = parse_memory(str(refused.value).partition("at least ")[2].partition(" for")[0])
+    assert least[Mean(), 1] == least[Mean(), 64] == least[Krum(1), 1]
+    # one chunk of B or of A is an item of work, and there are eight
+    assert least[Krum(1), 16] == least[Krum(1), 64]
+    more = (8 + 2 - 6) * 8 * terms**2 + 8 * 2048 * terms
+    assert least[Krum(1), 64] - least[Krum(1), 1] == pytest.approx(more, abs=1e6)  # said to three digits

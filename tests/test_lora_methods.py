@@ -20,6 +20,7 @@ from tests.method_cohorts import (
     mixed,
     parts,
     shares,
+    start,
 )
 from tests.oracles import delta as dense
 from tests.oracles import lora as oracle
@@ -69,6 +70,39 @@ def test_error_feedback_counts_what_the_last_round_lost():
         total = mean_delta(second, module) + dense.dense(side, module)
         assert_close(held(result, module), total)
         assert_close(dense.dense(result.update, module), dense.truncated(total, 2), total)
+
+
+def test_rank_partition_keeps_what_its_truncation_loses_for_the_next_round():
+    first, second = mixed()[:4], [adapter(20 + i, f"c{i}", r, 8.0 / r) for i, r in enumerate((4, 1, 2, 3))]
+    method = lora.RaFLoRA(error_feedback=True)
+    side = None
+    for number, updates in ((1, first), (2, second)):
+        result = method.aggregate(updates, side=side, number=number)
+        for module in SHAPES:
+            # at the smaller side nothing is truncated away
+            total = oracle.rank_partition(parts(updates, module), shares(updates), min(SHAPES[module]))
+            total = total + (0.0 if side is None else dense.dense(side, module))
+            starts = sum(p * start(result, u, module) for p, u in zip(shares(updates), updates, strict=True))
+            assert_close(starts + dense.dense(result.side, module), total)
+        side = result.side
+    # without feedback a side adapter joins what is truncated
+    alone = lora.RaFLoRA().aggregate(second, side=result.side)
+    assert alone.side is None
+    assert not np.allclose(held(alone, "up"), held(lora.RaFLoRA().aggregate(second), "up"))
+
+
+def test_what_truncating_a_rules_choice_loses_rides_beside_it():
+    """The rule says who counts and how much; the method makes the same truncation and keeps what it loses."""
+    updates = [adapter(i, f"c{i}") for i in range(7)]
+    chosen = fc.aggregate(updates, fc.rules.MultiKrum(1, 3))
+    counted = [u for u in updates if chosen.coefficients[u.client_id]]
+    weights = {u.client_id: chosen.coefficients[u.client_id] for u in counted}
+    result = lora.FlexLoRA(error_feedback=True).aggregate(counted, weights)
+    assert len(counted) == 3
+    for module in SHAPES:
+        mean = sum(dense.dense(u, module) for u in counted) / 3
+        assert_close(dense.dense(result.update, module), dense.dense(chosen.update, module), mean)
+        assert_close(held(result, module), mean)
 
 
 @pytest.mark.parametrize("method", [lora.FLoRA(), lora.FedExLoRA()])

@@ -123,6 +123,22 @@ def test_torch_weights_come_back_as_torch():
     np.testing.assert_allclose(merged.double(), weight.double() + product(update, "up"), rtol=2**-8, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(12, 12), (12, 20)])
+def test_weights_that_lie_turned_get_the_turned_change(shape):
+    """GPT-2's Conv1D; on square weights nothing but the config tells."""
+    plain, side = (adapter(i, f"c{i}", 4, shapes={"m": shape}) for i in range(2))
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "fan_in_fan_out": True}
+    turned = fc.Update.from_tensors(plain.tensors, scaling=plain.scaling, adapter_config=config)
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    change = product(plain, "m") + product(side, "m")
+    np.testing.assert_allclose(fc.lora.merge(weight, "m", plain, side), weight + change, atol=1e-5)
+    found = fc.lora.merge(np.ascontiguousarray(weight.T), "m", turned, side)
+    np.testing.assert_allclose(found, weight.T + change.T, atol=1e-5)
+    if shape[0] != shape[1]:
+        with pytest.raises(ShapeError, match=r"module 'm': its base weights are \(12, 20\), expected \(20, 12\)"):
+            fc.lora.merge(weight, "m", turned)
+
+
 def test_a_quantised_base_is_refused_by_name():
     (update,) = clients("float32", (8,))
     for dtype in (np.uint8, np.int8, ml_dtypes.float8_e4m3fn):

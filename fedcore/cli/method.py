@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,13 @@ def aggregate_by_method(
     """
     from fedcore.federation.methods import named_method
     from fedcore.updates import Update
+    from fedcore.updates.atomic import write_together
 
     made = named_method(method, parameters, as_option)
     if numbers and not made.traits.weighted:
         raise WeightError(f"--weights: got numbers with --method {method}, which ignores them; leave --weights out")
     beside = output.with_name(output.name + "-side")
-    for path in (output, *([beside] if made.traits.side else []), *([starts] if starts else [])):
-        if os.path.lexists(path):
-            raise ExistsError(f"{path}: already exists; choose another --output or --starts, or remove it")
+    _check_places([output, beside] if made.traits.side else [output], starts)
     names = _start_names(directories) if starts else {}
     begin = time.perf_counter()
     with only_results_on_stdout():
@@ -54,20 +53,42 @@ def aggregate_by_method(
             check_counted(updates)
         known = {name: Update.open(path) if path else None for name, path in (("reference", reference), ("side", side))}
         result = made.aggregate(updates, weights, known["reference"], side=known["side"], number=number)
-        result.update.to_peft(output)
+        writers: dict[Path, Callable[[Path], object]] = {}
         written = {"output": str(output)}
+        if starts is not None:
+
+            def write_starts(folder: Path) -> None:
+                for name, path in names.items():
+                    result.start_of(str(path)).to_peft(folder / name)
+
+            writers[starts] = write_starts
+            written["starts"] = str(starts)
         if result.side is not None:
-            result.side.to_peft(beside)
+            writers[beside] = result.side.to_peft
             written["side"] = str(beside)
-        for name, path in names.items():
-            assert starts is not None
-            result.start_of(str(path)).to_peft(starts / name)
+        # last, so that a killed process leaves no adapter without what belongs to it
+        writers[output] = result.update.to_peft
+        write_together(writers)
     seconds = time.perf_counter() - begin
     if json:
         report = {"digest": result.update.digest(), "coefficients": result.coefficients, "seconds": seconds}
         print_json(written | report | {"report": result.report})
         return
     _show(result, written, seconds, made.traits.weighted)
+
+
+def _check_places(outputs: Sequence[Path], starts: Path | None) -> None:
+    """Raise ExistsError where one of them exists, LayoutError where the starts would lie in or around an output."""
+    for path in (*outputs, *([starts] if starts else [])):
+        if os.path.lexists(path):
+            raise ExistsError(f"{path}: already exists; choose another --output or --starts, or remove it")
+    for path in outputs if starts else ():
+        one, other = os.path.realpath(path), os.path.realpath(str(starts))
+        if os.path.commonpath((one, other)) in (one, other):
+            raise LayoutError(
+                f"--starts: got {starts}, expected a directory apart from {path}, which is written, too; choose "
+                "another --starts"
+            )
 
 
 def _start_names(directories: Sequence[Path]) -> dict[str, Path]:

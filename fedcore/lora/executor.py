@@ -9,7 +9,10 @@ import numpy as np
 
 from fedcore.lora.delta import FactorPasses, Rank
 from fedcore.lora.order import TILE_BYTES, order_statistic
+from fedcore.lora.reading import WORKERS
 from fedcore.lora.result import Combined
+from fedcore.ops.lora_gram import gram_bytes
+from fedcore.ops.rows import thread_count
 from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
@@ -43,6 +46,7 @@ class DeltaExecutor:
         *,
         start: Update | None = None,
         order: bool = False,
+        gram: bool = False,
         rank: Rank = None,
         **passes: Any,
     ) -> DeltaExecutor:
@@ -51,14 +55,16 @@ class DeltaExecutor:
         References are by name; None is zero. `start` is the adapter that the round started from: what a row without a
         module has there (fedcore/lora/factor_rows.py). `passes` is what `RowExecutor.from_cohort` takes beside the
         rows, or, where `memory` is among it, `FileExecutor.from_files`: factors then are read from their files module
-        by module, dense tensors in tiles. `order`: an order statistic is to come, which needs room for a dense Δ.
-        `rank` of results is as `FactorPasses` has it. Raises LayoutError naming the client and module, BudgetError with
-        the least that works.
+        by module, dense tensors in tiles. `order`: an order statistic is to come, which needs room for a dense Δ;
+        `gram`: a Gram is. `rank` of results is as `FactorPasses` has it. Raises LayoutError naming the client and
+        module, BudgetError with the least that works.
         """
         given = {name: update for name, update in references.items() if update is not None}
         zero_first = bool(references) and next(iter(references.values())) is None
         if passes.get("memory") is not None:
-            _check_budget([*cohort, *given.values()], start, passes["memory"], passes["threads"], order)
+            _check_budget(
+                [*cohort, *given.values()], start, passes["memory"], passes["threads"], order=order, gram=gram
+            )
         told = {name: passes.get(name) for name in ("progress", "threads")}
         rows, who = [*cohort, *given.values()], [*names, *given]
         factors = FactorPasses(rows, who, len(cohort), start=start, zero_first=zero_first, rank=rank, **told)
@@ -122,11 +128,12 @@ class DeltaExecutor:
 
 
 def _check_budget(
-    updates: Sequence[Update], start: Update | None, memory: Any, threads: int | None, order: bool
+    updates: Sequence[Update], start: Update | None, memory: Any, threads: int | None, *, order: bool, gram: bool
 ) -> None:
     """Raise BudgetError unless there is room for the factors of the largest module of all updates, in fp64.
 
-    They exist four times for a moment: as they are read, stacked, and in the QR of the stack; and their two Grams. An
+    They exist four times for a moment: as they are read, stacked, and in the QR of the stack. Beside them lie two Grams
+    and their product for each module that is worked on, or what `lora_gram` takes, for a rule that needs a Gram. An
     order statistic needs the tiles of products, and Δ with its SVD, some six matrices of its size.
     """
     sizes = [0]
@@ -135,7 +142,10 @@ def _check_budget(
     for module, first in modules.items():
         ranks = sum(update.modules.get(module, lacking.get(module, first)).rank for update in updates)
         formed = 6 * 8 * first.d_in * first.d_out + 4 * TILE_BYTES if order else 0
-        sizes.append(8 * (4 * ranks * (first.d_in + first.d_out) + 3 * ranks**2) + formed)
+        grams = 3 * WORKERS * 8 * ranks**2
+        if gram:
+            grams = max(grams, gram_bytes(ranks, first.d_out, first.d_in, thread_count(threads)))
+        sizes.append(4 * 8 * ranks * (first.d_in + first.d_out) + grams + formed)
     largest = max((update.layout for update in updates), key=lambda layout: int(layout.decoded().nbytes.sum()))
     budget = budget_for(largest, updates, memory, False, threads)
     budget.least = budget.held + max(sizes)

@@ -82,7 +82,7 @@ class Measure(NamedTuple):
 
 
 def product_size(b: np.ndarray, a: np.ndarray) -> tuple[float, float]:
-    """(‖b a‖², P) from the Grams of b (d_out, R) and a (R, d_in); the first is off by (d_in + d_out + R²) u P²."""
+    """(‖b a‖², P) from the Grams of b (d_out, R) and a (R, d_in); the first is off by `gram_rounding` P² at most."""
     gram_b, gram_a = b.T @ b, a @ a.T
     terms = float(np.sqrt(gram_b.diagonal()) @ np.sqrt(gram_a.diagonal()))
     return float((gram_b * gram_a).sum()), terms
@@ -97,9 +97,10 @@ def product_norm(b: np.ndarray, a: np.ndarray) -> tuple[float, float]:
 
 
 def norm_of(b: np.ndarray, a: np.ndarray) -> float:
-    """‖b a‖ from Grams, or by QR where the terms hide it."""
+    """‖b a‖ from Grams, or by QR where their rounding may change it by more than TOLERANCE / 2."""
     square, terms = product_size(b, a)
-    return product_norm(b, a)[0] if hides(square, terms) else float(np.sqrt(square))
+    sure = gram_rounding(b, a) * terms**2 <= TOLERANCE * square
+    return float(np.sqrt(square)) if sure else product_norm(b, a)[0]
 
 
 def hides(square: float, terms: float) -> bool:
@@ -125,8 +126,18 @@ def change_norm(client: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarr
 
 
 def rounding_of(b: np.ndarray, a: np.ndarray) -> float:
-    """(d_in + d_out + R²) u: more than a product by QR is off by, in units of P, and a Gram, in units of P²."""
+    """(d_in + d_out + R²) u: more than a product by QR is off by, in units of P."""
     return (b.shape[0] + a.shape[1] + a.shape[0] ** 2) * UNIT
+
+
+def gram_rounding(b: np.ndarray, a: np.ndarray) -> float:
+    """(d_in + d_out + 4 R + 8) u: more than ‖b a‖² from Grams is off by, in units of P².
+
+    d_in and d_out are the lengths of the inner products; no entry of their product passes more than 4 R additions where
+    it is added up by rows or blocks (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1 and §4.2). R
+    independent terms have P² ≈ R ‖b a‖²: unlike RATIO, this leaves a large cohort to its Grams.
+    """
+    return (b.shape[0] + a.shape[1] + 4 * a.shape[0] + 8) * UNIT
 
 
 def rebuild(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

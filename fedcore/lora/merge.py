@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fedcore import ops
 from fedcore.dtypes import ROW_DTYPES
-from fedcore.errors import DTypeError, LayoutError
+from fedcore.errors import DTypeError, LayoutError, ShapeError
 from fedcore.ops.factors import tensor_of
 from fedcore.ops.rows import is_torch
 from fedcore.updates import Update
@@ -16,8 +18,10 @@ from fedcore.updates.layout import shown
 def merge(weight: Any, module: str, *adapters: Update) -> Any:
     """W + Σ s B A of one module in W's dtype, each element rounded once; W itself stays as it is.
 
-    weight    (d_out, d_in) base weights in fp32, fp16 or bf16, NumPy or torch; the result is of the same kind
-    adapters  what lies beside them: an adapter, and the side adapter where a method leaves one
+    weight    base weights as the layer stores them, in fp32, fp16 or bf16, NumPy or torch; the result is of the same
+              kind: (d_out, d_in), or (d_in, d_out), to which (s B A)ᵀ is added, where an adapter's config says
+              fan_in_fan_out, as PEFT writes it for GPT-2's Conv1D
+    adapters  what lies beside them: an adapter, and the side adapter where a method leaves one, which has no config
 
     By `ops.lora_delta_sum`. Raises DTypeError for quantised weights: a change below a quantisation step would be
     rounded away whole (NF4 keeps nothing of an update of 1 % of its norm), so it stays beside them. LayoutError for an
@@ -29,13 +33,23 @@ def merge(weight: Any, module: str, *adapters: Update) -> Any:
             f"module {shown(module)}: its base weights are {dtype}, expected {', '.join(ROW_DTYPES)}: quantised "
             "weights round an update away; keep the adapter beside them, or merge into dequantised weights"
         )
+    turned = any(update.adapter_config.get("fan_in_fan_out") for update in adapters)
     b, a, scales = [], [], []
     for update in adapters:
         if module not in update.modules:
             raise LayoutError(f"module {shown(module)} is missing in adapter {shown(update.client_id)}; leave it out")
         pair = update.modules[module]
-        b.append(update.tensors[pair.b])
-        a.append(update.tensors[pair.a])
+        expected = (pair.d_in, pair.d_out) if turned else (pair.d_out, pair.d_in)
+        if tuple(weight.shape) != expected:
+            raise ShapeError(
+                f"module {shown(module)}: its base weights are {tuple(weight.shape)}, expected {expected}, as the "
+                f"adapter's config says fan_in_fan_out {str(turned).lower()}; give them as the layer stores them"
+            )
+        left, right = update.tensors[pair.b], update.tensors[pair.a]
+        if turned:
+            left, right = np.ascontiguousarray(right.T), np.ascontiguousarray(left.T)
+        b.append(left)
+        a.append(right)
         scales.append(pair.scale)
     if is_torch(weight):
         b, a = ([tensor_of(factor).to(weight.device) for factor in side] for side in (b, a))

@@ -78,9 +78,13 @@ class Module:
         found = [(float(shares[row]), own.get(row, adapter)) for row in self.present]
         return found + ([(self.absent, adapter)] if self.absent else [])
 
+    def beside(self) -> Terms:
+        """What lies beside the adapter already, as terms."""
+        return [] if self.side is None else [(1.0, self.side)]
+
     def target_terms(self) -> Terms:
         """Terms of T = side + Σ p_i Δ_i."""
-        return [*self.terms(), *([(1.0, self.side)] if self.side is not None else [])]
+        return [*self.terms(), *self.beside()]
 
     def target(self) -> tuple[np.ndarray, np.ndarray]:
         """Stacked factors of T."""

@@ -14,7 +14,8 @@ import numpy as np
 from fedcore import ops
 from fedcore.lora.delta import FactorPasses
 from fedcore.lora.result import Combined, ModuleReport
-from fedcore.ops.lora_truncate import Truncated, balanced, leading
+from fedcore.ops.lora_dense import dense_core
+from fedcore.ops.lora_truncate import Truncated, balanced, core_for, leading
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
 
 #: bytes of fp32 products that exist at a time
@@ -92,8 +93,10 @@ def _product(factors: _Factors, row: int, start: int, stop: int, d_in: int, opti
 
 
 def _truncated(delta: np.ndarray, rank: int, scale: float) -> Truncated:
-    """The closest factors of one rank to a dense matrix: that matrix and an identity are factors of it."""
+    """The closest factors of one rank to a dense matrix; where it is small, that matrix and an identity are factors."""
     d_out, d_in = delta.shape
+    if core_for(min(d_out, d_in), d_out, d_in, rank) == "block":
+        return balanced(dense_core(delta, rank), rank, scale)
     one = np.eye(min(d_out, d_in), dtype=np.float32)
     b, a = (delta, one) if d_in <= d_out else (one, delta)
     return balanced(leading(b, a, np.ones(len(a)), rank), rank, scale)

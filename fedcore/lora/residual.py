@@ -1,9 +1,10 @@
 """How much of a round's target T clients no longer hold: ‖T − held‖ / ‖T‖ of factors, without forming either.
 
-All norms of one module come from one Gram of its stacked factors, ‖Σ v_k Δ_k‖² = Σ v_k v_l ⟨Δ_k, Δ_l⟩ in fp64. Squares
-hide a residual below some 1e-7; such a one is estimated from PROBES random vectors x, E ‖(T − held) x‖² = ‖T − held‖²
-(Hutchinson's estimator, off by a few percent for the rounding of factors, which has no direction). Where terms are so
-large beside T that more is hidden, QR decides (fedcore/lora/measure.py).
+All norms of one module come from one Gram of its stacked factors, ‖Σ v_k Δ_k‖² = Σ v_k v_l ⟨Δ_k, Δ_l⟩ in fp64, off by
+`gram_rounding` P² at most (fedcore/lora/measure.py). A residual whose square is not SURE times that is estimated from
+PROBES random vectors x, E ‖(T − held) x‖² = ‖T − held‖² (Hutchinson's estimator, off by a few percent for the rounding
+of factors, which has no direction). Where terms are so large that their Gram could be off by more than TOLERANCE ‖T‖²,
+QR decides.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from fedcore.lora.cohort import Part
-from fedcore.lora.measure import hides, product_norm
+from fedcore.lora.measure import TOLERANCE, gram_rounding, product_norm
 from fedcore.lora.module import Held, Module, Terms
 
-#: the square of a residual below which it is estimated, and from how many vectors
-HIDDEN, PROBES = 2.0**-40, 16
+#: how many times its rounding the square of a residual must be, and from how many vectors a smaller one is estimated
+SURE, PROBES = 4.0, 16
 
 
 def module_report(module: Module, found: Held) -> dict[str, Any]:
@@ -59,6 +60,7 @@ class _Norms:
         gram_b, gram_a = b.T @ b, a @ a.T
         self.inner = np.add.reduceat(np.add.reduceat(gram_b * gram_a, starts, 0), starts, 1)
         self.sizes = np.add.reduceat(np.sqrt(gram_b.diagonal() * gram_a.diagonal()), starts)
+        self.rounding = gram_rounding(b, a)
 
     def of(self, terms: Terms, beside: float | None = None) -> float:
         """‖Σ c · scale · b · a‖, 0 below its rounding; `beside` is the norm to compare it with, by default itself."""
@@ -66,10 +68,11 @@ class _Norms:
         for c, part in terms:
             v[self.index[id(part)]] += c
         square = float(v @ self.inner @ v)
-        if hides(square if beside is None else beside**2, float(np.abs(v) @ self.sizes)):
+        error = self.rounding * float(np.abs(v) @ self.sizes) ** 2
+        if not error <= TOLERANCE * (square if beside is None else beside**2):
             norm, bound = product_norm(*self.module.stack(terms))
             return norm if norm > bound else 0.0
-        if beside is not None and square < HIDDEN * beside**2:
+        if beside is not None and square < SURE * error:
             b, a = self.module.stack(terms)
             vectors = np.random.default_rng(0).standard_normal((a.shape[1], PROBES))
             square = float(np.square(b @ (a @ vectors)).sum()) / PROBES

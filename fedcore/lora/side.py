@@ -104,8 +104,7 @@ class FedExLoRA(Method):
         own = slices(module, mean)
         terms = [*module.terms(), *((-share, part) for share, part in module.starts(mean, own))]
         travels = module.stack(terms)[0].shape[1]
-        before = [] if module.side is None else [(1.0, module.side)]
-        side = compressed(*module.stack([*terms, *before]), self.side_rank)
+        side = compressed(*module.stack([*terms, *module.beside()]), self.side_rank)
         return Held(mean, side, own, side_rank=min(travels, side.rank))
 
 
@@ -143,8 +142,7 @@ class FRLoRA(Method):
             raise LayoutError(f"the reference: module {shown(module.name)} is missing; give the adapter of the start")
         mean = Part(module.mean("b"), module.mean("a"), module.first.scale)
         terms = [(1.0, mean), (-1.0, module.reference)]
-        before = [] if module.side is None else [(1.0, module.side)]
-        side = compressed(*module.stack([*terms, *before]), self.side_rank)
+        side = compressed(*module.stack([*terms, *module.beside()]), self.side_rank)
         # clients know B₀ and A₀, and are told B̄ and Ā once: as factors of the change, not as a start
         return Held(module.reference, side)
 

@@ -33,9 +33,11 @@ class FlexLoRA(Method):
                     mixed ranks the global adapter beside it is more than T: score what clients start from
 
     Best rank r in the Frobenius norm, whatever the gauge; the side adapter has what rounding to the clients' dtype
-    loses, too. A client without a module counts with the global adapter, so give `reference` from round 2 on. Bai et
-    al. 2024, "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources", NeurIPS,
-    §3; error feedback is not in the paper (Seide et al. 2014, "1-Bit Stochastic Gradient Descent", Interspeech, §2).
+    loses, too. With the clients that a rule of delta space chose, and its coefficients for weights, what its truncation
+    loses is kept as well. A client without a module counts with the global adapter, so give `reference` from round 2
+    on. Bai et al. 2024, "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client
+    Resources", NeurIPS, §3; error feedback is not in the paper (Seide et al. 2014, "1-Bit Stochastic Gradient Descent",
+    Interspeech, §2).
     """
 
     rank: int | None = None
@@ -66,13 +68,17 @@ class FlexLoRA(Method):
 class RaFLoRA(Method):
     """Rank-partitioned aggregation: each slice of ranks is averaged over the clients that have it, then truncated.
 
+    error_feedback  as in FlexLoRA: what truncation loses of the partitioned sum lies beside it and counts next round
+
     With the clients' ranks r_(1) < r_(2) < ... as bounds, slice h of columns of B_i and rows of A_i is weighted by p_i
     over the sum of p_j of the clients with r_j ≥ r_(h), so that directions that few clients hold are not thinned out by
     those that cannot hold them (rank collapse). Clients start from the best approximation at their own rank. At one
     rank this is FlexLoRA. Not Σ p_i Δ_i, on purpose, and dependent on the gauge within a client. Wu et al. 2026,
     "Preventing Rank Collapse in Federated Low-Rank Adaptation with Client Heterogeneity", arXiv 2602.13486, §5; written
-    from its description, not checked against code of theirs.
+    from its description, not checked against code of theirs; error feedback is not in the paper.
     """
+
+    error_feedback: bool = False
 
     traits: ClassVar[Traits] = Traits(
         name="raflora",
@@ -84,10 +90,14 @@ class RaFLoRA(Method):
         paper="Wu et al. 2026, Preventing Rank Collapse in Federated Low-Rank Adaptation, arXiv 2602.13486",
         mixed=True,
         linear=False,
+        side=True,
     )
 
+    def __post_init__(self) -> None:
+        check_flag(self.traits.name, "error_feedback", self.error_feedback)
+
     def _module(self, module: Module) -> Held:
-        terms, start = [], 0
+        terms, start = module.beside(), 0
         shares, present = module.clients.shares, module.present
         for stop in sorted({part.rank for part in present.values()}):
             having = {row: part for row, part in present.items() if part.rank >= stop}
@@ -97,7 +107,7 @@ class RaFLoRA(Method):
                 for row, part in having.items()
             ]
             start = stop
-        return truncated(module, *module.stack(terms))
+        return truncated(module, *module.stack(terms), keep=self.error_feedback)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedcore.ops.lora_cores import PART, RANGE, TOLERANCE
-from fedcore.ops.lora_stack import Parts, Truncated
+from fedcore.ops.lora_stack import Parts, Truncated, fresh_rows
 
 #: bytes of stacked fp64 factors that one pass takes, unless a single module needs more
 PASS = 4 << 30
@@ -154,6 +154,11 @@ def balanced_batch(found: Triplets, rank: int, scale: float) -> tuple[Any, Any, 
     m, d_out, d_in = len(left), left.shape[1], right.shape[2]
     a, b = left.new_zeros((m, rank, d_in)), left.new_zeros((m, d_out, rank))
     a[:, :kept] = right * torch.where(alive, root, 1.0)[..., None]
+    fresh = torch.from_numpy(fresh_rows(rank, kept, d_in)).to(a.device)
+    if len(fresh):
+        basis, signs = torch.linalg.qr(torch.cat((right, fresh.expand(m, -1, -1)), 1).mT)
+        signs = torch.where(signs.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
+        a[:, kept : kept + len(fresh)] = (basis.mT * signs[..., None])[:, kept:]
     b[..., :kept] = left * (torch.where(alive, root, 0.0) * float(np.sign(scale)))[:, None]
     dead = torch.where(alive, 0.0, values).square().sum(-1)
     lost = dead + found.values[:, kept:].square().sum(-1) + found.lost.square()

@@ -24,6 +24,7 @@ residual open by more than OPEN the Grams are made again in fp64, and where that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,8 @@ OPEN = 2.0**-4
 NOISE = {np.dtype("f4"): 1e-6, np.dtype("f8"): 1e-13}
 #: squared norms of terms between which a Gram in that dtype neither overflows nor loses what is small
 RANGE = {np.dtype("f4"): (1e-22, 1e30), np.dtype("f8"): (1e-280, 1e280)}
+#: what a block is multiplied with
+Product = Callable[[np.ndarray], np.ndarray]
 #: rows of a Gram that are looked at together, so that they stay in the cache
 ROWS = 64
 #: bytes of a factor that are in fp64 at a time
@@ -123,7 +126,7 @@ def gram_core(b: np.ndarray, a: np.ndarray, share: np.ndarray, q: int) -> Leadin
     hidden = total * (grams.slack_b * largest_a + grams.slack_a * largest_b)
     if not hidden <= TOLERANCE**2 * square:
         return None
-    near = _product((to_b[:, None] * (half @ axes[:, ::-1][:, :q])).T, b.T).T
+    near = wide_product((to_b[:, None] * (half @ axes[:, ::-1][:, :q])).T, b.T).T
     left, values, right = _project(near, b, a, share)
     lost = float(squares[q:].sum())
     norm, fourth = np.sqrt(float(values @ values) + lost), float((values**4).sum() + np.square(squares[q:]).sum())
@@ -135,13 +138,13 @@ def _project(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(left, values, right) of QQᵀ · b diag(share) a in fp64, with Q an orthonormal basis of near (d_out, q)."""
     basis = np.linalg.qr(near.astype(np.float64))[0]
-    core = _product(np.ascontiguousarray(basis.T), b) * share
-    q_a, r_a = np.linalg.qr(_product(core, a).T)
+    core = wide_product(np.ascontiguousarray(basis.T), b) * share
+    q_a, r_a = np.linalg.qr(wide_product(core, a).T)
     u, values, vt = np.linalg.svd(r_a.T)
     return basis @ u, values, vt @ q_a.T
 
 
-def _product(thin: np.ndarray, factor: np.ndarray) -> np.ndarray:
+def wide_product(thin: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """thin (q, m) fp64 · factor (m, n) in fp64, some rows of the factor at a time where they are fp32."""
     if factor.dtype == np.float64:
         return thin @ factor
@@ -163,7 +166,8 @@ def block_core(b: np.ndarray, a: np.ndarray, share: np.ndarray, q: int, grams: G
         return None
     to_b, sizes = _balance(grams, share)
     square, slack, fourth = _moments(grams, sizes)
-    coefficients = _iterate(grams, q, square)
+    by_a, by_b = (lambda x: grams.a @ x), (lambda x: grams.b @ x)
+    coefficients = iterate(by_a, by_b, len(a), b.dtype, q, square)
     left, values, right = _project(b @ (to_b[:, None] * coefficients).astype(b.dtype), b, a, share)
     lost = max(square - float(values @ values), 0.0)
     if np.sqrt(lost + slack) - np.sqrt(lost) > OPEN * np.sqrt(square):
@@ -195,20 +199,21 @@ def _moments(grams: Grams, sizes: np.ndarray) -> tuple[float, float, float]:
     return square, float(slack), float(trace + 2 * np.sqrt(size) * off + off**2)
 
 
-def _iterate(grams: Grams, q: int, total: float) -> np.ndarray:
-    """(R, q) coefficients of b's balanced columns: their combinations span nearly the q leading left vectors.
+def iterate(by_a: Product, by_b: Product, rank: int, dtype: np.dtype, q: int, total: float) -> np.ndarray:
+    """(R, q) coefficients of b's columns: their combinations span nearly the q leading left vectors.
 
-    total   ‖Δ‖²
+    by_a, by_b   products with both Grams (R, R), of a block (R, m)
+    rank, dtype  R, and what blocks are in
+    total        ‖Δ‖²
     """
-    dtype, rank = grams.b.dtype, len(grams.b)
     width = min(q + OVERSAMPLING, rank)
     block = np.random.default_rng(0).standard_normal((rank, width)).astype(dtype)
     basis, images, kept = np.empty((rank, 0)), np.empty((rank, 0)), 0.0
     inner, outer = np.empty((0, 0)), np.empty((0, 0))
     for _ in range(max(min(BLOCKS, rank // width), 1)):
         block = np.linalg.qr(block)[0]
-        image = grams.a @ block
-        following = grams.b @ image
+        image = by_a(block)
+        following = by_b(image)
         basis, images = np.hstack((basis, block)), np.hstack((images, image))
         # ⟨·, ·⟩ of the blocks' images under Aᵀ, and of those under B diag(c) A Aᵀ
         inner, outer = _bordered(inner, basis.T @ image), _bordered(outer, images.T @ following)

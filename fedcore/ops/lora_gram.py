@@ -12,6 +12,7 @@ from fedcore.dtypes import OUT_DTYPES
 from fedcore.errors import FedcoreError, RangeError, ShapeError
 from fedcore.ops.factors import FactorPairs, as_factors, checked_coefficients, choose_for, raise_nonfinite_factor
 from fedcore.ops.rows import thread_count
+from fedcore.reference.lora_blocks import CHUNK
 
 
 def lora_gram(
@@ -33,8 +34,8 @@ def lora_gram(
     in the hardware's order, has the same bound: each module's entry is off by at most
     (d_in + d_out + r_i r_j + 8) · 2⁻⁵³ · P_i P_j, P_i = s_i Σ_p ‖b_p‖‖a_p‖ over the terms of client i.
 
-    Squared norms are the diagonal. Memory: (threads + 2) · R² · 8 bytes for the largest R = Σ r_i of a module, and
-    2 KB a term and thread; neither d_out × d_in nor a wide copy of the factors. Raises ShapeError and DTypeError naming
+    Squared norms are the diagonal. Memory: `gram_bytes` of the module with the largest R = Σ r_i, neither d_out × d_in
+    nor a wide copy of the factors. Raises ShapeError and DTypeError naming
     module and client, WeightError (a scale that is not finite), NonFiniteError (module, client and place of a NaN or
     Inf) and RangeError (inner products above fp64, which fp64 factors alone can have).
     """
@@ -60,6 +61,14 @@ def lora_gram(
     if not total.size:
         raise ShapeError("modules: got none, expected at least one (b, a, scales)")
     return total
+
+
+def gram_bytes(terms: int, d_out: int, d_in: int, threads: int) -> int:
+    """What lora_gram in C takes beside its input for a module of R terms: (threads + 2) · R² · 8, and 2 KB a term and
+    thread; no more threads than there are chunks (csrc/lora_gram.c).
+    """
+    workers = min(threads, -(-d_out // CHUNK) - (-d_in // CHUNK))
+    return (workers + 2) * 8 * terms**2 + workers * 2048 * terms
 
 
 def lora_blocks(

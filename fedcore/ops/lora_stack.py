@@ -123,6 +123,15 @@ def checked_ranks(ranks: int | Iterable[int]) -> list[int]:
     return wanted
 
 
+def fresh_rows(rank: int, kept: int, d_in: int) -> np.ndarray:
+    """What rows of a beyond the `kept` ones are drawn from, as many as `rank` wants and d_in has room for.
+
+    The same on every backend, and of a higher rank the first ones alike. What is left of them beside the kept ones is
+    made orthonormal; in any case Gaussian, so that no row reads a few inputs alone.
+    """
+    return np.random.default_rng(0).standard_normal((max(min(rank, d_in) - kept, 0), d_in))
+
+
 def _checked(part: Any, who: str) -> Any:
     """One factor as a matrix of a known dtype: a tensor, or an array. Raises DTypeError, ShapeError."""
     matrix = part.detach() if is_torch(part) else np.asarray(part)

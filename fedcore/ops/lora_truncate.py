@@ -12,7 +12,7 @@ from fedcore.errors import ShapeError, WeightError
 from fedcore.ops.factors import tensor_of
 from fedcore.ops.lora_batches import passes, truncate_pass
 from fedcore.ops.lora_cores import Grams, block_core, gram_core, term_grams
-from fedcore.ops.lora_stack import Parts, Truncated, checked_parts, checked_ranks
+from fedcore.ops.lora_stack import Parts, Truncated, checked_parts, checked_ranks, fresh_rows
 from fedcore.reference.lora_truncate import Leading
 from fedcore.reference.lora_truncate import lora_truncate as qr_core
 
@@ -30,13 +30,13 @@ def lora_truncate(
     b, a           sequences of n matrices, (d_out, r_i) and (r_i, d_in), ranks as they like; or both stacked,
                    (d_out, R) and (R, d_in); fp32, fp16, bf16 or fp64
     coefficients   (n,) what each client counts, its own scale included; (R,) where the factors are stacked
-    ranks          one, or any number of them, from 1 on; above min(R, d_out, d_in) the rest is padding
+    ranks          one, or any number of them, from 1 on
     scale          of the result, Δ ≈ scale · b · a
 
     Factors are balanced: both carry the root of a singular value. The sign of each direction makes the largest entry of
-    its column of scale · b positive. A direction in which Δ is 0 keeps a unit row in a and zeros in b, like a fresh
-    adapter: with zeros in both, no training would ever bring it back. Results do not depend on the gauge of the
-    factors.
+    its column of scale · b positive. A direction in which Δ is 0, also one above min(R, d_out, d_in), has a unit row in
+    a and zeros in b, like a fresh adapter: with zeros in both, no training would ever bring it back. Rows of a are
+    orthogonal, as many as fit into d_in. Results do not depend on the gauge of the factors.
 
     Definition: fedcore/reference/lora_truncate.py; how it is found: fedcore/ops/lora_cores.py, chosen by `core_for`
     from sizes alone. NumPy's BLAS and LAPACK do the work: the same bits on one machine and number of their threads, and
@@ -152,6 +152,10 @@ def balanced(found: Leading, rank: int, scale: float) -> Truncated:
     root = np.sqrt(values / abs(scale))
     out_a, out_b = np.zeros((rank, right.shape[1])), np.zeros((len(left), rank))
     out_a[:kept] = right * np.where(alive, root, 1.0)[:, None]
+    fresh = fresh_rows(rank, kept, right.shape[1])
+    if len(fresh):
+        basis, signs = np.linalg.qr(np.hstack((right.T, fresh.T)))
+        out_a[kept : kept + len(fresh)] = (basis * np.where(signs.diagonal() < 0, -1.0, 1.0)).T[kept:]
     out_b[:, :kept] = left * (np.where(alive, root, 0.0) * np.sign(scale))
     lost = float(np.linalg.norm(np.concatenate((values[~alive], found.values[kept:], [found.lost]))))
     if not found.norm:

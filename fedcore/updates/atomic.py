@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,6 +71,41 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             raise
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Make several new directories, all of them or none: each is written beside, and renamed when all are there.
+
+    path -> what makes the directory that it is given, whole, as `Update.to_peft` does. Raises StorageError naming the
+    path that the system refused, and what the writers raise; nothing of any of them is left then.
+    """
+    beside, made = {path: _beside(path) for path in writers}, []
+    try:
+        for path, write in writers.items():
+            with _refusing(path):
+                make_parents(path)
+                write(beside[path])
+        for path in writers:
+            with _refusing(path):
+                os.rename(beside[path], path)
+                made.append(path)
+                sync(path.parent)
+    except BaseException:
+        for path in (*beside.values(), *made):
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into the StorageError of `path`."""
+    try:
+        yield
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error, StorageError) else error
+        if isinstance(cause, FedcoreError) or not isinstance(cause, OSError):
+            raise
+        raise refused(path, cause) from cause
 
 
 @contextmanager

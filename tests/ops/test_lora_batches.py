@@ -110,6 +110,18 @@ def test_nothing_at_all_stays_trainable():
     assert found[2][3].norm > 0
 
 
+@pytest.mark.parametrize("core", ["gram", "qr"])
+def test_directions_beyond_the_terms_are_fresh_and_those_of_the_host(core):
+    modules = [module("flat", 90, 20, [2, 2], seed) for seed in range(2)]
+    for given, found in zip(modules, batch(modules, [16, 30], core), strict=True):
+        host = fc.ops.lora_truncate(*on_host(given), (16, 30))
+        for rank, one in found.items():
+            np.testing.assert_allclose(one.a.cpu(), host[rank].a, atol=1e-6 * np.abs(host[rank].a).max())
+            fresh = one.a[4:20].cpu().numpy()
+            np.testing.assert_allclose(fresh @ fresh.T, np.eye(len(fresh)), atol=1e-12)
+            assert not one.b[:, 4:].any()
+
+
 def test_sizes_whose_squares_do_not_fit_are_left_to_qr():
     b, a, coefficients = module("flat", 90, 70, [8, 8], 0, torch.float64)
     found = batch([([x * 1e-200 for x in b], [y * 1e200 for y in a], coefficients), (b, a, coefficients)], [3])

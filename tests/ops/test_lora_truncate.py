@@ -144,8 +144,17 @@ def test_ranks_at_once_are_each_the_best_and_orthogonal_to_what_is_left(d_out, d
         np.testing.assert_allclose(product, truncated(delta, wanted), atol=1e-11 * size)
         assert abs((product * (delta - product)).sum()) <= 1e-12 * size**2
         assert result.residual == pytest.approx(np.linalg.norm(delta - product) / size, abs=1e-12)
-    # rows of a beyond the rank of Δ can still be trained, up to what fits
-    assert (np.linalg.norm(found[60].a, axis=1)[: min(sum(ranks), d_out, d_in)] > 0).all()
+    # rows of a beyond the rank of Δ can still be trained: of length 1 and orthogonal to all others, up to what fits
+    wide = found[60]
+    kept = min(sum(ranks), d_out, d_in)
+    assert (np.linalg.norm(wide.a, axis=1)[:kept] > 0).all()
+    fresh = wide.a[kept:d_in]
+    np.testing.assert_allclose(fresh @ fresh.T, np.eye(len(fresh)), atol=1e-12)
+    np.testing.assert_allclose(fresh @ wide.a[:kept].T, 0.0, atol=1e-11 * (1 + np.abs(wide.a).max()))
+    assert not wide.b[:, kept:].any()
+    # of a lower rank they are the first ones
+    lower = fc.ops.lora_truncate(b, a, share, 30, scale=-0.5)[30]
+    np.testing.assert_allclose(lower.a, wide.a[:30], atol=1e-9 * (1 + np.abs(wide.a).max()))
 
 
 def test_the_gauge_of_a_client_changes_nothing():
