@@ -219,7 +219,7 @@ def run(
         else:
             check_same_parameters(cohort, given, names)
             executor = _row_executor(rule, cohort, references, names, passes, known)
-        statistics = Statistics(executor)
+        statistics = Statistics(executor, rule.origin_row(len(cohort)))
     with clock.step("statistics"):
         statistics.gather(rule.needs)
     with clock.step("rule"):

@@ -84,7 +84,9 @@ def test_the_gram_grows_as_rows_arrive_and_is_not_made_again(tmp_path, monkeypat
         <= made._kept._grown.clients
         <= len(CLIENTS)
     )
-    monkeypatch.setattr(FileExecutor, "gram", lambda self: self.known if self.known else pytest.fail("made again"))
+    monkeypatch.setattr(
+        FileExecutor, "gram", lambda self, origin: self.known if self.known else pytest.fail("made again")
+    )
     expected = fc.aggregate(CLIENTS, Krum(2), "parameters").report["selected"]
     assert made.result().report["selected"] == expected
     assert made._kept._grown.clients == len(CLIENTS)

@@ -38,7 +38,7 @@ class StoredRows:
         #: in the order of arrival
         self._updates: dict[str, Update] = {}
         self._weights: dict[str, float] = {}
-        self._grown = GrowingGram(references, self.passes) if "gram" in rule.needs else None
+        self._grown = GrowingGram(references, self.passes, rule.origin) if "gram" in rule.needs else None
 
     @property
     def nbytes(self) -> int:

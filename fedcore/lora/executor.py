@@ -83,10 +83,12 @@ class DeltaExecutor:
         parts = [] if self.factors is None else ["lapack"]
         return " + ".join(parts + ([] if self.dense is None else [self.dense.redone_on(mixed)]))
 
-    def gram(self) -> Gram:
-        """The Gram of all rows: that of the factors, not centred, plus that of the dense tensors."""
+    def gram(self, origin: int | None = None) -> Gram:
+        """The Gram of all rows: that of the factors in fp64, not centred, plus that of the dense tensors."""
         rows = self.clients + self.references
-        found = Gram(np.zeros((rows, rows)), np.zeros(rows), 0.0, 0.0) if self.dense is None else self.dense.gram()
+        found = (
+            Gram(np.zeros((rows, rows)), np.zeros(rows), 0.0, 0.0) if self.dense is None else self.dense.gram(origin)
+        )
         if self.factors is not None:
             matrix, error = self.factors.gram()
             found.matrix[np.ix_(self.present, self.present)] += matrix

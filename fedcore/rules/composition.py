@@ -80,6 +80,11 @@ class Composed(Rule):
         return tuple(name for name in REFERENCES if name in self.first.uses or name in self.following.uses)
 
     @property
+    def origin(self) -> str | None:  # type: ignore[override]
+        """That of the last part: what hands rows on makes no such promise."""
+        return self.following.origin
+
+    @property
     def linear(self) -> bool:  # type: ignore[override]
         """Whether the last part is: a pre-aggregation always is."""
         return self.following.linear

@@ -110,9 +110,9 @@ class FileExecutor(RowExecutor):
         parts = [FilePart(found, part) for part, found in file_rows(rows, layout, who)]
         return cls(parts, names, references, budget, progress, known, backend=backend, threads=threads)
 
-    def gram(self) -> Gram:
+    def gram(self, origin: int | None = None) -> Gram:
         """The Gram of all rows: the one that is known, or a pass as in memory."""
-        return super().gram() if self.known is None else self.known
+        return super().gram(origin) if self.known is None else self.known
 
     @contextmanager
     def tiles(self, part: Any, rows: Sequence[int], work: str) -> Iterator[Iterable[Tile]]:

@@ -165,13 +165,15 @@ class RowExecutor:
             total += found
         return total, np.zeros(self.clients)
 
-    def gram(self) -> Gram:
-        """The Gram of all rows, each part centred at its own pivot, added in fp64 in order of the parts."""
+    def gram(self, origin: int | None = None) -> Gram:
+        """The Gram of all rows, added in fp64 in order of the parts, each centred at row `origin` or at its own pivot."""
         rows = self.clients + self.references
         matrix, offset = np.zeros((rows, rows)), 0.0
         for part in self.parts:
-            with self.sample(part) as columns:
-                pivot = choose_pivot(rows, part.d, columns)
+            pivot = origin
+            if pivot is None:
+                with self.sample(part) as columns:
+                    pivot = choose_pivot(rows, part.d, columns)
             found: np.ndarray | None = None
             square: np.ndarray | None = None
             with self.tiles(part, range(rows), "gram") as tiles:

@@ -72,6 +72,9 @@ class Rule:
     uses          the reference rows that `decide` sees after the clients, in this order: "reference" (the row that
                   clients moved from; zero where none is given), "server" (a trusted update made by the server; must
                   be given), "center" (where an iteration starts; the reference where none is given)
+    origin        the reference row that distances are taken from, by name, for a rule that promises something whatever
+                  most clients send: the Gram is centred there, so that no row rounds another's distance to it. None
+                  for a rule that compares clients with each other.
     uses_weights  whether weights move the result; a rule that ignores them does not check them
     linear        whether the decision is `Coefficients`, so that the rule also runs on products of factors
     streams       whether the decision over a cohort is that over each client alone, put side by side: what it gives to
@@ -80,9 +83,14 @@ class Rule:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     uses: ClassVar[tuple[str, ...]] = ()
+    origin: ClassVar[str | None] = None
     uses_weights: ClassVar[bool] = False
     linear: ClassVar[bool] = True
     streams: ClassVar[bool] = False
+
+    def origin_row(self, clients: int) -> int | None:
+        """The row of `origin` in the extended cohort of so many clients."""
+        return None if self.origin is None else clients + self.uses.index(self.origin)
 
     def mixtures(self, clients: int) -> int:
         """How many mixtures of so many rows must be formed for an order statistic; 0 where the rows themselves do."""
@@ -142,7 +150,7 @@ class Rule:
         executor = RowExecutor.from_rows(rows, references=references, backend=backend, threads=threads)
         self.check(executor.clients)
         checked = check_weights(weights, executor.names) if self.uses_weights else None
-        decision = self.decide(Geometry(Statistics(executor)), checked)
+        decision = self.decide(Geometry(Statistics(executor, self.origin_row(executor.clients))), checked)
         if isinstance(decision, OrderStatistic):
             return executor.order_statistic(decision, out_dtype="float32")[0]
         return executor.weighted_sum(*decision.rounded(), out_dtype="float32")[0]
