@@ -274,7 +274,7 @@ def _combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: L
         assert isinstance(executor, RowExecutor)
         tensors = split_tensors(executor.tensors, executor.order_statistic(decided), layout)
         return Combination(tensors, _counted(decided, executor.clients), ORDER_LAW)
-    values, divisor = decided.rounded()
+    values, divisor = decided.rounded(executor.names)
     counted = np.flatnonzero(values[: executor.clients])
     if isinstance(executor, RowExecutor):
         tensors = split_tensors(executor.tensors, executor.weighted_sum(values, divisor), layout)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore.rules import CenteredClipping, FLTrust, NormClipping
+from fedcore.errors import WeightError
+from fedcore.rules import CenteredClipping, Coefficients, FLTrust, NormClipping
 from tests.oracles import iterative as oracle
 
 D = 300
@@ -84,3 +85,18 @@ def test_a_gram_that_grew_as_far_clients_came_first_keeps_both_promises(tmp_path
         expected = fc.aggregate(made, rule, "parameters", **given).update.tensors["w"]
         assert np.linalg.norm(found - center) <= most * 1.001
         assert np.linalg.norm(found - expected) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1.0, 1e42, 0.0], "row b: got coefficient 1e[+]42, the largest of all, expected one within fp32"),
+        ([1e-42, 1e-45, 0.0], "row a: got coefficient 1e-42, .* expected one within fp32"),
+        ([1e8, 0.5, -1e8], "row a: got coefficient 1e[+]08, .* all sum to 0.5, expected no such cancellation"),
+        ([1.0, 1e9, -1.0000001e9], "a reference row: got coefficient -1e[+]09"),
+    ],
+)
+def test_coefficients_that_cannot_be_used_are_refused_by_name(values, said):
+    with pytest.raises(WeightError, match=said):
+        Coefficients(np.array(values)).rounded(["row a", "row b"])
+    assert Coefficients(np.array([3.0, -1.0, 1.0])).rounded(["row a", "row b"])[1] == 3

@@ -72,7 +72,12 @@ class Composed(Rule):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """All that either part asks for; what is asked of mixed rows follows from the Gram matrix."""
-        return self.first.needs | (frozenset({"gram"}) if self.following.needs else frozenset())
+        return self.first.needs | self.following.needs_of_mixtures
+
+    @property
+    def needs_of_mixtures(self) -> frozenset[str]:
+        """What either part asks of mixtures."""
+        return self.first.needs_of_mixtures | self.following.needs_of_mixtures
 
     @property
     def uses(self) -> tuple[str, ...]:  # type: ignore[override]

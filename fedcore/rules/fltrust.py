@@ -11,7 +11,6 @@ from fedcore.errors import RuleError
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.rule import Coefficients, Rule
 
-
 #: a change shorter than this share of the server's is not brought to its length: coefficients are fp32 numbers, and the
 #: reference's would round by more than it is trusted to
 SHORTEST = 2.0**-12
@@ -27,8 +26,9 @@ class FLTrust(Rule):
     client counts the result is r. Weights are ignored.
 
     Breakdown point: n of n, as far as the server's data are clean: all clients together move the result by no more than
-    ‖g_0‖ and 2⁻¹⁰ of it for rounding, however far they lie. Needs n ≥ 1. Cost: the Gram matrix of n + 2 rows and one sum. Cao, Fang, Liu and Gong 2021, "FLTrust:
-    Byzantine-robust Federated Learning via Trust Bootstrapping", NDSS, section IV, Algorithm 2.
+    ‖g_0‖ and 2⁻¹⁰ of it for rounding, however far they lie. Needs n ≥ 1. Cost: the Gram matrix of n + 2 rows and one
+    sum. Cao, Fang, Liu and Gong 2021, "FLTrust: Byzantine-robust Federated Learning via Trust Bootstrapping", NDSS,
+    section IV, Algorithm 2.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
@@ -56,8 +56,8 @@ class FLTrust(Rule):
         reasons = {
             int(i): f"not trusted: its change has cosine {cosine[i]:.3g} with the server's"
             if moved[i]
-            else f"not trusted: its change is {length[i] / length[server]:.3g} times as long as the server's, too short to "
-            "be brought to that length"
+            else f"not trusted: its change is {length[i] / length[server]:.3g} times as long as the server's, too "
+            "short to be brought to that length"
             for i in np.flatnonzero(trust == 0)
         }
         return Coefficients(values, reasons, per_client={"trust": trust})

@@ -166,7 +166,7 @@ class RowExecutor:
         return total, np.zeros(self.clients)
 
     def gram(self, origin: int | None = None) -> Gram:
-        """The Gram of all rows, added in fp64 in order of the parts, each centred at row `origin` or at its own pivot."""
+        """The Gram of all rows: of each part, centred at `origin` or its own pivot, added in fp64 in order of the parts."""
         rows = self.clients + self.references
         matrix, offset = np.zeros((rows, rows)), 0.0
         for part in self.parts:

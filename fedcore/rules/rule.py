@@ -43,14 +43,27 @@ class Coefficients:
     selected: list[int] | None = None
     before: tuple[Stage, ...] = ()
 
-    def rounded(self) -> tuple[np.ndarray, float]:
-        """The coefficients as used, rounded to fp32 once, and the divisor: the fp64 sum of those, in row order."""
-        values = round_coefficients(self.values)
-        return values, float(np.cumsum(values, dtype=np.float64)[-1])
+    def rounded(self, names: Sequence[str]) -> tuple[np.ndarray, float]:
+        """The coefficients as used, rounded to fp32 once, and the divisor: the fp64 sum of those, in row order.
+
+        Raises WeightError, with the name of the row of the largest coefficient, where one does not fit fp32, all are 0
+        as rounded, or they cancel: then the divisor would be what their roundings leave.
+        """
+        with np.errstate(over="ignore"):
+            values = round_coefficients(self.values)
+        divisor, total = (float(np.cumsum(found, dtype=np.float64)[-1]) for found in (values, np.abs(values)))
+        if total <= MOST_CANCELLED * abs(divisor) and 0 < total < np.inf:
+            return values, divisor
+        row = int(np.argmax(np.abs(self.values)))
+        who = names[row] if row < len(names) else "a reference row"
+        got = f"{who}: got coefficient {self.values[row]:.6g}, the largest of all"
+        if not 0 < total < np.inf:
+            raise WeightError(f"{got}, expected one within fp32; multiply weights by one number, or leave that row out")
+        raise WeightError(f"{got} where all sum to {divisor:.6g}, expected no such cancellation; leave that row out")
 
     def unused(self, clients: int) -> dict[int, str]:
         """row -> why its coefficient as used is 0, of every client whose is."""
-        used = self.rounded()[0][:clients]
+        used = round_coefficients(self.values[:clients])
         return {
             int(row): f"its coefficient {self.values[row]:.3g} rounds to 0 in fp32"
             if self.values[row]
@@ -59,6 +72,8 @@ class Coefficients:
         }
 
 
+#: how many times the size of their sum coefficients may have in all: each rounds by up to 2⁻²⁴ of itself
+MOST_CANCELLED = 2.0**16
 #: what a rule decides on
 Decision = Coefficients | OrderStatistic
 #: the reference rows that a rule can ask for, by name
@@ -87,6 +102,11 @@ class Rule:
     uses_weights: ClassVar[bool] = False
     linear: ClassVar[bool] = True
     streams: ClassVar[bool] = False
+
+    @property
+    def needs_of_mixtures(self) -> frozenset[str]:
+        """The Gram, where `decide` needs anything of rows."""
+        return frozenset({"gram"}) if self.needs else frozenset()
 
     def origin_row(self, clients: int) -> int | None:
         """The row of `origin` in the extended cohort of so many clients."""
@@ -153,7 +173,7 @@ class Rule:
         decision = self.decide(Geometry(Statistics(executor, self.origin_row(executor.clients))), checked)
         if isinstance(decision, OrderStatistic):
             return executor.order_statistic(decision, out_dtype="float32")[0]
-        return executor.weighted_sum(*decision.rounded(), out_dtype="float32")[0]
+        return executor.weighted_sum(*decision.rounded(executor.names), out_dtype="float32")[0]
 
 
 def chosen_references(rule: Rule, **given: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Executor(Protocol):
         """Squared distance of each client to the first reference: values (clients,) fp64 and bounds of their errors."""
 
     def gram(self, origin: int | None = None) -> Gram:
-        """The Gram matrix of the extended cohort, centred at row `origin`, or None where that moves its bounds alone."""
+        """The Gram matrix of the extended cohort, centred at row `origin`; None is one among the many."""
 
     def exact(self, pairs: np.ndarray, mix: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances of pairs (m, 2) formed directly: values (m,) and their own error bounds (m,).
