@@ -212,10 +212,8 @@ def run(
         check_same_base([*named, *given, *([] if start is None else [("reference", start)])])
         executor: RowExecutor | DeltaExecutor
         if space == "delta":
-            order = not rule.linear
-            executor = DeltaExecutor.from_cohort(
-                cohort, references, names, start=start, order=order, rank=rank, **passes
-            )
+            room = {"order": not rule.linear, "dense": dense, "matrices": room_for(rule, len(cohort))["matrices"]}
+            executor = DeltaExecutor.from_cohort(cohort, references, names, start=start, rank=rank, **room, **passes)
         else:
             check_same_parameters(cohort, given, names)
             executor = _row_executor(rule, cohort, references, names, passes, known)
@@ -247,7 +245,7 @@ def _row_executor(
 
 def room_for(rule: Rule, clients: int) -> dict[str, Any]:
     """What a memory budget is to have room for beside rows and the result."""
-    return {"gram": "gram" in rule.needs, "mixtures": rule.mixtures(clients)}
+    return {"matrices": rule.matrices if "gram" in rule.needs else 0, "mixtures": rule.mixtures(clients)}
 
 
 @dataclass(frozen=True)

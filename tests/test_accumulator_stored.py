@@ -173,7 +173,7 @@ def test_a_weight_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_client_for_whom_there_is_no_memory_is_refused_before_it_is_written(tmp_path):
     rows = 9
-    least = budget_for(CLIENTS[0].layout, CLIENTS[:rows], "1GB", True, 2).least
+    least = budget_for(CLIENTS[0].layout, CLIENTS[:rows], "1GB", Krum(2).matrices, 2).least
     made = stored(tmp_path / "kept", Krum(1), CLIENTS[:rows], memory=least, threads=2)
     with pytest.raises(BudgetError, match=r"expected at least .* for 10 clients"):
         made.add(CLIENTS[rows])

@@ -81,7 +81,7 @@ class GrowingGram:
         who = [*(f"the {name}" for name in self.references), *(f"client {shown(u.client_id)}" for u in updates)]
         rows = [*self.references.values(), *updates]
         options = dict(self.passes)
-        budget = budget_for(layout, rows, options.pop("memory"), True, options["threads"])
+        budget = budget_for(layout, rows, options.pop("memory"), 1, options["threads"])
         budget.check(f"the Gram of {len(who)} rows")
         progress = options.pop("progress")
         parts = [FilePart(found, names) for names, found in file_rows(rows, layout, who)]

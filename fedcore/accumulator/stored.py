@@ -61,7 +61,7 @@ class StoredRows:
         if update.mapped:
             RowExecutor.from_cohort(alone, zero, [who], **self._backend).squared_norms()
         else:
-            FileExecutor.from_files(alone, zero, [who], gram=False, **self.passes).squared_norms()
+            FileExecutor.from_files(alone, zero, [who], matrices=0, **self.passes).squared_norms()
         path = self.directory / (hashlib.sha256(update.client_id.encode()).hexdigest()[:32] + UPDATE)
         # the weight first: an update that lies there has been added
         if weight != update.num_examples:

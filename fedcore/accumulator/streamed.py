@@ -91,7 +91,7 @@ class StreamedSums:
         alone = Cohort([update])
         if all(one is None or one.mapped for one in (update, *references.values())):
             return RowExecutor.from_cohort(alone, references, [who], **self.passes)
-        return FileExecutor.from_files(alone, references, [who], gram=False, **self.files, **self.passes)
+        return FileExecutor.from_files(alone, references, [who], matrices=0, **self.files, **self.passes)
 
     def _add(self, executor: RowExecutor, coefficient: float) -> None:
         """Add coefficient · row 0 to the sums of each part: to all of them, or after an error to none.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.rules.budget import MIXING
 from fedcore.rules.geometry import Geometry, combine, stays_with_clients
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rule import REFERENCES, Coefficients, Decision, Rule
@@ -88,6 +89,11 @@ class Composed(Rule):
     def origin(self) -> str | None:  # type: ignore[override]
         """That of the last part: what hands rows on makes no such promise."""
         return self.following.origin
+
+    @property
+    def matrices(self) -> int:  # type: ignore[override]
+        """Those of the larger part, and the mixtures with what bounds their distances."""
+        return max(self.first.matrices, self.following.matrices) + MIXING
 
     @property
     def linear(self) -> bool:  # type: ignore[override]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fedcore.errors import RuleError, ShapeError, WeightError
 from fedcore.ops.weighted_sum import LARGEST_COUNT
+from fedcore.rules.budget import MATRICES
 from fedcore.rules.geometry import Geometry, round_coefficients
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
@@ -90,6 +91,7 @@ class Rule:
     origin        the reference row that distances are taken from, by name, for a rule that promises something whatever
                   most clients send: the Gram is centred there, so that no row rounds another's distance to it. None
                   for a rule that compares clients with each other.
+    matrices      how many matrices (n, n) in fp64 `decide` holds at a time, the Gram among them, for a memory budget
     uses_weights  whether weights move the result; a rule that ignores them does not check them
     linear        whether the decision is `Coefficients`, so that the rule also runs on products of factors
     streams       whether the decision over a cohort is that over each client alone, put side by side: what it gives to
@@ -99,6 +101,7 @@ class Rule:
     needs: ClassVar[frozenset[str]] = frozenset()
     uses: ClassVar[tuple[str, ...]] = ()
     origin: ClassVar[str | None] = None
+    matrices: ClassVar[int] = MATRICES
     uses_weights: ClassVar[bool] = False
     linear: ClassVar[bool] = True
     streams: ClassVar[bool] = False
