@@ -246,3 +246,17 @@ def test_bad_arguments(tmp_path):
         stored(tmp_path / "few", Krum(5), CLIENTS[:4]).result()
     with pytest.raises(BudgetError, match=r"memory: got 1 MB, expected at least .* for"):
         stored(tmp_path / "small", Krum(1), CLIENTS[:9], memory="1MB").result()
+
+
+def test_a_rotten_file_costs_a_pass_a_batch_and_not_a_client(tmp_path, monkeypatch):
+    made = stored(tmp_path / "kept", Krum(2), CLIENTS[:2])
+    next((tmp_path / "kept").glob("*.safetensors")).unlink()
+    grow, tries = growing_gram.GrowingGram.grow, []
+    monkeypatch.setattr(
+        growing_gram.GrowingGram, "grow", lambda self, rows: (tries.append(len(rows)), grow(self, rows))
+    )
+    for one in CLIENTS[2:14]:
+        made.add(one)
+    assert tries == [3, 6, 9, 12]
+    with pytest.raises(MissingError):
+        made.result()
