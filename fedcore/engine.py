@@ -212,12 +212,12 @@ def run(
         check_same_base([*named, *given, *([] if start is None else [("reference", start)])])
         executor: RowExecutor | DeltaExecutor
         if space == "delta":
-            room = {"order": not rule.linear, "gram": "gram" in rule.needs}
+            room = {"order": not rule.linear, "dense": dense, "matrices": room_for(rule, len(cohort))["matrices"]}
             executor = DeltaExecutor.from_cohort(cohort, references, names, start=start, rank=rank, **room, **passes)
         else:
             check_same_parameters(cohort, given, names)
             executor = _row_executor(rule, cohort, references, names, passes, known)
-        statistics = Statistics(executor)
+        statistics = Statistics(executor, rule.origin_row(len(cohort)))
     with clock.step("statistics"):
         statistics.gather(rule.needs)
     with clock.step("rule"):
@@ -245,7 +245,7 @@ def _row_executor(
 
 def room_for(rule: Rule, clients: int) -> dict[str, Any]:
     """What a memory budget is to have room for beside rows and the result."""
-    return {"gram": "gram" in rule.needs, "mixtures": rule.mixtures(clients)}
+    return {"matrices": rule.matrices if "gram" in rule.needs else 0, "mixtures": rule.mixtures(clients)}
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def _combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: L
         assert isinstance(executor, RowExecutor)
         tensors = split_tensors(executor.tensors, executor.order_statistic(decided), layout)
         return Combination(tensors, _counted(decided, executor.clients), ORDER_LAW)
-    values, divisor = decided.rounded()
+    values, divisor = decided.rounded(executor.names)
     counted = np.flatnonzero(values[: executor.clients])
     if isinstance(executor, RowExecutor):
         tensors = split_tensors(executor.tensors, executor.weighted_sum(values, divisor), layout)

@@ -263,3 +263,18 @@ def test_flush_mode_of_the_caller_changes_nothing():
     finally:
         torch.set_flush_denormal(False)
     assert got == expected == accumulated([tiny], Mean(), backend="reference").result().update.digest()
+
+
+@pytest.mark.parametrize("tensors", [{"x": (10, "float32")}, {"x": (20, "float32")}])
+def test_a_first_client_that_is_refused_says_nothing_of_what_others_send(tensors):
+    """Neither the tensors nor how many columns."""
+    made = fc.Accumulator(Mean())
+    bad = {name: np.full(size, np.nan, dtype) for name, (size, dtype) in tensors.items()}
+    with pytest.raises(NonFiniteError, match="client 'a'"):
+        made.add(fc.Update.from_tensors(bad, client_id="a"))
+    assert made.nbytes == 0
+    for i in (1, 3):
+        made.add(fc.Update.from_tensors({"w": np.full(20, 2049 * i, np.float32)}, client_id=f"c{i}"))
+    [mean] = made.result().update.tensors.values()
+    assert mean.dtype == np.float32
+    assert (mean == 4098).all()

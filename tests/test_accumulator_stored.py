@@ -84,7 +84,9 @@ def test_the_gram_grows_as_rows_arrive_and_is_not_made_again(tmp_path, monkeypat
         <= made._kept._grown.clients
         <= len(CLIENTS)
     )
-    monkeypatch.setattr(FileExecutor, "gram", lambda self: self.known if self.known else pytest.fail("made again"))
+    monkeypatch.setattr(
+        FileExecutor, "gram", lambda self, origin: self.known if self.known else pytest.fail("made again")
+    )
     expected = fc.aggregate(CLIENTS, Krum(2), "parameters").report["selected"]
     assert made.result().report["selected"] == expected
     assert made._kept._grown.clients == len(CLIENTS)
@@ -171,7 +173,7 @@ def test_a_weight_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_client_for_whom_there_is_no_memory_is_refused_before_it_is_written(tmp_path):
     rows = 9
-    least = budget_for(CLIENTS[0].layout, CLIENTS[:rows], "1GB", True, 2).least
+    least = budget_for(CLIENTS[0].layout, CLIENTS[:rows], "1GB", Krum(2).matrices, 2).least
     made = stored(tmp_path / "kept", Krum(1), CLIENTS[:rows], memory=least, threads=2)
     with pytest.raises(BudgetError, match=r"expected at least .* for 10 clients"):
         made.add(CLIENTS[rows])
@@ -244,3 +246,17 @@ def test_bad_arguments(tmp_path):
         stored(tmp_path / "few", Krum(5), CLIENTS[:4]).result()
     with pytest.raises(BudgetError, match=r"memory: got 1 MB, expected at least .* for"):
         stored(tmp_path / "small", Krum(1), CLIENTS[:9], memory="1MB").result()
+
+
+def test_a_rotten_file_costs_a_pass_a_batch_and_not_a_client(tmp_path, monkeypatch):
+    made = stored(tmp_path / "kept", Krum(2), CLIENTS[:2])
+    next((tmp_path / "kept").glob("*.safetensors")).unlink()
+    grow, tries = growing_gram.GrowingGram.grow, []
+    monkeypatch.setattr(
+        growing_gram.GrowingGram, "grow", lambda self, rows: (tries.append(len(rows)), grow(self, rows))
+    )
+    for one in CLIENTS[2:14]:
+        made.add(one)
+    assert tries == [3, 6, 9, 12]
+    with pytest.raises(MissingError):
+        made.result()

@@ -429,7 +429,7 @@ def test_tiles_and_what_is_beside_them_fit_the_budget(mixtures):
             (100, 1.0625, 9000),
             (1000, 0.516, 20_000),
         ):
-            one = Budget(total, rows, itemsize, 10**6, True, 2, margin, mixtures)
+            one = Budget(total, rows, itemsize, 10**6, 12, 2, margin, mixtures)
             if one.least > total:
                 continue
             width = one.width(rows, itemsize, 1 << 40)

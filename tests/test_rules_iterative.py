@@ -49,7 +49,17 @@ def test_the_geometric_median_converges_and_says_so():
     rows = cohort(40, 300, 1, far=15)
     decision = decided(GeometricMedian(), rows)
     assert decision.details["gradient"] <= 1e-9
+    assert decision.details["converged"]
     check_close(GeometricMedian()(rows), oracle.geometric_median(rows), rows)
+
+
+def test_the_geometric_median_says_where_it_has_not_converged():
+    """Two narrow clusters of one size."""
+    rows = 1e-3 * np.random.default_rng(1).normal(size=(4, 50)) / np.sqrt(50)
+    rows[:2] += 1 / np.sqrt(50)
+    found = decided(GeometricMedian(), rows.astype(np.float32)).details
+    assert found["converged"] == (found["gradient"] <= 1e-9)
+    assert not found["converged"]
 
 
 def test_the_geometric_median_may_be_a_client_and_then_is_that_client_exactly():

@@ -29,8 +29,8 @@ def selected(rule, rows, executor=None) -> list[int]:
 class WrongWithinBound(RowExecutor):
     """Distances from the Gram that are off by as much as is documented, in a direction of its own choice."""
 
-    def gram(self) -> Gram:
-        gram = super().gram()
+    def gram(self, origin: int | None = None) -> Gram:
+        gram = super().gram(origin)
         square = gram.matrix.diagonal()
         sign = np.random.default_rng(0).choice([-1.0, 1.0], gram.matrix.shape)
         error = np.triu(sign * ops.gram_epsilon() / 4 * (square[:, None] + square[None, :]), 1) * 0.99

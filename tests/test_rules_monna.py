@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import fedcore as fc
 from fedcore.errors import NonFiniteError, RuleError
-from fedcore.rules import MoNNA, NearestNeighborMixing
+from fedcore.rules import Bucketing, Median, MoNNA, NearestNeighborMixing, NormClipping
 from tests.cohorts import WrongWithinBound, check_reasons, cohorts, decided
 from tests.oracles import rules as oracle
 from tests.oracles import selecting
@@ -89,3 +89,10 @@ def test_nan_names_the_client_and_the_tensor_or_the_server():
         fc.aggregate(updates_of(rows), MoNNA(1, pivot=3), "parameters", on_nonfinite="exclude")
     with pytest.raises(NonFiniteError, match="row 3: holds NaN or Inf at column 25; drop"):
         MoNNA(1, pivot=3)(rows[:6])
+
+
+def test_a_budget_knows_of_the_gram_that_mixtures_take():
+    for rule in (Bucketing(2, 1).then(MoNNA(1, pivot=0)), NormClipping(2.0).then(Bucketing(1, 1).then(MoNNA(1)))):
+        assert "gram" in rule.needs
+    assert not MoNNA(1, pivot=0).needs
+    assert not Bucketing(2, 1).then(Median()).needs

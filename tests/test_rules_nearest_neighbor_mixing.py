@@ -128,7 +128,7 @@ class GramOnly:
         self.matrix, self.clients, self.references = matrix, len(matrix), 0
         self.names = [f"row {i}" for i in range(len(matrix))]
 
-    def gram(self) -> Gram:
+    def gram(self, origin: int | None = None) -> Gram:
         return Gram(self.matrix, 1e-12 * self.matrix.diagonal(), 0.0, 1e-12)
 
 

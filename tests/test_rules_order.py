@@ -167,6 +167,9 @@ def test_too_large_f_names_the_largest():
 def test_a_decimal_fraction_means_what_it_says():
     assert TrimmedMean(fraction=0.1).dropped(30) == 3  # 0.1 · 30 is above 3 in fp64, 0.29 · 100 below 29
     assert TrimmedMean(fraction=0.29).dropped(100) == 29
+    assert TrimmedMean(fraction=0.3333333333).dropped(3) == 0
+    with pytest.raises(RuleError, match="got fraction=False"):
+        TrimmedMean(fraction=False)
 
 
 def test_an_attacker_at_infinity_or_a_million_changes_nothing_much():

@@ -24,12 +24,14 @@ FAR = 16.0
 class GrowingGram:
     """The Gram of the references and of the clients in the order of their arrival, part by part, as rows arrive."""
 
-    def __init__(self, references: dict[str, Update | None], passes: dict[str, Any]):
-        self.references, self.passes = references, passes
+    def __init__(self, references: dict[str, Update | None], passes: dict[str, Any], origin: str | None = None):
+        self.references, self.passes, self.origin = references, passes, origin
         self.clients = 0
         given = [k for k, update in enumerate(references.values()) if update is not None]
-        #: the row it is centred at: the first reference that is given, or else the first client
+        #: the row it is centred at: that of the rule's origin, or the first reference given, or else the first client
         self.center = given[0] if given else len(references)
+        if origin is not None:
+            self.center = list(references).index(origin)
         self.matrices: list[np.ndarray] = []
         self.square, self.columns = 0.0, 0
 
@@ -79,7 +81,7 @@ class GrowingGram:
         who = [*(f"the {name}" for name in self.references), *(f"client {shown(u.client_id)}" for u in updates)]
         rows = [*self.references.values(), *updates]
         options = dict(self.passes)
-        budget = budget_for(layout, rows, options.pop("memory"), True, options["threads"])
+        budget = budget_for(layout, rows, options.pop("memory"), 1, options["threads"])
         budget.check(f"the Gram of {len(who)} rows")
         progress = options.pop("progress")
         parts = [FilePart(found, names) for names, found in file_rows(rows, layout, who)]
@@ -89,12 +91,13 @@ class GrowingGram:
         """What rules see, clients in this order and then references; None where the centre lies far from the clients.
 
         Errors grow with the distance from the centre, and doubtful pairs are read again: one pass about a better centre
-        is cheaper than that, and a client that comes first must not be able to ask for it of every pair.
+        is cheaper than that, and a client that comes first must not be able to ask for it of every pair. A rule that
+        asks for its origin as the centre gets that, however far clients lie.
         """
         rows = [*(len(self.references) + k for k in order), *range(len(self.references))]
         matrix = np.add.reduce(self.matrices)[np.ix_(rows, rows)]
         n, square = len(order), matrix.diagonal()
-        if n > 2:
+        if n > 2 and self.origin is None:
             apart = square[:n, None] + square[None, :n] - 2 * matrix[:n, :n]
             if np.median(square[:n]) > FAR * np.median(apart, axis=1).min():
                 return None

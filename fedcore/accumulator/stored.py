@@ -38,7 +38,9 @@ class StoredRows:
         #: in the order of arrival
         self._updates: dict[str, Update] = {}
         self._weights: dict[str, float] = {}
-        self._grown = GrowingGram(references, self.passes) if "gram" in rule.needs else None
+        #: how many clients there were when the Gram was last to grow
+        self._tried = 0
+        self._grown = GrowingGram(references, self.passes, rule.origin) if "gram" in rule.needs else None
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +63,7 @@ class StoredRows:
         if update.mapped:
             RowExecutor.from_cohort(alone, zero, [who], **self._backend).squared_norms()
         else:
-            FileExecutor.from_files(alone, zero, [who], gram=False, **self.passes).squared_norms()
+            FileExecutor.from_files(alone, zero, [who], matrices=0, **self.passes).squared_norms()
         path = self.directory / (hashlib.sha256(update.client_id.encode()).hexdigest()[:32] + UPDATE)
         # the weight first: an update that lies there has been added
         if weight != update.num_examples:
@@ -77,7 +79,10 @@ class StoredRows:
     def known(self, who: str, update: Update, weight: float) -> Update:
         """Take an update that lies in the directory."""
         self._updates[update.client_id], self._weights[update.client_id] = update, weight
-        if self._grown is not None and self._grown.waiting(len(self._updates)) >= self._grown.batch:
+        clients = len(self._updates)
+        if self._grown is not None and clients - max(self._grown.clients, self._tried) >= self._grown.batch:
+            # where a file is rotten the next try comes with the next batch, and not with each client
+            self._tried = clients
             with suppress(FedcoreError):  # the update has been added; what is wrong with another's file the result says
                 self._grown.grow(list(self._updates.values()))
         return update

@@ -58,7 +58,7 @@ class StreamedSums:
         clock = Clock()
         with clock.step("combination"):
             decided = side_by_side([self.decisions[client] for client in cohort.client_ids])
-            values, divisor = decided.rounded()
+            values, divisor = decided.rounded([f"client {client!r}" for client in cohort.client_ids])
             tensors = self._combined(values[len(cohort) :], divisor, cohort)
             counted = np.flatnonzero(values[: len(cohort)])
             found = Combination(tensors, counted, EXACT_LAW, None, values, divisor)
@@ -91,16 +91,22 @@ class StreamedSums:
         alone = Cohort([update])
         if all(one is None or one.mapped for one in (update, *references.values())):
             return RowExecutor.from_cohort(alone, references, [who], **self.passes)
-        return FileExecutor.from_files(alone, references, [who], gram=False, **self.files, **self.passes)
+        return FileExecutor.from_files(alone, references, [who], matrices=0, **self.files, **self.passes)
 
     def _add(self, executor: RowExecutor, coefficient: float) -> None:
-        """Add coefficient · row 0 to the sums of each part: to all of them, or after an error to none."""
+        """Add coefficient · row 0 to the sums of each part: to all of them, or after an error to none.
+
+        Sums that hold no client yet are dropped: the next client may have other tensors.
+        """
         done = 0
         try:
             for _ in self._tiles(executor, coefficient):
                 done += 1
         except BaseException:
-            self._take_back(executor, coefficient, done)
+            if self.decisions:
+                self._take_back(executor, coefficient, done)
+            else:
+                self.sums, self.parts = [], []
             raise
 
     def _tiles(self, executor: RowExecutor, coefficient: float) -> Generator[None, None, None]:

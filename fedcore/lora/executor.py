@@ -13,6 +13,7 @@ from fedcore.lora.reading import WORKERS
 from fedcore.lora.result import Combined
 from fedcore.ops.lora_gram import gram_bytes
 from fedcore.ops.rows import thread_count
+from fedcore.rules.budget import MATRICES
 from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
@@ -46,7 +47,8 @@ class DeltaExecutor:
         *,
         start: Update | None = None,
         order: bool = False,
-        gram: bool = False,
+        dense: bool = False,
+        matrices: int = MATRICES,
         rank: Rank = None,
         **passes: Any,
     ) -> DeltaExecutor:
@@ -55,25 +57,27 @@ class DeltaExecutor:
         References are by name; None is zero. `start` is the adapter that the round started from: what a row without a
         module has there (fedcore/lora/factor_rows.py). `passes` is what `RowExecutor.from_cohort` takes beside the
         rows, or, where `memory` is among it, `FileExecutor.from_files`: factors then are read from their files module
-        by module, dense tensors in tiles. `order`: an order statistic is to come, which needs room for a dense Δ;
-        `gram`: a Gram is. `rank` of results is as `FactorPasses` has it. Raises LayoutError naming the client and
-        module, BudgetError with the least that works.
+        by module, dense tensors in tiles. `order`: an order statistic is to come, which needs room for a dense Δ, and
+        `dense` for those of all modules; `matrices` as in `FileExecutor.from_files`.
+        `rank` of results is as `FactorPasses` has it. Raises LayoutError naming the client and module, BudgetError with
+        the least that works.
         """
         given = {name: update for name, update in references.items() if update is not None}
         zero_first = bool(references) and next(iter(references.values())) is None
         if passes.get("memory") is not None:
-            _check_budget(
-                [*cohort, *given.values()], start, passes["memory"], passes["threads"], order=order, gram=gram
-            )
+            rows = [*cohort, *given.values()]
+            _check_budget(rows, start, passes["memory"], passes["threads"], matrices, order, dense)
         told = {name: passes.get(name) for name in ("progress", "threads")}
         rows, who = [*cohort, *given.values()], [*names, *given]
         factors = FactorPasses(rows, who, len(cohort), start=start, zero_first=zero_first, rank=rank, **told)
-        dense = None
+        plain: RowExecutor | None = None
         if tensors := cohort[0].dense:
-            make = FileExecutor.from_files if "memory" in passes else RowExecutor.from_cohort
-            dense = make(cohort, references, names, tensors, **passes)
+            if "memory" in passes:
+                plain = FileExecutor.from_files(cohort, references, names, tensors, matrices=matrices, **passes)
+            else:
+                plain = RowExecutor.from_cohort(cohort, references, names, tensors, **passes)
         options = {name: passes[name] for name in ("backend", "threads")}
-        return cls(factors if factors.modules else None, dense, names, references, **options)
+        return cls(factors if factors.modules else None, plain, names, references, **options)
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """(clients,) fp64 squared distances to the reference, and bounds of their errors."""
@@ -89,10 +93,12 @@ class DeltaExecutor:
         parts = [] if self.factors is None else ["lapack"]
         return " + ".join(parts + ([] if self.dense is None else [self.dense.redone_on(mixed)]))
 
-    def gram(self) -> Gram:
-        """The Gram of all rows: that of the factors, not centred, plus that of the dense tensors."""
+    def gram(self, origin: int | None = None) -> Gram:
+        """The Gram of all rows: that of the factors in fp64, not centred, plus that of the dense tensors."""
         rows = self.clients + self.references
-        found = Gram(np.zeros((rows, rows)), np.zeros(rows), 0.0, 0.0) if self.dense is None else self.dense.gram()
+        found = (
+            Gram(np.zeros((rows, rows)), np.zeros(rows), 0.0, 0.0) if self.dense is None else self.dense.gram(origin)
+        )
         if self.factors is not None:
             matrix, error = self.factors.gram()
             found.matrix[np.ix_(self.present, self.present)] += matrix
@@ -106,9 +112,13 @@ class DeltaExecutor:
             total, error = self.dense.exact(pairs, mix)
         if self.factors is not None:
             rows = np.eye(self.clients + self.references) if mix is None else mix
-            differences = (rows[pairs[:, 0]] - rows[pairs[:, 1]])[:, self.present]
-            value, bound = self.factors.distances(differences)
-            total, error = total + value, error + bound
+            for start in range(0, len(pairs), len(rows)):  # their differences take no more than a Gram at a time
+                block = slice(start, start + len(rows))
+                differences = rows[pairs[block, 0]]
+                differences -= rows[pairs[block, 1]]
+                value, bound = self.factors.distances(differences[:, self.present])
+                total[block] += value
+                error[block] += bound
         return total, error
 
     def weighted_sum(self, coefficients: np.ndarray, divisor: float) -> tuple[Combined, list[np.ndarray]]:
@@ -128,25 +138,33 @@ class DeltaExecutor:
 
 
 def _check_budget(
-    updates: Sequence[Update], start: Update | None, memory: Any, threads: int | None, *, order: bool, gram: bool
+    updates: Sequence[Update],
+    start: Update | None,
+    memory: Any,
+    threads: int | None,
+    matrices: int,
+    order: bool,
+    dense: bool,
 ) -> None:
     """Raise BudgetError unless there is room for the factors of the largest module of all updates, in fp64.
 
     They exist four times for a moment: as they are read, stacked, and in the QR of the stack. Beside them lie two Grams
     and their product for each module that is worked on, or what `lora_gram` takes, for a rule that needs a Gram. An
-    order statistic needs the tiles of products, and Δ with its SVD, some six matrices of its size.
+    order statistic needs the tiles of products, and Δ with its SVD, some six matrices of its size; kept dense, all
+    of them exist twice, as results and in an update. A decision over a Gram holds `matrices` of (n, n).
     """
-    sizes = [0]
+    sizes, kept = [0], 0
     modules = {module: pair for update in updates for module, pair in update.modules.items()}
     lacking = {} if start is None else start.modules
     for module, first in modules.items():
         ranks = sum(update.modules.get(module, lacking.get(module, first)).rank for update in updates)
         formed = 6 * 8 * first.d_in * first.d_out + 4 * TILE_BYTES if order else 0
+        kept += 2 * 4 * first.d_in * first.d_out if dense else 0
         grams = 3 * WORKERS * 8 * ranks**2
-        if gram:
+        if matrices:
             grams = max(grams, gram_bytes(ranks, first.d_out, first.d_in, thread_count(threads)))
         sizes.append(4 * 8 * ranks * (first.d_in + first.d_out) + grams + formed)
     largest = max((update.layout for update in updates), key=lambda layout: int(layout.decoded().nbytes.sum()))
-    budget = budget_for(largest, updates, memory, False, threads)
-    budget.least = budget.held + max(sizes)
+    budget = budget_for(largest, updates, memory, matrices, threads)
+    budget.least = budget.held + kept + max(sizes)
     budget.check(f"the LoRA factors of {len(updates)} updates, module by module")

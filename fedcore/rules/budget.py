@@ -10,6 +10,7 @@ from typing import Any
 
 from fedcore.errors import BudgetError
 from fedcore.ops.gram import GRAIN
+from fedcore.rules.mixed_distances import SCRATCH
 from fedcore.rules.order_statistic import MIXED_BYTES, NARROWEST
 
 #: tiles that exist at a time: one is worked on while the next is read
@@ -20,8 +21,8 @@ PADDING = 64
 WORKSPACE = 64_000_000
 #: bytes of a column of a tile beside its rows: the statistic of it, joined, and the votes and signs of a majority
 COLUMN = 32
-#: matrices (rows, rows) in fp64 that a decision over a Gram holds at a time
-MATRICES = 12
+#: matrices (rows, rows) in fp64 that a decision over a Gram holds at a time, and how many more on mixtures of rows
+MATRICES, MIXING = 12, 5
 #: bytes of a row that one read takes at most, and of a tile at least, where the budget has room: from there on neither
 #: fewer reads nor longer kernels gain, and buffers that stay in the cache are quicker to write
 READ, TILE = 1 << 19, 1 << 25
@@ -70,7 +71,7 @@ class Budget:
     itemsize  bytes of their widest element, scales included
     margin    bytes of a row of a tile beside its elements
     output    bytes of the result
-    gram      whether the rule needs a Gram
+    matrices  matrices (rows, rows) in fp64 that the decision holds at a time, its Gram among them; 0 without a Gram
     mixtures  mixtures of rows that an order statistic is taken of, in fp32; 0 for none
     """
 
@@ -80,7 +81,7 @@ class Budget:
         rows: int,
         itemsize: float,
         output: int,
-        gram: bool,
+        matrices: int,
         threads: int,
         margin: int = 0,
         mixtures: int = 0,
@@ -88,11 +89,11 @@ class Budget:
         self.total, self._beside = parse_memory(memory), PADDING + margin
         matrix = rows * rows * 8
         held = WORKSPACE + output
-        #: what is taken beside the tiles
-        self.held = held + (threads + 3) * matrix if gram else held
+        #: what is taken beside the tiles: the Gram with its threads' own, then the decision, which may read pairs again
+        self.held = held + (max(threads + 3, matrices) * matrix + SCRATCH if matrices else 0)
         self._narrowest = SLOTS * rows * (ceil(GRAIN * itemsize) + self._beside) + GRAIN * COLUMN
         self._least_mixed = 4 * NARROWEST * mixtures
-        self.least = max(self.held + self._narrowest + self._least_mixed, held + MATRICES * matrix * gram)
+        self.least = self.held + self._narrowest + self._least_mixed
         self.rows = rows
 
     @property

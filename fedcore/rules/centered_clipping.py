@@ -30,6 +30,7 @@ class CenteredClipping(Rule):
     iterations: int = 1
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
     uses: ClassVar[tuple[str, ...]] = ("center",)
+    origin: ClassVar[str | None] = "center"
 
     def __post_init__(self) -> None:
         check_positive("CenteredClipping", "radius", self.radius)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.rules.budget import MIXING
 from fedcore.rules.geometry import Geometry, combine, stays_with_clients
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rule import REFERENCES, Coefficients, Decision, Rule
@@ -72,12 +73,27 @@ class Composed(Rule):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """All that either part asks for; what is asked of mixed rows follows from the Gram matrix."""
-        return self.first.needs | (frozenset({"gram"}) if self.following.needs else frozenset())
+        return self.first.needs | self.following.needs_of_mixtures
+
+    @property
+    def needs_of_mixtures(self) -> frozenset[str]:
+        """What either part asks of mixtures."""
+        return self.first.needs_of_mixtures | self.following.needs_of_mixtures
 
     @property
     def uses(self) -> tuple[str, ...]:  # type: ignore[override]
         """What either part does, in one order for all."""
         return tuple(name for name in REFERENCES if name in self.first.uses or name in self.following.uses)
+
+    @property
+    def origin(self) -> str | None:  # type: ignore[override]
+        """That of the last part: what hands rows on makes no such promise."""
+        return self.following.origin
+
+    @property
+    def matrices(self) -> int:  # type: ignore[override]
+        """Those of the larger part, and the mixtures with what bounds their distances."""
+        return max(self.first.matrices, self.following.matrices) + MIXING
 
     @property
     def linear(self) -> bool:  # type: ignore[override]

@@ -11,7 +11,7 @@ import numpy as np
 from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError
 from fedcore.ops.rows import thread_count
-from fedcore.rules.budget import DEFAULT, Budget, shown_bytes
+from fedcore.rules.budget import DEFAULT, MATRICES, Budget, shown_bytes
 from fedcore.rules.pivot import Blocks
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.statistics import Gram
@@ -78,7 +78,7 @@ class FileExecutor(RowExecutor):
         tensors: Sequence[str] | None = None,
         *,
         memory: Any = None,
-        gram: bool = True,
+        matrices: int = MATRICES,
         mixtures: int = 0,
         known: Gram | None = None,
         progress: Progress | None = None,
@@ -88,7 +88,7 @@ class FileExecutor(RowExecutor):
         """The tensors of a cohort, all or those named, and reference updates by name; None is zero.
 
         memory   the budget (see `parse_memory`); None is DEFAULT, or the least that works where that is more
-        gram     whether the budget is to have room for a Gram
+        matrices how many matrices (n, n) a decision over a Gram holds (see `Rule.matrices`); 0 without a Gram
         mixtures how many mixtures of rows an order statistic is taken of (see `Rule.mixtures`)
         known    the Gram, where somebody has made it already
 
@@ -103,16 +103,16 @@ class FileExecutor(RowExecutor):
                     raise LayoutError(f"{name}: {difference} like {names[0]}; convert it or send the same adapter")
         who = (*names, *(f"the {name}" for name in references))
         rows = [*cohort, *references.values()]
-        budget = budget_for(layout, rows, memory, gram, threads, mixtures)
+        budget = budget_for(layout, rows, memory, matrices, threads, mixtures)
         if memory is None:
             budget.total = max(budget.total, budget.least)
         budget.check(f"{len(cohort)} clients of {shown_bytes(int(layout.nbytes.sum()))}")
         parts = [FilePart(found, part) for part, found in file_rows(rows, layout, who)]
         return cls(parts, names, references, budget, progress, known, backend=backend, threads=threads)
 
-    def gram(self) -> Gram:
+    def gram(self, origin: int | None = None) -> Gram:
         """The Gram of all rows: the one that is known, or a pass as in memory."""
-        return super().gram() if self.known is None else self.known
+        return super().gram(origin) if self.known is None else self.known
 
     @contextmanager
     def tiles(self, part: Any, rows: Sequence[int], work: str) -> Iterator[Iterable[Tile]]:
@@ -140,7 +140,7 @@ class FileExecutor(RowExecutor):
 
 
 def budget_for(
-    layout: Layout, updates: Sequence[Update | None], memory: Any, gram: bool, threads: int | None, mixtures: int = 0
+    layout: Layout, updates: Sequence[Update | None], memory: Any, matrices: int, threads: int | None, mixtures: int = 0
 ) -> Budget:
     """The budget of an aggregation of the tensors of `layout` of these updates, references included; None is zeros."""
     given = DEFAULT if memory is None else memory
@@ -148,4 +148,4 @@ def budget_for(
     output = 2 * int(layout.decoded().nbytes.sum())
     layouts = {id(update.layout): update.layout for update in updates if update is not None}
     itemsize, margin = widest(layouts.values(), None in updates)
-    return Budget(given, len(updates), itemsize, output, gram, thread_count(threads), margin, mixtures)
+    return Budget(given, len(updates), itemsize, output, matrices, thread_count(threads), margin, mixtures)

@@ -11,6 +11,10 @@ from fedcore.errors import RuleError
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.rule import Coefficients, Rule
 
+#: a change shorter than this share of the server's is not brought to its length: coefficients are fp32 numbers, and the
+#: reference's would round by more than it is trusted to
+SHORTEST = 2.0**-12
+
 
 @dataclass(frozen=True)
 class FLTrust(Rule):
@@ -18,15 +22,18 @@ class FLTrust(Rule):
 
     r is the row that the clients moved from, and g_0 the server's own change, trained on a small clean data set and
     passed as `server=`. A client that points away from it does not count, and every other is brought to its length.
-    Where no client counts the result is r. Weights are ignored.
+    Who moved by less than 2⁻¹² ‖g_0‖ does not count either: fp32 coefficients cannot bring that to length. Where no
+    client counts the result is r. Weights are ignored.
 
     Breakdown point: n of n, as far as the server's data are clean: all clients together move the result by no more than
-    ‖g_0‖. Needs n ≥ 1. Cost: the Gram matrix of n + 2 rows and one sum. Cao, Fang, Liu and Gong 2021, "FLTrust:
-    Byzantine-robust Federated Learning via Trust Bootstrapping", NDSS, section IV, Algorithm 2.
+    ‖g_0‖ and 2⁻¹⁰ of it for rounding, however far they lie. Needs n ≥ 1. Cost: the Gram matrix of n + 2 rows and one
+    sum. Cao, Fang, Liu and Gong 2021, "FLTrust: Byzantine-robust Federated Learning via Trust Bootstrapping", NDSS,
+    section IV, Algorithm 2.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
     uses: ClassVar[tuple[str, ...]] = ("reference", "server")
+    origin: ClassVar[str | None] = "reference"
 
     def decide(self, geometry: Geometry, weights: np.ndarray | None) -> Coefficients:
         """Trust and rescaling as coefficients; the rest is on the reference. `weights` do not count."""
@@ -37,7 +44,7 @@ class FLTrust(Rule):
         if length[server] == 0:
             raise RuleError("FLTrust: the server's update equals the reference, expected a change; train it first")
         inner = geometry.inner_products_from(reference)[:n, server]
-        moved = length[:n] > 0
+        moved = length[:n] > SHORTEST * length[server]
         cosine = np.divide(inner, length[:n] * length[server], out=np.zeros(n), where=moved)
         trust = np.clip(cosine, 0.0, 1.0)
         values = np.zeros(n + geometry.references)
@@ -48,6 +55,9 @@ class FLTrust(Rule):
             values[reference] -= np.cumsum(values[:n])[-1]
         reasons = {
             int(i): f"not trusted: its change has cosine {cosine[i]:.3g} with the server's"
+            if moved[i]
+            else f"not trusted: its change is {length[i] / length[server]:.3g} times as long as the server's, too "
+            "short to be brought to that length"
             for i in np.flatnonzero(trust == 0)
         }
         return Coefficients(values, reasons, per_client={"trust": trust})

@@ -14,9 +14,6 @@ from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
 from fedcore.rules.pivot import Blocks
 
-#: columns in fp64 at a time when mixtures are formed
-TILE = 1 << 14
-
 
 def zero_row(table: RowTable) -> RowTable:
     """One row of zeros with the segments of `table`; all of them share one buffer as long as the longest."""
@@ -89,14 +86,3 @@ def in_main_memory(given: Any) -> RowTable:
         return data.table
     assert data.tensors is not None
     return RowTable.from_arrays([view_of_tensor(tensor.cpu()) for tensor in data.tensors])
-
-
-def add_mixed_distances(table: RowTable, differences: np.ndarray, total: np.ndarray) -> None:
-    """total (m,) += Σ over columns of (Σ_k v_k x_k)², fp64: rows in order within a column, columns in order."""
-    for start in range(0, table.d, TILE):
-        tile = [to_float64(table.columns(i, start, min(start + TILE, table.d))) for i in range(table.n)]
-        for p, v in enumerate(differences):
-            column = np.zeros(len(tile[0]) if tile else 0)
-            for i in np.flatnonzero(v):
-                column += v[i] * tile[i]
-            total[p] = np.cumsum(np.concatenate(([total[p]], column * column)))[-1]

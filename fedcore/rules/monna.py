@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -31,12 +30,16 @@ class MoNNA(Rule):
 
     f: int
     pivot: int | None = None
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_count("MoNNA", "f", self.f, 0)
         if self.pivot is not None:
             check_count("MoNNA", "pivot", self.pivot, 0)
+
+    @property
+    def needs_of_mixtures(self) -> frozenset[str]:
+        """The Gram: distances of mixtures follow from it."""
+        return frozenset({"gram"})
 
     @property
     def uses(self) -> tuple[str, ...]:  # type: ignore[override]

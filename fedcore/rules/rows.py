@@ -15,7 +15,6 @@ from fedcore.errors import LayoutError, NonFiniteError
 from fedcore.ops.rows import Rows, as_rows, raise_first_nonfinite
 from fedcore.rowtable import RowTable
 from fedcore.rules.given_rows import (
-    add_mixed_distances,
     checked_reference,
     columns,
     flat,
@@ -26,6 +25,7 @@ from fedcore.rules.given_rows import (
     zero_like,
     zero_row,
 )
+from fedcore.rules.mixed_distances import add_mixed_distances, mixed_rows
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
 from fedcore.rules.pivot import Blocks, choose_pivot
 from fedcore.rules.statistics import UNIT, Gram
@@ -165,13 +165,15 @@ class RowExecutor:
             total += found
         return total, np.zeros(self.clients)
 
-    def gram(self) -> Gram:
-        """The Gram of all rows, each part centred at its own pivot, added in fp64 in order of the parts."""
+    def gram(self, origin: int | None = None) -> Gram:
+        """The Gram of all rows: of each part, centred at `origin` or at its own pivot, in order of the parts."""
         rows = self.clients + self.references
         matrix, offset = np.zeros((rows, rows)), 0.0
         for part in self.parts:
-            with self.sample(part) as columns:
-                pivot = choose_pivot(rows, part.d, columns)
+            pivot = origin
+            if pivot is None:
+                with self.sample(part) as columns:
+                    pivot = choose_pivot(rows, part.d, columns)
             found: np.ndarray | None = None
             square: np.ndarray | None = None
             with self.tiles(part, range(rows), "gram") as tiles:
@@ -197,20 +199,20 @@ class RowExecutor:
         total = np.zeros(len(pairs))
         if not len(pairs):
             return total, total
-        differences = None if mix is None else mix[pairs[:, 0]] - mix[pairs[:, 1]]
         used, index = np.unique(pairs, return_inverse=True)
-        if differences is not None:
-            used = np.flatnonzero(differences.any(0))
+        if mix is not None:  # zero rows add nothing
+            used = np.array([row for row in mixed_rows(pairs, mix) if row not in self.zero] or [0])
         options: dict[str, Any] = {"backend": self.backend, "threads": self.threads}
         for part in self.parts:
             found = np.zeros(len(pairs))
             with self.tiles(part, used.tolist(), "pairs") as tiles:
                 for tile in tiles:
-                    if differences is None:
+                    if mix is None:
                         with self.naming(part, used.tolist(), tile.start):
                             ops.squared_distances(tile.rows, index.reshape(pairs.shape), total=found, **options)
                     else:
-                        add_mixed_distances(in_main_memory(tile.rows), differences[:, used], found)
+                        rows = in_main_memory(tile.rows)
+                        add_mixed_distances(rows, pairs, mix[:, used], found)
             total += found
         return total, np.zeros(len(pairs))
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fedcore.errors import RuleError, ShapeError, WeightError
 from fedcore.ops.weighted_sum import LARGEST_COUNT
+from fedcore.rules.budget import MATRICES
 from fedcore.rules.geometry import Geometry, round_coefficients
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
@@ -43,14 +44,27 @@ class Coefficients:
     selected: list[int] | None = None
     before: tuple[Stage, ...] = ()
 
-    def rounded(self) -> tuple[np.ndarray, float]:
-        """The coefficients as used, rounded to fp32 once, and the divisor: the fp64 sum of those, in row order."""
-        values = round_coefficients(self.values)
-        return values, float(np.cumsum(values, dtype=np.float64)[-1])
+    def rounded(self, names: Sequence[str]) -> tuple[np.ndarray, float]:
+        """The coefficients as used, rounded to fp32 once, and the divisor: the fp64 sum of those, in row order.
+
+        Raises WeightError, with the name of the row of the largest coefficient, where one does not fit fp32, all are 0
+        as rounded, or they cancel: then the divisor would be what their roundings leave.
+        """
+        with np.errstate(over="ignore"):
+            values = round_coefficients(self.values)
+        divisor, total = (float(np.cumsum(found, dtype=np.float64)[-1]) for found in (values, np.abs(values)))
+        if total <= MOST_CANCELLED * abs(divisor) and 0 < total < np.inf:
+            return values, divisor
+        row = int(np.argmax(np.abs(self.values)))
+        who = names[row] if row < len(names) else "a reference row"
+        got = f"{who}: got coefficient {self.values[row]:.6g}, the largest of all"
+        if not 0 < total < np.inf:
+            raise WeightError(f"{got}, expected one within fp32; multiply weights by one number, or leave that row out")
+        raise WeightError(f"{got} where all sum to {divisor:.6g}, expected no such cancellation; leave that row out")
 
     def unused(self, clients: int) -> dict[int, str]:
         """row -> why its coefficient as used is 0, of every client whose is."""
-        used = self.rounded()[0][:clients]
+        used = round_coefficients(self.values[:clients])
         return {
             int(row): f"its coefficient {self.values[row]:.3g} rounds to 0 in fp32"
             if self.values[row]
@@ -59,6 +73,8 @@ class Coefficients:
         }
 
 
+#: how many times the size of their sum coefficients may have in all: each rounds by up to 2⁻²⁴ of itself
+MOST_CANCELLED = 2.0**16
 #: what a rule decides on
 Decision = Coefficients | OrderStatistic
 #: the reference rows that a rule can ask for, by name
@@ -72,6 +88,10 @@ class Rule:
     uses          the reference rows that `decide` sees after the clients, in this order: "reference" (the row that
                   clients moved from; zero where none is given), "server" (a trusted update made by the server; must
                   be given), "center" (where an iteration starts; the reference where none is given)
+    origin        the reference row that distances are taken from, by name, for a rule that promises something whatever
+                  most clients send: the Gram is centred there, so that no row rounds another's distance to it. None
+                  for a rule that compares clients with each other.
+    matrices      how many matrices (n, n) in fp64 `decide` holds at a time, the Gram among them, for a memory budget
     uses_weights  whether weights move the result; a rule that ignores them does not check them
     linear        whether the decision is `Coefficients`, so that the rule also runs on products of factors
     streams       whether the decision over a cohort is that over each client alone, put side by side: what it gives to
@@ -80,9 +100,20 @@ class Rule:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     uses: ClassVar[tuple[str, ...]] = ()
+    origin: ClassVar[str | None] = None
+    matrices: ClassVar[int] = MATRICES
     uses_weights: ClassVar[bool] = False
     linear: ClassVar[bool] = True
     streams: ClassVar[bool] = False
+
+    @property
+    def needs_of_mixtures(self) -> frozenset[str]:
+        """The Gram, where `decide` needs anything of rows."""
+        return frozenset({"gram"}) if self.needs else frozenset()
+
+    def origin_row(self, clients: int) -> int | None:
+        """The row of `origin` in the extended cohort of so many clients."""
+        return None if self.origin is None else clients + self.uses.index(self.origin)
 
     def mixtures(self, clients: int) -> int:
         """How many mixtures of so many rows must be formed for an order statistic; 0 where the rows themselves do."""
@@ -142,10 +173,10 @@ class Rule:
         executor = RowExecutor.from_rows(rows, references=references, backend=backend, threads=threads)
         self.check(executor.clients)
         checked = check_weights(weights, executor.names) if self.uses_weights else None
-        decision = self.decide(Geometry(Statistics(executor)), checked)
+        decision = self.decide(Geometry(Statistics(executor, self.origin_row(executor.clients))), checked)
         if isinstance(decision, OrderStatistic):
             return executor.order_statistic(decision, out_dtype="float32")[0]
-        return executor.weighted_sum(*decision.rounded(), out_dtype="float32")[0]
+        return executor.weighted_sum(*decision.rounded(executor.names), out_dtype="float32")[0]
 
 
 def chosen_references(rule: Rule, **given: Any) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from fedcore.rules.geometry import Geometry
 from fedcore.rules.selection import lowest
 from fedcore.rules.statistics import UNIT
 
+#: rows whose values are sorted at a time
+SORTED_ROWS = 64
+
 
 class ShrinkingSums:
     """Sums of each row's k smallest values in a matrix (n, n) over the rows that are left, itself not among them.
@@ -33,11 +36,14 @@ class ShrinkingSums:
         self.left = np.ones(n, bool)
         self._all = np.arange(n)
         self._values = np.full((n, n + 2), np.inf)
-        self._order, self._place = np.empty((n, n), np.int64), np.empty((n, n), np.int64)
-        self._next, self._previous = np.empty((n, n + 2), np.int64), np.empty((n, n + 2), np.int64)
+        # places fit 16 bits up to 32,765 rows: four matrices of them take what one of values does
+        places = np.int16 if n + 2 < 1 << 15 else np.int32
+        self._order, self._place = np.empty((n, n), places), np.empty((n, n), places)
+        self._next, self._previous = np.empty((n, n + 2), places), np.empty((n, n + 2), places)
         self._last = np.empty(n, np.int64)
         self.sums, self.doubt = np.empty(n), np.empty(n)
-        self.renew(self._all)
+        for start in range(0, n, SORTED_ROWS):
+            self.renew(self._all[start : start + SORTED_ROWS])
 
     def renew(self, rows: np.ndarray) -> None:
         """Sort the values of `rows` again, which changed, and add those that count in ascending order."""

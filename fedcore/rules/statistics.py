@@ -47,8 +47,8 @@ class Executor(Protocol):
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """Squared distance of each client to the first reference: values (clients,) fp64 and bounds of their errors."""
 
-    def gram(self) -> Gram:
-        """The Gram matrix of the extended cohort."""
+    def gram(self, origin: int | None = None) -> Gram:
+        """The Gram matrix of the extended cohort, centred at row `origin`; None is one among the many."""
 
     def exact(self, pairs: np.ndarray, mix: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances of pairs (m, 2) formed directly: values (m,) and their own error bounds (m,).
@@ -64,16 +64,19 @@ class Executor(Protocol):
 
 
 class Statistics:
-    """The statistics of one cohort, each made at most once, and the count of pairs that were redone."""
+    """The statistics of one cohort, each made at most once, and the count of pairs that were redone.
 
-    def __init__(self, executor: Executor):
-        self.executor = executor
+    `origin` is the row that the Gram is centred at (`Rule.origin_row`); None is one among the many.
+    """
+
+    def __init__(self, executor: Executor, origin: int | None = None):
+        self.executor, self.origin = executor, origin
         self.redone = 0
 
     @cached_property
     def gram(self) -> Gram:
         """The Gram matrix of the extended cohort."""
-        return self.executor.gram()
+        return self.executor.gram(self.origin)
 
     @cached_property
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:

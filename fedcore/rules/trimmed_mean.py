@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import ClassVar
 
 import numpy as np
@@ -37,15 +38,19 @@ class TrimmedMean(Rule):
             raise RuleError(f"TrimmedMean: got f={self.f!r} and fraction={self.fraction!r}, expected one of the two")
         if self.f is not None:
             check_count("TrimmedMean", "f", self.f, 0)
-        elif not (isinstance(self.fraction, (int, float, np.integer, np.floating)) and 0 <= self.fraction < 0.5):
+        elif isinstance(self.fraction, (bool, np.bool_)) or not (
+            isinstance(self.fraction, (int, float, np.integer, np.floating)) and 0 <= self.fraction < 0.5
+        ):
             raise RuleError(
                 f"TrimmedMean: got fraction={self.fraction!r}, expected a number from 0 to below 0.5, for each side"
             )
 
     def dropped(self, clients: int) -> int:
         """How many values are dropped on each side of a coordinate."""
-        # what a decimal fraction of n misses of a whole number by rounding counts as that number
-        return math.floor(self.fraction * clients + 1e-9) if self.f is None else self.f  # type: ignore[operator]
+        if self.f is not None:
+            return self.f
+        # the decimal that a float prints as: 0.29 of 100 is 29, and 0.3333333333 of 3 is 0
+        return math.floor(Decimal(repr(float(self.fraction))) * clients)  # type: ignore[arg-type]
 
     def check(self, clients: int) -> None:
         """Raise RuleError, with the largest f for this n, if nothing would be left."""
