@@ -70,7 +70,7 @@ def score(base: Base, questions: Sequence[Question], *, batch_size: int = 16) ->
 
 def _means(base: Base, sequences: Sequence[tuple[list[int], int]], batch_size: int) -> list[float]:
     """Mean log-likelihood of the last `scored` tokens of each (ids, scored); what is too long loses its start."""
-    limit = getattr(base.model.config, "max_position_embeddings", None) or 1 << 30
+    limit = base.positions or 1 << 30
     sequences = [(ids[-limit:], min(scored, limit - 1)) for ids, scored in sequences]
     means = [0.0] * len(sequences)
     order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i][0]), i))  # little padding

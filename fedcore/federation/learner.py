@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fedcore.clients.settings import Progress
+from fedcore.errors import ConfigError
 from fedcore.federation.config import Config
 from fedcore.federation.data import Client, Texts
 from fedcore.federation.machine import cache_folder
@@ -78,6 +79,12 @@ class QLoRALearner:
         self._config, self._texts = config, texts
         source = config.model.source or built_in_base(config, texts, progress)
         self._base = load_base(source, quantization=config.model.quantization, device=config.model.device)
+        length, positions = config.training.sequence_length, self._base.positions
+        if positions and length > positions:
+            raise ConfigError(
+                f"training.sequence_length: got {length}, expected at most {positions}, the positions of the model; "
+                "lower it"
+            )
         self.source = str(source)
         self.base, self.digest = self._base.name, self._base.digest
         settings = config.adapter.model_dump(exclude={"rank", "ranks"})

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedcore.clients import training
-from fedcore.errors import TrainingError
+from fedcore.errors import ConfigError, TrainingError
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.data import Client, Texts
 from fedcore.federation.learner import QLoRALearner
@@ -44,6 +44,13 @@ def test_a_base_that_changes_while_a_client_trains_is_found_before_its_update_co
     monkeypatch.setattr(training, "train", writes_to_the_base)
     with pytest.raises(TrainingError, match="its frozen weights hash to"):
         learner.train(learner.initial(), client, 1, 0)
+
+
+def test_sequences_longer_than_the_model_takes_are_refused_before_any_work(tiny_directory, texts):
+    config = parse_config(CONFIG.format(directory=tiny_directory).replace("= 16", "= 1025"), "c.toml")
+    client = Client("client-0", tuple(texts), {"": len(texts)})
+    with pytest.raises(ConfigError, match=r"training\.sequence_length: got 1025, expected at most 1024"):
+        QLoRALearner(config, Texts((client,), (), tuple(texts[:2]), ()), lambda *_, **__: None)
 
 
 METHODS = """
