@@ -138,9 +138,9 @@ def aggregate(
 
     Stages before the last one of a composed rule are under report["before"], in their order.
 
-    Raises LayoutError, NonFiniteError, RuleError, WeightError, ShapeError, RangeError, BackendError, BudgetError (with
-    the least that works), and of files FormatError, MissingError and StorageError; each names the client, file, tensor
-    or module.
+    Raises LayoutError, NonFiniteError, RuleError, WeightError, DTypeError, ShapeError, RangeError, BackendError,
+    BudgetError (with the least that works), and of files FormatError, MissingError and StorageError; each names the
+    client, file, tensor or module.
     """
     if space not in ("delta", "parameters"):
         raise RuleError(f"space: got {space!r}, expected 'delta' or 'parameters'")
