@@ -5,6 +5,7 @@ What has its final name is complete and survives a crash; what a killed process 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -53,6 +54,25 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             raise
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def locked_beside(path: Path) -> Iterator[None]:
+    """Hold the folder that `path` lies in, made if need be, against others who ask for it; ends with the process.
+
+    Raises StorageError naming `path`.
+    """
+    try:
+        make_parents(path)
+        # the folder itself, so that no file of a lock is left
+        descriptor = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise refused(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
