@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def test_one_seed_repeats_every_arm_but_the_private_one(twice):
             assert (one == other) == (arm != "private"), (arm, number)
     losses = [[folder.metrics.find(arm=arm, round=2)["loss"] for arm in ("open", "masked")] for folder in twice]
     assert losses[0] == losses[1]
+
+
+def test_the_demos_benchmark_counts_the_aggregation_of_every_arm(twice, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    lines = importlib.import_module("bench_demo").timed_lines(twice[1].path)
+    for arm in ("open", "masked", "private"):
+        assert [line["seconds"]["aggregation"] > 0 for line in lines if line["arm"] == arm] == [True, True], arm
+    assert lines[-1]["seconds"]["evaluation"] == twice[1].metrics.entries[-1]["seconds"]["evaluation"]
 
 
 def messages(folder: Path, arm: str) -> set[str]:
