@@ -92,7 +92,7 @@ def exact_weights(weights: Any, n: int, names: Sequence[str] | None = None) -> n
     if given.dtype.kind not in "buif":
         raise DTypeError(f"weights: got {given.dtype}, expected real numbers")
 
-    def got(i: int) -> str:
+    def got(i: Any) -> str:
         return f"weight {i}: got {given[i]}" if names is None else f"{names[i]}: got weight {given[i]}"
 
     exact = given.astype(np.float64)
