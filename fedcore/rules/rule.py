@@ -167,7 +167,7 @@ def check_weights(weights: npt.ArrayLike | None, names: Sequence[str]) -> np.nda
     if weights is None:
         return None
     values = exact_weights(weights, len(names), names)
-    for row in np.flatnonzero(values <= 0):
+    for row in np.flatnonzero(values <= 0).tolist():
         raise WeightError(
             f"{names[row]}: got weight {values[row]:.15g}, expected a finite number above 0; correct it or leave it out"
         )
