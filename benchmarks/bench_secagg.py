@@ -58,7 +58,7 @@ def primitives() -> dict[str, float]:
     signature = signing.sign(text)
     works = {
         "Ed25519 verification": lambda: verified(public, signature, text),
-        "X25519": lambda: agreed(mine, other, 0),
+        "X25519": lambda: agreed(mine, other, "the other key"),
         "HKDF": lambda: hkdf(other, "pair", text),
         "seal": lambda: box.encrypt(bytes(12), bytes(64), bytes(36)),
     }

@@ -3,6 +3,7 @@ Reparaz, Balasch and Verbauwhede, DATE 2017), whose calls come in random order.
 
     outcomes   a table whose every comparison fails against one whose every comparison holds: all draws 0 against all
                draws the largest, which reach the first against the last entry of every look-up
+    ties       a table of first words that are drawn against one of their neighbours, which none is
     keys       one key against a fresh key for each call
 
 |t| above 4.5 says that the times differ. A look-up by binary search, which is not constant time, is the control: the
@@ -21,9 +22,10 @@ from fractions import Fraction
 import numpy as np
 from measure import save
 
-from fedcore.gaussian_table import GaussianTable, gaussian_table
+from fedcore.gaussian_table import MOST_TERMS, GaussianTable, gaussian_table, nonce_of
 from fedcore.native import isa_available
 from fedcore.native.discrete_gaussian import discrete_gaussian
+from fedcore.ops import keystream
 
 SIZE, CALLS, LIMIT = 1024, 100_000, 4.5
 KEY = bytes(range(32))
@@ -56,10 +58,21 @@ def key_of(which: int) -> bytes:
     return bytes(bytearray((KEY, fresh)[which]))
 
 
+def table_of(words: np.ndarray) -> GaussianTable:
+    """A table of these first words, largest first, and a last one of 0 (csrc/fedcore.h), for one draw."""
+    first = np.append(np.sort(words)[::-1], np.uint64(0))
+    return GaussianTable(first, first >> np.uint64(MOST_TERMS) << np.uint64(MOST_TERMS), np.array([1]), 0.0)
+
+
 def flat(entries: int, word: int) -> GaussianTable:
     """A table of one word: no draw is below 0, and every draw is below 2^64 - 2."""
-    words = np.full(entries, word, np.uint64)
-    return GaussianTable(words, words.copy(), np.array([1]), 0.0)
+    return table_of(np.full(entries - 1, word, np.uint64))
+
+
+def ties(entries: int, off: int, stream: str) -> GaussianTable:
+    """A table of first words that samples of KEY draw, or of those `off` from them."""
+    drawn = keystream(8 * (entries - 1), KEY, nonce_of(0, 0, 0), 0, stream).view("<u8")
+    return table_of(drawn + np.uint64(off))
 
 
 def control() -> float:
@@ -72,7 +85,8 @@ def control() -> float:
 
 def main() -> None:
     out, real = np.empty(SIZE, np.int64), gaussian_table(Fraction(10))
-    tables = [flat(len(real.first), 0), flat(len(real.first), 2**64 - 2)]
+    entries = len(real.first)
+    tables = [flat(entries, 0), flat(entries, 2**64 - 2)]
     found: dict[str, float] = {}
     for isa in isa_available():
         os.environ["FEDCORE_ISA"] = isa
@@ -80,6 +94,10 @@ def main() -> None:
             calls = CALLS if isa != "ref" else CALLS // 5
             found[f"{isa}, {stream}, outcomes"] = compare(
                 lambda table, s=stream: discrete_gaussian(out, table, KEY, 0, s), lambda which: tables[which], calls
+            )
+            tied = [ties(entries, off, stream) for off in (0, 1)]
+            found[f"{isa}, {stream}, ties"] = compare(
+                lambda table, s=stream: discrete_gaussian(out, table, KEY, 0, s), lambda which, t=tied: t[which], calls
             )
             found[f"{isa}, {stream}, keys"] = compare(
                 lambda key, s=stream: discrete_gaussian(out, real, key, 0, s),

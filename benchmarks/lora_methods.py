@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from measure import machine, versions
-from table_lora_methods import FILE, lines, load
+from table_lora_methods import FILE, METHODS, lines, load
 
 from fedcore import lora
 from fedcore.clients.core import train_core
@@ -31,13 +31,6 @@ from fedcore.federation.messages import client_seed
 from fedcore.federation.method_round import fixing
 from fedcore.lora import Aggregated, Method
 from fedcore.updates import Update
-
-#: name in the table -> the method; sketches of 24 columns for adapters of rank 8
-METHODS: dict[str, Method] = {name: kind() for name, kind in lora.METHODS.items() if name != "randomized_sketch"} | {
-    "flexlora, error feedback": lora.FlexLoRA(error_feedback=True),
-    "randomized_sketch, one pass": lora.RandomizedSketch(size=24),
-    "randomized_sketch, two passes": lora.RandomizedSketch(size=24, passes=2),
-}
 
 
 class Seed:

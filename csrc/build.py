@@ -93,6 +93,11 @@ def generate(folder: Path) -> None:
 class BuildKernels(build_ext):
     """build_ext for the one extension; a missing compiler leaves a package that works on its NumPy reference."""
 
+    def run(self):
+        if sys.platform == "darwin":  # a Python for two machines compiles for both, and kernels are for one
+            os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+        super().run()
+
     def compiles(self, folder: Path, flags: list[str]) -> bool:
         """Whether the compiler takes the flags: gcc before 11 and clang before 12 know no AMX."""
         probe = folder / "probe.c"

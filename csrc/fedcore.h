@@ -77,7 +77,8 @@ typedef struct {
 } fc_factors;
 
 /* A discrete Gaussian as fedcore/gaussian_table.py defines it: entry k of the table is first[k] * 2^64 + second[k].
- * There are at most 127, they fall, and no first word is 2^64 - 1. `draws` is at most 256, strides are below 2^31. */
+ * There are 1 to 127, they fall, no first word is 2^64 - 1, the last one is 0, and the low 12 bits of second words are
+ * 0. `draws` is 1 to 12, strides are below 2^31. */
 typedef struct {
     const uint64_t* first;
     const uint64_t* second;

@@ -54,7 +54,9 @@ enum {
     FC_STREAM_CHUNK = 16384,    /* bytes that all keys are added to in turn: they stay in the first-level cache */
     FC_STACK = 32768,          /* bytes of stack that workers of streams use at most: round keys may be spilled there */
     FC_GAUSSIAN_ENTRIES = 127, /* of a table at most: fedcore/gaussian_table.py */
-    FC_GAUSSIAN_CHUNK = 1024,  /* samples that are made at a time: their words stay in the first-level cache */
+    FC_GAUSSIAN_DRAWS = 12,    /* of a sample at most, as many bits of a shared word as are signs: the same */
+    FC_GAUSSIAN_ARRANGED = 288,
+    FC_GAUSSIAN_CHUNK = 512, /* samples that are made at a time: their words stay in the first-level cache */
     FC_ALIGN = 64,
 };
 
@@ -130,10 +132,12 @@ typedef int fc_hadamard_near_fn(float* x, int64_t length, int64_t block, float s
 /* Stages 1, 2, ... rows / 2 across `rows` (2, 4 or FC_HADAMARD_ROWS) rows of `width` columns, `stride` apart; as above.
  * width: a multiple of 16. */
 typedef int fc_hadamard_far_fn(float* x, int64_t stride, int rows, int64_t width, float scale);
-/* sum[k] += stride * the draw of the words v[k] and w[k], k < FC_GAUSSIAN_CHUNK: no branch or address depends on them.
- */
-typedef void fc_gaussian_fn(const fc_gaussian_table* table, const uint64_t* v, const uint64_t* w, int64_t stride,
-                            int64_t* sum);
+/* out[k] = the sample of word k of each draw, words[draw * FC_GAUSSIAN_CHUNK + k], and word k of those that all draws
+ * share, which lie behind them, k < FC_GAUSSIAN_CHUNK: no branch or address depends on a word. arranged: what the ISA's
+ * gaussian_arrange made of the table, FC_GAUSSIAN_ARRANGED words; not read where that is NULL. */
+typedef void fc_gaussian_fn(const fc_gaussian_table* table, const uint64_t* arranged, const uint64_t* words,
+                            int64_t* out);
+typedef void fc_gaussian_arrange_fn(const fc_gaussian_table* table, uint64_t* arranged);
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
@@ -226,6 +230,7 @@ typedef struct {
     fc_hadamard_far_fn* hadamard_far;
     const fc_stream_kernels* chacha20;
     fc_gaussian_fn* gaussian;
+    fc_gaussian_arrange_fn* gaussian_arrange;
     fc_quantise_fn* quantise[2][2]; /* of fp32, fp64; to 32, 64 bits */
     fc_reduce_fn* reduce;
     fc_pack_bits_fn* pack_bits;

@@ -144,6 +144,7 @@ fc_pair_squares_fn fc_pair_squares_avx512;
 fc_lora_tile_fn fc_lora_tile_avx512;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx512;
 fc_gaussian_fn fc_discrete_gaussian_avx512;
+fc_gaussian_arrange_fn fc_discrete_gaussian_arrange_avx512;
 fc_quantise_fn fc_quantise_f32_32_avx512, fc_quantise_f32_64_avx512, fc_quantise_f64_32_avx512,
     fc_quantise_f64_64_avx512;
 fc_reduce_fn fc_reduce_avx512;
@@ -164,6 +165,7 @@ fc_read_fn fc_read_avx512;
     .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                                          \
     .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512,            \
     .chacha20 = &fc_chacha20_avx512, .gaussian = fc_discrete_gaussian_avx512,                                          \
+    .gaussian_arrange = fc_discrete_gaussian_arrange_avx512,                                                           \
     .quantise = {{fc_quantise_f32_32_avx512, fc_quantise_f32_64_avx512},                                               \
                  {fc_quantise_f64_32_avx512, fc_quantise_f64_64_avx512}},                                              \
     .reduce = fc_reduce_avx512, .pack_bits = fc_pack_bits_avx512, .unpack_add = fc_unpack_add_avx512,                  \

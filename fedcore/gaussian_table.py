@@ -1,16 +1,22 @@
-"""The cumulative table of a discrete Gaussian, and how draws from a narrow one make a wide one.
+"""The cumulative table of a discrete Gaussian, how draws from a narrow one make a wide one, and how exact both are.
 
 The discrete Gaussian of scale σ has P(x) ∝ exp(−x² / 2σ²) on the integers. A table holds, for k = 0, 1, …,
 
-    2¹²⁸ · P(|X| > k), rounded to an even integer, as two 64-bit words,
+    2¹²⁸ · P(|X| > k), rounded to a multiple of 2^MOST_TERMS, as two 64-bit words,
 
-from integer arithmetic of BITS bits, so that |X| is the number of entries above a uniform even 128-bit number.
+from integer arithmetic of BITS bits, so that |X| is the number of entries above a uniform one of those multiples.
 
 A table of a large σ would be long, so X = Σ c_i X_i of T draws at σ₀ = σ / √(Σ c_i²), c_0 = 1. The sum of the first i
 draws and c_i X_i has, by Poisson summation, the ratios of a discrete Gaussian up to 1 ± ε, ε = 2 Σ_j exp(−2π² s² j²),
 where s² = σ₀² A / (A + c_i²), A = c_0² + … + c_{i−1}² (Micciancio and Walter, CRYPTO 2017, section 4; powers of one
 stride a are the case c_i = aⁱ, whose first step asks for a² ≤ (σ₀/s)² − 1). Strides here are the largest for which
 s² ≥ SMOOTHING, so that a step costs less than 2⁻¹⁰⁴ in total variation.
+
+A draw has a first word v of its own; one word w is shared by the draws of a sample. A first word decides alone unless
+it is that of an entry, which w then decides. As long as at most one draw of a sample ties in this way, its draws are
+what they would be with a second word each, independent of the other draws: one draw reads w, the others do not
+depend on it. A draw ties with probability at most E / 2⁶⁴ for E entries, so that two of T tie with probability
+at most T (T − 1) / 2 · E² / 2¹²⁸: below 2⁻¹⁰⁷, and part of a table's distance like the rest.
 """
 
 from __future__ import annotations
@@ -22,6 +28,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from fedcore.errors import RangeError
+
 #: fixed-point bits in which a table is made
 BITS = 320
 #: total variation that the values left out of a table may have
@@ -29,11 +37,12 @@ TAIL_BITS = 106
 SMOOTHING = Fraction(37, 10)
 #: strides up to MOST stay below 2^31, which csrc/fedcore.h asks for
 LEAST, MOST = Fraction(1, 2), Fraction(10**9)
-MOST_TERMS = 16
+#: draws of a sample at most, and bits of its shared word that are signs, the top one first; the others decide ties
+MOST_TERMS = 12
 #: the base σ is looked for in steps of 1 / GRID
 GRID = 64
 #: raised whenever a key comes to give other samples: charges name it
-SAMPLER = 2
+SAMPLER = 3
 #: entries of a table at most: csrc/impl.h
 MOST_ENTRIES = 127
 
@@ -42,7 +51,7 @@ MOST_ENTRIES = 127
 class GaussianTable:
     """What a sampler needs for one σ.
 
-    first, second   (entries,) uint64: the words of the entries, the high one first; entries fall
+    first, second   (entries,) uint64: the words of the entries, the high one first; entries fall, the last first is 0
     strides         (terms,) int64: c_i
     distance        an upper bound on the total variation distance between a sample and the discrete Gaussian of σ
     """
@@ -57,9 +66,9 @@ class GaussianTable:
             array.flags.writeable = False
 
 
-def nonce_of(draw: int, word: int, high: int) -> bytes:
-    """12 bytes: the draw, 0 or 1 for v or w, b"dg", and the block number's bits from 2³² on (the rest: counter)."""
-    return bytes([draw, word]) + b"dg" + high.to_bytes(8, "little")
+def nonce_of(draw: int, shared: int, high: int) -> bytes:
+    """12 bytes: the draw, 0, b"dg", and the block number's bits from 2³² on (the rest: counter); (0, 1) of w."""
+    return bytes([draw, shared]) + b"dg" + high.to_bytes(8, "little")
 
 
 @lru_cache(maxsize=64)
@@ -68,12 +77,25 @@ def gaussian_table(sigma: Fraction) -> GaussianTable:
     strides = plan(sigma)
     entries = thresholds(sigma**2 / _squares(strides))
     words = [[entry >> 64 for entry in entries], [entry & (2**64 - 1) for entry in entries]]
-    assert len(entries) <= MOST_ENTRIES, "the plan misses the most entries"
-    draw = 2.0**-TAIL_BITS + (len(entries) + 1) * 2.0**-128
+    if not 0 < len(entries) <= MOST_ENTRIES or words[0][0] == 2**64 - 1 or words[0][-1]:
+        raise RangeError(
+            f"gaussian_table: sigma={float(sigma)!r} has a table that kernels cannot read; a plan is wrong"
+        )
     first, second = (np.array(column, np.uint64) for column in words)
-    distance = len(strides) * draw + sum(2.0001 * math.exp(-2 * math.pi**2 * s) for s in _spreads(sigma, strides))
-    assert distance < 2.0**-100, "the plan misses its distance"
-    return GaussianTable(first, second, np.array(strides, np.int64), distance)
+    found = _distance(sigma, strides, len(entries))
+    if found >= Fraction(1, 2**100):
+        raise RangeError(f"gaussian_table: sigma={float(sigma)!r} is {float(found):.3g} off, expected below 2^-100")
+    return GaussianTable(first, second, np.array(strides, np.int64), math.nextafter(float(found), 1.0))
+
+
+def _distance(sigma: Fraction, strides: list[int], entries: int) -> Fraction:
+    """Total variation, at most, between a sample and the discrete Gaussian of σ; exact but for the bound of exp."""
+    terms = len(strides)
+    # what is left out of a table, and half of each |difference| of two rounded entries, k = 0 to `entries`
+    draw = Fraction(1, 2**TAIL_BITS) + Fraction(entries + 1, 2 ** (129 - MOST_TERMS))
+    ties = Fraction(terms * (terms - 1) // 2 * entries**2, 2**128)
+    steps = sum(Fraction(2.0001 * math.exp(-2 * math.pi**2 * s)) for s in _spreads(sigma, strides))
+    return terms * draw + ties + steps
 
 
 def _spreads(sigma: Fraction, strides: list[int]) -> list[float]:
@@ -86,8 +108,7 @@ def _spreads(sigma: Fraction, strides: list[int]) -> list[float]:
 def plan(sigma: Fraction) -> list[int]:
     """Strides c_i of the fewest draws whose table is short enough; in exact arithmetic.
 
-    A search by halves costs the same for every table and a draw its two words; comparing with all entries, as narrower
-    registers do, then takes at most 4 % longer than with the draws and entries that would suit it best.
+    A search by halves costs nearly the same for every table, and a draw its word of a stream.
     """
     for terms in range(1, MOST_TERMS + 1):
         strides = _strides_of(sigma, terms) if terms > 1 else [1]
@@ -96,7 +117,7 @@ def plan(sigma: Fraction) -> list[int]:
         entries = 12 * Fraction(math.isqrt(math.floor(sigma**2 * GRID**2 / _squares(strides))) + 1, GRID)
         if entries < MOST_ENTRIES:
             return strides
-    raise AssertionError("the most draws are for the largest sigma")
+    raise RangeError(f"gaussian_table: got sigma={float(sigma)!r}, which takes more than {MOST_TERMS} draws")
 
 
 def _squares(strides: list[int]) -> int:
@@ -152,7 +173,7 @@ def _exponential(x: Fraction) -> int:
 
 
 def thresholds(variance: Fraction) -> list[int]:
-    """2¹²⁸ · P(|X| > k) as even integers, k = 0, 1, … as long as the probability is at least 2^−TAIL_BITS.
+    """2¹²⁸ · P(|X| > k), rounded to multiples of 2^MOST_TERMS, k = 0, 1, … as long as P(|X| > k) ≥ 2^−TAIL_BITS.
 
     variance: σ₀², exact.
     """
@@ -161,11 +182,11 @@ def thresholds(variance: Fraction) -> list[int]:
     while weight:
         weights.append(weight)
         weight, ratio = weight * ratio >> BITS, ratio * step >> BITS
-    total = 2 * sum(weights) - weights[0]
+    total, kept = 2 * sum(weights) - weights[0], 128 - MOST_TERMS
     above, entries = total - weights[0], []
     for following in [*weights[1:], 0]:
         if above << TAIL_BITS < total:
             break
-        entries.append(2 * (((above << 128) + total) // (2 * total)))
+        entries.append((((above << kept + 1) + total) // (2 * total)) << MOST_TERMS)
         above -= 2 * following
     return entries

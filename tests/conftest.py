@@ -49,3 +49,18 @@ def device(request) -> str:
     if request.param == "cpu" and not interpreted:
         pytest.skip("kernels are compiled for the GPU here; set TRITON_INTERPRET=1 to run them interpreted")
     return request.param
+
+
+@pytest.fixture
+def sampler(monkeypatch):
+    """Noise of private releases that a test can follow: see `private_releases`."""
+    from private_releases import injected
+
+    return injected(monkeypatch)
+
+
+@pytest.fixture
+def silent(sampler):
+    """Releases without their noise."""
+    sampler.on = False
+    return sampler

@@ -41,7 +41,9 @@ def test_a_method_writes_the_adapter_what_lies_beside_it_and_each_start(director
     for module in SHAPES:
         np.testing.assert_allclose(dense.dense(side, module), mean_delta(mixed(), module), atol=1e-4)
     for update in mixed():
-        assert Update.from_peft(starts / update.client_id).scaling == pytest.approx(update.scaling)
+        start = Update.from_peft(starts / update.client_id)
+        assert {module: start.scaling[module] for module in update.modules} == pytest.approx(update.scaling)
+        assert start.modules.keys() == SHAPES.keys()
     assert said["report"]["method"] == repr(FLoRA())
     again = tmp_path / "after"
     code, shown, _ = run(
@@ -96,6 +98,7 @@ def test_adapters_that_say_their_examples_beside_one_that_does_not_are_refused(d
     assert not (tmp_path / "out").exists()
     # weights do not move hetlora, so that it needs no counts
     assert run(capsys, *said[:-1], "hetlora", "--json")[0] == 0
+    assert run(capsys, *said[:-1], "hetlora", "-o", tmp_path / "alike", "--weights", "equal")[0] == 0
     assert run(capsys, *said, "-o", tmp_path / "equal", "--weights", "equal")[0] == 0
 
 

@@ -13,6 +13,7 @@ from fedcore.attacks import MinMax
 from fedcore.clients import settings as client_settings
 from fedcore.errors import ConfigError, MissingError
 from fedcore.federation import config as sections
+from fedcore.federation import config_model
 from fedcore.federation.config_file import load_config, parse_config, to_toml
 from fedcore.federation.keys import keys
 from fedcore.federation.rule_names import make_chain, rule_classes
@@ -163,9 +164,9 @@ def test_a_missing_file_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("section", "settings", "besides"),
     [
-        (sections.Adapter, client_settings.AdapterSettings, {"ranks"}),
+        (config_model.Adapter, client_settings.AdapterSettings, {"ranks"}),
         (sections.Training, client_settings.TrainingSettings, set()),
-        (sections.Pretrain, client_settings.PretrainingSettings, {"silos", "label"}),
+        (config_model.Pretrain, client_settings.PretrainingSettings, {"silos", "label"}),
     ],
 )
 def test_sections_have_the_fields_that_clients_take(section, settings, besides):

@@ -82,7 +82,7 @@ def test_a_round_is_the_method_on_its_messages(everything, name):
         else:
             fixed = method.fixed(result.update)
             assert entry["fixed"] == fixed.digest()
-            start = folder.load_global(name, number, entry["output"])
+            start = folder.rounds.load_global(name, number, entry["output"])
             made = dense.dense(start, fake.MODULE), dense.dense(result.update, fake.MODULE)
             assert np.linalg.norm(made[0] - made[1]) < 1e-6 * np.linalg.norm(made[1])
         assert entry["side"] == (result.side and result.side.digest())
@@ -112,7 +112,7 @@ def test_clients_are_told_what_trains_and_what_lies_beside(everything):
 
 def test_a_client_keeps_its_own_b_under_fedsa_and_the_journal_never_has_it(everything):
     _, _, folder = everything
-    last = folder.load_global("fedsa_lora", 3, folder.ledger.find(arm="fedsa_lora", round=3)["output"])
+    last = folder.rounds.load_global("fedsa_lora", 3, folder.ledger.find(arm="fedsa_lora", round=3)["output"])
     assert not last.tensors[B].any()
     for number in (1, 2, 3):
         for message in messages(folder, "fedsa_lora", number).values():
@@ -172,6 +172,14 @@ def test_an_arm_with_its_own_method_has_nothing_of_the_settings_of_rules():
     assert config.aggregation_of(config.arms[1]).center == "moved_on"
 
 
+def test_a_method_that_takes_no_weights_runs_with_equal_ones(tmp_path):
+    arms = (("hetlora", 'method = "hetlora"'), ("flexlora", 'method = "flexlora"'))
+    config = parse_config(text(*arms, aggregation='weights = "equal"'), "c.toml")
+    folder = run_arms(config, fake.texts(3), fake.FakeLearner(), tmp_path / "run", resume=False)
+    for name, _ in arms:
+        assert set(folder.ledger.find(arm=name, round=1)["coefficients"].values()) == {1.0}
+
+
 @pytest.mark.parametrize(
     ("body", "sections", "said"),
     [
@@ -227,7 +235,7 @@ def test_clients_of_mixed_ranks_start_each_round_at_their_own(tmp_path):
     for name in ("flexlora", "mean"):
         entry = folder.ledger.find(arm=name, round=2)
         assert set(entry["starts"]) == {"client-0", "client-2"}
-        after = folder.load_global(name, 2, entry["output"])
-        start = folder.load_start(name, 2, entry).of("client-2")
+        after = folder.rounds.load_global(name, 2, entry["output"])
+        start = folder.rounds.load_start(name, 2, entry).of("client-2")
         best = dense.truncated(dense.dense(after, fake.MODULE), 1)
         assert np.linalg.norm(dense.dense(start, fake.MODULE) - best) < 1e-5 * np.linalg.norm(best)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedcore.errors import ConfigError
-from fedcore.federation.config import Partition
+from fedcore.federation.config_data import Partition
 from fedcore.federation.partition import partition
 
 LABELS = [["tea", "coffee", "water", "milk"][i % 4] for i in range(4000)]

@@ -47,7 +47,7 @@ def test_a_round_is_the_noisy_mean_of_clipped_terms_of_what_travels(whole):
         changes = [np.float64(u.tensors[B]) - np.float64(start.tensors[B]) for u in each]
         assert private["norms"][""] == pytest.approx([float(np.linalg.norm(c)) for c in changes], rel=1e-5)
         clipped = sum(c * min(1.0, 1 / np.linalg.norm(c)) for c in changes) / 5
-        reached = folder.load_global("one", number, entry["output"])
+        reached = folder.rounds.load_global("one", number, entry["output"])
         noise = np.float64(reached.tensors[B]) - np.float64(start.tensors[B]) - clipped
         assert entry["privacy"]["noise_of_mean"] == pytest.approx(plan.charged / 5)
         assert 0 < np.abs(noise).max() < 6 * plan.charged / 5
@@ -164,7 +164,7 @@ def test_a_client_that_is_not_finite_or_cannot_train_counts_as_no_change(tmp_pat
     assert private["failed"] == ["client-1"]
     assert private["not_finite"] == 1
     assert private["norms"][""][1] == 0
-    assert np.isfinite(folder.load_global("one", 1, folder.ledger.entries[0]["output"]).tensors[B]).all()
+    assert np.isfinite(folder.rounds.load_global("one", 1, folder.ledger.entries[0]["output"]).tensors[B]).all()
 
 
 def test_what_fails_for_every_client_is_raised(tmp_path):
@@ -182,7 +182,7 @@ def test_each_method_noises_what_travels_and_does_the_rest_after(tmp_path, metho
     both = "both_factors = true\n" if method == "fedit" else ""
     folder = run(tmp_path / "run", config(SMALL + both, method))
     first, second = folder.ledger.entries
-    start, reached = (folder.load_start("one", entry["round"], entry) for entry in (first, second))
+    start, reached = (folder.rounds.load_start("one", entry["round"], entry) for entry in (first, second))
     a, b = (f"{fake.MODULE}.lora_{factor}.weight" for factor in "AB")
     same_a = np.array_equal(start.adapter.tensors[a], reached.adapter.tensors[a])
     same_b = np.array_equal(start.adapter.tensors[b], reached.adapter.tensors[b])

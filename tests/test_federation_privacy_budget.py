@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import fake_learner as fake
 import pytest
 from private_runs import SMALL, Interrupting, budget, config, dies, run
 
 import fedcore as fc
-from fedcore.errors import FormatError, MissingError, PrivacyBudgetError, PrivacyError
+from fedcore.errors import BackendError, FormatError, MissingError, PrivacyBudgetError, PrivacyError
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.journal import LineLog
 from fedcore.federation.private_run import read_plan
+from fedcore.federation.sealing import sealing_key
+from fedcore.federation.simulation import simulate
 from fedcore.privacy.central import Central
 from fedcore.report.html import write_report
 from fedcore.report.privacy import lines
 from fedcore.report.table import rows
 
 pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
+
+
+@pytest.mark.parametrize("step", ["urandom", "fsync", "link", "unlink"])
+def test_a_kill_leaves_no_sealing_key_or_a_whole_one(tmp_path, step):
+    """Half a key would be refused for ever, or, taken for one, could be guessed."""
+    settings = config().privacy
+    child = os.fork()
+    if child == 0:
+        setattr(os, step, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        sealing_key(settings, tmp_path)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    path = tmp_path / "budget.sealing-key"
+    before = path.read_bytes() if path.exists() else None
+    key = sealing_key(settings, tmp_path)
+    assert len(key) == 32
+    assert before in (None, key)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(key[:9])
+    with pytest.raises(FormatError, match=r"sealing-key: got 9 bytes, expected a sealing key of 32; restore it"):
+        sealing_key(settings, tmp_path)
+
+
+def test_a_stream_that_does_not_run_here_is_refused_before_there_is_a_key_a_folder_or_a_charge(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDCORE_BACKEND", "reference")
+    masked = '[[arms]]\nname = "one"\nsecure = { stream = "aes256ctr" }\n'
+    shared = f'{SMALL}budget = "{tmp_path}/people.budget"\n'
+    for key, settings in (
+        ("privacy", config(f'{shared}stream = "aes256ctr"\n')),
+        ("secure", config(f'{shared}mode = "distributed"\n', arms=masked)),
+    ):
+        with pytest.raises(BackendError, match=rf"^{key}\.stream: keystream: backend 'reference' has no 'aes256ctr'"):
+            simulate(settings, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -125,7 +163,7 @@ def test_runs_that_share_a_budget_share_its_epsilon(tmp_path):
         run(tmp_path / "second", config(shared, rounds=1))  # the first was planned to spend the rest
     assert not (tmp_path / "second/ledger.jsonl").exists()
     with pytest.raises(PrivacyError, match=r"epsilon: got 30\.0, and the budget at .* was started with 20"):
-        run(tmp_path / "third", config(shared.replace("20", "30"), rounds=1))
+        run(tmp_path / "third", config(shared.replace("epsilon = 20", "epsilon = 30"), rounds=1))
 
 
 @pytest.mark.parametrize("mode", ["central", "distributed"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 
 import fake_learner as fake
 import numpy as np
@@ -23,6 +24,13 @@ from fedcore.report.table import rows
 pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
 
 
+class Other(fake.FakeLearner):
+    """Trains to another result, as on another machine."""
+
+    def train(self, adapter, client, steps, seed, *arguments, **options):
+        return super().train(adapter, client, steps + 1, seed + 1, *arguments, **options)
+
+
 def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
     folder, plan = run(tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1)), read_plan(tmp_path / "run")
     assert plan.neighbours == "replace_one"
@@ -39,7 +47,7 @@ def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
         noise.append(sent - true * min(1, 1 / np.linalg.norm(true)))
         total += sent
     assert 0.7 < np.std(noise) / plan.charged < 1.3  # 60 draws
-    reached = folder.load_global("one", 1, folder.ledger.entries[0]["output"]).tensors[B]
+    reached = folder.rounds.load_global("one", 1, folder.ledger.entries[0]["output"]).tensors[B]
     assert np.allclose(np.ravel(reached), total / 5, atol=1e-5)
     assert len(budget(tmp_path / "run").charges) == 1
 
@@ -52,7 +60,7 @@ def test_noise_of_all_clients_together_hides_the_sum_and_too_few_void_the_round(
     assert entry["privacy"]["epsilon"] <= 45
     # of five honest clients where the noise is made for four
     assert entry["privacy"]["noise_of_mean"] == pytest.approx(plan.charged * math.sqrt(5 / 4) / 5, rel=0.1)
-    reached = np.float64(folder.load_global("one", 1, entry["output"]).tensors[B])
+    reached = np.float64(folder.rounds.load_global("one", 1, entry["output"]).tensors[B])
     learner, start = fake.FakeLearner(), fc.privacy.orthonormal(fake.FakeLearner().initial())
     true = [learner.train(start, c, 12, fake_seed(c.id), trains=("b",)).tensors[B] for c in fake.texts().clients]
     mean = sum(np.float64(b) * min(1, 1 / np.linalg.norm(b)) for b in true) / 5
@@ -95,14 +103,31 @@ def test_a_client_with_noise_of_its_own_sends_one_message_a_round(tmp_path):
     assert RunFolder.read(path).expired == 0
     sent.unlink()
 
-    class Other(fake.FakeLearner):
-        def train(self, adapter, client, steps, seed, *arguments, **options):
-            return super().train(adapter, client, steps + 1, seed + 1, *arguments, **options)
-
-    with pytest.raises(PrivacyError, match="client-0 sent another message in one round 2"):
+    with pytest.raises(PrivacyError, match="client-0 sent another message under charge"):
         run(path, settings, resume=True, learner=Other())
     folder = run(path, settings, resume=True)
     assert sent.is_file()
     assert len(folder.ledger.entries) == 2
     assert main(["report", str(path), "--destroy-noise-keys"]) == 0
     assert not (path / "private/secret").exists()
+
+
+def test_a_run_folder_that_was_put_back_sends_no_second_message_and_repeats_the_first(tmp_path):
+    """Its budget lies elsewhere and has what clients sent since."""
+    path, elsewhere = tmp_path / "run", f'mode = "local"\nbudget = "{tmp_path}/people.budget"\n'
+    settings = config(SMALL + elsewhere, rounds=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, settings, learner=Interrupting(after=5))
+    shutil.copytree(path, tmp_path / "backup")
+    before = run(path, settings, resume=True)
+    said = {client: one.path.read_bytes() for client, one in before.journal.received("one", 2).items()}
+    path.rename(tmp_path / "lost")
+    (tmp_path / "backup").rename(path)
+    with pytest.raises(PrivacyError, match="client-0 sent another message under charge 3, which this run folder has"):
+        run(path, settings, resume=True, learner=Other())
+    again = run(path, settings, resume=True)
+    assert {client: one.path.read_bytes() for client, one in again.journal.received("one", 2).items()} == said
+    assert again.ledger.entries == before.ledger.entries
+    marks = [mark.name for mark in (tmp_path / "people.budget.sent").glob("*/*")]
+    assert len(marks) == 10
+    assert not any("client" in mark for mark in marks)

@@ -56,7 +56,7 @@ def check_noise(path, count):
         total = sum(clip_round(change.ravel(), 1.0).integers for change in changes) + noise.row(
             number - 1, rounds.inputs_until(number)
         )
-        reached = folder.load_global("one", number, entry["output"])
+        reached = folder.rounds.load_global("one", number, entry["output"])
         moved = np.float32(total * grid / 3).reshape(6, 2)
         assert np.array_equal(np.float32(start.tensors[B]) + moved, reached.tensors[B]), number
         start = reached

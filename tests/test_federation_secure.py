@@ -86,7 +86,7 @@ def test_a_secure_round_is_the_plain_quantised_sum_bit_for_bit(everything, name)
         sums[key] = zero[key] + mean[at : at + zero[key].size].reshape(zero[key].shape)
         at += zero[key].size
     expected, _ = made.finish(sums, 1.0, initial, side=side, number=1)
-    got = folder.load_global(name, 1, entry["output"])
+    got = folder.rounds.load_global(name, 1, entry["output"])
     for key, tensor in expected.tensors.items():
         np.testing.assert_allclose(np.asarray(got.tensors[key]), np.asarray(tensor), rtol=1e-6, atol=1e-7)
     assert entry["secure"]["survivors"] == [[f"client-{i}" for i in range(CLIENTS)]]
@@ -99,7 +99,7 @@ def test_masks_cost_no_more_than_the_grid(everything, name, tmp_path):
     _, plain = run(tmp_path / "open", arms(**{name: MEAN if name == "mean" else f'method = "{name}"'}), top="")
     losses = [f.metrics.find(arm=name, round=2)["loss"] for f in (folder, plain)]
     assert abs(losses[0] - losses[1]) < 1e-4
-    mine, theirs = (f.load_global(name, 2, f.ledger.find(arm=name, round=2)["output"]) for f in (folder, plain))
+    mine, theirs = (f.rounds.load_global(name, 2, f.ledger.find(arm=name, round=2)["output"]) for f in (folder, plain))
     for key, tensor in theirs.tensors.items():
         assert np.abs(np.asarray(mine.tensors[key]) - np.asarray(tensor)).max() < 1e-4
 

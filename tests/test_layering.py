@@ -24,7 +24,7 @@ ALLOWED = {
     "encoding": {"dtypes", "quantized"},
     "rowtable": {"errors", "dtypes", "quantized", "encoding"},
     "expansion": set(),
-    "gaussian_table": set(),
+    "gaussian_table": {"errors"},
     "factors": {"dtypes"},
     "backends": {"errors"},
     "reference": {"errors", "dtypes", "rowtable", "expansion", "factors", "gaussian_table"},

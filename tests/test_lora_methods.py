@@ -43,7 +43,7 @@ def test_flexlora_is_the_best_rank_r_for_every_client_at_once():
     result = lora.FlexLoRA().aggregate(updates)
     for update in updates:
         start = result.start_of(update.client_id)
-        assert start.scaling == update.scaling
+        assert update.scaling.items() <= start.scaling.items()
         for module, pair in update.modules.items():
             expected = dense.truncated(mean_delta(updates, module), pair.rank)
             assert start.modules[module].rank == pair.rank

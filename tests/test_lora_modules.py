@@ -136,6 +136,27 @@ def test_a_client_that_alone_counts_leaves_a_module_as_the_reference_has_it():
     np.testing.assert_allclose(tiny, dense.dense(updates[2], "tiny"), atol=1e-5)
 
 
+@pytest.mark.parametrize("rank", [None, "full"])
+def test_a_client_that_is_chosen_has_what_it_lacks_in_the_clients_dtype(rank):
+    """The broadcast is in fp32, the clients are not: a chosen client's result is as every other rule's."""
+    rng = np.random.default_rng(3)
+    reference = adapter(rng, "r", scale=1.5)
+    updates = [without(adapter(rng, f"c{i}", dtype="float16"), *(["up"] if i else [])) for i in range(5)]
+    passes = FactorPasses(updates, [update.client_id for update in updates], 5, start=reference, rank=rank)
+    chosen = passes.combine(np.float32([0, 0, 1, 0, 0]), 1.0)
+    mean = passes.combine(np.ones(5, np.float32), 5.0)
+    assert {t.dtype for t in chosen.tensors.values()} == {t.dtype for t in mean.tensors.values()} == {np.dtype("f2")}
+    assert chosen.scaling == mean.scaling
+    up, before = chosen.modules["up"], dense.dense(reference, "up")
+    found = chosen.scaling["up"] * np.float64(chosen.tensors["up.lora_B.weight"]) @ chosen.tensors["up.lora_A.weight"]
+    lost = np.linalg.norm(found - before) / np.linalg.norm(before)
+    assert up.norm == pytest.approx(np.linalg.norm(before))
+    assert up.residual == pytest.approx(lost, rel=1e-2)
+    assert 0 < lost <= up.most
+    for name in ("down.lora_A.weight", "down.lora_B.weight"):
+        assert chosen.tensors[name].tobytes() == updates[2].tensors[name].tobytes()
+
+
 def test_a_module_that_no_client_trained_stays_as_it_was():
     reference = mixed_cohort(11)[0]
     updates = [without(update, "up") for update in mixed_cohort(2)]

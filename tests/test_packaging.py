@@ -158,3 +158,16 @@ def test_the_engine_installs_on_each_python(built, tmp_path, minor):
     run([str(bin_folder / "pip"), "install", "-q", "--disable-pip-version-check", str(built["wheel"])])
     assert run([str(bin_folder / "python"), "-c", SMOKE], cwd=tmp_path).split()[1] == "c"
     assert '"c"' in run([str(bin_folder / "fedcore"), "doctor", "--json"], cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("minor", [10, 11, 12, 13])
+def test_the_constraints_leave_what_each_python_can_install(tmp_path, minor):
+    """All that `make demo` and `make test` install, found without being installed."""
+    python = interpreter(minor)
+    if python is None:
+        pytest.skip(f"no Python 3.{minor} on this machine")
+    run([python, "-m", "venv", str(tmp_path / "venv")])
+    pip = [str(tmp_path / "venv" / "bin" / "pip"), "install", "--dry-run", "--disable-pip-version-check"]
+    found = run([*pip, "-c", str(ROOT / "constraints.txt"), f"{clean_copy(tmp_path)}[train,dev]"])
+    assert "torch-2.13.0" in found.splitlines()[-1]

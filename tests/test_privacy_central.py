@@ -9,23 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from oracles import clipping
-from private_releases import KEY, Sampler, adapter, injected, noise_for, released, vectors
+from private_releases import KEY, Sampler, adapter, noise_for, released, vectors
 
 import fedcore as fc
 from fedcore.errors import LayoutError, PrivacyError, ShapeError
 from fedcore.privacy import AdaptiveClip, Central, Noise
 from fedcore.privacy.statistic import statistic_of
-
-
-@pytest.fixture
-def sampler(monkeypatch):
-    return injected(monkeypatch)
-
-
-@pytest.fixture
-def silent(sampler):
-    sampler.on = False
-    return sampler
 
 
 def test_the_sum_is_clipped_noised_and_divided_by_the_expected_cohort_never_the_actual(sampler):

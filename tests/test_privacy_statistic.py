@@ -7,23 +7,12 @@ import math
 import numpy as np
 import pytest
 from oracles import clipping
-from private_releases import KEY, MODULES, Sampler, adapter, injected, noise_for, released, vectors
+from private_releases import KEY, MODULES, Sampler, adapter, noise_for, released, vectors
 
 import fedcore as fc
 from fedcore.errors import PrivacyError
 from fedcore.privacy import AdaptiveClip, Central
 from fedcore.privacy.statistic import error_of_delta
-
-
-@pytest.fixture
-def sampler(monkeypatch):
-    return injected(monkeypatch)
-
-
-@pytest.fixture
-def silent(sampler):
-    sampler.on = False
-    return sampler
 
 
 @pytest.mark.parametrize("method", [fc.lora.FFALoRA(), fc.lora.FedSVD(), fc.lora.RoLoRA()])

@@ -41,3 +41,13 @@ def test_the_measured_table_was_generated():
     """Its rows come from benchmarks/results, by benchmarks/table.py."""
     assert "<!-- measured" in TEXT
     assert TEXT.count(".json |") > 10
+
+
+def test_the_table_of_lora_methods_is_that_of_its_runs_and_names_settings(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import table_lora_methods as table
+
+    assert table.section() in TEXT
+    for name, settings in (("one pass", "size=24"), ("two passes", "size=24, passes=2")):
+        assert f"randomized_sketch, {name}" in table.METHODS
+        assert f"| randomized_sketch, {settings} |" in TEXT

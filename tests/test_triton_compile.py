@@ -64,7 +64,7 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         found[f"{op}_blocks-{row}-{out}"] = (f"{op}_blocks", {"row_dtype": row, "out_dtype": out}, scratch)
     terms = {"scales": "*fp64", **dict.fromkeys(("b_columns", "strides", "a_rows", "starts"), "*i64")}
     terms |= dict.fromkeys(("d_out", "d_in", "tiles"), "i32")
-    for row in (*DTYPES, "float64"):
+    for row in ("float32", "float64"):
         found[f"lora_blocks-{row}"] = ("lora_blocks", {"row_dtype": row}, terms | {"terms": "i32"})
     for b, a in zip(DTYPES, ("bfloat16", "float32", "float16"), strict=True):
         whole = {"b_dtype": b, "a_dtype": a, "out_dtype": "float32", "ALIGNED": True, "FULL": True}

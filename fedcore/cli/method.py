@@ -47,7 +47,9 @@ def aggregate_by_method(
     begin = time.perf_counter()
     with only_results_on_stdout():
         updates = [Update.open(path, client_id=str(path)) for path in directories]
-        if weights is None and made.traits.weighted:
+        if not made.traits.weighted:
+            weights = None
+        elif weights is None:
             check_counted(updates)
         known = {name: Update.open(path) if path else None for name, path in (("reference", reference), ("side", side))}
         result = made.aggregate(updates, weights, known["reference"], side=known["side"], number=number)

@@ -19,6 +19,7 @@ from fedcore.federation.private_modes import Released, Round
 from fedcore.federation.secure_sum import added_up, agreed, context_of
 from fedcore.privacy import Distributed, Noise, secagg
 from fedcore.privacy.seal import derived
+from fedcore.privacy.sent_once import mark_sent
 from fedcore.privacy.statistic import both_and_b
 from fedcore.updates import Update
 
@@ -29,9 +30,9 @@ class LocalMode:
     def __init__(self, about: Round):
         self._about = about
         private = about.private
+        self._mechanism = central(private.settings, 1, private.plan.charged, private.settings.clip)
         # charged before any client draws: what leaves a client is a release
         self._charge = private.budget.reserve(hashlib.sha256(f"local {about.label}".encode()).hexdigest())
-        self._mechanism = central(private.settings, 1, private.plan.charged, private.settings.clip)
 
     def message(self, client: Client, update: Update) -> bytes:
         """The client's clipped and noised term."""
@@ -41,7 +42,7 @@ class LocalMode:
         digest = self._mechanism.inputs_digest([row], label=about.label)
         noise = replace(self._charge, key=derived(key, digest), inputs_digest=digest)
         data = _pack(np.asarray(self._mechanism.release([row], noise, label=about.label).mean, np.float32))
-        about.federation.folder.private.mark_sent(about.arm.name, about.number, client.id, data)
+        mark_sent(about.private.budget.path, self._charge, client.id, data)
         return data
 
     @property

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from fedcore.federation.config_attack import Attack
+from fedcore.federation.config_data import BUILT_IN_TEXTS, Data, Partition
+from fedcore.federation.config_model import Adapter, Model
 from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.config_secure import Secure, given, switched
 from fedcore.federation.config_server import Server, ServerOptimizer
 from fedcore.federation.section import Name, PositiveFloat, PositiveInt, Section
 from fedcore.federation.server_optimizer import ServerOptimizer as Optimizer
-
-#: the data.source that needs no file and brings its own labels
-BUILT_IN_TEXTS = "python-documentation"
 
 
 class Run(Section):
@@ -32,127 +30,6 @@ class Run(Section):
     adapter_from: Name | None = Field(
         default=None, description="the arm whose last adapter becomes adapter/; the first arm if absent"
     )
-
-
-class Pretrain(Section):
-    """[model.pretrain]: make a small base model from texts of this run (DiLoCo over silos), cached for the next run."""
-
-    label: str | None = Field(
-        default=None, description="texts with this label make the base and go to no client; all texts if absent"
-    )
-
-    vocabulary: int = Field(default=1024, ge=300, description="byte-level BPE tokens")
-    hidden: int = Field(default=128, ge=64, multiple_of=64, description="model width; NF4 wants a multiple of 64")
-    layers: PositiveInt = Field(default=2, description="decoder layers")
-    heads: PositiveInt = Field(default=4, description="attention heads; divides hidden")
-    intermediate: int = Field(
-        default=320, ge=64, multiple_of=64, description="width of the feed-forward layer; a multiple of 64"
-    )
-    silos: int = Field(
-        default=4,
-        ge=1,
-        le=64,
-        description="silos of the pre-training; labels are dealt to them, or texts where there is one label",
-    )
-    rounds: PositiveInt = Field(default=12, description="outer steps")
-    local_steps: PositiveInt = Field(default=80, description="inner AdamW steps of each silo per round")
-    batch_size: PositiveInt = Field(default=4, description="sequences per step")
-    sequence_length: int = Field(default=64, ge=8, description="tokens per sequence")
-    learning_rate: PositiveFloat = Field(default=4e-3, description="inner peak learning rate")
-    outer_learning_rate: PositiveFloat = Field(default=0.7, description="outer Nesterov learning rate")
-    outer_momentum: float = Field(default=0.6, ge=0, lt=1, description="outer Nesterov momentum")
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Pretrain:
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden = {self.hidden} is not a multiple of heads = {self.heads}")
-        if self.hidden // self.heads % 2:
-            raise ValueError(
-                f"hidden = {self.hidden} over heads = {self.heads} is odd; position encoding needs it even"
-            )
-        return self
-
-
-class Model(Section):
-    """[model]: the frozen base, either `source` or [model.pretrain]."""
-
-    source: str | None = Field(default=None, description="a local path or a hub name of a causal language model")
-    pretrain: Pretrain | None = Field(default=None, description="make a small base instead of loading one")
-    quantization: Literal["nf4", "none"] = Field(default="nf4", description="how the frozen base is held")
-    device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Model:
-        if (self.source is None) == (self.pretrain is None):
-            raise ValueError('needs exactly one of source = "..." (path or hub name) and [model.pretrain]')
-        return self
-
-
-class Data(Section):
-    """[data]: the texts. Held-out texts are seen by nobody: neither by the clients nor by [model.pretrain]."""
-
-    source: str = Field(
-        default=BUILT_IN_TEXTS, description="a .jsonl path, a `datasets` name, or 'python-documentation'"
-    )
-    text: str = Field(default="text", description="the column that holds the text (.jsonl and `datasets`)")
-    split: str = Field(default="train", description="the split to read (`datasets`)")
-    held_out: float = Field(default=0.05, gt=0, lt=1, description="fraction of the texts kept for evaluation")
-    held_out_limit: PositiveInt = Field(default=256, description="at most this many held-out texts are scored")
-    questions: int = Field(
-        default=100, ge=0, description="ranking questions, made from held-out texts; chance is 1 in 4"
-    )
-
-
-class Partition(Section):
-    """[partition]: which client holds which texts."""
-
-    kind: Literal["iid", "dirichlet", "column"] = Field(default="iid", description="how texts are dealt to clients")
-    clients: PositiveInt | None = Field(
-        default=None, description="number of clients (8 if absent); with 'column' one per value"
-    )
-    alpha: PositiveFloat = Field(default=0.5, description="Dirichlet concentration: small is more skewed ('dirichlet')")
-    column: str | None = Field(default=None, description="the column with the label ('dirichlet', 'column')")
-    min_examples: PositiveInt = Field(default=16, description="fewest texts a client may hold")
-
-    @model_validator(mode="after")
-    def _column_counts(self) -> Partition:
-        if self.kind == "column" and self.clients is not None:
-            raise ValueError("kind = 'column' makes one client per value of the column; leave out clients")
-        return self
-
-
-class Adapter(Section):
-    """[adapter]: the LoRA adapter that is federated."""
-
-    rank: PositiveInt = Field(default=8, description="LoRA rank")
-    ranks: tuple[PositiveInt, ...] | None = Field(
-        default=None, min_length=1, description="in place of rank: the clients' ranks in turn, as in [4, 8, 16]"
-    )
-    alpha: PositiveFloat = Field(default=16.0, description="scale is alpha / rank, or alpha / sqrt(rank) with rslora")
-    target_modules: str | tuple[str, ...] = Field(
-        default="all-linear", description="'all-linear' or a list of module names"
-    )
-    rslora: bool = Field(default=False, description="rank-stabilised scale")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the adapter's input")
-
-    @property
-    def each_rank(self) -> tuple[int, ...]:
-        """The clients' ranks in turn."""
-        return self.ranks or (self.rank,)
-
-    @property
-    def highest_rank(self) -> int:
-        """The rank of the initial adapter."""
-        return max(self.each_rank)
-
-    @property
-    def mixed(self) -> bool:
-        """Whether ranks differ from client to client."""
-        return len(set(self.each_rank)) > 1
-
-    def scale(self, rank: int) -> float:
-        """The scale of an adapter of that rank."""
-        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
 class Training(Section):

@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedcore.errors import ConfigError, MissingError, RuleError
-from fedcore.federation.config import BUILT_IN_TEXTS, Config
+from fedcore.federation.config import Config
+from fedcore.federation.config_data import BUILT_IN_TEXTS
 from fedcore.federation.methods import method_faults
 from fedcore.federation.privacy_faults import privacy_faults
 from fedcore.federation.rule_names import make_chain

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedcore.errors import ConfigError, DependencyError, FormatError, MissingError
-from fedcore.federation.config import BUILT_IN_TEXTS, Config
+from fedcore.federation.config import Config
+from fedcore.federation.config_data import BUILT_IN_TEXTS
 from fedcore.federation.partition import partition
 from fedcore.updates.layout import LONE_SURROGATE
 

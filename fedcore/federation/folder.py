@@ -1,18 +1,14 @@
 """The run folder: where everything a run leaves has its place, created whole, opened again to resume.
 
-config.toml  run.json  ledger.jsonl  metrics.jsonl  updates/  arms/<name>/round-<n>.safetensors  arms/<name>/adapter/
-privacy.json  private/ (of a private run: its plan; what it does not publish, updates/ of its private arms among it)
-arms/<name>/server-<n>.safetensors (of a server optimiser)  arms/<name>/side-<n>.safetensors, side/ (of a LoRA method)
-arms/<name>/fixed-<n>, start-<digest>-<n>, kept-<client>-<n>.safetensors (factors around a core, starts of clients that
-are not the global adapter, what stays with a client of what it trained)
-adapter/  report.html
+config.toml  run.json  ledger.jsonl  metrics.jsonl  updates/  adapter/  report.html
+arms/<name>/*.safetensors (what its rounds leave: `round_files`)  arms/<name>/adapter/, side/ (what it ends with)
+privacy.json  private/ (of a private run: its plan; what it does not publish, updates/ of private arms in it)
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -25,10 +21,9 @@ from fedcore.federation.config import Config
 from fedcore.federation.config_file import load_config, to_toml
 from fedcore.federation.journal import Journal, LineLog
 from fedcore.federation.private_journal import PrivateJournal
-from fedcore.federation.server_state import ServerState
-from fedcore.federation.start import Start
+from fedcore.federation.round_files import RoundFiles
 from fedcore.updates import Update
-from fedcore.updates.atomic import new_directory, refused, write_atomically
+from fedcore.updates.atomic import new_directory, refused
 
 
 class RunFolder:
@@ -38,6 +33,7 @@ class RunFolder:
         self.path = path
         self.ledger = LineLog(path / "ledger.jsonl")
         self.metrics = LineLog(path / "metrics.jsonl")
+        self.rounds = RoundFiles(path / "arms")
         self.private = PrivateJournal(path)
         self.journal = Journal(path / "updates", self._private_messages())
         #: files of the private journal that were too old and are deleted
@@ -123,58 +119,6 @@ class RunFolder:
         """run.json: base, clients, machine, versions."""
         return json.loads((self.path / "run.json").read_text())
 
-    def save_global(self, arm: str, number: int, update: Update) -> Update:
-        """Keep the adapter that round `number` made; gives it back as read from those bytes, as a resumed run would."""
-        write_atomically(self._global(arm, number), data := update.to_bytes())
-        return Update.from_bytes(data, source=str(self._global(arm, number)))
-
-    def load_global(self, arm: str, number: int, digest: str) -> Update:
-        """The adapter that round `number` made. Raises LayoutError if it is not the one in the ledger."""
-        return _known(self._global(arm, number), digest)
-
-    def save_start(self, arm: str, number: int, start: Start) -> tuple[Start, dict[str, Any]]:
-        """Keep all that round `number` made: (the same as read from those bytes, its digests for the ledger)."""
-        adapter = self.save_global(arm, number, start.adapter)
-        beside = {"side": start.side, "fixed": start.fixed}
-        read = {what: update and self.save_beside(arm, number, what, update) for what, update in beside.items()}
-        digests = {client: update.digest() for client, update in start.starts.items()}
-        made = {d: self.save_beside(arm, number, _start(d), start.starts[client]) for client, d in digests.items()}
-        starts = {client: made[digest] for client, digest in digests.items()}
-        names: dict[str, Any] = {what: update and update.digest() for what, update in read.items()}
-        return Start(adapter, **read, starts=starts), names | {"starts": digests, "output": adapter.digest()}
-
-    def load_start(self, arm: str, number: int, entry: dict[str, Any]) -> Start:
-        """What `save_start` kept, as the ledger's entry has it. Raises LayoutError if something is not what it says."""
-        adapter = self.load_global(arm, number, entry["output"])
-        read = {what: self.load_beside(arm, number, what, entry[what]) for what in ("side", "fixed") if entry.get(what)}
-        digests = entry.get("starts", {})
-        made = {digest: self.load_beside(arm, number, _start(digest), digest) for digest in set(digests.values())}
-        return Start(adapter, **read, starts={client: made[digest] for client, digest in digests.items()})
-
-    def save_beside(self, arm: str, number: int, what: str, update: Update) -> Update:
-        """Keep what round `number` made or needs beside the adapter; gives it back as read from those bytes."""
-        write_atomically(self._beside(arm, number, what), data := update.to_bytes())
-        return Update.from_bytes(data, source=str(self._beside(arm, number, what)))
-
-    def load_beside(self, arm: str, number: int, what: str, digest: str | None = None) -> Update:
-        """What `save_beside` kept. Raises LayoutError if it is not the one in the ledger."""
-        return _known(self._beside(arm, number, what), digest)
-
-    def save_state(self, arm: str, number: int, state: ServerState) -> str:
-        """Keep what the server optimiser remembers after round `number`; gives back the SHA-256 of its file."""
-        write_atomically(self._state(arm, number), data := state.to_bytes())
-        return hashlib.sha256(data).hexdigest()
-
-    def load_state(self, arm: str, number: int, digest: str) -> ServerState:
-        """The state after round `number`. Raises MissingError, or LayoutError if it is not the one in the ledger."""
-        path = self._state(arm, number)
-        if not path.is_file():
-            raise MissingError(f"{path}: the ledger has this state, the file is not there; restore it from a copy")
-        data = path.read_bytes()
-        if (found := hashlib.sha256(data).hexdigest()) != digest:
-            raise LayoutError(f"{path}: its SHA-256 is {found[:16]}..., the ledger says {digest[:16]}...")
-        return ServerState.from_bytes(data, str(path))
-
     def save_adapter(self, update: Update, *parts: str) -> None:
         """Write a PEFT directory inside the folder unless it is there already (each is written whole)."""
         target = self.path.joinpath(*parts, "adapter")
@@ -225,15 +169,6 @@ class RunFolder:
         """The ledger's entry of the round at which an arm stopped, where the next would have passed the budget."""
         return next((entry for entry in self.ledger.entries if entry["arm"] == arm and "stopped" in entry), None)
 
-    def _global(self, arm: str, number: int) -> Path:
-        return self.path / "arms" / arm / f"round-{number:03d}.safetensors"
-
-    def _beside(self, arm: str, number: int, what: str) -> Path:
-        return self.path / "arms" / arm / f"{what}-{number:03d}.safetensors"
-
-    def _state(self, arm: str, number: int) -> Path:
-        return self.path / "arms" / arm / f"server-{number:03d}.safetensors"
-
     def _hold(self) -> None:
         """One process writes to a run folder at a time."""
         self._lock = (self.path / "config.toml").open("rb")
@@ -242,21 +177,6 @@ class RunFolder:
         except BlockingIOError:
             self._lock.close()
             raise StorageError(f"{self.path}: another process is running this; wait for it or stop it") from None
-
-
-def _start(digest: str) -> str:
-    """What the clients' starts of one content are kept as."""
-    return f"start-{digest[:16]}"
-
-
-def _known(path: Path, digest: str | None) -> Update:
-    """An adapter that the ledger knows by its digest, or that it does not name (None)."""
-    if not path.is_file():
-        raise MissingError(f"{path}: the ledger has this round, the adapter is not there; restore it from a copy")
-    update = Update.from_bytes(path.read_bytes(), source=str(path))
-    if digest is not None and update.digest() != digest:
-        raise LayoutError(f"{path}: its digest is {update.digest()[:16]}..., the ledger says {digest[:16]}...")
-    return update
 
 
 def refuse_existing(path: Path) -> None:

@@ -6,7 +6,12 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from fedcore.errors import BackendError
+
+if TYPE_CHECKING:
+    from fedcore.federation.config import Config
 
 from fedcore.errors import StorageError
 
@@ -37,6 +42,19 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+def check_streams(config: Config) -> None:
+    """Raise BackendError, naming the key, unless the streams of a configuration's noise and masks run here."""
+    from fedcore.ops import keystream
+
+    named = [("secure.stream", config.secure_of(arm)) for arm in config.arms]
+    for key, section in [("privacy.stream", config.privacy), *named]:
+        if section is not None:
+            try:
+                keystream(1, bytes(32), bytes(12), 0, section.stream)
+            except BackendError as error:
+                raise BackendError(f"{key}: {error}") from None
 
 
 def cache_folder() -> Path:

@@ -44,7 +44,7 @@ def sent(federation: Federation, arm: Arm, number: int, start: Start, update: Up
     if method is None:
         return update
     if own := kept(method.trains(number), method.sends(number)):
-        federation.folder.save_beside(arm.name, number, f"kept-{update.client_id}", packed(update, own))
+        federation.folder.rounds.save_beside(arm.name, number, f"kept-{update.client_id}", packed(update, own))
     return packed(update, method.sends(number), start.fixed)
 
 
@@ -62,7 +62,7 @@ def received(federation: Federation, arm: Arm, number: int, start: Start, receip
     for client_id, receipt in receipts.items():
         held = start.of(client_id)
         if own:
-            held = unpacked(federation.folder.load_beside(arm.name, number, f"kept-{client_id}"), held, own)
+            held = unpacked(federation.folder.rounds.load_beside(arm.name, number, f"kept-{client_id}"), held, own)
         adapters.append(unpacked(opened(receipt), held, method.sends(number), start.fixed))
     return adapters
 
@@ -82,14 +82,15 @@ def method_step(
     assert step is not None
     cohort = Cohort(received(federation, arm, number, start, receipts))
     with clock.phase("aggregation"):
-        weights = np.ones(len(cohort)) if settings.weights == "equal" else None
+        equal = settings.weights == "equal" and step.traits.weighted
+        weights = np.ones(len(cohort)) if equal else None
         reference = start.fixed or start.adapter
         result = step.aggregate(cohort, weights, reference, side=start.side, number=number)
         following = Start(result.update, result.side, start.fixed, result.starts)
         if isinstance(method, FedSB) and not isinstance(step, FedSB):
             following = fixing(method, result.update)
     with clock.phase("journal"):
-        following, names = folder.save_start(arm.name, number, following)
+        following, names = folder.rounds.save_start(arm.name, number, following)
     report = {name: value for name, value in result.report.items() if name not in ("n", "round")}
     return following, {
         "arm": arm.name,

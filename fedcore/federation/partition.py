@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedcore.errors import ConfigError
-from fedcore.federation.config import Partition
+from fedcore.federation.config_data import Partition
 
 _TRIES = 1000
 

@@ -3,8 +3,8 @@
 private/secret (32 bytes, sealed: who is sampled, clients' noise, what commits to the texts)
 private/updates/ (messages of private arms)
 private/turns/<arm>/rounds (who took part when, hashed, where noise is correlated)
-private/rounds/<arm>-<n>.json (who took part, digests, norms, seconds)  private/budget* (charges, sealed noise keys)
-private/sent/<arm>/round-<n>/<client> (SHA-256 of what a client with noise of its own sent)
+private/rounds/<arm>-<n>.json (who took part, digests, norms, seconds)
+private/budget* (unless elsewhere: charges, sealed noise keys, marks of what clients with noise of their own sent)
 
 Messages, norms and the rest expire `journal_days` after they were written, whether or not the run went on, but for
 messages of a round that is not released: without them it could be trained otherwise, under other noise. The secret and
@@ -14,14 +14,13 @@ are what was spent.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedcore.errors import FormatError, MissingError, PrivacyError
+from fedcore.errors import FormatError, MissingError
 from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.sealing import sealing_key
 from fedcore.privacy.seal import derived, sealed, unsealed
@@ -69,21 +68,6 @@ class PrivateJournal:
         """What `keep` wrote, None where it expired."""
         path = self._round(arm, number)
         return json.loads(path.read_text()) if path.is_file() else None
-
-    def mark_sent(self, arm: str, number: int, client: str, message: bytes) -> None:
-        """Write what a client is about to send; when this returns it is on disk.
-
-        Raises PrivacyError where it sent something else in this round: its noise was charged for one message.
-        """
-        path, digest = self.folder / "sent" / arm / f"round-{number:03d}" / client, hashlib.sha256(message).hexdigest()
-        if path.is_file():
-            if path.read_text() != digest:
-                raise PrivacyError(
-                    f"{path}: {client} sent another message in {arm} round {number}, which is lost, and a second one "
-                    "is not charged; put the message back, or start a new run"
-                )
-            return
-        write_atomically(path, digest.encode())
 
     def destroy_secret(self) -> None:
         """Delete the secret, from which clients' noise was derived: the run is finished."""

@@ -55,7 +55,7 @@ def private_round(federation: Federation, arm: Arm, number: int, start: Start) -
     elif "stopped" in entry:
         return None
     else:
-        following = folder.load_start(arm.name, number, entry)
+        following = folder.rounds.load_start(arm.name, number, entry)
     with clock.phase("evaluation"):
         metrics = federation.learner.evaluate(following.adapter)
     epsilon, plan = entry["privacy"]["epsilon"], private_of(federation).plan
@@ -104,7 +104,7 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
             reference = start.fixed or start.adapter
             following = Start(method.aggregate([found.mean], [1.0], reference, number=number).update, None, start.fixed)
     with clock.phase("journal"):
-        following, names = folder.save_start(arm.name, number, following)
+        following, names = folder.rounds.save_start(arm.name, number, following)
         folder.private.keep(
             arm.name,
             number,

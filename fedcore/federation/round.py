@@ -54,7 +54,7 @@ def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> St
         with clock.phase("journal"):
             folder.ledger.append(entry)
     else:
-        following = folder.load_start(arm.name, number, entry)
+        following = folder.rounds.load_start(arm.name, number, entry)
 
     with clock.phase("evaluation"):
         metrics = evaluate(federation, following)
@@ -105,7 +105,7 @@ def rule_step(
     with clock.phase("journal"):
         also: dict[str, Any] = {name: update.digest() for name, update in known.items()}
         also |= optimizer_facts(federation, arm, number, result.update, state)
-        following, names = folder.save_start(arm.name, number, cut_to_ranks(federation, moved))
+        following, names = folder.rounds.save_start(arm.name, number, cut_to_ranks(federation, moved))
         also |= {"starts": starts} if (starts := names["starts"]) else {}
     entry = ledger_entry(federation, arm, number, receipts, broadcast, result, norms, following.adapter)
     return following, entry | also
@@ -132,7 +132,7 @@ def center_of(federation: Federation, arm: Arm, number: int, broadcast: Update) 
     if number > 2:
         entry = federation.folder.ledger.find(arm=arm.name, round=number - 2)
         assert entry is not None
-        previous = federation.folder.load_global(arm.name, number - 2, entry["output"])
+        previous = federation.folder.rounds.load_global(arm.name, number - 2, entry["output"])
     return moved_on(broadcast, previous, settings.space)
 
 

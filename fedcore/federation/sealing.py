@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
 
-from fedcore.errors import FormatError, MissingError
+from fedcore.errors import ExistsError, FormatError, MissingError
 from fedcore.federation.config_privacy import Privacy
 from fedcore.privacy.seal import KEY_BYTES
-from fedcore.updates.atomic import refused, sync
+from fedcore.updates.atomic import write_new
 
 
 def budget_path(settings: Privacy, private: Path) -> Path:
@@ -31,21 +30,9 @@ def sealing_key(settings: Privacy, private: Path) -> bytes:
             raise MissingError(
                 f"{path}: the sealing key of {budget} is missing; put it back, or nothing can be charged"
             )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # another run over this population may be as quick
-            with contextlib.suppress(FileExistsError), _new(path) as file:
-                file.write(os.urandom(KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            sync(path.parent)
-        except OSError as error:
-            raise refused(path, error) from error
+        with contextlib.suppress(ExistsError):  # another run over this population may be as quick
+            write_new(path, os.urandom(KEY_BYTES))
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
         raise FormatError(f"{path}: got {len(key)} bytes, expected a sealing key of {KEY_BYTES}; restore it")
     return key
-
-
-def _new(path: Path) -> Any:
-    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))

@@ -110,7 +110,9 @@ def secure_step(
     with clock.phase("journal"):
         also = optimizer_facts(federation, arm, number, adapter, state)
         starts = start.starts if "void" in found else keeping_own(changes, moved, gathered.own)
-        following, names = federation.folder.save_start(arm.name, number, Start(moved, side, start.fixed, starts))
+        following, names = federation.folder.rounds.save_start(
+            arm.name, number, Start(moved, side, start.fixed, starts)
+        )
     return following, {
         "arm": arm.name,
         "round": number,

@@ -21,7 +21,7 @@ def move(
     if number > 1:
         entry = folder.ledger.find(arm=arm.name, round=number - 1)
         assert entry is not None
-        state = folder.load_state(arm.name, number - 1, entry["optimizer"]["state"])
+        state = folder.rounds.load_state(arm.name, number - 1, entry["optimizer"]["state"])
     return optimizer.step(broadcast, aggregated, state)
 
 
@@ -34,6 +34,6 @@ def optimizer_facts(
     facts = {
         "rule": repr(federation.config.optimizer_of(arm)),
         "aggregate": aggregated.digest(),
-        "state": federation.folder.save_state(arm.name, number, state),
+        "state": federation.folder.rounds.save_state(arm.name, number, state),
     }
     return {"optimizer": facts}

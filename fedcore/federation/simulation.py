@@ -15,7 +15,7 @@ from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client, Texts, load_texts
 from fedcore.federation.folder import RunFolder, check_writable, refuse_existing, same_config
 from fedcore.federation.learner import Learner, QLoRALearner, text_digest
-from fedcore.federation.machine import machine, versions
+from fedcore.federation.machine import check_streams, machine, versions
 from fedcore.federation.messages import client_seed
 from fedcore.federation.methods import method_of
 from fedcore.federation.private_round import private_round
@@ -41,9 +41,11 @@ def simulate(config: Config, output: Path, *, resume: bool = False, progress: Pr
 
     But for arms under [privacy]: noise that could be drawn again would hide nothing.
 
-    resume: go on with an interrupted run in `output`. Raises ExistsError or StorageError before any work if `output`
-    exists, and not `resume`, or cannot be made; MissingError, ConfigError or LayoutError if it cannot be resumed.
+    resume: go on with an interrupted run in `output`. Raises before any work BackendError for a stream of noise or
+    masks that does not run here, and ExistsError or StorageError if `output` exists, and not `resume`, or cannot be
+    made; MissingError, ConfigError or LayoutError if it cannot be resumed.
     """
+    check_streams(config)
     if resume:
         before = RunFolder.resumable(output)
         same_config(before, config)
@@ -94,7 +96,7 @@ def run_arm(federation: Federation, arm: Arm) -> Start:
     for number in range(1, federation.config.run.rounds + 1):
         entry = folder.ledger.find(arm=arm.name, round=number)
         if entry is not None and folder.metrics.find(arm=arm.name, round=number):
-            start = folder.load_start(arm.name, number, entry)
+            start = folder.rounds.load_start(arm.name, number, entry)
         elif federation.config.privacy_of(arm) is None:
             start = run_round(federation, arm, number, start)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.dtypes import to_float64
+from fedcore.dtypes import STORAGE, to_float64
 from fedcore.lora.cohort import Clients, Part
 from fedcore.lora.module import Held, Module
 from fedcore.lora.stacks import dtype_of, rounded
@@ -27,12 +27,17 @@ class Aggregated:
 
     update        the adapter that clients start the next round from; client_id "global", of the highest rank
     side          what lies beside it, an adapter of scale 1 in fp32 to be added to each module's output, or None
-    starts        client_id -> its own start, where that is not `update`: its own rank, or a factor that stays local
-    coefficients  client_id -> its weight as used (an fp32 value); p_i is that over report["divisor"]
-    report        JSON-able: method, round, n, divisor, traits; by module the rank, ‖T‖, `residual` = ‖T − H‖ / ‖T‖ with
-                  H the mean over clients of what they hold, so what the next round's T lacks if nobody trains;
-                  `without_side`, the same where the side adapter is left out; where clients start from factors of
-                  their own, `starts`, by client the residual of what it holds; by client the bytes up and down
+    starts        client_id -> its own start, where that is not `update`: its own rank, or a factor that stays local.
+                  Of a module that it did not train it has what `update` has
+    coefficients  client_id -> its weight as used (an fp32 value); p_i is that over report["divisor"]. 1 each under a
+                  method that takes no weights
+    report        JSON-able: method, round, n, divisor; `exact` and `weighted` as the method's traits have them, and
+                  where `weighted` is false T is of the plain mean, so that its residuals are not to be compared with
+                  those of other methods; by module the rank, ‖T‖ as `norm`, ‖H‖ as `held` with H the mean over clients
+                  of what they hold, `residual` = ‖T − H‖ / ‖T‖, so what the next round's T lacks if nobody trains, or
+                  1 where T is 0 and H is not; `without_side`, the same where the side adapter is left out; where
+                  clients start from factors of their own, `starts`, by client the residual of what it holds; by client
+                  the bytes up and down
     """
 
     update: Update
@@ -77,7 +82,7 @@ def assemble(
     starts = {}
     for row, update in enumerate(cohort):
         if any(row in found.own for found in held.values()):
-            parts = {name: held[name].own.get(row, held[name].adapter) for name in update.modules}
+            parts = {name: found.own.get(row, found.adapter) for name, found in held.items()}
             starts[update.client_id] = _update(clients, parts, dense, update.client_id, update)
     beside = {name: found.side for name, found in held.items() if found.side is not None}
     kept = _side(clients, side, beside) if traits.side else side
@@ -86,6 +91,7 @@ def assemble(
         "round": number,
         "n": len(cohort),
         "exact": traits.exact,
+        "weighted": traits.weighted,
         "divisor": clients.divisor,
         "modules": modules,
         "bytes": _traffic(traffic, clients, held),
@@ -97,14 +103,19 @@ def assemble(
 def _update(
     clients: Clients, parts: Mapping[str, Part], dense: Mapping[str, np.ndarray], client_id: str, like: Update | None
 ) -> Update:
-    """An adapter of these factors in the clients' dtypes; `like` has the config and the examples that it takes over."""
+    """An adapter of these factors in the clients' dtypes.
+
+    It takes the examples from `like`, and the config from it or another client with all of the modules.
+    """
     tensors, scaling = dict(dense), {}
     for name, part in parts.items():
         pair = clients.modules[name]
         for key, values in ((pair.a, part.a), (pair.b, part.b)):
             tensors[key] = rounded(values, clients.dtype(key), key)
         scaling[name] = part.scale
-    whole = [update for update in clients.cohort if update.modules.keys() == parts.keys()]
+    known = [
+        update for update in (like, *clients.cohort) if update is not None and update.modules.keys() == parts.keys()
+    ]
     examples = int(clients.cohort.num_examples.sum()) if like is None else like.num_examples
     return Update.from_tensors(
         tensors,
@@ -112,7 +123,7 @@ def _update(
         client_id=client_id,
         scaling=scaling,
         base=_base(clients),
-        adapter_config=(like or whole[0]).adapter_config if like or whole else None,
+        adapter_config=known[0].adapter_config if known else None,
     )
 
 
@@ -137,11 +148,14 @@ def _side(clients: Clients, before: Update | None, parts: Mapping[str, Part]) ->
 
 
 def _traffic(traffic: Traffic, clients: Clients, held: Mapping[str, Held]) -> dict[str, dict[str, int]]:
-    """client_id -> bytes of tensors up in this round and down after it, without headers; a side adapter is fp32."""
+    """client_id -> bytes of tensors up in this round and down after it, without headers; a side adapter is fp32.
+
+    Of a module that others trained the global adapter comes down.
+    """
     beside = sum(
         4 * held[name].side_rank * (pair.d_out + pair.d_in) for name, pair in clients.modules.items() if name in held
     )
-    found = {}
+    found, trained = {}, {name for update in clients.cohort for name in update.modules}
     for update in clients.cohort:
         sizes = dict(zip(update.layout.names, update.layout.decoded().nbytes.tolist(), strict=True))
         dense = sum(sizes[name] for name in update.dense)
@@ -149,5 +163,9 @@ def _traffic(traffic: Traffic, clients: Clients, held: Mapping[str, Held]) -> di
         for name, pair in update.modules.items():
             more = traffic(pair, sizes[pair.a] // (pair.rank * pair.d_in), rank=held[name].adapter.rank)
             up, down = up + more[0], down + more[1]
+        for name in trained - update.modules.keys():
+            rank = held[name].adapter.rank
+            size = STORAGE[clients.dtype(clients.modules[name].a)].itemsize
+            down += traffic(clients.modules[name]._replace(rank=rank), size, rank=rank)[1]
         found[update.client_id] = {"up": up, "down": down}
     return found

@@ -15,9 +15,10 @@ import numpy as np
 
 from fedcore import ops
 from fedcore.dtypes import to_float64
-from fedcore.errors import LayoutError
+from fedcore.errors import LayoutError, NonFiniteError
 from fedcore.lora.stacks import dtype_of, read_plain, rounded
 from fedcore.ops.lora_truncate import Leading
+from fedcore.rules.rows import not_finite
 from fedcore.updates import Cohort, LoraPair, Update
 from fedcore.updates.layout import shown
 
@@ -93,14 +94,17 @@ class Clients:
     def mean(self, names: Sequence[str], rows: Sequence[int], dtype: str) -> np.ndarray:
         """Σ c_i x_i / Σ c_i of one tensor of some clients, `names[i]` being what row i calls it: rounded once.
 
-        fp64 sums in row order (see fedcore.ops.weighted_sum).
+        fp64 sums in row order (see fedcore.ops.weighted_sum). Raises NonFiniteError naming the client and the tensor.
         """
         tensors = [self.cohort[row].tensors[name] for row, name in zip(rows, names, strict=True)]
         weights = self.coefficients[list(rows)]
         divisor = float(np.cumsum(weights, dtype=np.float64)[-1])
-        found = ops.weighted_sum(
-            [np.ascontiguousarray(t).reshape(-1) for t in tensors], weights, divisor, out_dtype=dtype
-        )
+        flat = [np.ascontiguousarray(tensor).reshape(-1) for tensor in tensors]
+        try:
+            found = ops.weighted_sum(flat, weights, divisor, out_dtype=dtype)
+        except NonFiniteError as error:
+            row = rows[error.row]
+            raise not_finite(self.names[row], names[error.row], error.column, row) from None
         return np.asarray(found).reshape(tensors[0].shape)
 
 

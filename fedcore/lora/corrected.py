@@ -20,8 +20,9 @@ from fedcore.lora.traits import Traits
 class HetLoRA(Method):
     """Factors padded with zeros to the highest rank and averaged with weights ‖Δ_i‖ / Σ ‖Δ_j‖; clients get slices.
 
-    Example counts do not matter. Each module has its own weights; scales go into B, so that they may differ. Not exact.
-    Cho et al. 2024, "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models", EMNLP, §4
+    Example counts do not matter, and it takes no weights: each module has its own, which the report has by client as
+    `shares`. T, and so its residual, is of the plain mean Σ Δ_i / n. Scales go into B, so that they may differ. Not
+    exact. Cho et al. 2024, "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models", EMNLP, §4
     (zero-padding, sparsity-weighted aggregation, truncation); the clients' self-pruning is theirs to do: any rank is
     taken here.
     """
@@ -42,8 +43,13 @@ class HetLoRA(Method):
     def _module(self, module: Module) -> Held:
         norms = {row: abs(p.scale) * norm_of(p.b, p.a) for row, p in module.present.items()}
         total = sum(norms.values())
-        mean = zero_padded(module, {row: norm / total if total else 1 / len(norms) for row, norm in norms.items()})
-        return Held(mean, own=slices(module, mean))
+        shares = {row: norm / total if total else 1 / len(norms) for row, norm in norms.items()}
+        mean, clients = zero_padded(module, shares), module.clients.cohort.client_ids
+        return Held(
+            mean,
+            own=slices(module, mean),
+            details={"shares": {clients[row]: share for row, share in shares.items()}},
+        )
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from typing import Literal
 
 import numpy as np
 
+from fedcore.dtypes import name_of
 from fedcore.lora.factor_rows import FactorRows, Row
 from fedcore.lora.measure import RATIO, Measure, change_norm, product_norm, rebuild_rows, refuse_cancelling
 from fedcore.lora.reading import Terms, each_module
 from fedcore.lora.result import Combined, ModuleReport, whole
-from fedcore.lora.stacks import check_fits, read_factors
+from fedcore.lora.stacks import check_fits, dtype_of, read_factors
 from fedcore.ops import lora_gram
 from fedcore.ops.lora_cores import Grams, term_grams
 from fedcore.ops.lora_truncate import Leading, balanced, core_for, leading
@@ -124,8 +125,9 @@ class FactorPasses(FactorRows):
     def combine(self, coefficients: np.ndarray, divisor: float) -> Combined:
         """Σ c_k Δ_k / divisor, each module truncated to `rank`.
 
-        coefficients (rows,) fp32. Where one client alone counts its factors are returned as they are, bit for bit.
-        Otherwise factors are rounded once to the clients' dtype and the scale is the first client's.
+        coefficients (rows,) fp32. Where one client alone counts its factors are returned as they are, bit for bit, and
+        so are the start's in modules that it lacks, where they have the dtype of the clients that have these. Otherwise
+        factors are rounded once to the clients' dtype and the scale is the first client's.
         """
         counted = np.flatnonzero(coefficients)
         clients = [int(i) for i in counted if i < self.clients]
@@ -134,7 +136,11 @@ class FactorPasses(FactorRows):
         result, share = Combined({}, {}, {}), coefficients.astype(np.float64) / divisor
         if alone and self._is_result(self.updates[clients[0]]):
             for m, module in enumerate(self._told("combination")):
-                pair = (update := self.updates[clients[0]]).modules[module]
+                pair, like = (update := self.updates[clients[0]]).modules[module], self.like[module]
+                if any(name_of(update.tensors[name].dtype) != dtype_of(like, name) for name in (pair.a, pair.b)):
+                    factors = self._factors(update, module, clients[0], self.names[clients[0]])
+                    result.keep(module, like, whole(*factors, like.modules[module].scale))
+                    continue
                 norm = float(np.sqrt(self.sizes.square[m, clients[0]]))
                 result.tensors.update({name: update.tensors[name] for name in (pair.a, pair.b)})
                 result.modules[module] = ModuleReport(pair.rank, norm, 0.0, 0.0, 0.0, "kept")
@@ -203,4 +209,4 @@ class FactorPasses(FactorRows):
         else:  # a squared norm that overflows is looked at, too
             finite = np.isfinite(grams.b.diagonal()) & np.isfinite(grams.a.diagonal())
         for row in np.unique(rows[terms.owner[~finite]]).tolist():
-            read_factors(self.updates[row], module, row, self.names[row])
+            read_factors(self.updates[row], module, row if row < self.clients else -1, self.names[row])

@@ -101,7 +101,7 @@ class FedSALoRA(Method):
     """A = Σ p_i A_i is shared; each client keeps its own B.
 
     Both train, A alone travels. Personal: no two clients hold the same model. `update` has B = 0, what a newcomer
-    starts from; `starts` has each client's (A, B_i), and its residual is that of Σ p_i s_i B_i A. Clients of a lower
+    starts from; `starts` has each client's (A, B_i), and the residual is that of Σ p_i s_i B_i A. Clients of a lower
     rank hold the first rows of A; a row is the mean over the clients that have it. Guo et al. 2025, "Selective
     Aggregation for Low-Rank Adaptation in Federated Learning", ICLR, §3; mixed ranks are not in the paper.
     """
@@ -123,7 +123,7 @@ class FedSALoRA(Method):
         return ("a",)
 
     def _module(self, module: Module) -> Held:
-        rank, shares = module.rank, module.clients.shares
+        rank = module.rank
         total, weight = np.zeros((rank, module.d_in)), np.zeros((rank, 1))
         for row, part in module.present.items():
             total[: part.rank] += module.clients.coefficients[row].astype(np.float64) * part.a
@@ -132,8 +132,7 @@ class FedSALoRA(Method):
         a = np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), module.widest.a)
         own = {row: part._replace(a=a[: part.rank]) for row, part in module.present.items()}
         fresh = Part(np.zeros((module.d_out, rank)), a, module.first.scale)
-        absent = module.terms()[len(own) :]
-        return Held(fresh, own=own, held=[(float(shares[row]), part) for row, part in own.items()] + absent)
+        return Held(fresh, own=own)
 
 
 def padded_mean(module: Module) -> Part:

@@ -117,7 +117,7 @@ class FactorRows:
 
     def _factors(self, update: Row, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
         """(b, a) of one row, rebuilt where those that were sent hide their product."""
-        b, a = read_factors(update, module, row, who)
+        b, a = read_factors(update, module, row if row < self.clients else -1, who)
         return rebuild(b, a) if self.sizes.rebuilt[self.modules.index(module), row] else (b, a)
 
     def _stacks(self, work: str, rows: np.ndarray | None = None) -> Iterator[tuple[str, Stack]]:

@@ -47,6 +47,11 @@ class FedSB(Method):
         fixed, total = module.as_sent(module.reference), np.zeros((module.reference.rank,) * 2)
         dtype = module.clients.dtype(module.clients.modules[module.name].b)
         for row, part in module.present.items():
+            if part.scale != module.reference.scale:
+                raise LayoutError(
+                    f"{module.clients.names[row]}: module {shown(module.name)} has scale {part.scale:g}, expected "
+                    f"{module.reference.scale:g} like the fixed factors; train their core at their scale"
+                )
             core = core_of(part, fixed, f"{module.clients.names[row]}: module {shown(module.name)}", dtype)
             total += float(module.clients.coefficients[row]) * core
         core = total / module.clients.divisor

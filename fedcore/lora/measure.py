@@ -163,7 +163,7 @@ def measure(
     found = Measure.empty(len(modules), len(updates))
     for m, module in enumerate(modules if walk is None else walk):
         for row, update in enumerate(updates):
-            found.take(m, row, *read_factors(update, module, row, names[row]))
+            found.take(m, row, *read_factors(update, module, row if row < clients else -1, names[row]))
     refuse_cancelling(found, modules, names, clients)
     return found
 

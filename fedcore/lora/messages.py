@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedcore.dtypes import to_float64
-from fedcore.errors import LayoutError, NonFiniteError, WeightError
+from fedcore.errors import LayoutError, NonFiniteError, RangeError, WeightError
 from fedcore.lora.cohort import Part, read_part
 from fedcore.lora.core import core_of
-from fedcore.lora.stacks import check_factors, dtype_of, rounded
+from fedcore.lora.stacks import check_factors, dtype_of, remedy, rounded
+from fedcore.rules.rows import not_finite
 from fedcore.updates import LoraPair, Update
 from fedcore.updates.bases import check_same_base
 from fedcore.updates.layout import shown
@@ -30,13 +31,13 @@ def parts_for(method: Method, update: Update, start: Update) -> Iterator[tuple[s
 
     Raises LayoutError for what is of another base, size or module, naming it.
     """
-    who = _who(update)
+    who = whose(update)
     check_same_base([("the start", start), (who, update)])
     check_factors([start, update], ["the start", who], 1, dense=1)
     for extra in sorted(update.modules.keys() - start.modules.keys()):
         raise LayoutError(f"{who}: module {shown(extra)} is extra, the start has none; send the same adapter")
     for name, pair in start.modules.items():
-        part = read_part(update, name, -1, who)
+        part = read_part(update, name, 0, who)
         if part is None and not method.traits.mixed:
             raise LayoutError(f"{who}: module {shown(name)} is missing; {method.traits.name} takes no mixed modules")
         known = read_part(start, name, -1, "the start") if part is None else part
@@ -46,16 +47,11 @@ def parts_for(method: Method, update: Update, start: Update) -> Iterator[tuple[s
 
 def factor_message(method: Method, update: Update, start: Update, number: int) -> dict[str, np.ndarray]:
     """The factors that travel in this round, padded to the start's rank where that changes nothing."""
-    who, sends, trains = _who(update), method.sends(number), method.trains(number)
+    who, sends, trains = whose(update), method.sends(number), method.trains(number)
     found = read_dense(update, start)
     for name, pair, part in parts_for(method, update, start):
         known = read_part(start, name, -1, "the start")
         assert known is not None
-        if "core" in sends:
-            dtype = dtype_of(update, update.modules[name].b)
-            found[f"{name}.core"] = core_of(part, known, f"{who}: module {shown(name)}", dtype).astype(np.float32)
-            continue
-        frozen = [factor for factor in ("a", "b") if factor not in trains]
         if (part.rank, part.scale) != (known.rank, known.scale):
             if not (method.traits.mixed and tuple(sends) == ("b",)):
                 raise LayoutError(
@@ -65,13 +61,19 @@ def factor_message(method: Method, update: Update, start: Update, number: int) -
             b = np.zeros_like(known.b)
             b[:, : part.rank] = part.b * (part.scale / known.scale)
             part, known = Part(b, part.a, known.scale), known._replace(a=known.a[: part.rank])
-        for factor in frozen:
-            if not np.array_equal(getattr(part, factor), getattr(known, factor)):
+        if "core" in sends:
+            dtype, key = dtype_of(update, update.modules[name].b), f"{name}.core"
+            found[key] = as_float32(core_of(part, known, f"{who}: module {shown(name)}", dtype), key, who)
+            continue
+        for factor in ("a", "b"):
+            if factor not in trains and not np.array_equal(getattr(part, factor), getattr(known, factor)):
                 raise LayoutError(
                     f"{who}: module {shown(name)}: {factor.upper()} is frozen in this round and differs from the "
                     "start's; train with it frozen"
                 )
-        found |= {getattr(pair, factor): getattr(part, factor).astype(np.float32) for factor in sends}
+        for factor in sends:
+            key = getattr(pair, factor)
+            found[key] = as_float32(getattr(part, factor), key, who)
     return found
 
 
@@ -93,13 +95,29 @@ def factor_mean(method: Method, sums: Mapping[str, np.ndarray], weight: float, s
 
 
 def read_dense(update: Update, start: Update) -> dict[str, np.ndarray]:
-    """The dense tensors in fp32. Raises LayoutError unless they are those of the start."""
+    """The dense tensors in fp32.
+
+    Raises LayoutError unless they are those of the start, and NonFiniteError naming the client for NaN and Inf.
+    """
     if difference := sorted(set(start.dense) ^ set(update.dense)):
         state = "missing" if difference[0] in start.dense else "extra"
         raise LayoutError(
-            f"{_who(update)}: tensor {shown(difference[0])} is {state}; send the same adapter as the start"
+            f"{whose(update)}: tensor {shown(difference[0])} is {state}; send the same adapter as the start"
         )
-    return {name: to_float64(update.tensors[name]).astype(np.float32) for name in start.dense}
+    found = {name: to_float64(update.tensors[name]).astype(np.float32) for name in start.dense}
+    for name, values in found.items():
+        if not np.isfinite(values).all():
+            raise not_finite(whose(update), name, int(np.flatnonzero(~np.isfinite(values))[0]), 0)
+    return found
+
+
+def as_float32(values: np.ndarray, name: str, who: str, row: int = 0) -> np.ndarray:
+    """One array of a message as it travels. Raises RangeError naming it and whose it is where fp32 cannot hold it."""
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise RangeError(f"{who}: its message {shown(name)} does not fit float32; {remedy(row, who)}")
+    return found
 
 
 def dense_sums(sums: Mapping[str, np.ndarray], weight: float, start: Update) -> dict[str, np.ndarray]:
@@ -127,5 +145,6 @@ def mean_adapter(tensors: Mapping[str, np.ndarray], start: Update) -> Update:
     return start.with_tensors(found, client_id="global", num_examples=1)
 
 
-def _who(update: Update) -> str:
+def whose(update: Update) -> str:
+    """What messages call the client of an update."""
     return f"client {shown(update.client_id)}"

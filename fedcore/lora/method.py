@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fedcore.errors import LayoutError, RuleError
+from fedcore.errors import LayoutError, RuleError, WeightError
 from fedcore.lora.assembly import Aggregated, as_sent, assemble
 from fedcore.lora.cohort import Clients, check_alike, read_part
 from fedcore.lora.messages import factor_mean, factor_message
@@ -78,7 +78,8 @@ class Method:
 
         updates    of one base, with distinct client_ids; paths are opened by `Update.open`. All factors, whatever
                    travelled: what was frozen is as the client got it
-        weights    client_id -> weight, or one number for each update; None takes their num_examples
+        weights    client_id -> weight, or one number for each update; None takes their num_examples. A method without
+                   traits.weighted takes none
         reference  the adapter that clients started from; methods with traits.reference need it. A client that lacks a
                    module counts with it there, and a module that no client has stays as it is in it
         side       what lies beside the adapter already, as an earlier `Aggregated.side` gave it
@@ -111,8 +112,8 @@ class Method:
         update   the client's adapter after training
         start    the adapter that the round started from; of Fed-SB the fixed factors
 
-        Raises RuleError for a method that is not linear in what clients send, and LayoutError naming what does not fit
-        the start or was to stay frozen.
+        Raises RuleError for a method that is not linear in what clients send, LayoutError naming what does not fit the
+        start or was to stay frozen, NonFiniteError for NaN and Inf, and RangeError for what fp32 cannot hold.
         """
         self._check_linear()
         return factor_message(self, update, start, number)
@@ -155,6 +156,8 @@ class Method:
 
     def _clients(self, updates: Any, weights: Any, reference: Update | None, side: Update | None) -> Clients:
         """The cohort, checked. Raises as `aggregate` does."""
+        if weights is not None and not self.traits.weighted:
+            raise WeightError(f"weights: got some, and {self.traits.name} weighs clients by itself; leave them out")
         given = [Update.open(u) if isinstance(u, (str, os.PathLike)) else u for u in updates]
         cohort, by_id = Cohort(given), weights_by_id(weights, given)
         names = tuple(f"client {shown(client)}" for client in cohort.client_ids)

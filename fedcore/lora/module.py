@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Module:
     d_out, d_in the size of Δ
     number      the round, from 1
     reference   the factors that clients started from; None if no reference was given or it lacks the module
-    side        (b, a) that lies beside the adapter already, the scale in b; None for nothing
+    side        the factors that lie beside the adapter already; None for nothing
     """
 
     name: str
@@ -107,14 +108,12 @@ class Held:
     adapter    the factors that clients start from
     side       what lies beside it from now on, scale 1
     own        row -> factors of that client, where they are not `adapter`
-    held       terms of what the model holds, if not the mean over clients of `own` or `adapter`, and side
     side_rank  rank of what has to travel for `side` this round
-    details    more to report
+    details    more to report, JSON-able
     """
 
     adapter: Part
     side: Part | None = None
     own: Mapping[int, Part] = field(default_factory=dict)
-    held: Terms | None = None
     side_rank: int = 0
-    details: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)

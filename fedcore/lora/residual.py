@@ -23,21 +23,23 @@ HIDDEN, PROBES = 2.0**-40, 16
 def module_report(module: Module, found: Held) -> dict[str, Any]:
     """What became of a module, as `Aggregated.report` has it."""
     target = module.target_terms()
-    held = module.starts(found.adapter, found.own) if found.held is None else found.held
+    held = module.starts(found.adapter, found.own)
     beside: Terms = [] if found.side is None else [(1.0, found.side)]
     norms = _Norms([part for _, part in (*target, *held, *beside)], module)
     norm = norms.of(target)
 
     def residual(terms: Terms) -> float:
-        return norms.of([*target, *((-c, part) for c, part in terms)], norm) / norm if norm else 0.0
+        missed = norms.of([*target, *((-c, part) for c, part in terms)], norm or None)
+        return missed / norm if norm else float(missed > 0)
 
-    report: dict[str, Any] = {"rank": found.adapter.rank, "norm": norm, "residual": residual([*held, *beside])}
+    report: dict[str, Any] = {"rank": found.adapter.rank, "norm": norm, "held": norms.of([*held, *beside])}
+    report["residual"] = residual([*held, *beside])
     report["without_side"] = residual(held) if beside else report["residual"]
     report["side_rank"] = 0 if found.side is None else found.side.rank
-    if found.own and found.held is None:
+    if found.own:
         clients = module.clients.cohort.client_ids
         each = {id(part): residual([(1.0, part), *beside]) for _, part in held}
-        report["starts"] = {clients[row]: each[id(found.own.get(row, found.adapter))] for row in module.present}
+        report["starts"] = {name: each[id(found.own.get(row, found.adapter))] for row, name in enumerate(clients)}
     return report | dict(found.details)
 
 
@@ -59,13 +61,14 @@ class _Norms:
         self.sizes = np.add.reduceat(np.sqrt(gram_b.diagonal() * gram_a.diagonal()), starts)
 
     def of(self, terms: Terms, beside: float | None = None) -> float:
-        """‖Σ c · scale · b · a‖; `beside` is the norm that it will be compared with, by default itself."""
+        """‖Σ c · scale · b · a‖, 0 below its rounding; `beside` is the norm to compare it with, by default itself."""
         v = np.zeros(len(self.sizes))
         for c, part in terms:
             v[self.index[id(part)]] += c
         square = float(v @ self.inner @ v)
         if hides(square if beside is None else beside**2, float(np.abs(v) @ self.sizes)):
-            return product_norm(*self.module.stack(terms))[0]
+            norm, bound = product_norm(*self.module.stack(terms))
+            return norm if norm > bound else 0.0
         if beside is not None and square < HIDDEN * beside**2:
             b, a = self.module.stack(terms)
             vectors = np.random.default_rng(0).standard_normal((a.shape[1], PROBES))

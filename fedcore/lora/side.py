@@ -13,12 +13,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError
 from fedcore.lora.cohort import Part, from_triplets
 from fedcore.lora.factor_means import factor_means, slices
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
 from fedcore.lora.parameters import check_whole
+from fedcore.lora.stacks import dtype_of, rounded
 from fedcore.lora.traits import Factors, Traits
 from fedcore.ops.lora_truncate import leading
 from fedcore.updates import Update
@@ -149,10 +151,11 @@ class FRLoRA(Method):
     def restart(self, initial: Update, weights: dict[str, np.ndarray]) -> tuple[Update, Update]:
         """(the adapter that every round starts from, the side adapter of the first): from the base weights.
 
-        initial  an adapter of the wanted modules, ranks and scales
+        initial  an adapter of the wanted modules, ranks, scales and dtypes
         weights  module -> its base weights (d_out, d_in), dequantised
 
-        Raises LayoutError naming a module whose weights are missing or of another shape.
+        The side adapter takes out the factors as they were rounded to their dtypes, so that the model is that of the
+        base. Raises LayoutError naming a module whose weights are missing or of another shape.
         """
         adapter: dict[str, np.ndarray] = {}
         side: dict[str, np.ndarray] = {}
@@ -164,13 +167,11 @@ class FRLoRA(Method):
                 )
             u, values, vt = np.linalg.svd(matrix, full_matrices=False)
             root = np.sqrt(values[: pair.rank] / abs(pair.scale))
-            adapter[pair.a] = (root[:, None] * vt[: pair.rank]).astype(np.float32)
-            adapter[pair.b] = (u[:, : pair.rank] * (root * np.sign(pair.scale))).astype(np.float32)
-            side[pair.a], side[pair.b] = adapter[pair.a], np.float32(-pair.scale) * adapter[pair.b]
-        config, ones = initial.adapter_config, dict.fromkeys(initial.modules, 1.0)
-        start = Update.from_tensors(
-            adapter, scaling=initial.scaling, client_id="global", base=initial.base, adapter_config=config
-        )
+            a, b = root[:, None] * vt[: pair.rank], u[:, : pair.rank] * (root * np.sign(pair.scale))
+            for name, values, share in ((pair.a, a, 1.0), (pair.b, b, -pair.scale)):
+                adapter[name] = rounded(values, dtype_of(initial, name), name)
+                side[name] = rounded(share * to_float64(adapter[name]), "float32", name)
+        start, ones = initial.with_tensors(adapter, client_id="global"), dict.fromkeys(initial.modules, 1.0)
         return start, Update.from_tensors(side, scaling=ones, client_id="side", base=initial.base)
 
 

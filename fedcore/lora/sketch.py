@@ -7,7 +7,7 @@ are linear in Δ_i, so their weighted sums are the sketches of Δ = Σ p_i Δ_i,
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from fedcore.errors import LayoutError, RuleError
 from fedcore.lora.cohort import Part
-from fedcore.lora.messages import check_sum, dense_sums, mean_adapter, parts_for, read_dense
+from fedcore.lora.messages import as_float32, check_sum, dense_sums, mean_adapter, parts_for, read_dense, whose
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
 from fedcore.lora.parameters import check_whole
@@ -87,19 +87,23 @@ class RandomizedSketch(Method):
     def message(
         self, update: Update, start: Update, number: int = 1, bases: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
-        """The sketches of one client, in fp32; `bases` are what `bases` gave, for the message of the second pass."""
+        """The sketches of one client, in fp32; `bases` are what `bases` gave, for the message of the second pass.
+
+        Raises as `Method.message`.
+        """
         if (bases is not None) and self.passes == 1:
             raise RuleError("randomized_sketch: got bases with passes = 1; they are for the second of two passes")
         found = {} if bases is not None else read_dense(update, start)
+        made: dict[str, np.ndarray] = {}
         for name, pair, part in parts_for(self, update, start):
             if bases is not None:
-                found[f"{name}.core"] = _core(part, bases[name])
+                made[f"{name}.core"] = _core(part, bases[name])
                 continue
             omega, psi = self.matrices(name, number, pair.d_out, pair.d_in, pair.rank)
-            found[f"{name}.range"] = _range(part, omega)
+            made[f"{name}.range"] = _range(part, omega)
             if self.passes == 1:
-                found[f"{name}.corange"] = _corange(part, psi)
-        return found
+                made[f"{name}.corange"] = _corange(part, psi)
+        return found | {key: as_float32(values, key, whose(update)) for key, values in made.items()}
 
     def bases(self, sums: Mapping[str, np.ndarray], start: Update) -> dict[str, np.ndarray]:
         """module -> Q (d_out, q), values of fp32, for clients' second messages, from the sum of the first."""
@@ -136,12 +140,11 @@ class RandomizedSketch(Method):
     def _module(self, module: Module) -> Held:
         sizes = module.d_out, module.d_in, module.rank
         omega, psi = self.matrices(module.name, module.number, *sizes)
-        terms = module.terms()
-        basis = _basis(_sum([(share, _range(part, omega)) for share, part in terms]))
+        basis = _basis(_mean(module, "range", lambda part: _range(part, omega)))
         if self.passes == 1:
-            core = _solved(psi, basis, _sum([(share, _corange(part, psi)) for share, part in terms]))
+            core = _solved(psi, basis, _mean(module, "corange", lambda part: _corange(part, psi)))
         else:
-            core = _sum([(share, _core(part, basis)) for share, part in terms])
+            core = _mean(module, "core", lambda part: _core(part, basis))
         found = truncated(module, basis, core)
         b, a = module.target()
         best = leading(b, a, np.ones(len(a)), module.rank)
@@ -158,18 +161,18 @@ class RandomizedSketch(Method):
 
 
 def _range(part: Part, omega: np.ndarray) -> np.ndarray:
-    """Y (d_out, q) in fp32."""
-    return ((part.scale * part.b) @ (part.a @ omega)).astype(np.float32)
+    """Y (d_out, q)."""
+    return (part.scale * part.b) @ (part.a @ omega)
 
 
 def _corange(part: Part, psi: np.ndarray) -> np.ndarray:
-    """Z (l, d_in) in fp32."""
-    return ((psi @ (part.scale * part.b)) @ part.a).astype(np.float32)
+    """Z (l, d_in)."""
+    return (psi @ (part.scale * part.b)) @ part.a
 
 
 def _core(part: Part, basis: np.ndarray) -> np.ndarray:
-    """Qᵀ Δ_i (q, d_in) in fp32."""
-    return ((basis.T @ (part.scale * part.b)) @ part.a).astype(np.float32)
+    """Qᵀ Δ_i (q, d_in)."""
+    return (basis.T @ (part.scale * part.b)) @ part.a
 
 
 def _basis(y: np.ndarray) -> np.ndarray:
@@ -182,5 +185,10 @@ def _solved(psi: np.ndarray, basis: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(psi @ basis, z, rcond=None)[0]
 
 
-def _sum(terms: list[tuple[float, np.ndarray]]) -> np.ndarray:
-    return np.sum([share * matrix.astype(np.float64) for share, matrix in terms], axis=0)
+def _mean(module: Module, what: str, sketch: Callable[[Part], np.ndarray]) -> np.ndarray:
+    """Σ p_i of one sketch of the clients, each rounded to fp32 as it travels, in fp64; and the reference's share."""
+    rows, total = [*module.present, -1], np.zeros(())
+    for row, (share, part) in zip(rows, module.terms(), strict=False):
+        who = "the reference" if row < 0 else module.clients.names[row]
+        total = total + share * as_float32(sketch(part), f"{module.name}.{what}", who, row).astype(np.float64)
+    return total

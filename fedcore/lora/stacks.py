@@ -14,7 +14,7 @@ import numpy as np
 
 from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import LayoutError, RangeError
-from fedcore.rules.rows import not_finite
+from fedcore.rules.rows import RETRAIN, not_finite
 from fedcore.updates import LoraPair, Update
 from fedcore.updates.layout import shown
 
@@ -142,6 +142,8 @@ def read_stack(
 def read_factors(update: Adapter, module: str, row: int, who: str) -> tuple[np.ndarray, np.ndarray]:
     """(b, a) of one row in fp64 as they were sent, (d_out, r) with the scale in it and (r, d_in).
 
+    row   of the client; -1 for what is no client's
+
     Raises NonFiniteError with the row, naming the client and the tensor, for a NaN or Inf.
     """
     b, a = read_plain(update, module, row, who)
@@ -155,9 +157,14 @@ def read_plain(update: Adapter, module: str, row: int, who: str) -> tuple[np.nda
         values = to_float64(update.tensors[name])
         if not np.isfinite(values).all():
             element = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise not_finite(who, name, element, row)
+            raise not_finite(who, name, element, row, remedy(row, who))
         found.append(values)
     return found[1], found[0]
+
+
+def remedy(row: int, who: str) -> str:
+    """What to do about numbers of no use: a client can be left out, a reference or side adapter (row -1) cannot."""
+    return RETRAIN if row >= 0 else f"repair {who}"
 
 
 def rounded(values: np.ndarray, dtype: str, name: str) -> np.ndarray:

@@ -43,17 +43,18 @@ def discrete_gaussian(
 
     Method. Inversion of a table of 128-bit entries (Peikert, CRYPTO 2010), made for this σ in integer arithmetic, and
     sums c_0 X_0 + c_1 X_1 + … where σ is large (Micciancio and Walter, CRYPTO 2017): fedcore/gaussian_table.py.
-    A draw takes a 64-bit word from one stream and a second from another, which decides where the first equals an entry
-    and gives the sign. The second is drawn and compared always, so a tie takes no other path than the rest.
+    Each draw takes a 64-bit word from a stream of its own. One word more, which the draws of a sample share, gives
+    their signs and decides where a draw's word equals an entry's first one. It is drawn and compared always, so a tie
+    takes no other path than the rest; that two draws of a sample tie is counted in the distance.
 
-    Constant time: the words of each draw are compared with every entry of the table, or on AVX-512 with seven that
+    Constant time: the word of each draw is compared with every entry of the table, or on AVX-512 with seven that
     permutations of registers look up, one for each half of a search; no branch, address or count of instructions
-    depends on them or on the key (benchmarks/constant_time.py). Time depends on σ and size. NumPy's reference promises
+    depends on it or on the key (benchmarks/constant_time.py). Time depends on σ and size. NumPy's reference promises
     nothing.
 
-    Numbers. Each draw's two streams have nonces of their own, and sample n is word n of each: block n // 8 of ChaCha20,
-    n // 2 of AES. Its lower 32 bits are the block counter and its upper bits go into the nonce, so nothing repeats and
-    nothing wraps up to sample 2⁶³ − 1.
+    Numbers. Each of these streams has a nonce of its own, and sample n is made of word n of each: block n // 8 of
+    ChaCha20, n // 2 of AES. The block's lower 32 bits are the counter and its upper bits go into the nonce, so nothing
+    repeats and nothing wraps up to sample 2⁶³ − 1.
 
     Raises ShapeError for the key, RangeError for a size, counter or sigma out of range, BackendError as keystream does.
     """
@@ -79,8 +80,8 @@ def discrete_gaussian(
 def discrete_gaussian_bits(sigma: Any) -> float:
     """b such that a sample of discrete_gaussian is within 2^−b of the discrete Gaussian of sigma in total variation.
 
-    Above 100. It counts the entries' rounding, the values that a table leaves out, and the sums of draws, for a stream
-    of uniform bits. Raises RangeError.
+    Above 100. It counts the entries' rounding, the values that a table leaves out, the sums of draws, and draws of one
+    sample that tie at once, for a stream of uniform bits. Raises RangeError.
     """
     return math.floor(-100 * math.log2(gaussian_table(_exact("discrete_gaussian_bits", sigma)).distance)) / 100
 

@@ -67,8 +67,8 @@ class Charge:
         differs from a function (the PRP/PRF switching lemma: Bellare and Rogaway 2006, "The Security of Triple
         Encryption and a Framework for Code-Based Game-Playing Proofs", EUROCRYPT, Lemma 1).
         """
-        # a sample is a sum of at most MOST_TERMS draws of two 64-bit words, one block
-        blocks = MOST_TERMS * self.dimension if self.stream == "aes256ctr" else 0
+        # a sample takes a word of each of its draws and one that they share, each in one block of its stream
+        blocks = (MOST_TERMS + 1) * self.dimension if self.stream == "aes256ctr" else 0
         return self.rounds * (self.dimension * 2.0**-BITS + blocks**2 * 2.0**-129)
 
 

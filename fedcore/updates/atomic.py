@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedcore.errors import FedcoreError, StorageError
+from fedcore.errors import ExistsError, FedcoreError, StorageError
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
@@ -27,6 +27,24 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> 
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+
+
+def write_new(path: Path, secret: bytes) -> None:
+    """Write a file for its owner alone, whole or not at all, where there is none.
+
+    A crash between its two last steps leaves a second name of the whole file, `.<name>.<hex>.part`. Raises ExistsError
+    where there is a file, StorageError.
+    """
+    with _all_or_nothing(path) as beside:
+        with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(secret)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(beside, path)  # unlike a rename it replaces nothing
+        except FileExistsError:
+            raise ExistsError(f"{path}: exists; a key that is in use is not overwritten, give another name") from None
+        beside.unlink()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Triton discrete_gaussian: a lane makes a ChaCha20 block of each of a draw's two streams, and from them 8 draws.
+"""Triton discrete_gaussian: a lane makes a ChaCha20 block of each draw's stream and of the shared one: 8 samples.
 
 Every entry of the table is compared with every draw: no branch or address depends on what was drawn. A lane's 8 samples
-at σ = 4 take some 2 · 960 operations for the streams and 8 · 47 · 6 for the table. Speed on a GPU is unmeasured so far.
+at σ = 4 take some 2 · 960 operations for the streams and 8 · 47 · 8 for the table. Speed on a GPU is unmeasured so far.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import torch
 import triton
 import triton.language as tl
 
-from fedcore.gaussian_table import GaussianTable, nonce_of
+from fedcore.gaussian_table import MOST_TERMS, GaussianTable, nonce_of
 from fedcore.kernels import chacha20
 from fedcore.kernels.rows import check_device, on_device
 
 LANES = 64
-WORDS = tl.constexpr(8)
+WORDS, SIGNS = tl.constexpr(8), tl.constexpr(MOST_TERMS)
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 @triton.jit
-def _draw(key, nonce, blocks):
+def _words(key, nonce, blocks):
     """The 8 words of 64 bits of each block: (lanes, 8) uint64."""
     halves = chacha20.rows(chacha20.block(key, nonce, blocks))
     low, high = tl.split(halves.reshape([blocks.shape[0], 8, 2]))
@@ -31,7 +31,7 @@ def _draw(key, nonce, blocks):
 @triton.jit(do_not_specialize=("entries", "draws", "block", "at", "size"))
 def _discrete_gaussian_kernel(
     key,  # (8,) int32
-    nonces,  # (draws, 2, 3) int32
+    nonces,  # (draws + 1, 3) int32: the last one is that of the words that draws share
     table,  # (2, entries) int64: first and second words
     strides,  # (draws,) int64
     out,  # (size,) int64
@@ -44,17 +44,26 @@ def _discrete_gaussian_kernel(
 ):
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     blocks = (block + lane).to(tl.uint32)
-    total = tl.zeros([LANES, WORDS], tl.int64)
+    w = _words(key, nonces + draws * 3, blocks)
+    total, times = tl.zeros([LANES, WORDS], tl.int64), tl.zeros([LANES, WORDS], tl.int64)
+    tied = tl.zeros([LANES, WORDS], tl.uint64)
     for i in tl.range(0, draws):
-        v, w = _draw(key, nonces + i * 6, blocks), _draw(key, nonces + i * 6 + 3, blocks)
-        low, count = w << 1, tl.zeros([LANES, WORDS], tl.int64)
+        v = _words(key, nonces + i * 3, blocks)
+        count, ties = tl.zeros([LANES, WORDS], tl.int64), tl.zeros([LANES, WORDS], tl.int64)
         for k in tl.range(0, entries):
             first = tl.load(table + k).to(tl.uint64, bitcast=True)
-            second = tl.load(table + entries + k).to(tl.uint64, bitcast=True)
-            # 128-bit comparison by borrow; no entry's first word is 2^64 - 1
-            count += (v < first + (low < second).to(tl.uint64)).to(tl.int64)
-        minus = (w >> 63).to(tl.int64)
-        total += ((count ^ -minus) + minus) * tl.load(strides + i)
+            count += (v < first).to(tl.int64)
+            ties |= (v == first).to(tl.int64)
+        minus = (w << i >> 63).to(tl.int64)
+        signed = (tl.load(strides + i) ^ -minus) + minus
+        total += count * signed
+        tied, times = tl.where(ties != 0, v, tied), tl.where(ties != 0, signed, times)
+    low, more = w << SIGNS, tl.zeros([LANES, WORDS], tl.int64)
+    for k in tl.range(0, entries):
+        first = tl.load(table + k).to(tl.uint64, bitcast=True)
+        second = tl.load(table + entries + k).to(tl.uint64, bitcast=True)
+        more += (tied == first).to(tl.int64) & (low < second).to(tl.int64)
+    total += more * times
     to = at + lane[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
     tl.store(out + to, total, mask=(to >= 0) & (to < size))
 
@@ -77,7 +86,7 @@ def discrete_gaussian(
         while first <= last:
             high, low = divmod(first, 1 << 32)  # a launch for each value of the nonces
             blocks = min(last - first + 1, (1 << 32) - low)
-            nonces = b"".join(nonce_of(i, word, high) for i in range(len(table.strides)) for word in (0, 1))
+            nonces = b"".join(nonce_of(i, 0, high) for i in range(len(table.strides))) + nonce_of(0, 1, high)
             _discrete_gaussian_kernel[(triton.cdiv(blocks, LANES),)](
                 chacha20.words(key, device), chacha20.words(nonces, device), entries, strides, out,
                 len(table.first), len(table.strides), low, first * words - counter,

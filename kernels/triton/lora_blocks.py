@@ -19,7 +19,7 @@ import triton.language as tl
 
 from fedcore.kernels.fold import fold
 from fedcore.kernels.gram import assemble
-from fedcore.kernels.rows import DTYPES, check_device, on_device, row_pointer, widen
+from fedcore.kernels.rows import DTYPES, check_device, on_device, row_pointer
 
 #: the same number as in fedcore/reference/lora_blocks.py
 CHUNK = 1024
@@ -34,11 +34,7 @@ def _elements(addresses, strides, first, terms, elements, mask, row_dtype: tl.co
     term = tl.minimum(first + tl.arange(0, TILE), terms - 1)
     rows = row_pointer(tl.load(addresses + term), row_dtype, False)
     x = tl.load(rows[:, None] + elements[None, :] * tl.load(strides + term)[:, None], mask=mask[None, :], other=0.0)
-    if row_dtype == tl.float64:
-        wide = x
-    else:
-        wide = widen(x).to(tl.float64)
-    return wide
+    return x.to(tl.float64)
 
 
 @triton.jit(do_not_specialize=("terms", "d"))
@@ -70,8 +66,8 @@ def _lora_blocks_kernel(
 def blocks(factors: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     """(G_B, G_A) of n of B (d_out, r_i) and n of A (r_i, d_in): (R, R) fp64 on their device.
 
-    Factors of one side that differ in dtype are widened to fp64 first. Raises BackendError if they lie where the kernel
-    cannot run.
+    A side with a factor of fp64 is widened to fp64 first, any other to fp32: Triton 3.7 fails to compile fp64 products
+    of 16-bit elements for NVIDIA. Raises BackendError if they lie where the kernel cannot run.
     """
     b, a = factors
     check_device("lora_blocks", _lora_blocks_kernel, b[0].device)
@@ -89,7 +85,8 @@ def _gram(
     side: Sequence[torch.Tensor], ranks: np.ndarray, offsets: np.ndarray, strides: np.ndarray, d: int
 ) -> torch.Tensor:
     """Inner products of terms that begin `offsets` elements into their factor, `strides` apart: (R, R) fp64."""
-    side = list(side) if len({x.dtype for x in side}) == 1 else [x.double() for x in side]
+    wide = torch.float64 if any(x.dtype == torch.float64 for x in side) else torch.float32
+    side = [x.to(wide) for x in side]
     device, terms = side[0].device, len(offsets)
     if not terms:
         return torch.zeros((0, 0), dtype=torch.float64, device=device)

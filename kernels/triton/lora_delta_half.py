@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fedcore.kernels.rounding import round_once
+from fedcore.kernels.rounding import store_tile
 from fedcore.kernels.rows import DTYPES, VECTOR, on_device, row_pointer, widen
 
 #: terms of a step, and steps of a chain
@@ -113,11 +113,7 @@ def _lora_delta_half_kernel(
     mask = row_mask[:, None] & column_mask[None, :]
     if base is not None:
         total += widen(tl.load(base + at, mask=mask, other=0.0)).to(tl.float64)
-    rounded, finite = round_once(total, out_dtype)
-    tl.store(out + group.to(tl.int64) * d_out * d_in + at, rounded, mask=mask)
-    # every program that writes here writes the same 1
-    bad = (finite == 0) & mask
-    tl.store(suspect, 1, mask=tl.max(tl.max(bad.to(tl.int32), axis=1), axis=0) != 0)
+    store_tile(out, group.to(tl.int64) * d_out * d_in + at, total, mask, suspect, out_dtype)
 
 
 def takes(b: Sequence[torch.Tensor], a: Sequence[torch.Tensor], coefficients: np.ndarray) -> bool:

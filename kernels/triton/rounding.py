@@ -41,6 +41,17 @@ def round_once(value, out_dtype: tl.constexpr):
 
 
 @triton.jit
+def store_tile(out, at, total, mask, suspect, out_dtype: tl.constexpr):
+    """Writes a 2-d fp64 tile at offsets `at` of `out`, where `mask`, rounded once; a value that is not finite sets
+    `suspect`, (1,) int32, to 1."""
+    rounded, finite = round_once(total, out_dtype)
+    tl.store(out + at, rounded, mask=mask)
+    bad = mask & (finite == 0)
+    # every program that writes here writes the same 1
+    tl.store(suspect, 1, mask=tl.max(tl.max(bad.to(tl.int32), axis=1), axis=0) != 0)
+
+
+@triton.jit
 def unsigned_zero(rounded):
     """`rounded`, with +0 for −0; int16 is the bits of bf16."""
     if rounded.dtype == tl.int16:

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fedcore.kernels.rounding import round_once
+from fedcore.kernels.rounding import store_tile
 from fedcore.kernels.rows import DTYPES, address_table, check_device, load, on_device, pieces, row_pointer, widen
 
 #: sums and columns of a program: 64 fp64 sums a thread
@@ -54,14 +54,10 @@ def _weighted_sums_kernel(
         total = tl.fma(tl.broadcast_to(w[:, None], [SUMS, BLOCK]), tl.broadcast_to(x[None, :], [SUMS, BLOCK]), total)
     if divisors is not None:
         total /= tl.load(divisors + sums)[:, None]
-    rounded, finite = round_once(total, out_dtype)
     real = (sums < m)[:, None]
     if not FULL:
         real = real & mask[None, :]
-    tl.store(out + sums[:, None].to(tl.int64) * d + columns[None, :], rounded, mask=real)
-    bad = real & (finite == 0)
-    # every program that writes here writes the same 1
-    tl.store(suspect, 1, mask=tl.max(tl.max(bad.to(tl.int32), axis=1), axis=0) != 0)
+    store_tile(out, sums[:, None].to(tl.int64) * d + columns[None, :], total, real, suspect, out_dtype)
 
 
 def weighted_sums(

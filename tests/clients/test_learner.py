@@ -107,7 +107,7 @@ def test_methods_run_on_real_clients(tiny_directory, texts, tmp_path, ranks, nam
         layer = dict(learner._base.model.named_modules())[module].get_base_layer()
         ones = torch.eye(pair.d_in)
         assert np.abs(weights.T - layer(ones).detach().numpy()).max() < 1e-2 * np.abs(weights).max()
-        start = folder.load_start("frlora", 1, folder.ledger.find(arm="frlora", round=1))
+        start = folder.rounds.load_start("frlora", 1, folder.ledger.find(arm="frlora", round=1))
         kept = start.adapter.modules[module]
         product = kept.scale * start.adapter.tensors[kept.b] @ start.adapter.tensors[kept.a]
         u, s, vt = np.linalg.svd(weights, full_matrices=False)

@@ -6,12 +6,15 @@ import tracemalloc
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from secagg.driver import Rig, complete, key_of
+from secagg.driver import SEALING, Rig, complete, key_of
 
-from fedcore.errors import Forged, FormatError, Replayed
+from fedcore import ops
+from fedcore.errors import Forged, FormatError, Replayed, Void
 from fedcore.privacy.secagg import wire
+from fedcore.privacy.secagg.folding import IN_FLIGHT
 from fedcore.privacy.secagg.keys import TAG_BYTES, ChunkTags, signed_text
 from fedcore.privacy.secagg.parameters import Parameters
+from fedcore.privacy.secagg.server import Server
 
 BOTH = pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
 BODY = wire.HEADER.size + 4
@@ -80,7 +83,7 @@ def test_a_chunk_of_another_round_with_the_same_keys_is_refused():
         (other.server._tag, 0, False),
         (rig.server._tag, 1, False),
     ):
-        tags = ChunkTags(private, body[:32], binding, member, public, 0)
+        tags = ChunkTags(private, body[:32], binding, member, public, "")
         assert tags.fits(0, packed, sent[0][0][-TAG_BYTES:]) == fits
 
 
@@ -94,7 +97,7 @@ def test_a_server_key_put_in_place_of_the_servers_makes_no_chunk_that_the_server
     (data,) = rig.answers(0)
     packed = data[BODY:-TAG_BYTES]
     shared = rig.server._signed["advertise"][0][0][:32]
-    known = ChunkTags(mine, shared, rig.server._tag, 0, public, 0)
+    known = ChunkTags(mine, shared, rig.server._tag, 0, public, "")
     assert known.fits(0, packed, data[-TAG_BYTES:])
     assert known.tag(0, packed) == data[-TAG_BYTES:]
     with pytest.raises(Forged, match="mask: the message of 0: chunk 0 is not one that it made"):
@@ -106,7 +109,7 @@ def test_a_server_key_put_in_place_of_the_servers_makes_no_chunk_that_the_server
 def test_a_server_key_of_low_order_is_refused():
     rig, at = Rig(complete(3, 2)).run("share"), wire.HEADER.size + 32
     good = rig.messages[0]
-    with pytest.raises(Forged, match="'server' gave a public key of low order"):
+    with pytest.raises(Forged, match="share: the server's own public key is of low order"):
         rig.clients[0].share(good[:at] + bytes(32) + good[at + 32 :])
     assert rig.clients[0].share(good)
 
@@ -142,6 +145,58 @@ def test_chunks_come_in_order_once_and_whole():
     rig.run(gone=(0,))
     assert server.result().survivors == [1, 2]
     assert (server.result().sum == rig.vectors[1:].sum(0)).all()
+
+
+@BOTH
+def test_chunks_that_are_left_over_are_gone_after_their_stage(adversary):
+    """Of as many vectors as a server takes at once: megabytes each, which would stay to the end."""
+    rig = Rig(complete(IN_FLIGHT + 10, 9, adversary, length=wire.CHUNK + 9)).run("mask")
+    whole, late = rig.ids[IN_FLIGHT:], rig.ids[:IN_FLIGHT]
+    sent = {name: rig.answers(name)[:-1] if name in late else rig.answers(name) for name in rig.ids}
+    for name in whole:
+        for data in sent[name]:
+            rig.server.receive(name, data)
+    tracemalloc.start()
+    try:
+        for name in late:
+            for data in sent[name]:
+                rig.server.receive(name, data)
+        kept = tracemalloc.get_traced_memory()[0]
+        rig.messages = dict(rig.server.advance())
+        left = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    chunks = IN_FLIGHT * wire.chunk_bytes(rig.p, 0)
+    assert kept > chunks
+    assert left < chunks / 10
+    rig.run(gone=tuple(late))
+    assert rig.server.result().survivors == whole
+    assert (rig.server.result().sum == rig.vectors[IN_FLIGHT:].sum(0)).all()
+
+
+def test_a_vector_that_was_folded_in_part_voids_the_sum_and_every_state_of_it(monkeypatch):
+    """Taken again it would be in the sum twice, in part; the state before it is whole."""
+    rig, sent = masked()
+    state = rig.server.to_bytes(SEALING)
+    rig.server.receive(0, sent[0][0])
+    add, calls = ops.unpack_add, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        add(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ops, "unpack_add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rig.server.receive(0, sent[0][1])
+    for refused in (lambda: rig.server.receive(0, sent[0][0]), lambda: rig.server.to_bytes(SEALING)):
+        with pytest.raises(Void, match="folded in part"):
+            refused()
+    rig.server = Server.from_bytes(state, SEALING)
+    rig.run()
+    assert (rig.server.result().sum == rig.vectors.sum(0)).all()
 
 
 def test_bits_beyond_the_last_coordinate_and_other_lengths_are_refused():

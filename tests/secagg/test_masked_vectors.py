@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from secagg.driver import Rig, complete
+from secagg.driver import Rig, complete, rig_of
 
 import fedcore as fc
 from fedcore.errors import (
@@ -14,8 +14,21 @@ from fedcore.errors import (
     ShapeError,
     WeightError,
 )
-from fedcore.privacy.secagg import wire
+from fedcore.privacy.secagg import client, wire
 from fedcore.privacy.secagg.keys import TAG_BYTES
+
+
+@pytest.fixture
+def mask_keys(monkeypatch):
+    """The keys of every vector that is masked, as they are now."""
+    kept, make = [], client.mask_keys
+
+    def keeping(*arguments):
+        kept.append((found := make(*arguments))[0])
+        return found
+
+    monkeypatch.setattr(client, "mask_keys", keeping)
+    return kept
 
 
 def test_a_vector_of_a_million_takes_the_bits_of_its_modulus_and_a_thousandth():
@@ -115,20 +128,28 @@ def test_the_residues_of_a_message_are_uniform_at_every_width(bits):
         assert ((counts - p.length / 256) ** 2 / (p.length / 256)).sum() < 400  # χ² with 255 degrees
 
 
-def test_keys_are_overwritten_when_a_vector_is_left_half_way(monkeypatch):
+@pytest.mark.parametrize("taken", [0, 1])
+def test_keys_are_overwritten_when_a_vector_is_left_half_way_or_never_begun(mask_keys, taken):
     rig = Rig(complete(3, 1, length=wire.CHUNK + 1)).run("mask")
-    kept, make = [], rig.clients[0]._mask_keys
-
-    def keeping(partners):
-        kept.append(make(partners))
-        return kept[-1]
-
-    monkeypatch.setattr(rig.clients[0], "_mask_keys", keeping)
     chunks = rig.clients[0].mask(rig.messages[0], rig.vectors[0])
-    next(chunks)
-    assert kept[0][0].any()
+    for _ in range(taken):
+        next(chunks)
+    assert mask_keys[-1].any()
     chunks.close()
-    assert not kept[0][0].any()
+    assert not mask_keys[-1].any()
+
+
+def test_keys_are_overwritten_when_the_state_cannot_be_saved(mask_keys):
+    rig = rig_of().run("mask")
+
+    def full(_):
+        assert mask_keys[-1].any()
+        raise OSError("no space left")
+
+    rig.clients[0]._save = full
+    with pytest.raises(OSError, match="no space") as held:  # whoever has the error has its frames
+        rig.clients[0].mask(rig.messages[0], rig.vectors[0])
+    assert not mask_keys[-1].any(), held
 
 
 @pytest.mark.parametrize(("quantizer", "weight"), [((1000, 1e-310), 1.0), ((1, 1000.0), 5e-324), ((1000.0, 1.0), 1.0)])

@@ -51,7 +51,7 @@ def test_keys_of_low_order_are_refused_by_clients_and_server(public):
     rig = Rig(complete(3, 2))
     body = bytes.fromhex(public) + rig.clients[1].advertise()[wire.HEADER.size + 32 : -64]
     signature = key_of(2).sign(signed_text("advertise", rig.server._tag, 1, body))
-    with pytest.raises(Forged, match="1 gave a public key of low order"):
+    with pytest.raises(Forged, match="advertise: a public key of 1 is of low order"):
         rig.server.receive(1, wire.pack(0, 1, rig.server._tag, body, signature))
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+
 import pytest
 from secagg.driver import BOTH, SEALING, rig_of
 
-from fedcore.errors import FormatError, Replayed
+from fedcore.errors import FormatError, Replayed, Void
+from fedcore.privacy.secagg import folding
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.server import Server
 from fedcore.privacy.secagg.simulate import answer
@@ -68,6 +72,15 @@ def test_what_could_not_be_saved_is_not_sent_by_a_second_try():
         assert list(answer(saved, stage, message, rig.vectors[0])) == sent
 
 
+def test_a_state_has_what_a_client_was_told_and_not_the_proofs_of_it():
+    """Against a malicious server a client of 1,000 is shown 120 kB of keys, signatures and proofs."""
+    rig = rig_of("malicious", 40, 21).run("share")
+    client = rig.clients[0]
+    before = len(client.to_bytes(SEALING))
+    client.share(rig.messages[0])
+    assert len(client.to_bytes(SEALING)) - before < len(rig.messages[0]) / 4
+
+
 @BOTH
 def test_a_server_that_was_restored_has_decided_who_is_in_the_sum(adversary):
     """A vector that comes late is not let in, so that nobody is asked for the other kind of shares of its member."""
@@ -84,3 +97,49 @@ def test_a_server_that_was_restored_has_decided_who_is_in_the_sum(adversary):
         with pytest.raises(Replayed):
             restored.receive(0, data)
     assert dict(restored.answers()) == dict(said)
+
+
+def interrupted(call, line):
+    """Whether a call came to so many lines of folding, at which Ctrl+C stopped it."""
+    left = line
+
+    def trace(frame, event, _):
+        nonlocal left
+        left -= event == "line" and frame.f_code.co_filename == folding.__file__
+        if left < 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_a_server_that_is_interrupted_at_any_line_of_a_vector_takes_it_once_or_says_so():
+    """The member sends again what the server did not say it has; then the sum is exact, or void from there on."""
+    outcomes = []
+    for line in itertools.count():
+        rig = rig_of("semi_honest", 3, 2).run("mask")
+        sent = {name: rig.answers(name)[0] for name in rig.ids}
+        if not interrupted(lambda rig=rig, sent=sent: rig.server.receive(0, sent[0]), line):
+            break
+        try:
+            for name in rig.server.missing():
+                rig.server.receive(name, sent[name])
+        except Void:
+            with pytest.raises(Void, match="folded in part"):
+                rig.server.to_bytes(SEALING)
+            outcomes.append("void")
+            continue
+        rig.messages = dict(rig.server.advance())
+        assert (rig.run().server.result().sum == rig.vectors.sum(0)).all()
+        outcomes.append("exact")
+    assert len(outcomes) > 20
+    assert set(outcomes[-9:]) == {"exact", "void"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from secagg.driver import BOUND, CONTEXT, SEALING, Rig, complete, key_of, sparse
@@ -166,3 +168,21 @@ def test_no_round_is_joined_twice():
     fc.secagg.Client(*about, after=6)
     with pytest.raises(Replayed, match="got 7, but this client took part in round 7"):
         fc.secagg.Client(*about, after=7)
+
+
+@pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
+def test_a_stage_that_was_ended_too_early_goes_on_as_if_it_had_not_been(adversary):
+    """Nothing was sent yet: a server waits for more, and answers what it would have."""
+    rig = Rig(replace(sparse(adversary), least_included=12))
+    for stage in rig.p.stages:
+        said = dict(rig.server.answers())
+        for late in (False, True):
+            for name in rig.ids[9:] if late else rig.ids[:9]:
+                for data in rig.answers(name):
+                    rig.server.receive(name, data)
+            if not late and stage in ("advertise", "share", "mask"):
+                with pytest.raises(Void, match=f"{stage}: "):
+                    rig.server.advance()
+                assert dict(rig.server.answers()) == said
+        rig.messages = dict(rig.server.advance())
+    assert (rig.server.result().sum == rig.vectors.sum(0)).all()

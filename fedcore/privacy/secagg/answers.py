@@ -5,11 +5,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
 
 from fedcore.privacy.secagg import merkle, wire
 from fedcore.privacy.secagg.neighbourhoods import Neighbourhoods
 from fedcore.privacy.secagg.roster import Id
 from fedcore.privacy.secagg.round import Round
+
+if TYPE_CHECKING:
+    from fedcore.privacy.secagg.server import Server
 
 Signed = dict[int, tuple[bytes, bytes]]
 Body = Callable[[int], bytes]
@@ -35,7 +39,25 @@ class Answers(Mapping[Id, bytes]):
         return len(self._to)
 
 
-def keys_body(malicious: bool, tree: merkle.Tree, public: bytes, advertised: Signed, around: Neighbourhoods) -> Body:
+def body_of(server: Server, stage: str) -> Body:
+    """What starts a stage, from what is in the server's state."""
+    p, around, signed = server.round.parameters, server._around, server._signed
+    if stage == "share":
+        tree = merkle.Tree({i: body for i, (body, _) in signed["advertise"].items()}, p.clients)
+        return _keys(p.malicious, tree, server._public, signed["advertise"], around)
+    if stage == "mask":
+        return _shares(signed["share"], around)
+    there = frozenset(server._included)
+    if stage == "acknowledge":
+        return _lists(server._lists, lambda i: [j for j in around.held_by(i) if j in there])
+    if not p.malicious:
+        listed = wire.members(there, p.clients)
+        return _request(lambda i: listed, server._request)
+    seen = signed["acknowledge"]
+    return _request(_lists(seen, lambda i: [j for j in around.holders[i] if j in seen]), server._request)
+
+
+def _keys(malicious: bool, tree: merkle.Tree, public: bytes, advertised: Signed, around: Neighbourhoods) -> Body:
     """To start 'share': the root, the server's key, and the neighbours' keys, with signatures and proofs."""
     entries = {}
     for i, (keys, signature) in advertised.items():
@@ -48,7 +70,7 @@ def keys_body(malicious: bool, tree: merkle.Tree, public: bytes, advertised: Sig
     return body
 
 
-def shares_body(shared: Signed, around: Neighbourhoods) -> Body:
+def _shares(shared: Signed, around: Neighbourhoods) -> Body:
     """To start 'mask': with whom to have masks, and the sealed shares to hold."""
 
     def share(sender: int, holder: int) -> bytes:
@@ -64,7 +86,7 @@ def shares_body(shared: Signed, around: Neighbourhoods) -> Body:
     return body
 
 
-def signed_body(signed: Signed, whose: Callable[[int], list[int]]) -> Body:
+def _lists(signed: Signed, whose: Callable[[int], list[int]]) -> Body:
     """To start 'acknowledge', and the head of what starts 'unmask': what others signed."""
 
     def body(i: int) -> bytes:
@@ -75,7 +97,7 @@ def signed_body(signed: Signed, whose: Callable[[int], list[int]]) -> Body:
     return body
 
 
-def request_body(head: Body, request: dict[int, list[tuple[int, int]]]) -> Body:
+def _request(head: Body, request: dict[int, list[tuple[int, int]]]) -> Body:
     """To start 'unmask': why it may be asked, and which shares are."""
 
     def body(i: int) -> bytes:

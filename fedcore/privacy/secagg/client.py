@@ -7,7 +7,8 @@ et al. 2020. fedcore/privacy/secagg/README.md says what it protects from whom.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.errors import PrivacyError, Replayed
 from fedcore.privacy.secagg import wire
-from fedcore.privacy.secagg.client_state import client_fields, inputs_of, repeat
+from fedcore.privacy.secagg.client_state import client_fields, take_fields
 from fedcore.privacy.secagg.graph import drawn
 from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, RoundKeys, rooted, signed_text, signing_key
 from fedcore.privacy.secagg.masking import chunks, mask_keys
 from fedcore.privacy.secagg.parameters import Parameters
-from fedcore.privacy.secagg.peers import SEED, Keys, Peer, read_included, read_keys, read_request, read_sealed
+from fedcore.privacy.secagg.peers import SEED, Peer, read_included, read_keys, read_request, read_sealed
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.sharing import opened_shares, sealed_shares
@@ -59,9 +60,7 @@ class Client:
         after: int | None = None,
     ):
         if after is not None and round <= after:
-            raise Replayed(
-                f"round: got {round}, but this client took part in round {after}; only later ones are joined"
-            )
+            raise Replayed(f"round: got {round}, but this client took part in round {after}; join a later one")
         known = roster if isinstance(roster, Roster) else Roster(roster)
         self._start(Round(parameters, known, session, round, context), client_id, signing_key, os.urandom(KEY_BYTES))
         self._save = save
@@ -80,16 +79,21 @@ class Client:
         self._partners: list[int] = []
         self._held: dict[int, bytes] = {}
         self._included: set[int] | None = None
-        self._inputs: dict[str, bytes] = {}  # what each stage was answered for
+        self._answered: dict[str, bytes] = {}  # stage -> SHA-256 of the message that was answered
+        self._server = b""  # the server's key for chunks
         self._vector = b""
         self._fresh = True
-        #: sender -> why, of shares that do not open: they are left out of the answer
-        self.faults: dict[Id, str] = {}
 
     @property
     def generation(self) -> int:
         """How many stages were answered: what to keep where an old state cannot be put in place of the newest."""
-        return len(self._inputs)
+        return len(self._answered)
+
+    @property
+    def faults(self) -> dict[Id, str]:
+        """Sender -> why, of shares that do not open: they are left out of the answer."""
+        ids = self.round.roster.ids
+        return {ids[sender]: "mask: its shares do not open" for sender, shares in self._held.items() if not shares}
 
     @property
     def noise_key(self) -> bytes:
@@ -108,16 +112,17 @@ class Client:
         """Shares of this client's seed and mask secret, sealed to each holder."""
         self._expect("share", message)
         found = read_keys(self.round, self._me, self._holders, message)
-        tag, tags = self._under(found)
+        tag = rooted(self.round.binding, found.root)
         body = sealed_shares(self.round, self._keys, self._me, self._holders, found.peers, tag)
-        self._peers, self._tag, self._tags = found.peers, tag, tags
+        self._take_keys(tag, found.server, found.peers)
         self._accept("share", message)
         return self._message("share", body)
 
-    def _under(self, found: Keys) -> tuple[bytes, ChunkTags]:
-        """What all further messages are bound to, and the key of the vector's chunks."""
-        tag = rooted(self.round.binding, found.root)
-        return tag, ChunkTags(self._keys.share, found.server, tag, self._me, found.server, "server")
+    def _take_keys(self, tag: bytes, server: bytes, peers: dict[int, Peer]) -> None:
+        """What all further messages are bound to, the server's key, from which that of chunks comes, and neighbours."""
+        whose = "share: the server's own public key"
+        self._tags = ChunkTags(self._keys.share, server, tag, self._me, server, whose)
+        self._tag, self._server, self._peers = tag, server, peers
 
     def mask(self, message: bytes, vector: Any) -> Iterator[bytes]:
         """The masked vector in chunks, to be sent in their order.
@@ -131,24 +136,24 @@ class Client:
         if self._vector and tag != self._vector:
             raise Replayed("mask: this client masked another vector in this round; the same one may be sent again only")
         partners, sealed = read_sealed(self.round, self._me, self._holders, self._peers, self._tag, message)
-        keys, signs = self._mask_keys(partners)
-        self._take_shares(partners, sealed)
-        self._vector = tag
-        self._accept("mask", message)
-        return self._chunks(values, keys, signs)
+        keys = mask_keys(self._keys, self._tag, self._me, partners, self._peers, self.round.roster.ids)
+        found = self._chunks(values, *keys)
+        next(found)  # from here on whatever ends it, before its first chunk too, overwrites the keys
+        try:
+            self._held = opened_shares(self.round, self._keys, self._me, self._peers, self._tag, sealed)
+            self._partners, self._vector = partners, tag
+            self._accept("mask", message)
+        except BaseException:
+            found.close()
+            raise
+        return found
 
-    def _mask_keys(self, partners: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        return mask_keys(self._keys, self._tag, self._me, partners, self._peers, self.round.roster.ids)
-
-    def _take_shares(self, partners: list[int], sealed: dict[int, bytes]) -> None:
-        """Open the shares that this client is to hold; one that does not open only cannot be given later."""
-        self._held, self.faults = opened_shares(self.round, self._keys, self._me, self._peers, self._tag, sealed)
-        self._partners = partners
-
-    def _chunks(self, values: Weighted | Integers, keys: np.ndarray, signs: np.ndarray) -> Iterator[bytes]:
+    def _chunks(self, values: Weighted | Integers, keys: np.ndarray, signs: np.ndarray) -> Generator[bytes, None, None]:
+        """Nothing, for `mask` to take, then what it sends. `keys` are overwritten at the end, or where it is left."""
         p = self.round.parameters
         assert self._tags is not None
         try:
+            yield b""
             if p.malicious:
                 yield self._message(wire.INCLUDED, wire.positions(self._partners))
             yield from chunks(values, keys, signs, p, self._me, self._tag, self._tags)
@@ -158,10 +163,9 @@ class Client:
     def acknowledge(self, message: bytes) -> bytes:
         """Whose signed lists this client saw: it will never give a share of their mask secrets."""
         self._expect("acknowledge", message)
-        included = read_included(self.round, self._me, self._partners, self._held, self._tag, message)
-        self._included = included
+        self._included = read_included(self.round, self._me, self._partners, self._held, self._tag, message)
         self._accept("acknowledge", message)
-        return self._message("acknowledge", wire.positions(sorted(included)))
+        return self._message("acknowledge", wire.positions(sorted(self._included)))
 
     def unmask(self, message: bytes) -> bytes:
         """The shares that the server asks for, if it may: one request a round is answered."""
@@ -185,12 +189,12 @@ class Client:
     def _expect(self, stage: str, message: bytes) -> None:
         """Raise Replayed unless this stage is next, or was answered for the same message before."""
         stages = self.round.parameters.stages
-        if stage in self._inputs:
-            if self._inputs[stage] != message:
+        if stage in self._answered:
+            if self._answered[stage] != sha256(message).digest():
                 raise Replayed(f"{stage}: this client has answered another message; one a round is answered")
             return
-        if stage not in stages or stages.index(stage) != len(self._inputs):
-            following = stages[len(self._inputs)] if len(self._inputs) < len(stages) else "no stage"
+        if stage not in stages or stages.index(stage) != len(self._answered):
+            following = stages[len(self._answered)] if len(self._answered) < len(stages) else "no stage"
             raise Replayed(f"{stage}: came out of order, {following} is next")
         if not self._fresh:
             raise Replayed(
@@ -204,20 +208,20 @@ class Client:
         What could not be saved is not remembered either: sent by a second try, it would be unknown to a restart, which
         then answers otherwise under the same keys.
         """
-        if stage in self._inputs:
+        if stage in self._answered:
             return
-        self._inputs[stage] = bytes(message)
+        self._answered[stage] = sha256(message).digest()
         try:
             if self._save is not None:
                 self._save(self)
         except BaseException:
-            del self._inputs[stage]
+            del self._answered[stage]
             if stage == "mask":
                 self._vector = b""
             raise
 
     def to_bytes(self, sealing_key: bytes) -> bytes:
-        """This client, sealed under 32 secret bytes: its keys, and what it answered."""
+        """This client, sealed under 32 secret bytes: its keys, what it was told, and hashes of what it answered."""
         return seal(client_fields(self), "client", sealing_key)
 
     @classmethod
@@ -239,9 +243,8 @@ class Client:
         self, round = cls.__new__(cls), Round.from_fields(fields)
         self._save = None
         self._start(round, round.roster.ids[int(fields["client"])], fields["signing"], fields["secret"])
-        inputs = inputs_of(fields, round.parameters.stages)
-        if generation is not None and generation != len(inputs):
-            raise Replayed(f"state of a client: is of generation {len(inputs)}, the newest is {generation}")
-        repeat(self, inputs, fields["vector"])
+        take_fields(self, fields)
+        if generation is not None and generation != self.generation:
+            raise Replayed(f"state of a client: is of generation {self.generation}, the newest is {generation}")
         self._fresh, self._save = generation is not None, save
         return self

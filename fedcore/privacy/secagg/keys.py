@@ -77,18 +77,21 @@ class RoundKeys:
         return public + commitment(self.seed, self._binding)
 
 
-def agreed(private: X25519PrivateKey, public: bytes, who: object) -> bytes:
-    """The shared secret of X25519. Raises Forged for a public key that gives zeros whatever the private one."""
+def agreed(private: X25519PrivateKey, public: bytes, whose: str) -> bytes:
+    """The shared secret of X25519. Raises Forged for a public key that gives zeros whatever the private one.
+
+    whose: what errors call the public key, with the stage in which it came
+    """
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
-        raise Forged(f"advertise: {who!r} gave a public key of low order, which would make a known secret") from None
+        raise Forged(f"{whose} is of low order, which would make a known secret") from None
 
 
-def pair_key(private: X25519PrivateKey, public: bytes, binding: bytes, mine: int, theirs: int, who: object) -> bytes:
+def pair_key(private: X25519PrivateKey, public: bytes, binding: bytes, mine: int, theirs: int, whose: str) -> bytes:
     """The key of the mask between two members; both sides find the same."""
     pair = struct.pack("<HH", min(mine, theirs), max(mine, theirs))
-    return hkdf(agreed(private, public, who), "pair", binding, pair)
+    return hkdf(agreed(private, public, whose), "pair", binding, pair)
 
 
 def self_key(seed: bytes, binding: bytes) -> bytes:
@@ -99,9 +102,9 @@ def self_key(seed: bytes, binding: bytes) -> bytes:
 class Sealed:
     """Shares sealed from one member to another: the key depends on the direction, so it seals one message."""
 
-    def __init__(self, private: X25519PrivateKey, public: bytes, binding: bytes, sender: int, to: int, who: object):
+    def __init__(self, private: X25519PrivateKey, public: bytes, binding: bytes, sender: int, to: int, whose: str):
         self._header = binding + struct.pack("<HH", sender, to)
-        self._key = hkdf(agreed(private, public, who), "sealed share", binding, self._header[-4:])
+        self._key = hkdf(agreed(private, public, whose), "sealed share", binding, self._header[-4:])
 
     def seal(self, data: bytes) -> bytes:
         """Encrypted and authenticated: 16 bytes longer."""
@@ -124,9 +127,9 @@ class ChunkTags:
     """
 
     def __init__(
-        self, private: X25519PrivateKey, public: bytes, binding: bytes, member: int, server: bytes, who: object
+        self, private: X25519PrivateKey, public: bytes, binding: bytes, member: int, server: bytes, whose: str
     ):
-        secret = agreed(private, public, who)
+        secret = agreed(private, public, whose)
         self._cipher = AESGCM(hkdf(secret, "chunk", binding, struct.pack("<H", member) + server))
 
     def tag(self, number: int, packed: bytes | memoryview) -> bytes:

@@ -26,7 +26,8 @@ def mask_keys(
     """
     found = [self_key(keys.seed, tag)]
     for other in partners:
-        found.append(pair_key(keys.mask, peers[other].mask_public, tag, me, other, names[other]))
+        whose = f"mask: the public key of {names[other]!r}"
+        found.append(pair_key(keys.mask, peers[other].mask_public, tag, me, other, whose))
     signs = [1] + [1 if me < other else -1 for other in partners]
     return np.frombuffer(b"".join(found), np.uint8).reshape(-1, KEY_BYTES).copy(), np.array(signs, np.int8)
 
@@ -40,15 +41,12 @@ def chunks(
     tag: bytes,
     tags: ChunkTags,
 ) -> Iterator[bytes]:
-    """The messages that carry a masked vector, in order. `keys` are overwritten at the end, or where it is left."""
+    """The messages that carry a masked vector, in order."""
     packed = np.empty((min(AT_ONCE, p.length) * p.modulus_bits + 7) // 8, np.uint8)
-    try:
-        for start in range(0, p.length, AT_ONCE):
-            count, at = min(AT_ONCE, p.length - start), 0
-            values.packed(start, packed[: (count * p.modulus_bits + 7) // 8], count, keys, signs, p)
-            for number in range(start // wire.CHUNK, -(-(start + count) // wire.CHUNK)):
-                part = packed[at : at + wire.chunk_bytes(p, number)].data
-                yield wire.chunk(me, tag, number, part, tags.tag(number, part))
-                at += len(part)
-    finally:
-        keys[:] = 0
+    for start in range(0, p.length, AT_ONCE):
+        count, at = min(AT_ONCE, p.length - start), 0
+        values.packed(start, packed[: (count * p.modulus_bits + 7) // 8], count, keys, signs, p)
+        for number in range(start // wire.CHUNK, -(-(start + count) // wire.CHUNK)):
+            part = packed[at : at + wire.chunk_bytes(p, number)].data
+            yield wire.chunk(me, tag, number, part, tags.tag(number, part))
+            at += len(part)

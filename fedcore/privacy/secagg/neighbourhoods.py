@@ -10,16 +10,22 @@ from fedcore.privacy.secagg.peers import MASK, SEED
 
 
 class Neighbourhoods:
-    """`holders` is filled as members advertise, `sealing` when they have shared; the rest follows from them."""
+    """`holders` is filled as members advertise (`add`), `sealing` when they have shared; the rest follows from them."""
 
     def __init__(self, p: Parameters):
         self._p = p
         self.holders: dict[int, list[int]] = {}
         self.sealing: set[int] = set()  # who shared, and can be unmasked
 
+    def add(self, position: int, holders: list[int]) -> None:
+        """A member's holders, as it advertised them."""
+        self.holders[position] = holders
+        for made in ("wards", "neighbours"):  # before it came, as where a stage was ended with too few
+            self.__dict__.pop(made, None)
+
     @cached_property
     def wards(self) -> dict[int, list[int]]:
-        """Holder -> whose shares it holds; read first when all have advertised."""
+        """Holder -> whose shares it holds."""
         found: dict[int, list[int]] = {i: [] for i in range(self._p.clients)}
         for position in sorted(self.holders):
             for holder in self.holders[position]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcore.errors import ExistsError, FormatError, MissingError, PrivacyError
+from fedcore.errors import FormatError, MissingError, PrivacyError
 from fedcore.privacy.secagg.roster import Roster
-from fedcore.updates.atomic import refused, write_atomically
+from fedcore.updates.atomic import write_atomically, write_new
 
 VERSION = 1
 
@@ -107,16 +106,10 @@ def _key(text: str, what: str) -> bytes:
 
 
 def new_key(path: str | Path) -> str:
-    """Write a member's new signing key (32 bytes, readable by its owner alone); returns the public key in hex."""
+    """Write a member's new signing key (32 bytes, readable by its owner alone); returns the public key in hex.
+
+    Raises ExistsError, StorageError.
+    """
     key = Ed25519PrivateKey.generate()
-    try:
-        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ExistsError(f"{path}: exists; a key that is in use is not overwritten, give another name") from None
-    except OSError as error:
-        raise refused(Path(path), error) from error
-    with os.fdopen(number, "wb") as file:
-        file.write(key.private_bytes_raw())
-        file.flush()
-        os.fsync(file.fileno())
+    write_new(Path(path), key.private_bytes_raw())
     return key.public_key().public_bytes_raw().hex()

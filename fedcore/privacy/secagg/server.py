@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fedcore.errors import Forged, FormatError, Replayed, Void
+from fedcore.errors import Forged, Replayed, Void
 from fedcore.privacy.secagg import merkle, wire
-from fedcore.privacy.secagg.answers import Answers, Body, Signed, keys_body, request_body, shares_body, signed_body
+from fedcore.privacy.secagg.answers import Answers, Signed, body_of
 from fedcore.privacy.secagg.folding import Folding
 from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, rooted, signed_text, verified
 from fedcore.privacy.secagg.members import longest, read_advertised, read_given, read_list, read_shares
@@ -53,7 +53,10 @@ class Server:
         self._request: dict[int, list[tuple[int, int]]] = {}
         self._tag = round.binding
         self._private = X25519PrivateKey.from_private_bytes(os.urandom(KEY_BYTES))  # with each member a key for chunks
-        self._chunk_tags: dict[int, ChunkTags] = {}
+
+    @property
+    def _public(self) -> bytes:
+        return self._private.public_key().public_bytes_raw()
 
     @cached_property
     def _folding(self) -> Folding:
@@ -73,7 +76,7 @@ class Server:
 
         Raises Forged for one that its member did not sign, or with what is not the protocol's; Replayed for one that
         came before, late, out of order or from another round; FormatError; RangeError where too many vectors are on
-        their way at once. Such a message changes nothing.
+        their way at once. Such a message changes nothing. Raises Void from where folding a vector was interrupted.
         """
         stage = self.stage
         who = f"{stage or 'result'}: the message of {client_id!r}"
@@ -90,7 +93,8 @@ class Server:
         if position in self._done:
             raise Replayed(f"{who}: came before")
         if kind == "mask":
-            self._take_chunk(position, message, who)
+            if whole := self._folding.take(position, message, self._chunk_tags, who):
+                self._folding.fold(position, whole, self._done)
             return
         text = signed_text(kind, self._tag, position, message.body)
         if not verified(self.round.roster.public(position), message.signature, text):
@@ -101,28 +105,17 @@ class Server:
         if not listing:
             self._done.add(position)
 
-    def _take_chunk(self, position: int, message: wire.Signed, who: str) -> None:
-        """Check the tag of a chunk, keep it, and fold the vector if it was the last."""
-        tags = self._chunk_tags.get(position)
-        if tags is None:
-            body, mine = self._signed["advertise"][position][0], self._private.public_key().public_bytes_raw()
-            who_else = self.round.roster.ids[position]
-            tags = ChunkTags(self._private, body[:KEY_BYTES], self._tag, position, mine, who_else)
-            self._chunk_tags[position] = tags
-        if len(message.body) < 4:
-            raise FormatError(f"{who}: has no number of a chunk")
-        number, packed = int.from_bytes(message.body[:4], "little"), message.body[4:]
-        if not tags.fits(number, packed, message.signature):
-            raise Forged(f"{who}: chunk {number} is not one that it made for this round")
-        if self._folding.take(position, number, packed, who):
-            self._done.add(position)
-            del self._chunk_tags[position]
+    def _chunk_tags(self, position: int) -> ChunkTags:
+        """What checks the chunks of a member."""
+        body, mine = self._signed["advertise"][position][0], self._public
+        whose = f"mask: the public key of {self.round.roster.ids[position]!r}"
+        return ChunkTags(self._private, body[:KEY_BYTES], self._tag, position, mine, whose)
 
     def _read(self, kind: str, position: int, reader: wire.Reader, who: str) -> None:
         """Check what a signed message says."""
         p, around = self._p, self._around
         if kind == "advertise":
-            around.holders[position] = read_advertised(self.round, self._private, position, reader, who)
+            around.add(position, read_advertised(self.round, self._private, position, reader, who))
         elif kind == "share":
             read_shares(p, reader, [h for h in around.holders[position] if h in self._signed["advertise"]], who)
         elif kind == wire.INCLUDED:
@@ -141,9 +134,9 @@ class Server:
         stage = self.stage
         if stage is None:
             raise Replayed("advance: the last stage is over; take the result")
-        to = getattr(self, f"_after_{stage}")(self._done)
-        self._stage += 1
-        self._expected, self._done = set(to), set()
+        to = set(getattr(self, f"_after_{stage}")(self._done))
+        # together: a signal comes between calls only, and half of it would be a state of no stage
+        self._stage, self._expected, self._done = self._stage + 1, to, set()
         return self.answers()
 
     def answers(self) -> Mapping[Id, bytes]:
@@ -152,33 +145,16 @@ class Server:
         if stage in (None, "advertise"):
             return {}
         tag = self.round.binding if stage == "share" else self._tag
-        return Answers(self.round, stage, tag, set(self._expected), self._body(stage))
-
-    def _body(self, stage: str) -> Body:
-        """What starts a stage, from what is in the state."""
-        p, around = self._p, self._around
-        if stage == "share":
-            advertised = self._signed["advertise"]
-            tree = merkle.Tree({i: body for i, (body, _) in advertised.items()}, p.clients)
-            return keys_body(p.malicious, tree, self._private.public_key().public_bytes_raw(), advertised, around)
-        if stage == "mask":
-            return shares_body(self._signed["share"], around)
-        there = frozenset(self._included)
-        if stage == "acknowledge":
-            return signed_body(self._lists, lambda i: [j for j in around.held_by(i) if j in there])
-        if not p.malicious:
-            listed = wire.members(there, p.clients)
-            return request_body(lambda i: listed, self._request)
-        seen = self._signed["acknowledge"]
-        return request_body(signed_body(seen, lambda i: [j for j in around.holders[i] if j in seen]), self._request)
+        return Answers(self.round, stage, tag, set(self._expected), body_of(self, stage))
 
     def _after_advertise(self, done: set[int]) -> set[int]:
         """To each with enough holders: the root, and its neighbours' keys with proofs."""
         advertised, around = self._signed["advertise"], self._around
+        going = {i for i in done if around.enough(i, done) and len(around.wards[i]) <= self._p.in_degree}
+        self._or_void(going, "advertise")
         tree = merkle.Tree({i: body for i, (body, _) in advertised.items()}, self._p.clients)
         self._tag = rooted(self.round.binding, tree.root)
-        going = {i for i in done if around.enough(i, done) and len(around.wards[i]) <= self._p.in_degree}
-        return self._or_void(going, "advertise")
+        return going
 
     def _or_void(self, going: set[int], stage: str) -> set[int]:
         if len(going) < self._p.min_included:
@@ -195,14 +171,17 @@ class Server:
 
     def _after_mask(self, done: set[int]) -> set[int]:
         """Ends what comes into the sum. To each in it: who else is, by their signed lists; or what to unmask."""
-        self._included, self._signed["share"] = sorted(done), {}
         if len(done) < self._p.min_included:
             raise Void(f"mask: {len(done)} vectors came, expected at least {self._p.min_included}; the round is void")
-        self._check_needed(done, "mask")
+        included = sorted(done)
+        self._check_needed(included, done, "mask")
+        self._included, self._signed["share"] = included, {}
+        self._lists = {i: self._lists[i] for i in included if i in self._lists}
+        self._folding.forget()  # vectors that are still on their way are too late
         return done if self._p.malicious else self._requests(done)
 
-    def _check_needed(self, there: set[int], stage: str) -> None:
-        for i in self._around.needed(self._included):
+    def _check_needed(self, included: Collection[int], there: set[int], stage: str) -> None:
+        for i in self._around.needed(included):
             if not self._around.enough(i, there):
                 count = sum(holder in there for holder in self._around.holders[i])
                 raise Void(
@@ -214,7 +193,7 @@ class Server:
         """To each that enough of its holders acknowledged: their acknowledgements, and what to unmask."""
         around = self._around
         able = {i for i in done if around.enough(i, done)}
-        self._check_needed(able, "acknowledge")
+        self._check_needed(self._included, able, "acknowledge")
         return self._requests(able)
 
     def _requests(self, able: set[int]) -> set[int]:
@@ -224,7 +203,7 @@ class Server:
         return able
 
     def _after_unmask(self, done: set[int]) -> set[int]:
-        self._check_needed(done, "unmask")
+        self._check_needed(self._included, done, "unmask")
         return set()
 
     def result(self) -> SecureSum:
@@ -250,7 +229,6 @@ class Server:
         if position not in self._done:
             self._expected.discard(position)
             self._folding.forget(position)
-            self._chunk_tags.pop(position, None)
 
     def to_bytes(self, sealing_key: bytes) -> bytes:
         """This server, sealed under 32 secret bytes. Write it after `advance`, before any of what that gives is sent:

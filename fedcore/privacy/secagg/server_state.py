@@ -73,7 +73,7 @@ def take_fields(server: Server, fields: dict[str, bytes]) -> None:
     server._lists = {i: found for i, found in lists.items() if i in server._done or server.stage != "mask"}
     advertised = server._signed["advertise"]
     for position, (body, _) in advertised.items():
-        server._around.holders[position] = holders_of(server.round, position, body, "state of a server")
+        server._around.add(position, holders_of(server.round, position, body, "state of a server"))
     if server._stage > 0:
         tree = merkle.Tree({i: body for i, (body, _) in advertised.items()}, server.round.parameters.clients)
         server._tag = rooted(server.round.binding, tree.root)

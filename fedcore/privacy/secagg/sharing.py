@@ -9,7 +9,6 @@ import numpy as np
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.keys import RoundKeys, Sealed
 from fedcore.privacy.secagg.peers import Peer
-from fedcore.privacy.secagg.roster import Id
 from fedcore.privacy.secagg.round import Round
 
 
@@ -25,7 +24,7 @@ def sealed_shares(
     there = [(x, holder) for x, holder in enumerate(holders) if holder in peers]
     parts = [wire.positions([holder for _, holder in there])]
     for x, holder in there:
-        box = Sealed(keys.share, peers[holder].share_public, tag, me, holder, round.roster.ids[holder])
+        box = Sealed(keys.share, peers[holder].share_public, tag, me, holder, _whose("share", round, holder))
         parts.append(box.seal(shares[x, 0].tobytes()))
     shares[:] = 0
     return b"".join(parts)
@@ -33,13 +32,15 @@ def sealed_shares(
 
 def opened_shares(
     round: Round, keys: RoundKeys, me: int, peers: Mapping[int, Peer], tag: bytes, sealed: Mapping[int, bytes]
-) -> tuple[dict[int, bytes], dict[Id, str]]:
-    """(sender -> its shares, none of one that does not open; sender -> why)."""
-    held, faults = {}, {}
+) -> dict[int, bytes]:
+    """Sender -> its shares, none of one whose do not open."""
+    held = {}
     for sender, data in sealed.items():
-        name = round.roster.ids[sender]
-        shares = Sealed(keys.share, peers[sender].share_public, tag, sender, me, name).open(data)
-        if shares is None:
-            faults[name] = "mask: its shares do not open"
-        held[sender] = shares or b""
-    return held, faults
+        box = Sealed(keys.share, peers[sender].share_public, tag, sender, me, _whose("mask", round, sender))
+        held[sender] = box.open(data) or b""
+    return held
+
+
+def _whose(stage: str, round: Round, position: int) -> str:
+    """What errors call a member's public key."""
+    return f"{stage}: the public key of {round.roster.ids[position]!r}"

@@ -153,7 +153,8 @@ def mask_keys(
         private = X25519PrivateKey.from_private_bytes(secret)
         for other in partners(position):
             if other in included:
-                keys.append(pair_key(private, publics(other), tag, position, other, round.roster.ids[other]))
+                whose = f"unmask: the public key of {round.roster.ids[other]!r}"
+                keys.append(pair_key(private, publics(other), tag, position, other, whose))
                 signs.append(-1 if other < position else 1)  # `other` added where its position is the lower one
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES), np.array(signs, np.int8)
 
