@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ from fedcore.rules.rule import Decision, Rule, check_weights, chosen_references
 from fedcore.rules.statistics import Gram, Statistics
 from fedcore.updates import Cohort, Layout, Update
 from fedcore.updates.bases import check_same_base
+from fedcore.updates.metadata import MOST_EXAMPLES
 from fedcore.updates.weights import weights_by_id
 
 Space = Literal["delta", "parameters"]
@@ -48,7 +49,8 @@ FACTOR_LAW = "stacked factors, truncated to their leading singular triplets"
 class Aggregate:
     """What `aggregate` returns.
 
-    update         the result; client_id "global", num_examples the sum over the clients that count
+    update         the result; client_id "global", num_examples the sum over the clients that count, and `counted` if
+                   each of them said its own and they are at most 2**40
     coefficients   client_id -> its coefficient as used (an fp32 value); the result divides by report["divisor"]. Empty
                    for an order rule, which gives no client a coefficient; mixtures that it is taken of are in
                    report["mix"]
@@ -136,9 +138,9 @@ def aggregate(
 
     Stages before the last one of a composed rule are under report["before"], in their order.
 
-    Raises LayoutError, NonFiniteError, RuleError, WeightError, ShapeError, RangeError, BackendError, BudgetError (with
-    the least that works), and of files FormatError, MissingError and StorageError; each names the client, file, tensor
-    or module.
+    Raises LayoutError, NonFiniteError, RuleError, WeightError, DTypeError, ShapeError, RangeError, BackendError,
+    BudgetError (with the least that works), and of files FormatError, MissingError and StorageError; each names the
+    client, file, tensor or module.
     """
     if space not in ("delta", "parameters"):
         raise RuleError(f"space: got {space!r}, expected 'delta' or 'parameters'")
@@ -328,18 +330,25 @@ def split_tensors(
 
 
 def make_update(cohort: Cohort, found: Combination) -> Update:
+    """The result as an update, with the examples of the clients that count (of none: 1)."""
     first, factors = cohort[0], found.factors
+    counting = [cohort[row] for row in found.counted]
+    examples = sum(update.num_examples for update in counting)
+    # no count: a sum over clients of whom some never said theirs, or one that a client's lie made larger than any may
+    # be, which must not end a round of a rule that looks at no counts
+    counted = all(update.counted for update in counting) and 1 <= examples <= MOST_EXAMPLES
     # whose config is true of the result: a client with its modules
     modules = first.modules.keys() if factors is None else factors.scaling.keys()
     like = next((update for update in cohort if update.modules.keys() == modules), None)
-    return Update.from_tensors(
+    update = Update.from_tensors(
         found.tensors,
-        num_examples=int(cohort.num_examples[found.counted].sum()) or 1,
+        num_examples=min(max(examples, 1), MOST_EXAMPLES),
         client_id="global",
         scaling=first.scaling if factors is None else factors.scaling,
         base=next((update.base for update in cohort if update.base is not None), None),
         adapter_config=None if like is None or (factors is not None and not factors.scaling) else like.adapter_config,
     )
+    return replace(update, counted=counted)
 
 
 def make_report(

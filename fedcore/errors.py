@@ -77,7 +77,10 @@ class DependencyError(FedcoreError, ImportError):
 
 
 class TrainingError(FedcoreError, RuntimeError):
-    """Training whose update would be silently wrong: a frozen base changed, a gradient never arrived, a loss is NaN."""
+    """Training that cannot go on, or whose update would be silently wrong.
+
+    A frozen base changed, a gradient never arrived, a loss is NaN, memory ran out.
+    """
 
 
 class PrivacyError(FedcoreError, ValueError):

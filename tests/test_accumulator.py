@@ -13,7 +13,16 @@ from inputs import from_bits, make_rows, same_bits
 
 import fedcore as fc
 from fedcore.dtypes import round_from_float64, to_float64
-from fedcore.errors import BackendError, LayoutError, NonFiniteError, RangeError, RuleError, ShapeError, WeightError
+from fedcore.errors import (
+    BackendError,
+    DTypeError,
+    LayoutError,
+    NonFiniteError,
+    RangeError,
+    RuleError,
+    ShapeError,
+    WeightError,
+)
 from fedcore.rules import Krum, Mean, NormClipping
 
 SHAPES = {"m.lora_A.weight": (4, 30), "m.lora_B.weight": (50, 4), "head": (7,), "norm": (3,)}
@@ -179,9 +188,11 @@ def test_what_does_not_fit_is_refused_by_name_and_leaves_nothing_behind():
         made.add(update("b", 3, tensors={"extra": np.zeros(3, np.float32)}))
     with pytest.raises(LayoutError, match="client 'b': tensor 'head' is float32, expected float16"):
         made.add(update("b", 3, tensors={"head": np.zeros(7, np.float32)}))
-    for weight in (0, -1, np.nan, 2**24 + 2, "x"):
-        with pytest.raises(WeightError, match=r"(client 'b': got weight|weights: got)"):
+    for weight in (0, -1, np.nan, 2**24 + 2, 1e-40):
+        with pytest.raises(WeightError, match="client 'b': got weight"):
             made.add(update("b", 3), weight)
+    with pytest.raises(DTypeError, match="weights: got <U1, expected real numbers"):
+        made.add(update("b", 3), "x")
     assert made.result().update.digest() == before.update.digest()
     assert made.client_ids == ("client-00", "client-01")
 

@@ -73,6 +73,13 @@ def test_weights_follow_the_order_of_the_directories(five, tmp_path):
     assert shift_of(tmp_path / "out") == pytest.approx((0.02 * 7 + 0.01 * 2) / 10, rel=1e-4)
 
 
+def test_numbers_that_the_rule_ignores_are_refused(five, tmp_path, capsys):
+    options = ("-o", tmp_path / "out", "--rule", "krum", "--f", 1)
+    line = refused(capsys, tmp_path, *five, *options, "--weights=-1,0,inf,nan,1")
+    assert line.endswith("--weights: got numbers with --rule krum, which ignores them; leave --weights out")
+    assert run(*five, *options, "--weights", "equal") == 0
+
+
 def test_krum_says_who_counted_and_json_is_one_object(five, tmp_path, capsys):
     assert run(*five, "-o", tmp_path / "out", "--rule", "krum", "--f", 1, "--json") == 0
     shown = capsys.readouterr()

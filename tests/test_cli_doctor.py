@@ -48,7 +48,7 @@ def test_json_holds_the_same(capsys):
 def test_what_is_missing_comes_with_what_to_do(capsys, monkeypatch, tmp_path):
     reasons = {"c": "no module; install a C compiler and reinstall fedcore"}
     monkeypatch.setattr(backends, "unavailable", reasons.get)
-    known = machine.versions() | {"torch": None, "peft": None}
+    known = machine.versions() | {"torch": None, "peft": None, "dp-accounting": None}
     monkeypatch.setattr(machine, "versions", lambda: known)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FEDCORE_CACHE", str(tmp_path / "file" / "cache"))
@@ -56,7 +56,8 @@ def test_what_is_missing_comes_with_what_to_do(capsys, monkeypatch, tmp_path):
     found = json.loads(capsys.readouterr().out)
     todo = "\n".join(found["to_do"])
     assert "install a C compiler and reinstall fedcore" in todo
-    assert "torch (training and GPU kernels), peft (adapters); pip install 'fedcore[train]'" in todo
+    assert "torch (training and GPU kernels), peft (adapters), dp-accounting (differential privacy); pip" in todo
+    assert found["versions"]["cryptography"]
     assert "set FEDCORE_CACHE to a folder that can" in todo
     assert found["kernels"] is None
 
@@ -82,7 +83,7 @@ def test_it_exits_one_where_the_engine_does_not_work(capsys, monkeypatch, broken
     [
         ("FEDCORE_ISA", "sparc", "got 'sparc', expected one of"),
         ("FEDCORE_BACKEND", "foo", "got backend 'foo', expected one of"),
-        ("FEDCORE_NUM_THREADS", "many", "got 'many', expected a whole number"),
+        ("FEDCORE_NUM_THREADS", "many", "FEDCORE_NUM_THREADS: got 'many', expected a whole number"),
     ],
 )
 def test_a_wrong_variable_is_a_finding_with_its_remedy(capsys, monkeypatch, variable, value, said):
@@ -126,3 +127,17 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("FEDCORE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert machine.cache_folder() == tmp_path / "xdg" / "fedcore"
+
+
+def test_without_a_home_the_rest_is_told_and_what_to_set(capsys, monkeypatch):
+    def nobody(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("FEDCORE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(machine.Path, "home", classmethod(nobody))
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cache"] is None
+    assert any("no home directory" in line and "set FEDCORE_CACHE" in line for line in found["to_do"])
+    assert main(["doctor"]) == 0

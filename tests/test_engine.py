@@ -10,7 +10,7 @@ import pytest
 
 import fedcore as fc
 from fedcore.errors import BackendError, LayoutError, NonFiniteError, RuleError, ShapeError, WeightError
-from fedcore.rules import Coefficients, Krum, Mean, MultiKrum, NormClipping, Rule
+from fedcore.rules import Coefficients, Krum, Mean, Median, MultiKrum, NormClipping, Rule
 from tests.oracles import rules as oracle
 
 SPACES = ["delta", "parameters"]
@@ -142,6 +142,25 @@ def test_weights_by_client_or_in_the_order_given(space):
 def test_bad_weights_are_named_by_client(weights, error, text):
     with pytest.raises(error, match=text):
         fc.aggregate(CLIENTS, Mean(), weights=weights)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_result_has_the_count_of_those_that_count_and_none_where_one_of_them_never_said_it(space):
+    said = [dataclasses.replace(u, num_examples=10) for u in CLIENTS]
+    silent = [dataclasses.replace(u, counted=i != 5) for i, u in enumerate(said)]
+    many = [dataclasses.replace(u, num_examples=2**39) for u in CLIENTS]
+    n = len(CLIENTS)
+    for rule, cohort, examples, counted in [
+        (Mean(), said, 10 * n, True),
+        (Mean(), silent, 10 * n, False),
+        (Krum(1), silent, 10, True),
+        (Median(), many, 2**40, False),
+    ]:
+        update = fc.aggregate(cohort, rule, space).update
+        assert (update.num_examples, update.counted) == (examples, counted)
+        again = fc.Update.from_bytes(update.to_bytes())
+        assert again.counted == counted
+        assert again.num_examples == (examples if counted else 1)
 
 
 def test_what_clients_report_does_not_move_krum():

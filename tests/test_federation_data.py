@@ -108,6 +108,12 @@ def test_too_few_or_too_short_texts_give_no_questions():
         ('{"txt": "x", "topic": "a"}', r"texts\.jsonl:3: no column 'body' \(data\.text\); it has txt, topic"),
         ('{"body": "x"}', r"texts\.jsonl:3: no column 'topic' \(partition\.column\)"),
         ('{"body": 3, "topic": "a"}', r"texts\.jsonl:3: column 'body' holds int, expected text"),
+        ('{"body": null, "topic": "a"}', r"texts\.jsonl:3: column 'body' \(data\.text\) is null"),
+        ('{"body": "cut \\ud83d", "topic": "a"}', r"texts\.jsonl:3: column 'body' \(data\.text\) holds half a char"),
+        (
+            '{"body": "x", "topic": "\\ud83d"}',
+            r"texts\.jsonl:3: column 'topic' \(partition\.column\) holds half a char",
+        ),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, said):

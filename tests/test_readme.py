@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fedcore.federation.config_file import tomllib
+
 TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -26,6 +28,13 @@ def test_the_configuration_is_valid(tmp_path):
     (tmp_path / "federation.toml").write_text(code)
     config = load_config(tmp_path / "federation.toml")
     assert config.aggregation.rule == "krum"
+
+
+def test_installing_names_every_package_that_the_metadata_does():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    said = TEXT[TEXT.index("Installing: ") :].lower()
+    needed = [*project["dependencies"], *project["optional-dependencies"]["train"]]
+    assert [name for line in needed if (name := re.split(r"[>=; ]", line)[0]) not in said] == []
 
 
 def test_the_measured_table_was_generated():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
 from html.parser import HTMLParser
@@ -187,3 +189,10 @@ def test_an_unfinished_run_has_a_report_too(folder, tmp_path: Path):
     for name in ("config.toml", "run.json"):
         (path / name).write_bytes((folder.path / name).read_bytes())
     assert "No round has finished yet." in page(RunFolder.read(path))
+
+
+def test_files_of_a_run_are_utf_8_whatever_the_locale(folder):
+    """Python tells of each open() that takes the locale's encoding; here it is an error."""
+    code = "import sys, pathlib, fedcore.report.html as h; h.page(h.RunFolder.read(pathlib.Path(sys.argv[1])))"
+    options = ("-X", "warn_default_encoding", "-W", "error::EncodingWarning:fedcore.report.html")
+    subprocess.run([sys.executable, *options, "-c", code, str(folder.path)], check=True, capture_output=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcore.errors import NonFiniteError, ShapeError, WeightError
+from fedcore.errors import DTypeError, NonFiniteError, ShapeError, WeightError
 from fedcore.rowtable import RowTable
 from fedcore.rules import Mean
 from tests.oracles import rules as oracle
@@ -41,8 +41,9 @@ def test_a_table_of_rows_and_a_list_give_the_same():
         (-3, "got weight -3"),
         (np.inf, "got weight inf"),
         (np.nan, "got weight nan"),
-        (2**24 + 1, "at most 16777216"),
-        (1e-60, "zero in fp32"),
+        (2**24 + 1, r"a count above 2\*\*24"),
+        (1e-60, "below the normal fp32 numbers"),
+        (2.0**-127, "below the normal fp32 numbers"),
     ],
 )
 def test_a_bad_weight_is_named(bad, text):
@@ -50,10 +51,15 @@ def test_a_bad_weight_is_named(bad, text):
         Mean()(np.ones((3, 4), np.float32), [1, bad, 1])
 
 
+def test_the_smallest_normal_weight_counts():
+    rows = np.array([[1, 2], [3, 6]], np.float32)
+    assert Mean()(rows, [2.0**-126, 2.0**-126]).tolist() == [2, 4]
+
+
 def test_weights_of_another_length_or_kind_are_refused():
     with pytest.raises(ShapeError, match=r"expected \(3,\)"):
         Mean()(np.ones((3, 4), np.float32), [1, 1])
-    with pytest.raises(WeightError, match="expected 3 numbers"):
+    with pytest.raises(DTypeError, match="expected real numbers"):
         Mean()(np.ones((3, 4), np.float32), ["a", 1, 1])
 
 

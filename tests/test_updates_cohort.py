@@ -1,10 +1,12 @@
 """Cohort: order, agreement, and one pointer table without a copy."""
 
+import dataclasses
 import time
 
 import numpy as np
 import pytest
 
+import fedcore as fc
 from fedcore.dtypes import bf16
 from fedcore.errors import LayoutError, ShapeError
 from fedcore.updates import Cohort, Update
@@ -77,6 +79,29 @@ def test_base_models_must_agree_where_they_are_known():
     for check in (cohort.check_same_base, cohort.check_same_layout):
         with pytest.raises(LayoutError, match="client 'c': its base model is 'y', expected 'x' like client 'b'"):
             check()
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other"),
+    [
+        ("trainable_token_indices", [5], [7]),
+        ("alora_invocation_tokens", [1, 2], None),
+        ("layer_replication", [[0, 4], [2, 5]], [[0, 3], [1, 5]]),
+        ("init_lora_weights", "pissa", True),
+    ],
+)
+def test_settings_that_give_tensors_their_meaning_must_agree(key, one, other):
+    def client(name, value):
+        config = {"r": 2, "lora_alpha": 2, "target_modules": ["m"], key: value}
+        return dataclasses.replace(update(name), adapter_config=config)
+
+    silent = update("b")
+    Cohort([client("a", one), silent, client("c", one)]).check_same_layout()
+    words = f"client 'c': adapter_config has {key} .* like client 'a'"
+    with pytest.raises(LayoutError, match=words):
+        Cohort([client("a", one), silent, client("c", other)]).check_same_layout()
+    with pytest.raises(LayoutError, match=words):
+        fc.aggregate([client("c", other), client("a", one)], fc.rules.Mean(), space="parameters")
 
 
 def test_tables_are_one_per_dtype_in_canonical_order_and_copy_nothing():

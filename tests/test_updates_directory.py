@@ -63,8 +63,10 @@ def test_what_no_metadata_says(tmp_path, monkeypatch):
     assert (update.client_id, update.num_examples) == ("x", 5)
     monkeypatch.chdir(path)
     assert Update.from_peft(".").client_id == "client-3"
-    with pytest.raises(WeightError, match="num_examples: got 0"):
-        Update.from_peft(path, num_examples=0)
+    for count in (0, 2**40 + 1):
+        with pytest.raises(WeightError, match=f"num_examples: got {count}, expected a whole number from 1 to {2**40}"):
+            Update.from_peft(path, num_examples=count)
+    assert Update.from_bytes(Update.from_peft(path, num_examples=2**40).to_bytes()).num_examples == 2**40
 
 
 def test_an_argument_beats_the_metadata(tmp_path):

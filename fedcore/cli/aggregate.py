@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from fedcore.cli.method import aggregate_by_method, refuse_beside_method
-from fedcore.cli.options import as_option, check_counted
+from fedcore.cli.options import as_option, check_counted, check_weighed
 from fedcore.cli.run import Json
 from fedcore.cli.terminal import LateProgress, only_results_on_stdout, print_json
 from fedcore.errors import ExistsError, LayoutError, NonFiniteError, RuleError, WeightError
@@ -50,7 +50,10 @@ def aggregate(
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="'counts' (examples, where adapters carry them), 'equal', or one number each: 1,2,3.")
+        str,
+        typer.Option(
+            help="'counts' (examples, where adapters carry them), 'equal', or one number each: 1,2,3; for what weighs."
+        ),
     ] = "counts",
     space: Annotated[str, typer.Option(help="'delta' (on B·A) or 'parameters' (on A and B).")] = "delta",
     reference: Annotated[
@@ -87,6 +90,7 @@ def aggregate(
     from fedcore.updates import Cohort, Update
 
     _each_once(directories)
+    numbers = weights not in ("counts", "equal")
     if os.path.lexists(output):
         raise ExistsError(f"{output}: already exists; choose another --output or remove it")
     if method is not None:
@@ -100,7 +104,7 @@ def aggregate(
             method,
             _settings("--set", settings or []),
             weights=_weights(weights, directories),
-            numbers=weights not in ("counts", "equal"),
+            numbers=numbers,
             reference=reference,
             side=side,
             starts=starts,
@@ -120,6 +124,7 @@ def aggregate(
     if backend is not None:
         _one_of("--backend", backend, BACKENDS)
     by_directory = _weights(weights, directories)
+    check_weighed(numbers, chosen.uses_weights, f"--rule {rule}")
     start = time.perf_counter()
     with only_results_on_stdout(), LateProgress() as progress:
         cohort = Cohort([Update.open(path, client_id=str(path)) for path in directories])

@@ -15,7 +15,11 @@ from fedcore.cli.run import Json, Output, carry_out, default_output
 def demo(
     output: Output = None,
     seed: Annotated[
-        int, typer.Option(help="Another seed gives another federation; the same one repeats it.", min=0)
+        int,
+        typer.Option(
+            help="Another seed gives another federation; the same one repeats it, but for the noise of secure-dp.",
+            min=0,
+        ),
     ] = 0,
     methods: Annotated[
         bool,

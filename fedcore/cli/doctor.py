@@ -23,6 +23,7 @@ _OPTIONAL = {
     "peft": "adapters",
     "bitsandbytes": "NF4 quantisation",
     "datasets": "data sets by name",
+    "dp-accounting": "differential privacy",
     "matplotlib": "plots of the report",
 }
 
@@ -42,12 +43,12 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON obj
 def examine() -> dict[str, Any]:
     """Everything that `fedcore doctor` shows, as one JSON-able object."""
     from fedcore.backends import BACKENDS, unavailable
-    from fedcore.federation.machine import cache_folder, machine, versions
+    from fedcore.federation.machine import machine, versions
 
     packages = versions()
     backends = {name: unavailable(name) for name in BACKENDS}
     engine = _engine()
-    cache = cache_folder()
+    cache, no_cache = _cache()
     gpus, no_gpus = _probe(_gpus) if packages["torch"] else ([], None)
     kernels, no_kernels = _probe(_kernels) if backends["c"] is None else (None, None)
     todo = [f"{name}: {reason}" for name, reason in backends.items() if reason]
@@ -62,8 +63,8 @@ def examine() -> dict[str, Any]:
         todo.append(f"not installed: {what}; pip install 'fedcore[train]'")
     if engine:
         todo.insert(0, f"engine: {engine}")
-    if not _writable(cache):
-        todo.append(f"cache: {cache} cannot be written; set FEDCORE_CACHE to a folder that can")
+    if no_cache:
+        todo.append(no_cache)
     return {
         "engine_works": engine is None,
         "machine": machine(),
@@ -71,7 +72,7 @@ def examine() -> dict[str, Any]:
         "backends": states,
         "kernels": kernels,
         "gpus": gpus or [],
-        "cache": {"folder": str(cache), "free_gb": round(shutil.disk_usage(_existing(cache)).free / 1e9, 1)},
+        "cache": cache,
         "environment": {
             k: v for k, v in sorted(os.environ.items()) if k.startswith("FEDCORE_") or k == "OMP_NUM_THREADS"
         },
@@ -136,6 +137,20 @@ def _gpus() -> list[str]:
     return [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {kind}" for gpu in found]
 
 
+def _cache() -> tuple[dict[str, Any] | None, str | None]:
+    """(the cache's folder and its free space, what to do about it)."""
+    from fedcore.federation.machine import cache_folder
+
+    try:
+        folder = cache_folder()
+    except FedcoreError as error:
+        return None, str(error)
+    told = {"folder": str(folder), "free_gb": round(shutil.disk_usage(_existing(folder)).free / 1e9, 1)}
+    if _writable(folder):
+        return told, None
+    return told, f"cache: {folder} cannot be written; set FEDCORE_CACHE to a folder that can"
+
+
 def _existing(folder: Path) -> Path:
     """The folder or the nearest parent that is there."""
     return folder if folder.exists() else _existing(folder.parent)
@@ -163,7 +178,8 @@ def _show(found: dict[str, Any]) -> None:
         table.add_row("kernels", f"{kernels['isa']} of {', '.join(kernels['available'])}; {kernels['threads']} threads")
     table.add_row("GPU", "; ".join(found["gpus"]) or "none that torch sees")
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version))
-    table.add_row("cache", f"{found['cache']['folder']} ({found['cache']['free_gb']} GB free)")
+    cache = found["cache"]
+    table.add_row("cache", f"{cache['folder']} ({cache['free_gb']} GB free)" if cache else "none")
     if found["environment"]:
         table.add_row("environment", Text(", ".join(f"{name}={value}" for name, value in found["environment"].items())))
     for line in found["to_do"]:

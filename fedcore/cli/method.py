@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedcore.cli.options import as_option, check_counted
+from fedcore.cli.options import as_option, check_counted, check_weighed
 from fedcore.cli.terminal import only_results_on_stdout, print_json
-from fedcore.errors import ExistsError, LayoutError, RuleError, WeightError
+from fedcore.errors import ExistsError, LayoutError, RuleError
 
 
 def aggregate_by_method(
@@ -39,8 +39,7 @@ def aggregate_by_method(
     from fedcore.updates.atomic import write_together
 
     made = named_method(method, parameters, as_option)
-    if numbers and not made.traits.weighted:
-        raise WeightError(f"--weights: got numbers with --method {method}, which ignores them; leave --weights out")
+    check_weighed(numbers, made.traits.weighted, f"--method {method}")
     beside = output.with_name(output.name + "-side")
     _check_places([output, beside] if made.traits.side else [output], starts)
     names = _start_names(directories) if starts else {}

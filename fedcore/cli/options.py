@@ -1,4 +1,4 @@
-"""What rules and methods share on the command line: how a parameter is spelled, and counts that some do not have."""
+"""What rules and methods share on the command line: how a parameter is spelled, weights of no use or missing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 def as_option(parameter: str) -> str:
     """How `fedcore aggregate` spells a parameter of a rule or method."""
     return "--f" if parameter == "f" else f"--set {parameter}"
+
+
+def check_weighed(numbers: bool, weighted: bool, chosen: str) -> None:
+    """Raise WeightError for a number for each adapter where the rule or method that was `chosen` looks at none."""
+    if numbers and not weighted:
+        raise WeightError(f"--weights: got numbers with {chosen}, which ignores them; leave --weights out")
 
 
 def check_counted(updates: Iterable[Update]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from fedcore.clients.quiet import quiet
-from fedcore.errors import ConfigError, DependencyError, LayoutError, MissingError, TrainingError
+from fedcore.errors import ConfigError, DependencyError, FormatError, LayoutError, MissingError, TrainingError
 
 #: NF4 block: one scale for so many weights (Dettmers et al., 2023, "QLoRA", section 3)
 _BLOCK = 64
@@ -41,6 +41,11 @@ class Base:
                 found.setdefault(id(parameter), (f"{path}.{key}" if path else key, module, key))
         self._frozen = sorted(found.values(), key=lambda entry: entry[0])
         self.digest = self._hash()
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that one sequence may have; None where the model says no limit."""
+        return getattr(self.model.config, "max_position_embeddings", None)
 
     def check_unchanged(self) -> None:
         """Hash the frozen weights again. Raises TrainingError where the digest is another than after loading."""
@@ -93,9 +98,9 @@ def load_base(source: str | Path, *, quantization: Literal["nf4", "none"] = "nf4
     On a CPU with avx512_bf16, bitsandbytes repacks a layer's weights in its first forward in eval mode; after that no
     gradient passes through it, without an error, and its bits are others. That path is shut here for every layer.
 
-    Raises MissingError (nothing there), DependencyError (bitsandbytes is missing), ConfigError (an unknown setting),
-    and LayoutError naming the layer whose input size is no multiple of 64 on a CPU, where bitsandbytes decodes NF4
-    wrongly.
+    Raises MissingError (nothing there), FormatError (a damaged file of weights or tokenizer), DependencyError
+    (bitsandbytes is missing), ConfigError (an unknown setting), and LayoutError naming the layer whose input size is no
+    multiple of 64 on a CPU, where bitsandbytes decodes NF4 wrongly.
     """
     if quantization not in ("nf4", "none"):
         raise ConfigError(f"quantization: got {quantization!r}, expected 'nf4' or 'none'")
@@ -122,6 +127,12 @@ def load_base(source: str | Path, *, quantization: Literal["nf4", "none"] = "nf4
             raise MissingError(
                 f"model {source}: it cannot be loaded ({_line(error)}); expected a directory or hub name of a causal "
                 "language model in transformers' format with its tokenizer"
+            ) from error
+        # safetensors, tokenizers and torch each raise what they like for a damaged file; tokenizers a bare Exception
+        except Exception as error:
+            raise FormatError(
+                f"model {source}: it cannot be loaded ({type(error).__name__}: {_line(error)}); fetch it again "
+                "if a file of its weights or tokenizer is damaged"
             ) from error
     _shut_inference_path(model, str(source), target)
     return Base(model, tokenizer, Path(place).resolve().name if local else place)

@@ -18,6 +18,8 @@ __all__ = ["Metrics", "Question", "evaluate", "score"]
 
 #: marks positions that are not scored
 _IGNORED = -100
+#: bytes of fp32 logits at a time, one sequence at least: 16 of 1,024 tokens over 128k would be 8 GB
+_MOST_LOGITS = 1 << 29
 
 
 def evaluate(
@@ -32,8 +34,9 @@ def evaluate(
 
     The texts form one stream with the end-of-text token between; it is cut so that every token but the first is
     predicted exactly once, from at most sequence_length - 1 tokens before it. A question counts as right where its own
-    answer has the highest score (see `score`); ties count as wrong. Sums are fp64 of fp32 terms. Leaves the model in
-    the mode it was in. Raises ShapeError where there is no text.
+    answer has the highest score (see `score`); ties count as wrong. Sums are fp64 of fp32 terms. At most batch_size
+    sequences are taken at once, fewer where their logits are large. Leaves the model in the mode it was in. Raises
+    ShapeError where there is no text.
     """
     if not any(texts):
         raise ShapeError(f"evaluation: got {len(texts)} texts with nothing in them, expected held-out text")
@@ -70,7 +73,7 @@ def score(base: Base, questions: Sequence[Question], *, batch_size: int = 16) ->
 
 def _means(base: Base, sequences: Sequence[tuple[list[int], int]], batch_size: int) -> list[float]:
     """Mean log-likelihood of the last `scored` tokens of each (ids, scored); what is too long loses its start."""
-    limit = getattr(base.model.config, "max_position_embeddings", None) or 1 << 30
+    limit = base.positions or 1 << 30
     sequences = [(ids[-limit:], min(scored, limit - 1)) for ids, scored in sequences]
     means = [0.0] * len(sequences)
     order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i][0]), i))  # little padding
@@ -105,7 +108,15 @@ def _loss(base: Base, texts: Sequence[str], batch_size: int, length: int) -> flo
 
 
 def _likelihoods(base: Base, sequences: Sequence[tuple[list[int], int]]) -> Iterator[tuple[float, int]]:
-    """(log-likelihood in nats, tokens) of the last `scored` tokens of each (ids, scored).
+    """(log-likelihood in nats, tokens) of the last `scored` tokens of each (ids, scored); few at once if large."""
+    width = max(len(ids) for ids, _ in sequences)
+    rows = max(1, _MOST_LOGITS // (width * base.model.get_input_embeddings().num_embeddings * 4))
+    for start in range(0, len(sequences), rows):
+        yield from _part(base, sequences[start : start + rows])
+
+
+def _part(base: Base, sequences: Sequence[tuple[list[int], int]]) -> Iterator[tuple[float, int]]:
+    """`_likelihoods` of sequences that are taken at once.
 
     Padding goes to the right, where a causal model never looks back at it, so no mask is needed.
     """

@@ -27,7 +27,7 @@ from fedcore.clients.seeding import seeded
 from fedcore.clients.settings import PretrainingSettings, Progress
 from fedcore.clients.training import next_token_loss
 from fedcore.errors import ConfigError, ExistsError, ShapeError, TrainingError
-from fedcore.updates.atomic import new_directory
+from fedcore.updates.atomic import locked_beside, new_directory
 
 __all__ = ["PretrainingSettings", "cache_key", "make_base"]
 
@@ -48,8 +48,9 @@ def make_base(
 
     A directory that was made from the same settings, seed, texts and library versions is returned at once; one made
     from others is replaced; one that fedcore did not make is refused. It is written beside and renamed, so it is whole
-    or not there. The same input gives the same weights on one machine with one number of torch threads (which
-    fedcore.json notes). progress("pretraining", round, rounds, loss=mean inner loss, tokens=so far).
+    or not there, and of two processes that make one base the first one's stays. The same input gives the same weights
+    on one machine with one number of torch threads (which fedcore.json notes). progress("pretraining", round, rounds,
+    loss=mean inner loss, tokens=so far).
 
     Raises ShapeError (no silo, or one without text), ConfigError (settings that do not fit), TrainingError (a loss that
     is not finite), ExistsError, StorageError.
@@ -66,7 +67,7 @@ def make_base(
         with seeded(seed):
             model = _model(tokenizer, settings)
         _diloco(model, tokenizer, silos, settings, seed, progress)
-        _write(directory, model, tokenizer, {**key, "torch_threads": torch.get_num_threads()})
+        _write(directory, model, tokenizer, key)
     return directory
 
 
@@ -218,8 +219,15 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _write(directory: Path, model: Any, tokenizer: Any, key: dict[str, Any]) -> None:
-    """Beside, then renamed: a reader sees the old directory, none, or the new one whole."""
-    with new_directory(directory, replace=True) as beside:
-        model.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
-        (beside / _KEY_FILE).write_text(json.dumps(key, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Beside, then renamed: a reader sees the old directory, none, or the new one whole.
+
+    Where another process was first with the same base, that one stays: it may be being read.
+    """
+    with locked_beside(directory):
+        if _made_from(directory, key):
+            return
+        with new_directory(directory, replace=True) as beside:
+            model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
+            made = {**key, "torch_threads": torch.get_num_threads()}
+            (beside / _KEY_FILE).write_text(json.dumps(made, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -103,7 +103,8 @@ def add_proximal_gradient(
 def _check_gradients(parameters: dict[str, torch.nn.Parameter], step: int, who: str) -> None:
     """Every parameter has a gradient; none is all zero, but A's in the first step, where B may still be 0.
 
-    A frozen layer that passes no gradient leaves those below it with none or with zeros: training goes on, on less.
+    A frozen layer that passes no gradient leaves those below it with none or with zeros: training goes on, on less. A
+    module that text never reaches looks the same, and an adapter on it would only travel.
     """
     for name, parameter in parameters.items():
         gradient = parameter.grad
@@ -111,5 +112,7 @@ def _check_gradients(parameters: dict[str, torch.nn.Parameter], step: int, who: 
         if gradient is None or (not waits and not bool(gradient.any())):
             raise TrainingError(
                 f"{who}: parameter {name} got {'no' if gradient is None else 'an all-zero'} gradient in step {step}, "
-                "expected one; a layer on the way passes none: load the base with fedcore.clients.load_base"
+                "expected one; either text does not reach its module (such as a vision tower): name those that it does "
+                "in adapter.target_modules; or a layer on the way passes none: load the base with "
+                "fedcore.clients.load_base"
             )

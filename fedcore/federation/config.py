@@ -20,7 +20,10 @@ class Run(Section):
     """[run]: what is repeated and where it goes."""
 
     seed: int = Field(
-        default=0, ge=0, description="seeds partitions, adapters, batches and the built-in base; same seed, same run"
+        default=0,
+        ge=0,
+        description="seeds partitions, adapters, batches and the built-in base; same seed, same run, but for noise of "
+        "[privacy], which is drawn afresh",
     )
     rounds: PositiveInt = Field(default=3, description="federated rounds in each arm")
     output: str | None = Field(default=None, description="run folder; must not exist yet; --output overrides it")

@@ -15,6 +15,7 @@ from fedcore.errors import ConfigError, DependencyError, FormatError, MissingErr
 from fedcore.federation.config import Config
 from fedcore.federation.config_data import BUILT_IN_TEXTS
 from fedcore.federation.partition import partition
+from fedcore.updates.layout import LONE_SURROGATE
 
 if TYPE_CHECKING:
     from fedcore.clients.corpus import Document
@@ -158,8 +159,17 @@ def _labelled(
 
     for place, row in rows:
         for key, where in ((text, "data.text"), (column, "partition.column")):
-            if key is not None and row.get(key) is None:
+            if key is None:
+                continue
+            if key not in row:
                 raise FormatError(f"{place}: no column {key!r} ({where}); it has {', '.join(row)}")
+            if row[key] is None:
+                raise FormatError(f"{place}: column {key!r} ({where}) is null; give it a value or remove the row")
+            if LONE_SURROGATE.search(str(row[key])):
+                raise FormatError(
+                    f"{place}: column {key!r} ({where}) holds half a character (a lone surrogate), which is no text in "
+                    "UTF-8; correct the row"
+                )
         if not isinstance(row[text], str):
             raise FormatError(f"{place}: column {text!r} holds {type(row[text]).__name__}, expected text")
         if row[text].strip():

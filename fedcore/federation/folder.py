@@ -2,7 +2,7 @@
 
 config.toml  run.json  ledger.jsonl  metrics.jsonl  updates/  adapter/  report.html
 arms/<name>/*.safetensors (what its rounds leave: `round_files`)  arms/<name>/adapter/, side/ (what it ends with)
-privacy.json  private/ (of a private run: its plan; what it does not publish, updates/ among it)
+privacy.json  private/ (of a private run: its plan; what it does not publish, updates/ of private arms in it)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RunFolder:
         self.metrics = LineLog(path / "metrics.jsonl")
         self.rounds = RoundFiles(path / "arms")
         self.private = PrivateJournal(path)
-        self.journal = Journal((self.private.folder if self.private.folder.is_dir() else path) / "updates")
+        self.journal = Journal(path / "updates", self._private_messages())
         #: files of the private journal that were too old and are deleted
         self.expired = 0
         self._lock: Any = None
@@ -107,6 +107,13 @@ class RunFolder:
                 self._lock.close()
                 self._lock = None
 
+    def _private_messages(self) -> dict[str, Path]:
+        """Where messages of private arms lie, by arm: they expire. Those of open arms stay, for auditors."""
+        if not self.private.folder.is_dir():
+            return {}
+        config = load_config(self.path / "config.toml")
+        return {arm.name: self.private.folder / "updates" for arm in config.arms if config.privacy_of(arm) is not None}
+
     @property
     def facts(self) -> dict[str, Any]:
         """run.json: base, clients, machine, versions."""
@@ -123,8 +130,7 @@ class RunFolder:
         rounds = len(self.ledger.entries)
         entry = self.ledger.entries[-1] if rounds else None
         pending = []
-        for folder in sorted(self.journal.folder.glob("*/round-*")):
-            arm, number = folder.parent.name, int(folder.name.removeprefix("round-"))
+        for arm, number in self.journal.rounds():
             if self.ledger.find(arm=arm, round=number) is None:
                 # how many take part in a private run is private
                 count = "" if self.private.folder.is_dir() else f"{len(self.journal.received(arm, number))} "

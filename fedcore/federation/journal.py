@@ -35,10 +35,15 @@ class Receipt:
 
 
 class Journal:
-    """Received updates: updates/<arm>/round-<number>/<client>.<sha256>.safetensors, each named by its hash."""
+    """Received updates: updates/<arm>/round-<number>/<client>.<sha256>.safetensors, each named by its hash.
 
-    def __init__(self, folder: Path):
+    folder   updates/ of the run
+    private  arm -> the folder in its place, of arms whose messages expire
+    """
+
+    def __init__(self, folder: Path, private: Mapping[str, Path] | None = None):
         self.folder = folder
+        self._private = dict(private or {})
 
     def receive(self, arm: str, number: int, client_id: str, data: bytes) -> Receipt:
         """Keep a client's bytes; when this returns they are on disk. Raises StorageError, leaving nothing behind."""
@@ -61,8 +66,13 @@ class Journal:
             receipts[client_id] = Receipt(client_id, digest, path.stat().st_size, path)
         return receipts
 
+    def rounds(self) -> list[tuple[str, int]]:
+        """(arm, number) of the rounds of which there is a message or was one, in order."""
+        found = [path for folder in {self.folder, *self._private.values()} for path in folder.glob("*/round-*")]
+        return sorted((path.parent.name, int(path.name.removeprefix("round-"))) for path in found)
+
     def _round(self, arm: str, number: int) -> Path:
-        return self.folder / arm / f"round-{number:03d}"
+        return self._private.get(arm, self.folder) / arm / f"round-{number:03d}"
 
 
 class LineLog:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fedcore.clients.settings import Progress
+from fedcore.errors import ConfigError
 from fedcore.federation.config import Config
 from fedcore.federation.data import Client, Texts
 from fedcore.federation.machine import cache_folder
@@ -78,6 +79,12 @@ class QLoRALearner:
         self._config, self._texts = config, texts
         source = config.model.source or built_in_base(config, texts, progress)
         self._base = load_base(source, quantization=config.model.quantization, device=config.model.device)
+        length, positions = config.training.sequence_length, self._base.positions
+        if positions and length > positions:
+            raise ConfigError(
+                f"training.sequence_length: got {length}, expected at most {positions}, the positions of the model; "
+                "lower it"
+            )
         self.source = str(source)
         self.base, self.digest = self._base.name, self._base.digest
         settings = config.adapter.model_dump(exclude={"rank", "ranks"})
@@ -119,6 +126,7 @@ class QLoRALearner:
         """Load the adapter, train it on the client's texts, check that the frozen base is as it was, read it back."""
         from fedcore.clients.adapter import only, read
         from fedcore.clients.beside import beside
+        from fedcore.clients.memory import memory_named
         from fedcore.clients.settings import TrainingSettings
         from fedcore.clients.training import train
 
@@ -126,7 +134,7 @@ class QLoRALearner:
         self._load(adapter)
         if "core" in trains:
             return self._train_core(adapter, fixed, client, settings, seed)
-        with only(self._base, trains), beside(self._base, side):
+        with memory_named(f"client {client.id}"), only(self._base, trains), beside(self._base, side):
             train(self._base, client.texts, settings, seed, client_id=client.id)
         self._base.check_unchanged()
         return read(self._base, client_id=client.id, num_examples=len(client.texts))
@@ -135,9 +143,11 @@ class QLoRALearner:
         self, adapter: Update, fixed: Update | None, client: Client, settings: TrainingSettings, seed: int
     ) -> Update:
         from fedcore.clients.core import train_core
+        from fedcore.clients.memory import memory_named
 
         assert fixed is not None
-        trained = train_core(self._base, client.texts, settings, seed, adapter, fixed, client_id=client.id)
+        with memory_named(f"client {client.id}"):
+            trained = train_core(self._base, client.texts, settings, seed, adapter, fixed, client_id=client.id)
         self._base.check_unchanged()
         return trained
 
@@ -145,10 +155,11 @@ class QLoRALearner:
         """Score the held-out texts and questions. The base alone is the initial adapter, whose B is zero."""
         from fedcore.clients.beside import beside
         from fedcore.clients.evaluation import evaluate
+        from fedcore.clients.memory import memory_named
 
         self._load(adapter or self._initial)
         length = self._config.training.sequence_length
-        with beside(self._base, side):
+        with memory_named("evaluation"), beside(self._base, side):
             metrics = evaluate(self._base, self._texts.held_out, self._texts.questions, sequence_length=length)
         self._base.check_unchanged()
         return metrics

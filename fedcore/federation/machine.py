@@ -13,9 +13,11 @@ from fedcore.errors import BackendError
 if TYPE_CHECKING:
     from fedcore.federation.config import Config
 
+from fedcore.errors import StorageError
+
 PACKAGES = (
-    "numpy", "safetensors", "pydantic", "typer", "rich",
-    "torch", "triton", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib",
+    "numpy", "cffi", "cryptography", "safetensors", "pydantic", "typer", "rich",
+    "torch", "triton", "transformers", "peft", "bitsandbytes", "datasets", "dp-accounting", "matplotlib",
 )  # fmt: skip
 
 
@@ -56,10 +58,16 @@ def check_streams(config: Config) -> None:
 
 
 def cache_folder() -> Path:
-    """Where built-in base models are kept: FEDCORE_CACHE, or fedcore in XDG_CACHE_HOME, or ~/.cache/fedcore."""
-    if chosen := os.environ.get("FEDCORE_CACHE"):
-        return Path(chosen).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedcore"
+    """Where built-in base models are kept: FEDCORE_CACHE, or fedcore in XDG_CACHE_HOME, or ~/.cache/fedcore.
+
+    Raises StorageError where that needs a home directory and there is none.
+    """
+    try:
+        if chosen := os.environ.get("FEDCORE_CACHE"):
+            return Path(chosen).expanduser().resolve()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedcore"
+    except RuntimeError as error:
+        raise StorageError(f"cache: there is no home directory ({error}); set FEDCORE_CACHE to a folder") from None
 
 
 def _processor() -> str:

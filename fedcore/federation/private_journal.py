@@ -1,7 +1,8 @@
 """What a private run keeps for its operator alone, for some days: private/ in the run folder.
 
 private/secret (32 bytes, sealed: who is sampled, clients' noise, what commits to the texts)
-private/updates/ (messages)  private/turns/<arm>/rounds (who took part when, hashed, where noise is correlated)
+private/updates/ (messages of private arms)
+private/turns/<arm>/rounds (who took part when, hashed, where noise is correlated)
 private/rounds/<arm>-<n>.json (who took part, digests, norms, seconds)
 private/budget* (unless elsewhere: charges, sealed noise keys, marks of what clients with noise of their own sent)
 

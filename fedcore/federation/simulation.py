@@ -39,6 +39,8 @@ def no_progress(phase: str, done: int, total: int, **metrics: Any) -> None:
 def simulate(config: Config, output: Path, *, resume: bool = False, progress: Progress = no_progress) -> RunFolder:
     """Run a configuration into the folder `output`; the same configuration gives the same adapters.
 
+    But for arms under [privacy]: noise that could be drawn again would hide nothing.
+
     resume: go on with an interrupted run in `output`. Raises before any work BackendError for a stream of noise or
     masks that does not run here, and ExistsError or StorageError if `output` exists, and not `resume`, or cannot be
     made; MissingError, ConfigError or LayoutError if it cannot be resumed.

@@ -140,13 +140,15 @@ def tensors_of(rows: Rows) -> list[Any]:
 
 def thread_count(threads: int | None) -> int:
     """threads= if given, else FEDCORE_NUM_THREADS, else the cores this process may run on."""
-    value: Any = threads if threads is not None else os.environ.get("FEDCORE_NUM_THREADS") or available_cores()
+    said = os.environ.get("FEDCORE_NUM_THREADS") if threads is None else None
+    value: Any = threads if threads is not None else said or available_cores()
     try:
         count = operator.index(value) if not isinstance(value, str) else int(value)
     except (TypeError, ValueError):
         count = 0
     if not 1 <= count <= MOST_THREADS or isinstance(value, bool):
-        raise ShapeError(f"threads: got {value!r}, expected a whole number from 1 to {MOST_THREADS}")
+        name = "FEDCORE_NUM_THREADS" if said else "threads"
+        raise ShapeError(f"{name}: got {value!r}, expected a whole number from 1 to {MOST_THREADS}")
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,26 +76,37 @@ def checked_divisor(divisor: Any, name: str = "divisor") -> float:
 
 
 def checked_weights(weights: Any, n: int) -> np.ndarray:
-    """Weights as (n,) fp32. Raises WeightError by position."""
+    """Weights as (n,) fp32. Raises as `exact_weights` does, by position."""
+    with np.errstate(under="ignore"):
+        return exact_weights(weights, n).astype(np.float32)
+
+
+def exact_weights(weights: Any, n: int, names: Sequence[str] | None = None) -> np.ndarray:
+    """Weights as (n,) fp64, each 0 or a normal number of fp32 once it is rounded, and exact where it is a count.
+
+    names: what messages call the row of each; None is its position. Raises ShapeError, DTypeError or WeightError.
+    """
     given = np.asarray(weights.detach().cpu() if is_torch(weights) else weights)
     if given.shape != (n,):
         raise ShapeError(f"weights: got shape {given.shape}, expected ({n},), one for each row")
     if given.dtype.kind not in "buif":
         raise DTypeError(f"weights: got {given.dtype}, expected real numbers")
+
+    def got(i: Any) -> str:
+        return f"weight {i}: got {given[i]}" if names is None else f"{names[i]}: got weight {given[i]}"
+
     exact = given.astype(np.float64)
     with np.errstate(over="ignore", under="ignore"):
         rounded = exact.astype(np.float32)
     for i in np.flatnonzero(~np.isfinite(rounded)):
-        raise WeightError(f"weight {i}: got {given[i]}, expected a finite fp32 number")
+        raise WeightError(f"{got(i)}, expected a finite fp32 number")
     # a weight that vanishes would drop its row unseen, and a subnormal one is at the mercy of the caller's flush mode
     for i in np.flatnonzero((exact != 0) & (np.abs(rounded) < np.finfo(np.float32).tiny)):
-        raise WeightError(f"weight {i}: got {given[i]}, below the normal fp32 numbers; use 0 or scale the weights up")
+        raise WeightError(f"{got(i)}, below the normal fp32 numbers; use 0 or scale the weights up")
     count = (np.abs(exact) > LARGEST_COUNT) & (exact == np.trunc(exact))
     for i in np.flatnonzero(count & ((given.dtype.kind in "iu") | (rounded != exact))):
-        raise WeightError(
-            f"weight {i}: got {given[i]}, a count above 2**24 is not exact in fp32; divide the counts first"
-        )
-    return rounded
+        raise WeightError(f"{got(i)}, a count above 2**24 is not exact in fp32; divide the counts first")
+    return exact
 
 
 def output_for(data: Rows, out: Any, dtype: str, as_tensor: bool, count: int | None = None) -> tuple[Any, Any]:

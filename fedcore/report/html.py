@@ -52,7 +52,7 @@ def write_report(folder: RunFolder) -> Path:
 def page(folder: RunFolder) -> str:
     """The whole page. Everything that comes from the run is escaped."""
     metrics, ledger, facts = folder.metrics.entries, folder.ledger.entries, folder.facts
-    config = (folder.path / "config.toml").read_text()
+    config = (folder.path / "config.toml").read_text(encoding="utf-8")
     title = f"Federated run: {folder.path.resolve().name}"
     plan, table = read_plan(folder.path), rows(metrics)
     sections = [
@@ -162,8 +162,11 @@ def _ledger(ledger: Sequence[dict[str, Any]]) -> str:
         f'<th scope="col" class="text">{name}</th>'
         for name in ("rule", "excluded", "not counted", "output SHA-256", "entry")
     )
+    where = "updates/"
+    if any("privacy" in entry for entry in ledger):
+        where += " (of private arms in private/updates/, until they expire)"
     caption = (
-        "<caption>What an auditor needs to make each round's output again from the bytes in updates/. Excluded: sent "
+        f"<caption>What an auditor needs to make each round's output again from the bytes in {where}. Excluded: sent "
         "NaN or Inf, or factors that cancel; the rule never saw it. Not counted: given a coefficient of zero by the "
         "rule.</caption>"
     )

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fedcore.errors import RuleError, ShapeError, WeightError
-from fedcore.ops.weighted_sum import LARGEST_COUNT
+from fedcore.errors import RuleError, WeightError
+from fedcore.ops.weighted_sum import exact_weights
 from fedcore.rules.budget import MATRICES
 from fedcore.rules.geometry import Geometry, round_coefficients
 from fedcore.rules.order_statistic import OrderStatistic
@@ -193,26 +193,13 @@ def chosen_references(rule: Rule, **given: Any) -> dict[str, Any]:
 def check_weights(weights: npt.ArrayLike | None, names: Sequence[str]) -> np.ndarray | None:
     """The weights as (n,) fp64, or None for equal ones; `names` is what messages call each row.
 
-    Raises ShapeError for another length, WeightError for a weight that is not a finite number above 0 or a count above
-    2**24.
+    Raises as `ops.weighted_sum` does, and WeightError for a weight that is not above 0.
     """
     if weights is None:
         return None
-    try:
-        values = np.asarray(weights.tolist() if hasattr(weights, "tolist") else weights, np.float64)
-    except (TypeError, ValueError):
-        raise WeightError(f"weights: got {weights!r}, expected {len(names)} numbers") from None
-    if values.shape != (len(names),):
-        raise ShapeError(f"weights: got shape {values.shape}, expected ({len(names)},), one for each client")
-    for name, value in zip(names, values, strict=True):
-        if not (np.isfinite(value) and value > 0):
-            raise WeightError(
-                f"{name}: got weight {value:.15g}, expected a finite number above 0; correct it or leave it out"
-            )
-        if value > LARGEST_COUNT:
-            raise WeightError(
-                f"{name}: got weight {value:.15g}, expected at most {LARGEST_COUNT}; divide all weights by one number"
-            )
-        if np.float32(value) == 0:
-            raise WeightError(f"{name}: weight {value:g} is zero in fp32; multiply all weights by one number")
+    values = exact_weights(weights, len(names), names)
+    for row in np.flatnonzero(values <= 0).tolist():
+        raise WeightError(
+            f"{names[row]}: got weight {values[row]:.15g}, expected a finite number above 0; correct it or leave it out"
+        )
     return values

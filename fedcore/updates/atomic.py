@@ -5,6 +5,7 @@ What has its final name is complete and survives a crash; what a killed process 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -106,6 +107,25 @@ def _refusing(path: Path) -> Iterator[None]:
         if isinstance(cause, FedcoreError) or not isinstance(cause, OSError):
             raise
         raise refused(path, cause) from cause
+
+
+@contextmanager
+def locked_beside(path: Path) -> Iterator[None]:
+    """Hold the folder that `path` lies in, made if need be, against others who ask for it; ends with the process.
+
+    Raises StorageError naming `path`.
+    """
+    try:
+        make_parents(path)
+        # the folder itself, so that no file of a lock is left
+        descriptor = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise refused(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -44,10 +44,6 @@ def unpack_metadata(metadata: dict[str, str], source: str) -> dict[str, Any]:
         raise FormatError(
             f"{where}: version {fields.get('version')}, expected {VERSION}; update fedcore or write it again"
         )
-    if fields.get("num_examples", 1) > MOST_EXAMPLES:
-        raise FormatError(
-            f"{where}: got num_examples {fields['num_examples']}, expected at most {MOST_EXAMPLES}; count again"
-        )
     try:
         check_identity(fields.get("num_examples", 1), fields.get("client_id", ""), fields.get("base"))
     except (LayoutError, WeightError) as error:
@@ -58,8 +54,10 @@ def unpack_metadata(metadata: dict[str, str], source: str) -> dict[str, Any]:
 def check_identity(num_examples: Any, client_id: object, base: object) -> None:
     """Raise WeightError for a count, LayoutError for a client_id or base, that no update may have."""
     whole = isinstance(num_examples, (int, np.integer)) and not isinstance(num_examples, bool)
-    if not whole or not 1 <= num_examples < 1 << 63:
-        raise WeightError(f"num_examples: got {shown(num_examples)}, expected a whole number of at least 1; correct it")
+    if not whole or not 1 <= num_examples <= MOST_EXAMPLES:
+        raise WeightError(
+            f"num_examples: got {shown(num_examples)}, expected a whole number from 1 to {MOST_EXAMPLES}; correct it"
+        )
     for key, text in (("client_id", client_id), ("base", "" if base is None else base)):
         if not isinstance(text, str) or LONE_SURROGATE.search(text):
             raise LayoutError(f"{key}: got {shown(text)}, expected a str of valid Unicode")

@@ -40,7 +40,7 @@ class Update:
     offsets         (s,) int64: bytes from the start of the buffer to each tensor, in canonical order; any alignment
     scales          (3, s) int64: the same to the scale arrays of those that are quantised
     scaling         module -> scale of its Δ = scale · B · A; one for every LoRA pair
-    num_examples    what the update was trained on, at least 1
+    num_examples    what the update was trained on, from 1 to 2**40
     client_id       who sent it; '' if nobody said
     base            name or digest of the base model; None if nobody said
     adapter_config  content of PEFT's adapter_config.json, true to the ranks and to `scaling`; {} if there is none

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from bitsandbytes.functional import has_avx512bf16
 from bitsandbytes.nn import Linear4bit
 
 from fedcore.clients import AdapterSettings, TrainingSettings, attach, evaluate, load_base, make_base, train
-from fedcore.errors import ConfigError, LayoutError, MissingError, TrainingError
+from fedcore.errors import ConfigError, FormatError, LayoutError, MissingError, TrainingError
 
 STEPS = TrainingSettings(steps=3, batch_size=4, sequence_length=32)
 
@@ -107,6 +108,16 @@ def test_what_is_not_there_is_named(tmp_path):
         load_base("./nothing")
     with pytest.raises(MissingError, match="cannot be loaded"):
         load_base(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "old", "new"), [("model.safetensors", None, None), ("tokenizer.json", "BPE", "BPX")])
+def test_a_damaged_file_is_one_line(tiny_directory, tmp_path, name, old, new):
+    damaged = shutil.copytree(tiny_directory, tmp_path / "damaged")
+    data = (damaged / name).read_bytes()
+    (damaged / name).write_bytes(data[: len(data) // 2] if old is None else data.replace(old.encode(), new.encode()))
+    with pytest.raises(FormatError, match=r"damaged: it cannot be loaded .*; fetch it again") as caught:
+        load_base(damaged, device="cpu")
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_settings_are_refused(tiny_directory):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fedcore.clients import Question, evaluate
+from fedcore.clients import Question, evaluate, evaluation
 from fedcore.clients.evaluation import score
 from fedcore.clients.packing import boundary
 from fedcore.errors import ShapeError
@@ -80,6 +80,19 @@ def test_accuracy_counts_the_likeliest_answer_and_no_ties(base, texts):
     assert evaluate(base, texts, right).accuracy == 1.0
     assert evaluate(base, texts, right + wrong).accuracy == 0.5
     assert evaluate(base, texts, [Question("Read", (" same", " same"), 0)]).accuracy == 0.0
+
+
+def test_large_logits_are_taken_in_parts_and_change_nothing_but_rounding(base, texts, monkeypatch):
+    questions = [Question("Read", (" every line.", " zzqq", " a socket"), 0)]
+    expected, scores = evaluate(base, texts, []), score(base, questions)[0]
+    sizes = []
+    base.model.register_forward_hook(lambda *call: sizes.append(call[-1].logits.numel() * 4))
+    limit = 3 * 64 * base.model.get_input_embeddings().num_embeddings * 4
+    monkeypatch.setattr(evaluation, "_MOST_LOGITS", limit)
+    assert evaluate(base, texts, []).loss == pytest.approx(expected.loss, rel=1e-6)
+    assert max(sizes) == limit
+    monkeypatch.setattr(evaluation, "_MOST_LOGITS", 1)
+    assert score(base, questions)[0] == pytest.approx(scores, abs=1e-5)
 
 
 def test_a_prompt_longer_than_the_model_takes_loses_its_start(base):

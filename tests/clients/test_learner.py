@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.clients import training
-from fedcore.errors import TrainingError
+from fedcore.clients import evaluation, training
+from fedcore.errors import ConfigError, TrainingError
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.data import Client, Texts
 from fedcore.federation.learner import QLoRALearner
@@ -44,6 +44,32 @@ def test_a_base_that_changes_while_a_client_trains_is_found_before_its_update_co
     monkeypatch.setattr(training, "train", writes_to_the_base)
     with pytest.raises(TrainingError, match="its frozen weights hash to"):
         learner.train(learner.initial(), client, 1, 0)
+
+
+def test_sequences_longer_than_the_model_takes_are_refused_before_any_work(tiny_directory, texts):
+    config = parse_config(CONFIG.format(directory=tiny_directory).replace("= 16", "= 1025"), "c.toml")
+    client = Client("client-0", tuple(texts), {"": len(texts)})
+    with pytest.raises(ConfigError, match=r"training\.sequence_length: got 1025, expected at most 1024"):
+        QLoRALearner(config, Texts((client,), (), tuple(texts[:2]), ()), lambda *_, **__: None)
+
+
+@pytest.mark.parametrize("full", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory")])
+def test_memory_that_runs_out_is_an_error_that_says_what_to_do(tiny_directory, texts, monkeypatch, full):
+    def fills(*_arguments, **_options):
+        raise full
+
+    client = Client("client-0", tuple(texts), {"": len(texts)})
+    config = parse_config(CONFIG.format(directory=tiny_directory), "c.toml")
+    learner = QLoRALearner(config, Texts((client,), (), tuple(texts[:2]), ()), lambda *_, **__: None)
+    monkeypatch.setattr(training, "train", fills)
+    with pytest.raises(TrainingError, match=r"client client-0: memory ran out .*training\.batch_size"):
+        learner.train(learner.initial(), client, 1, 0)
+    monkeypatch.setattr(evaluation, "evaluate", fills)
+    with pytest.raises(TrainingError, match="evaluation: memory ran out"):
+        learner.evaluate(None)
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        learner.evaluate(None)
 
 
 METHODS = """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -78,6 +80,33 @@ def test_a_failed_write_leaves_nothing_and_the_old_base_whole(silos, tiny_settin
         make_base(tmp_path / "base", silos, settings, seed=1)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
     assert (tmp_path / "base" / "model.safetensors").read_bytes() == before
+
+
+def test_of_two_that_make_one_base_the_first_stays_and_they_write_one_at_a_time(
+    silos, tiny_settings, tmp_path, monkeypatch
+):
+    settings, base, found = replace(tiny_settings, rounds=1, local_steps=1), tmp_path / "cache" / "base", []
+    train, begin = pretraining._diloco, pretraining.new_directory
+
+    def beaten(*arguments):
+        if not found:
+            found.append("training")
+            make_base(base, silos, settings, seed=0)
+            found.append((base / "model.safetensors").stat().st_ino)
+        train(*arguments)
+
+    def held(path, **options):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        return begin(path, **options)
+
+    monkeypatch.setattr(pretraining, "_diloco", beaten)
+    monkeypatch.setattr(pretraining, "new_directory", held)
+    make_base(base, silos, settings, seed=0)
+    assert (base / "model.safetensors").stat().st_ino == found[1]
+    assert [path.name for path in base.parent.iterdir()] == ["base"]
 
 
 def test_the_outer_step_is_nesterov_on_the_mean_change_by_the_engines_weighted_sum(

@@ -154,7 +154,8 @@ def test_a_gradient_that_arrives_as_zeros_is_found(adapted, texts):
     frozen = base.model.base_model.model.model.layers[0].mlp.down_proj.base_layer
     frozen.register_forward_hook(lambda *args: args[2].detach())
     with pytest.raises(
-        TrainingError, match=r"layers\.0\.mlp\.(gate|up)_proj\.lora_B\.weight got an all-zero gradient in step 0"
+        TrainingError,
+        match=r"layers\.0\.mlp\.(gate|up)_proj\.lora_B\.weight got an all-zero gradient .*adapter\.target_modules",
     ):
         train(base, texts, STEPS, seed=0)
 

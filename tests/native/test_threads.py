@@ -181,7 +181,7 @@ def test_threads_argument_and_environment(monkeypatch):
     monkeypatch.setenv("FEDCORE_NUM_THREADS", "3")
     assert (thread_count(None), thread_count(5)) == (3, 5)
     monkeypatch.setenv("FEDCORE_NUM_THREADS", "many")
-    with pytest.raises(ShapeError, match="threads: got 'many'"):
+    with pytest.raises(ShapeError, match="FEDCORE_NUM_THREADS: got 'many'"):
         fc.ops.squared_norms(make_rows(1, 10, "float32"))
 
 
