@@ -262,8 +262,8 @@ def test_nvidia(folder, variant):
         "lora_delta_half": r"mma(?!.*(f32\.b?f16\.b?f16|wait|fence|commit))",
     }
     refuse(ptx, allowed.get(op, "mma"))
-    if op == "lora_blocks":  # Triton 3.9 takes matrix instructions for tl.dot in fp64, 3.7 does not
-        assert ptx & {"mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64", "mul.rn.f64"}
+    if op == "lora_blocks":  # of which shape differs between versions of Triton
+        assert any(re.fullmatch(r"mma\.sync\.aligned\.m\d+n8k\d+\.row\.col\.f64\.f64\.f64\.f64", code) for code in ptx)
     if op != "weighted_sums":  # whose products are exact
         refuse(ptx, r"^fma.*f64")
     if op in ("sign_counts", "decode", "hadamard"):

@@ -1,4 +1,7 @@
-"""The C kernels outside Python: under AddressSanitizer and UBSan, and the NEON kernels under an emulator."""
+"""The C kernels outside Python: as shipped, under ThreadSanitizer, and the NEON kernels under an emulator.
+
+Under AddressSanitizer and UBSan they run in tests/fuzzing, which builds them so.
+"""
 
 from __future__ import annotations
 
@@ -60,15 +63,14 @@ def run(command: list[str]) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
-def test_sanitizers_find_nothing(tmp_path, sanitizer):
-    """Reads past a row, unaligned access, undefined shifts, data races: none on any ISA, at any alignment."""
+def test_threads_race_for_nothing(tmp_path):
+    """No data race on any ISA, by ThreadSanitizer."""
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed: the sanitizer builds need it")
     import platform
 
     isas = x86_isas() if platform.machine().lower() in ("x86_64", "amd64") else {"neon": []}
-    program = build("gcc", isas, ["-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"], tmp_path)
+    program = build("gcc", isas, ["-g", "-O1", "-fsanitize=thread", "-fno-sanitize-recover=all"], tmp_path)
     assert re.search(r"\d{3,} comparisons, 0 differ", run([str(program)]))
 
 
