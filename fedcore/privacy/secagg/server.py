@@ -16,11 +16,12 @@ from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, rooted, signed_tex
 from fedcore.privacy.secagg.members import longest, read_advertised, read_given, read_list, read_shares
 from fedcore.privacy.secagg.neighbourhoods import Neighbourhoods
 from fedcore.privacy.secagg.parameters import Parameters
+from fedcore.privacy.secagg.recovery import Secrets
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.server_state import server_fields, take_fields
 from fedcore.privacy.secagg.state import seal, unseal
-from fedcore.privacy.secagg.unmasking import Secrets, SecureSum, unmasked
+from fedcore.privacy.secagg.unmasking import SecureSum, unmasked
 
 
 class Server:
@@ -215,7 +216,7 @@ class Server:
         secrets = Secrets(self.round, advertised, self._around.holders.__getitem__)
         for holder, (body, _) in self._signed["unmask"].items():
             secrets.take(holder, body)
-        found = {i: secrets.find(i, kind) for i, kind in self._around.needed(self._included).items()}
+        found = secrets.find(self._around.needed(self._included))
         total = unmasked(
             self.round, self._tag, self._folding.total, found, self._included, advertised, self._around.partners
         )
