@@ -38,6 +38,11 @@ class Roster:
         self._positions = {name: position for position, name in enumerate(self.ids)}
         self._digest = hashlib.sha256(self.to_bytes()).digest()
 
+    @classmethod
+    def of(cls, given: Roster | Mapping[Id, bytes]) -> Roster:
+        """One of these keys, or the one that was given."""
+        return given if isinstance(given, Roster) else cls(given)
+
     def __len__(self) -> int:
         return len(self.ids)
 

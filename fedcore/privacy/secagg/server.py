@@ -29,7 +29,7 @@ class Server:
 
     `receive` every message as it comes; `missing` says whose are not there; `advance` ends a stage with whom is there
     and gives what to send to whom; after the last stage `result`. A member that did not send by then has dropped out.
-    parameters, roster, session, round and context are as for `Client`.
+    parameters, roster, session, round and context are as for `Client`; so are errors.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class Server:
         round: int,
         context: bytes,
     ):
-        known = roster if isinstance(roster, Roster) else Roster(roster)
-        self._start(Round(parameters, known, session, round, context))
+        self._start(Round(parameters, Roster.of(roster), session, round, context))
 
     def _start(self, round: Round) -> None:
+        round.require_stream()
         self.round, self._p, self._stage = round, round.parameters, 0
         self._expected = set(range(self._p.clients))
         self._signed: dict[str, Signed] = {stage: {} for stage in self._p.stages}
@@ -72,12 +72,18 @@ class Server:
         """Members whose message of this stage is expected and did not come."""
         return [self.round.roster.ids[position] for position in sorted(self._expected - self._done)]
 
+    def arriving(self) -> list[Id]:
+        """Members whose vectors came in part, first the one not heard of for the longest. Where there is no room for
+        more vectors they keep others waiting, until `drop`: whether one has stalled is for a clock to say."""
+        waiting = self._folding.waiting if self.stage == "mask" else []
+        return [self.round.roster.ids[position] for position in waiting]
+
     def receive(self, client_id: Id, data: bytes) -> None:
         """Check a message, and keep or fold it.
 
         Raises Forged for one that its member did not sign, or with what is not the protocol's; Replayed for one that
         came before, late, out of order or from another round; FormatError; RangeError where too many vectors are on
-        their way at once. Such a message changes nothing. Raises Void from where folding a vector was interrupted.
+        their way (`arriving`). Such a message changes nothing. Raises Void from where folding one was interrupted.
         """
         stage = self.stage
         who = f"{stage or 'result'}: the message of {client_id!r}"
@@ -233,9 +239,8 @@ class Server:
 
     def to_bytes(self, sealing_key: bytes) -> bytes:
         """This server, sealed under 32 secret bytes. Write it after `advance`, before any of what that gives is sent:
-        who is in the sum is then decided, and `answers` of the state gives the same bytes. A server that goes on from a
-        state of before could decide otherwise, and be given both kinds of shares of one member. Vectors that are not
-        whole are not in it: their clients send them again."""
+        who is in the sum is decided then, and one that goes on from a state of before could decide otherwise, and be
+        given both kinds of shares of one member. Vectors that are not whole are not in it: they are sent again."""
         return seal(server_fields(self), "server", sealing_key)
 
     @classmethod
