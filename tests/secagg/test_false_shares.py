@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from secagg.driver import Rig, complete, lying, rig_of
+from secagg.driver import BOUND, Rig, complete, lying, rig_of
 
 from fedcore import ops
 from fedcore.errors import Void
 from fedcore.privacy.secagg import recovery
+from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.reference.shamir_combine import weights
 
 
@@ -25,6 +26,17 @@ def test_who_gave_false_shares_is_named_where_it_is_certain_and_others_are_used(
     assert sorted(found.liars) == named
     assert any("some shares of the seed of 0 were false" in note for note in found.notes)
     assert (found.sum == rig.vectors[found.survivors].sum(0)).all()
+
+
+def test_all_that_may_be_corrupt_lie_beside_dropouts():
+    p = Parameters.choose(16, length=5, bound=BOUND, corrupt=0.125, dropout=0.375, adversary="malicious")
+    rig = Rig(p).run("unmask")
+    for name in (14, 15):
+        del rig.messages[name]
+    found = lying(rig, lambda holder, of, share: flip(share, 1) if holder < p.corrupt else None).result()
+    assert (found.sum == rig.vectors.sum(0)).all()
+    assert sorted(found.liars) == [0, 1]
+    assert len(found.notes) == 16
 
 
 def test_shares_that_do_not_open_are_only_left_out():

@@ -33,12 +33,7 @@ class Server:
     """
 
     def __init__(
-        self,
-        parameters: Parameters,
-        roster: Roster | dict[Id, bytes],
-        session: bytes,
-        round: int,
-        context: bytes,
+        self, parameters: Parameters, roster: Roster | dict[Id, bytes], session: bytes, round: int, context: bytes
     ):
         self._start(Round(parameters, Roster.of(roster), session, round, context))
 
@@ -214,8 +209,8 @@ class Server:
         return set()
 
     def result(self) -> SecureSum:
-        """The sum of the vectors of all survivors. Raises Void where shares do not give the secrets it needs, or where
-        a sum leaves its bound, as when masks do not cancel; Replayed before the last stage is over."""
+        """The sum of the vectors of all survivors. Raises Void where shares do not give the secrets it needs, with whom
+        to leave out of the next round, or where a sum leaves its bound; Replayed before the last stage is over."""
         if self.stage is not None:
             raise Replayed(f"result: stage {self.stage} is not over")
         advertised = {i: body for i, (body, _) in self._signed["advertise"].items()}
@@ -223,9 +218,8 @@ class Server:
         for holder, (body, _) in self._signed["unmask"].items():
             secrets.take(holder, body)
         found = secrets.find(self._around.needed(self._included))
-        total = unmasked(
-            self.round, self._tag, self._folding.total, found, self._included, advertised, self._around.partners
-        )
+        total, partners = self._folding.total, self._around.partners
+        total = unmasked(self.round, self._tag, total, found, self._included, advertised, partners)
         ids = self.round.roster.ids
         liars = {ids[i]: why for i, why in secrets.liars.items()}
         return SecureSum(total, [ids[i] for i in self._included], liars, secrets.notes)
