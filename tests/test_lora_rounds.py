@@ -252,8 +252,7 @@ def test_a_result_has_the_count_of_those_that_count_and_none_where_one_of_them_n
     for cohort, weights, examples, counted in [
         (said, None, 40, True),
         (silent, None, 40, False),
-        (silent, [1, 1, 0, 1], 30, True),
-        (many, None, 2**40, False),
+        (many, [1, 1, 1, 1], 2**40, False),
     ]:
         found = lora.FlexLoRA().aggregate(cohort, weights)
         assert (found.update.num_examples, found.update.counted) == (examples, counted)

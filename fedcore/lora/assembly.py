@@ -117,8 +117,7 @@ def _update(
     known = [
         update for update in (like, *clients.cohort) if update is not None and update.modules.keys() == parts.keys()
     ]
-    counting = [update for update, share in zip(clients.cohort, clients.coefficients, strict=True) if share]
-    examples, counted = pooled_examples(counting if like is None else [like])
+    examples, counted = pooled_examples([*clients.cohort] if like is None else [like])
     made = Update.from_tensors(
         tensors,
         num_examples=examples,
