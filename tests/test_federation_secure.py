@@ -1,4 +1,4 @@
-"""Runs under secure aggregation: the plain quantised sum bit for bit, dropouts, groups, resumption, what is refused."""
+"""Runs under secure aggregation: the plain quantised sum bit for bit, dropouts, resumption, what is refused."""
 
 from __future__ import annotations
 
@@ -151,18 +151,6 @@ def test_too_few_clients_void_the_round_and_the_run_goes_on(tmp_path):
         assert entry["output"] == fake.FakeLearner().initial().digest()
 
 
-def test_a_robust_rule_over_sums_of_groups(tmp_path):
-    _, folder = run(
-        tmp_path / "run", arms(median='rule = "median"\nspace = "parameters"'), top="secure = { groups = 3 }\n"
-    )
-    entry = folder.ledger.find(arm="median", round=1)
-    assert [len(group) for group in entry["secure"]["survivors"]] == [2, 2, 2]
-    assert sorted(name for group in entry["secure"]["survivors"] for name in group) == [
-        f"client-{i}" for i in range(CLIENTS)
-    ]
-    assert set(entry["secure"]["group_weights"]) == {"group-0", "group-1", "group-2"}
-
-
 def test_both_sizes_of_groups_are_checked_before_anybody_trains(tmp_path):
     """Of seven clients one is corrupt: the group of three stands it, and the group of four does not."""
     learner, text = fake.FakeLearner(), BASE.replace("clients = 6", "clients = 7")
@@ -251,18 +239,18 @@ def test_a_sum_that_protects_nobody_is_warned_of(everything):
     config, initial = parse_config("secure = true\n" + BASE + body, "c.toml"), fake.FakeLearner().initial()
     changes = Changes.of(FedIT(), 1, Start(initial))
     two = {"min_honest": 2}
-    few = leaks(config, changes, {"survivors": [["client-0"], ["client-1", "client-2"]], "corrupt": 0.0} | two)
+    few = leaks(config, changes, {"survivors": [["client-0"], ["client-1", "client-2"]], "corrupt": [0]} | two)
     assert any("2 tokens, fewer than the hidden size 4" in warning for warning in few)
     assert any("shows one client's vector" in warning for warning in few)
-    assert leaks(config, changes, {"survivors": [["client-1", "client-2"]], "corrupt": 0.0} | two) == []
+    assert leaks(config, changes, {"survivors": [["client-1", "client-2"]], "corrupt": [0]} | two) == []
     # four clients in the sum, of whom two are certain to be honest
-    four = {"survivors": [list("abcd")], "corrupt": 0.0}
+    four = {"survivors": [list("abcd")], "corrupt": [0]}
     assert leaks(config, changes, four | two) == []
     assert any("2 tokens" in w for w in leaks(config, changes, four | {"min_honest": 1}))
-    # of three clients 1.2 may be corrupt, hence two: they know what they sent
-    tenth = {"survivors": [list("abc")], "corrupt": 0.4, "min_honest": 3}
+    # of three clients two may be corrupt, in groups of the larger size: they know what they sent
+    tenth = {"survivors": [list("abc")], "corrupt": [1, 2], "min_honest": 3}
     assert any("2 tokens" in w for w in leaks(config, changes, tenth))
-    assert any("shows one" in w for w in leaks(config, changes, {"survivors": [["a", "b"]], "corrupt": 0.5} | two))
+    assert any("shows one" in w for w in leaks(config, changes, {"survivors": [["a", "b"]], "corrupt": [1]} | two))
     # clients of the runs train on more tokens than these layers are wide
     assert everything[1].ledger.find(arm="mean", round=1)["secure"]["warnings"] == []
 
