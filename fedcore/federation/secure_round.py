@@ -23,7 +23,7 @@ from fedcore.federation.method_round import training_options
 from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import kept
 from fedcore.federation.rule_names import make_chain
-from fedcore.federation.secure_sum import Sums, agreed, context_of, parameters_of, summed
+from fedcore.federation.secure_sum import Sums, agreed, context_of, parameters_of, quantizer_of, summed, weight_of
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.start import Start
 from fedcore.lora import FedIT, Method
@@ -95,7 +95,7 @@ def secure_step(
     name = aggregation.method or aggregation.rule
     made = list(parameters_of(settings, len(federation.clients), changes.length + 1).values())
     agreed(settings, made, math.inf, federation.learner.digest, name)
-    quantizer = secagg.Quantizer(settings.bound, settings.largest, largest_weight(federation, arm))
+    quantizer = quantizer_of(config, arm, [len(client.texts) for client in federation.clients])
     gathered = gather(federation, arm, start, changes, quantizer, clock)
     if gathered.clamped:  # by clients, of which a server would see nothing: no fact for the ledger
         federation.progress(arm.name, federation.total, federation.total, round=number, clamped=gathered.clamped)
@@ -136,7 +136,6 @@ def gather(
 ) -> Gathered:
     """Have each client train and bring its change to integers. One that cannot has dropped out."""
     found = Gathered({}, {}, {})
-    weigh = federation.config.aggregation_of(arm).weights == "counts"
     before = (changes.number - 1) * len(federation.clients)
     for done, client in enumerate(federation.clients):
         federation.progress(arm.name, before + done, federation.total, round=changes.number)
@@ -151,7 +150,7 @@ def gather(
                 federation.progress(arm.name, before + done, federation.total, round=changes.number, failed=str(error))
             else:
                 found.own[client.id] = update
-            weight = float(min(len(client.texts), quantizer.largest_weight) if weigh else 1)
+            weight = weight_of(federation.config, arm, len(client.texts), quantizer)
             found.clamped += int(np.count_nonzero(np.abs(change) > quantizer.largest))
             found.vectors[client.id] = quantizer.weighted(change, weight)
     return found
@@ -163,16 +162,6 @@ def trained(federation: Federation, arm: Arm, start: Start, client: Client, numb
     seed, training = client_seed(config, number, client.id), config.training
     own = start.of(client.id)
     return federation.learner.train(own, client, training.steps, seed, training.proximal_mu, **options)
-
-
-def largest_weight(federation: Federation, arm: Arm) -> float:
-    """w_max, which all clients know."""
-    config = federation.config
-    settings = config.secure_of(arm)
-    assert settings is not None
-    if config.aggregation_of(arm).weights == "equal":
-        return 1.0
-    return float(settings.largest_weight or max(len(client.texts) for client in federation.clients))
 
 
 def leaks(config: Config, changes: Changes, facts: Mapping[str, Any]) -> list[str]:

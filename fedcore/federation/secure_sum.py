@@ -11,7 +11,7 @@ import numpy as np
 
 from fedcore import ops
 from fedcore.errors import PrivacyError
-from fedcore.federation.config import Config
+from fedcore.federation.config import Arm, Config
 from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.config_secure import Secure
 from fedcore.federation.start import Start
@@ -118,6 +118,22 @@ def parameters_of(settings: Secure, clients: int, length: int) -> dict[int, seca
     if settings.adversary == "malicious":
         return found
     return {size: replace(p, least_included=size - p.dropout) for size, p in found.items()}
+
+
+def quantizer_of(config: Config, arm: Arm, examples: Sequence[int]) -> secagg.Quantizer:
+    """What brings changes to integers, for clients of so many examples; all clients know its w_max."""
+    settings = config.secure_of(arm)
+    assert settings is not None
+    equal = config.aggregation_of(arm).weights == "equal"
+    return secagg.Quantizer(
+        settings.bound, settings.largest, 1.0 if equal else float(settings.largest_weight or max(examples))
+    )
+
+
+def weight_of(config: Config, arm: Arm, examples: int, quantizer: secagg.Quantizer) -> float:
+    """What a client of so many examples counts for."""
+    equal = config.aggregation_of(arm).weights == "equal"
+    return 1.0 if equal else min(float(examples), quantizer.largest_weight)
 
 
 def agreed(settings: Secure, sums: Sequence[secagg.Parameters], epsilon: float, model: str, method: str) -> None:
