@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore.errors import PrivacyError
+from fedcore.errors import Forged, PrivacyError, Replayed, Void
 
 
 def test_group_sums_let_a_median_outvote_a_liar():
@@ -70,3 +70,51 @@ def test_groups_keep_the_fewest_that_a_sum_is_to_have():
         fc.secagg.simulate(
             [np.zeros(8, np.uint32)] * 20, parameters=fc.secagg.Parameters.for_distributed(one), groups=2
         )
+
+
+@pytest.fixture
+def draws():
+    roster = fc.secagg.Roster({i: bytes([i + 1]) * 32 for i in range(12)})
+    return {i: fc.secagg.GroupDraw(roster, i, b"session", 3) for i in roster}
+
+
+def test_members_draw_the_same_groups_from_what_all_revealed(draws):
+    commitments = {i: draw.commitment for i, draw in draws.items()}
+    values = {i: draw.reveal(commitments) for i, draw in draws.items()}
+    found = [tuple(draw.group(values, 3)) for draw in draws.values()]
+    assert all(i in part for i, part in enumerate(found))
+    assert sorted(len(part) for part in set(found)) == [4, 4, 4]
+    assert draws[0].reveal(dict(reversed(commitments.items()))) == values[0]  # the same again
+
+
+def test_one_members_value_moves_all_groups(draws):
+    commitments = {i: draw.commitment for i, draw in draws.items()}
+    values, found = {i: draw.reveal(commitments) for i, draw in draws.items()}, set()
+    for _ in range(4):
+        other = fc.secagg.GroupDraw(draws[0]._roster, 11, b"session", 3)
+        draws[0]._commitments = commitments | {11: other.commitment}
+        found.add(tuple(draws[0].group(values | {11: other._value}, 3)))
+    assert len(found) > 1
+
+
+def test_who_would_choose_groups_is_refused(draws):
+    commitments = {i: draw.commitment for i, draw in draws.items()}
+    with pytest.raises(PrivacyError, match="reveal first"):
+        draws[0].group({}, 3)
+    with pytest.raises(PrivacyError, match="bytes of 7"):  # the server holds one back until it has seen a value
+        draws[0].reveal({i: c for i, c in commitments.items() if i != 7})
+    with pytest.raises(Forged, match="this member's place"):
+        draws[0].reveal(commitments | {0: bytes(32)})
+    values = {i: draw.reveal(commitments) for i, draw in draws.items()}
+    with pytest.raises(Replayed, match="revealed once"):
+        draws[0].reveal(commitments | {7: bytes(32)})
+    with pytest.raises(Forged, match="7 revealed another value"):
+        draws[0].group(values | {7: bytes(32)}, 3)
+    with pytest.raises(Void, match="bytes of 7; draw again"):
+        draws[0].group({i: v for i, v in values.items() if i != 7}, 3)
+    # who copies another's commitment, and its value, did not commit to that
+    again = {i: fc.secagg.GroupDraw(draws[0]._roster, i, b"session", 3) for i in draws}
+    copied = {i: draw.commitment for i, draw in again.items()} | {7: again[0].commitment}
+    value = again[0].reveal(copied)
+    with pytest.raises(Forged, match="7 revealed another"):
+        again[0].group({i: draw._value for i, draw in again.items()} | {7: value}, 3)

@@ -90,7 +90,14 @@ def test_what_is_chosen_keeps_both_bounds(n, adversary):
 
 def test_the_choice_is_explained():
     text = Parameters.choose(300, length=7, bound=100, adversary="malicious").explain()
-    for part in ("300 clients, 30 of them corrupt", "2t = ", "2^-40", "2^-20", "modulo 2^16", "whatever the server"):
+    for part in (
+        "300 clients, at most 30 of them corrupt",
+        "2t = ",
+        "2^-40",
+        "2^-20",
+        "modulo 2^16",
+        "whatever the server",
+    ):
         assert part in text
 
 

@@ -22,9 +22,9 @@ def partition(members: Sequence[Id], groups: int, seed: bytes) -> list[list[Id]]
     """Members in `groups` random groups whose sizes differ by at most one, each sorted.
 
     seed: 32 bytes, the same for all sides, which fix the groups: who chooses them, or is the last to add to them, tries
-    until the corrupt members meet whom it likes. Each client makes the groups itself, from a seed that nobody could
-    know when the members were fixed (README.md in this folder), and takes its own as the roster of its round. Raises
-    PrivacyError for a group of one, whose sum is its member's vector.
+    until the corrupt members meet whom it likes. Against a malicious server each client makes the groups itself, from a
+    seed that nobody could choose (`GroupDraw`) or know when the members were fixed (a public beacon's), and takes its
+    own as the roster of its round. Raises PrivacyError for a group of one, whose sum is its member's vector.
     """
     if not 1 <= groups <= len(members) // 2:
         raise PrivacyError(
