@@ -109,6 +109,6 @@ def _most_in_one(members: int, groups: int, marked: int, size: int, most: float)
 def tolerated(members: int, groups: int, liars: int) -> tuple[int, bool]:
     """(clients a member hides among, whether a median over the groups' sums withstands so many liars).
 
-    Each liar spoils at most its own group: fewer than half of the groups must hold one.
+    Each liar spoils at most its own group: fewer than half of the groups must hold one, or be void for want of others.
     """
     return members // groups, 2 * min(liars, groups) < groups
