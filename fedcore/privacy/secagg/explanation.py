@@ -13,7 +13,7 @@ def explained(p: Parameters) -> str:
     how = ", drawn by the client itself" if p.malicious else ", near it on a random circle"
     held = f"2t = {2 * t} exceeds k + corrupt neighbours" if p.malicious else f"{t} corrupt neighbours would do it"
     lines = [
-        f"{n} clients, {p.corrupt} of them corrupt, {p.dropout} dropping out, a {p.adversary} server.",
+        f"{n} clients, at most {p.corrupt} of them corrupt and {p.dropout} dropping out, a {p.adversary} server.",
         f"Secrets are shared with {who}{'' if p.complete else how}; any {t} of {k} shares give one.",
         f"False shares are told from true ones where they are at most half of what comes beyond {t}: {(k - t) // 2} of "
         f"{k}, fewer with dropouts.",
