@@ -14,6 +14,7 @@ import fedcore as fc
 from fedcore.errors import BackendError, ConfigError, FormatError, MissingError, PrivacyBudgetError, PrivacyError
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.journal import LineLog
+from fedcore.federation.private_round import STOPPED
 from fedcore.federation.private_run import read_plan
 from fedcore.federation.sealing import sealing_key
 from fedcore.federation.simulation import simulate
@@ -141,7 +142,8 @@ def test_a_run_stops_before_another_run_makes_it_pass_the_budget(tmp_path):
     learner = Interrupting(after=7, action=lambda: budget(path).reserve("0" * 64))
     folder = run(path, config(rounds=3), learner=learner)
     assert [line["round"] for line in folder.metrics.entries if line["arm"] == "one"] == [1, 2]
-    assert "would bring epsilon to" in folder.ledger.entries[-1]["stopped"]
+    assert folder.ledger.entries[-1] == {"arm": "one", "round": 3, "stopped": STOPPED}
+    assert "budget: a charge at noise multiplier" in folder.private.kept("one", 3)["stopped"]
     assert budget(path).spent <= 20
     assert len(budget(path).charges) == 3
     assert (path / "adapter").is_dir()
@@ -199,5 +201,5 @@ def test_nobody_trains_for_a_release_that_the_budget_does_not_hold(tmp_path, mod
 
     learner = Interrupting(after=2, action=spend)
     folder = run(path, config(private, rounds=2), learner=learner)
-    assert "would bring epsilon to" in folder.ledger.entries[-1]["stopped"]
+    assert folder.ledger.entries[-1]["stopped"] == STOPPED
     assert len(learner.trained) == 5

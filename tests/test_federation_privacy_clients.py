@@ -75,21 +75,26 @@ def test_noise_of_all_clients_together_hides_the_sum_and_too_few_void_the_round(
     assert [entry["privacy"]["epsilon"] for entry in folder.ledger.entries] == [0, 0]
     assert len({entry["output"] for entry in folder.ledger.entries} | {start.digest()}) == 1
     said = lines(read_plan(tmp_path / "void"), rows(folder.metrics.entries), folder.ledger.entries)
-    assert "one round 1: 3 messages of at least 4: the round is void, nothing is released" in said
+    assert f"one round 1: {client_noise.FEW}" in said
+    assert folder.private.kept("one", 1)["void"] == "3 messages of at least 4"
 
 
 def test_a_sum_is_charged_before_it_is_unmasked_and_a_void_under_masks_stays_charged(tmp_path, monkeypatch):
     def failing(self, receipts):
         assert len(budget(path, concentrated=True).charges) == 1
-        raise Void("5 of 5 clients are gone")
+        raise Void("shares of 'client-3' came")
 
     path = tmp_path / "run"
     monkeypatch.setattr(client_noise.DistributedMode, "_total", failing)
     folder = run(path, config('epsilon = 45\ndelta = 1e-3\nmode = "distributed"\n', rounds=1))
     (entry,) = folder.ledger.entries
-    assert entry["privacy"]["void"] == "5 of 5 clients are gone; its charge stays"
+    assert entry["privacy"]["void"] == client_noise.UNOPENED
+    assert folder.private.kept("one", 1)["void"] == "shares of 'client-3' came"
     assert entry["privacy"]["epsilon"] == pytest.approx(45, rel=2e-3)
-    assert "5 of 5 clients are gone" in write_report(folder).read_text()
+    page = write_report(folder).read_text()
+    assert client_noise.UNOPENED in page
+    for file in (path / "ledger.jsonl", path / "metrics.jsonl", path / "report.html"):
+        assert "client-" not in file.read_text()
 
 
 def test_a_client_with_noise_of_its_own_sends_one_message_a_round(tmp_path):

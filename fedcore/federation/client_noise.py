@@ -23,6 +23,10 @@ from fedcore.privacy.sent_once import mark_sent
 from fedcore.privacy.statistic import both_and_b
 from fedcore.updates import Update
 
+#: all that the public ledger says of a void round
+FEW = "fewer messages came than the noise is made for: the round is void, nothing is released"
+UNOPENED = "the masked sum could not be opened: the round is void, and its charge stays"
+
 
 class LocalMode:
     """Each client clips its own change and adds all the noise that hides it; the server needs no trust."""
@@ -99,15 +103,16 @@ class DistributedMode:
         about, private, mechanism = self._about, self._about.private, self._mechanism
         delta = {"mode": "distributed", "delta": private.settings.delta}
         if len(receipts) < mechanism.fewest:
-            few = f"{len(receipts)} messages of at least {mechanism.fewest}: the round is void, nothing is released"
-            return Released(None, delta | {"void": few, "epsilon": private.budget.spent}, {})
+            few = f"{len(receipts)} messages of at least {mechanism.fewest}"
+            return Released(None, delta | {"void": FEW, "epsilon": private.budget.spent}, {"void": few})
         said = json.dumps([about.label, sorted(receipt.sha256 for receipt in receipts.values())])
         charge = private.budget.reserve(hashlib.sha256(f"distributed {said}".encode()).hexdigest())
         try:
             total, included, facts = self._total(receipts)
         except Void as error:
-            spent = {"void": f"{error}; its charge stays", "charge": charge.number, "epsilon": charge.epsilon}
-            return Released(None, delta | spent, {})
+            # the reason may name clients
+            spent = {"void": UNOPENED, "charge": charge.number, "epsilon": charge.epsilon}
+            return Released(None, delta | spent, {"void": str(error)})
         decoded = mechanism.decode(total & np.uint32(mechanism.modulus - 1), included)
         mean = about.moved(decoded / np.float32(private.plan.expected_clients))
         deviation = mechanism.sigma * mechanism.step * np.sqrt(len(included)) / private.plan.expected_clients

@@ -158,8 +158,8 @@ def destroy_keys(folder: RunFolder, settings: Privacy, *, finished: bool) -> int
         why = f"a round is charged, as number {own[-1]}, and not released yet"
     if why and not finished:
         raise PrivacyError(
-            f"{folder.path}: is not finished, and {why}: without the key the run cannot go on; resume it before its keys "
-            "are destroyed"
+            f"{folder.path}: is not finished, and {why}: without the key the run cannot go on; resume it before its "
+            "keys are destroyed"
         )
     number = budget.destroy_keys()
     if finished:
