@@ -134,6 +134,11 @@ def test_a_plan_that_was_changed_releases_nothing(tmp_path):
         (path / "privacy.json").write_text(json.dumps(said | changed))
         with pytest.raises(FormatError, match=r"privacy\.json: was changed after the run began"):
             run(path, config(text, rounds=20), resume=True)
+    (path / "privacy.json").write_text(json.dumps(said))
+    for name in ("budget", "budget.head"):  # all that there is before the first charge
+        (path / "private" / name).unlink()
+    with pytest.raises(PrivacyError, match="does not continue it"):
+        run(path, config(text, rounds=20), resume=True)
 
 
 def test_a_run_stops_before_another_run_makes_it_pass_the_budget(tmp_path):

@@ -52,7 +52,7 @@ def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
     assert len(budget(tmp_path / "run").charges) == 1
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38, 60.0])
+@pytest.mark.parametrize("bad", [np.nan, 3e38, 60.0])
 def test_what_is_no_noisy_term_counts_as_zero_over_the_same_denominator(tmp_path, monkeypatch, bad):
     def sending(self, client, update):
         data = real(self, client, update)

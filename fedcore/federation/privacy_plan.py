@@ -39,6 +39,7 @@ class Plan:
     notes              what a reader should know, in sentences
     run                names this run in the population's budget
     spend              ε that the run alone may come to, None for all that is left
+    head               of the budget when the plan was made: number of records, MAC of the last
     """
 
     mode: str
@@ -60,6 +61,7 @@ class Plan:
     separation: int | None = None
     run: str = ""
     spend: float | None = None
+    head: tuple[int, str] = (0, "")
 
     def as_json(self) -> dict[str, Any]:
         """For privacy.json."""

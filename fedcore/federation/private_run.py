@@ -97,13 +97,15 @@ def open_private(
     """
     secret = folder.private.secret(sealing_key(settings, folder.private.folder))
     if not (folder.path / PLAN).exists():
-        before = _budget(settings, folder, population, None).charges
+        shared = _budget(settings, folder, population, None)
+        head, before = shared.head, shared.charges
         made = make_plan(settings, population, rounds, arms(), before, masked, open_arms)
-        said = made.as_json()
+        said = made.as_json() | {"head": head}
         text = json.dumps(said | {"mac": _mac(said, secret)}, indent=1)
         write_atomically(folder.path / PLAN, f"{text}\n".encode())
     plan = _own_plan(folder, secret)
     budget = _budget(settings, folder, population, plan)
+    budget.require(Head(*plan.head))
     for entry in folder.ledger.entries:
         # what a reader of the public ledger can tell, so that file and head put back together show
         if "head" in entry.get("privacy", {}):

@@ -60,7 +60,8 @@ class Budget:
         population        records in all; δ must be less than 1 over it
         concentrated      this run's releases are known by ρ-zCDP alone, as of `Charge`
         stream            of this run's noise, as of `Central`: that of AES adds its own term to δ
-        run               names this run among those over the population: its charges carry the name
+        run               names this run among those over the population: its charges carry the name; all without one
+                          are one run
         spend             ε that this run's charges alone may come to, at δ; None: all that the others leave
 
         Raises PrivacyError naming the parameter, FormatError for a file that was tampered with or rolled back,
@@ -90,7 +91,8 @@ class Budget:
         }
         with self._locked() as records:
             if not records:
-                self._chain.append(self._opening)
+                # no two budgets have the same head, so that one started anew shows against any head of the old one
+                self._chain.append({**self._opening, "id": os.urandom(KEY_BYTES).hex()})
             else:
                 self._check_opening(records)
 
