@@ -103,21 +103,20 @@ def make_plan(
         samples = distributed(settings, population, numbers, 1.0).charge(settings.relation).dimension
     if settings.mode == "correlated":
         samples = rounds * numbers
-    plan: dict[str, Any] = {
-        "delta": settings.delta,
-        "sampling_rate": rate,
+    charged = _least_noise(
+        settings,
+        delta=settings.delta,
+        sampling_rate=rate,
         # one charge covers an arm whose noise is correlated
-        "rounds": len(arms) if settings.mode == "correlated" else rounds * len(arms),
-        "sampling": settings.sampling,
-        "neighbours": settings.relation,
-        "population": population,
-        "dimension": samples,
-        "concentrated": settings.mode == "distributed",
-        "stream": settings.stream,
-    }
-    charged = noise_multiplier(epsilon=settings.epsilon, before=before, **plan)
-    if settings.spend is not None:
-        charged = max(charged, noise_multiplier(epsilon=settings.spend, **plan))
+        rounds=len(arms) if settings.mode == "correlated" else rounds * len(arms),
+        sampling=settings.sampling,
+        neighbours=settings.relation,
+        population=population,
+        dimension=samples,
+        before=before,
+        concentrated=settings.mode == "distributed",
+        stream=settings.stream,
+    )
     if settings.mode == "correlated":
         correlated(settings, expected, charged, rounds).deviation(numbers)  # refused before anything is charged
     noise = _noise_of_sum(settings, charged, expected, rounds, max(counts)) * math.sqrt(numbers) / expected
@@ -145,6 +144,14 @@ def make_plan(
         run=os.urandom(16).hex(),
         spend=settings.spend,
     )
+
+
+def _least_noise(settings: Privacy, *, before: Sequence[Charge], **plan: Any) -> float:
+    """The noise multiplier with which the population keeps its ε, and the run its share of it."""
+    charged = noise_multiplier(epsilon=settings.epsilon, before=before, **plan)
+    if settings.spend is None:
+        return charged
+    return max(charged, noise_multiplier(epsilon=settings.spend, **plan))
 
 
 def _noise_of_sum(settings: Privacy, charged: float, expected: int, rounds: int, counts: int) -> float:
