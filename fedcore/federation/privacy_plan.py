@@ -146,14 +146,6 @@ def make_plan(
     )
 
 
-def _least_noise(settings: Privacy, *, before: Sequence[Charge], **plan: Any) -> float:
-    """The noise multiplier with which the population keeps its ε, and the run its share of it."""
-    charged = noise_multiplier(epsilon=settings.epsilon, before=before, **plan)
-    if settings.spend is None:
-        return charged
-    return max(charged, noise_multiplier(epsilon=settings.spend, **plan))
-
-
 def _noise_of_sum(settings: Privacy, charged: float, expected: int, rounds: int, counts: int) -> float:
     """Standard deviation over the clip of each number of a round's sum."""
     if settings.mode == "local":  # each client's own noise adds up
@@ -172,3 +164,11 @@ def _segments(settings: Privacy, method: Method, start: Start) -> Iterator[dict[
         yield statistic_of(
             start.adapter, method, number, fixed=start.fixed, both_factors=settings.both_factors
         ).segments
+
+
+def _least_noise(settings: Privacy, *, before: Sequence[Charge], **plan: Any) -> float:
+    """The noise multiplier with which the population keeps its ε, and the run its share of it."""
+    charged = noise_multiplier(epsilon=settings.epsilon, before=before, **plan)
+    if settings.spend is None:
+        return charged
+    return max(charged, noise_multiplier(epsilon=settings.spend, **plan))
