@@ -65,6 +65,14 @@ def test_dropouts_that_groups_do_not_stand_are_refused_with_what_they_do():
         fc.secagg.group_parameters(4, 2, dropout=0.99, **about)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("name", ["corrupt", "dropout"])
+@pytest.mark.parametrize("part", [1.5, 1.0, -0.1, float("nan"), "0.1"])
+def test_parts_of_members_that_are_none_are_refused(groups, name, part):
+    with pytest.raises(PrivacyError, match=f"^{name}: got .*, expected a part of the clients"):
+        fc.secagg.group_parameters(100, groups, **{"corrupt": 0.1, "length": 1, "bound": 1, name: part})
+
+
 def test_groups_keep_the_fewest_that_a_sum_is_to_have():
     one = fc.privacy.Distributed(1.0, 1.0, 20, 18, 2, 8, bytes(32))
     with pytest.raises(PrivacyError, match="got 18, which a group of 10"):

@@ -224,6 +224,12 @@ def test_groups_allow_for_the_corrupt_members_that_chance_puts_into_one():
     assert sorted(ran.sum[:, 0].tolist()) == [7, 7, 8, 8]
 
 
+@pytest.mark.parametrize("marked", [-1, 101])
+def test_more_marked_ones_than_there_are_have_no_chance(marked):
+    with pytest.raises(ValueError, match="expected from 0 to 100"):
+        hypergeometric(100, marked, 25, 1)
+
+
 @pytest.mark.parametrize(("members", "groups", "gone"), [(60, 6, 6), (24, 4, 2), (1000, 8, 30)])
 def test_groups_allow_for_the_dropouts_that_chance_puts_into_one(members, groups, gone):
     """d of a group by whole numbers: the least that leaves all groups a chance of 2^-21 at most."""

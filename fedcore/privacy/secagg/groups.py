@@ -12,7 +12,7 @@ from typing import Any
 
 from fedcore.errors import PrivacyError
 from fedcore.privacy.secagg.graph import random_order
-from fedcore.privacy.secagg.parameters import Parameters
+from fedcore.privacy.secagg.parameters import Parameters, counted
 from fedcore.privacy.secagg.roster import Id
 from fedcore.privacy.secagg.search import FAILURE, MOST_SHARES, SECURITY
 from fedcore.privacy.secagg.tails import hypergeometric
@@ -41,14 +41,15 @@ def group_parameters(
 ) -> dict[int, Parameters]:
     """Size of a group -> its parameters, which stand what chance may put into one group.
 
-    corrupt, dropout   parts of all members, rounded down to members; others: as for `Parameters.choose`, of each group
+    corrupt, dropout   parts of all members, in [0, 1), rounded down to members
+    others             as for `Parameters.choose`, of each group
 
     With c corrupt members and d dropouts in all, some random group has more than its parameters allow for with chances
     of at most 2^-41 and 2^-21: unions over the groups of hypergeometric tails. Both count on a seed of the groups that
     the adversary neither chose nor knew. Raises PrivacyError where that leaves fewer than two honest members in a
     group, fewer than least_included, or admits no threshold.
     """
-    liars, gone = int(corrupt * members + 1e-9), int(dropout * members + 1e-9)
+    liars, gone = counted("corrupt", corrupt, members), counted("dropout", dropout, members)
     try:
         return _allowing(members, groups, liars, gone, others)
     except PrivacyError as error:

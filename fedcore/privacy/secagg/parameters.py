@@ -85,11 +85,7 @@ class Parameters:
         _whole("bound", bound, 0, 1 << 63)
         if (bound == 0) == (modulus_bits is None):
             raise PrivacyError("bound: got neither or both of bound and modulus_bits, expected one of them")
-        counts = {}
-        for name, part in (("corrupt", corrupt), ("dropout", dropout)):
-            if not isinstance(part, (int, float)) or not 0 <= part < 1:
-                raise PrivacyError(f"{name}: got {part!r}, expected a part of the clients, from 0 to below 1")
-            counts[name] = int(part * n + 1e-9)
+        counts = {"corrupt": counted("corrupt", corrupt, n), "dropout": counted("dropout", dropout, n)}
         if adversary not in ADVERSARIES:
             raise PrivacyError(f"adversary: got {adversary!r}, expected one of {', '.join(ADVERSARIES)}")
         found = search(adversary, n, **counts)
@@ -234,6 +230,13 @@ class Parameters:
             raise FormatError(f"parameters: got adversary {adversary} and stream {stream}, expected known ones")
         kinds = ADVERSARIES[adversary], STREAMS[stream]
         return cls(n, length, bound, bits, corrupt, dropout, kinds[0], k, t, in_degree, kinds[1], least)
+
+
+def counted(name: str, part: float, n: int) -> int:
+    """A part of n clients, in [0, 1), rounded down to clients. Raises PrivacyError."""
+    if not isinstance(part, (int, float)) or not 0 <= part < 1:
+        raise PrivacyError(f"{name}: got {part!r}, expected a part of the clients, from 0 to below 1")
+    return int(part * n + 1e-9)
 
 
 def _whole(name: str, value: int, least: int, most: int) -> int:
