@@ -10,7 +10,7 @@ from fedcore import ops
 from fedcore.errors import Void
 from fedcore.privacy.secagg import recovery
 from fedcore.privacy.secagg.parameters import Parameters
-from fedcore.reference.shamir_combine import weights
+from fedcore.reference.shamir_combine import product, weights
 
 
 def flip(share: bytearray, by: int) -> None:
@@ -68,6 +68,24 @@ def test_a_dealer_of_false_shares_has_nobody_named(monkeypatch):
     assert found.liars == {}
     assert found.notes == ["unmask: some shares of the seed of 3 were false"]
     assert (found.sum == rig.vectors.sum(0)).all()
+
+
+def test_liars_cannot_have_an_honest_holder_named_by_bits_that_x25519_ignores():
+    """Two shift shares of mask secrets by a polynomial that is 0 at all honest holders but one, and 1 at 0: in
+    a bit that X25519 sets itself it leaves the public key as it is, and the honest one off the nearer polynomial."""
+    dropped, liars, victim = (0, 1, 2), (3, 4), 5
+    rig = Rig(complete(15, 10, corrupt=2, dropout=3)).run("mask").run("unmask", gone=dropped)
+
+    def bend(holder, of, share):
+        if holder in liars and of in dropped:
+            at = {other: i + 1 for i, other in enumerate(j for j in range(15) if j != of)}
+            roots = [at[other] for other in at if other not in (*dropped, *liars, victim)]
+            weight = weights(np.array([at[holder], *roots]))[0]
+            share[0] ^= next(value for value in range(1, 256) if product(value, weight) == 1)
+
+    found = lying(rig, bend).result()
+    assert set(found.liars) <= set(liars)
+    assert (found.sum == rig.vectors[found.survivors].sum(0)).all()
 
 
 def test_two_holders_that_lie_together_have_nobody_else_named():

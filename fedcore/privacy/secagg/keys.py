@@ -58,13 +58,18 @@ def commitment(seed: bytes, binding: bytes) -> bytes:
     return hkdf(seed, "seed commitment", binding)
 
 
+def clamped(secret: bytes) -> bytes:
+    """An X25519 secret with the five bits set that X25519 sets itself (RFC 7748 §5): the only one of its public key."""
+    return bytes([secret[0] & 248]) + secret[1:31] + bytes([secret[31] & 127 | 64])
+
+
 class RoundKeys:
     """The keys of one member, from its secret of the round (32 bytes)."""
 
     def __init__(self, secret: bytes, binding: bytes):
         self._secret, self._binding = secret, binding
         self.share = X25519PrivateKey.from_private_bytes(self._derived("share"))
-        self.mask_bytes = self._derived("mask")
+        self.mask_bytes = clamped(self._derived("mask"))
         self.mask = X25519PrivateKey.from_private_bytes(self.mask_bytes)
         self.seed = self._derived("self")
         self.polynomials = self._derived("polynomials")

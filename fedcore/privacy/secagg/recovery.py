@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from fedcore.errors import Void
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.decoding import false_shares
-from fedcore.privacy.secagg.keys import KEY_BYTES, commitment
+from fedcore.privacy.secagg.keys import KEY_BYTES, clamped, commitment
 from fedcore.privacy.secagg.peers import SEED
 from fedcore.privacy.secagg.round import Round
 
@@ -143,6 +143,8 @@ class Secrets:
         body = self._advertised[of]
         if kind == SEED:
             return commitment(secret, self._round.binding) == body[64:96]
+        if clamped(secret) != secret:  # that has the same public key as the one that was dealt, and another polynomial
+            return False
         return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw() == body[32:64]
 
     def _compare(self, of: int, good: list[int], secret: bytes) -> list[int]:
