@@ -102,8 +102,8 @@ class SecureSumError(FedcoreError):
 class Void(SecureSumError, RuntimeError):
     """A round of a secure sum that cannot give its sum, or a member that cannot go on; nothing was learned.
 
-    `suspects`: identifiers of members that may have caused it, the likeliest first, to be left out of the next round;
-    none where nothing points at anybody.
+    `suspects`: identifiers of members to be left out of the next round: as long as no more than `corrupt` members lie,
+    each of them did. None where that is certain of nobody.
     """
 
     def __init__(self, message: str, suspects: Sequence[str | int] = ()):

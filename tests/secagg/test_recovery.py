@@ -121,11 +121,21 @@ def test_a_dealer_of_false_shares_voids_the_round_and_is_suspected(consistent, m
     assert caught.value.suspects == [3]
 
 
-def test_where_dealer_or_holders_may_have_lied_both_are_suspected(monkeypatch):
+def test_where_dealer_or_holders_may_have_lied_nobody_is_suspected(monkeypatch):
     monkeypatch.setattr(recovery, "TRIES", 40)
     dealt = Dealt(9, 7, corrupt=2, members=2)
     dealt.lie(0, 5)
     dealt.shares[1] = LIES["random"](range(8), 7)
-    with pytest.raises(Void, match="the seed of 1 is not found: it or holders of them") as caught:
+    with pytest.raises(Void, match=r"the seed of 1 is not found: it or holders of them.*; nobody is certain") as caught:
         dealt.found()
-    assert caught.value.suspects == [1, 5]
+    assert caught.value.suspects == []
+
+
+def test_liars_beyond_half_the_spare_shares_have_no_honest_dealer_suspected(monkeypatch):
+    monkeypatch.setattr(recovery, "TRIES", 6)
+    dealt = Dealt(16, 6, corrupt=5)
+    for liar in (2, 4, 6, 7, 9):
+        dealt.lie(0, liar)
+    with pytest.raises(Void, match="the seed of 0 is not found") as caught:
+        dealt.found()
+    assert caught.value.suspects == []

@@ -109,14 +109,18 @@ class Secrets:
 
     def _void(self, left: Mapping[int, int]) -> Void:
         """The end of a round in which the secrets of these members are not found."""
-        ids = self._round.roster.ids
-        who = sorted(self._dealt & left.keys()) or list(dict.fromkeys([*sorted(left), *sorted(self._off)]))
-        names, of = [ids[i] for i in who], who[0]
-        whose = "it" if of in self._dealt else "it or holders of them"
+        dealt = sorted(self._dealt & left.keys())
+        of = dealt[0] if dealt else next(iter(left))
+        names = [self._round.roster.ids[i] for i in dict.fromkeys([*dealt, *self.liars])]
+        who = f"{', '.join(map(repr, names[:5]))}{' and others' * (len(names) > 5)}"
+        advice = (
+            f"certain to have lied: {who}; leave them out of the next round"
+            if names
+            else "nobody is certain to have lied; parameters for more dropout leave more shares to tell them by"
+        )
         return Void(
-            f"unmask: {self._name(of, left[of])} is not found: {whose} gave false shares, too many to be told from "
-            f"true ones; suspected: {', '.join(map(repr, names[:5]))}{' and others' * (len(names) > 5)}; leave them "
-            "out of the next round",
+            f"unmask: {self._name(of, left[of])} is not found: {'it' if dealt else 'it or holders of them'} gave false "
+            f"shares, too many to be told from true ones; {advice}",
             suspects=names,
         )
 
