@@ -139,3 +139,15 @@ def test_liars_beyond_half_the_spare_shares_have_no_honest_dealer_suspected(monk
     with pytest.raises(Void, match="the seed of 0 is not found") as caught:
         dealt.found()
     assert caught.value.suspects == []
+
+
+def test_a_secret_that_liars_give_by_chance_casts_suspicion_on_nobody():
+    """Five give one error; at the points 2 to 5 their Lagrange weights beside 6 and 7 add up to 0, so that the secret
+    is right and the polynomial is not."""
+    dealt = Dealt(16, 6, corrupt=5)
+    for liar in range(1, 6):
+        dealt.lie(0, liar)
+    secrets, found = dealt.found()
+    assert found == {0: dealt.seeds[0]}
+    assert secrets.notes
+    assert secrets._off == {}

@@ -158,10 +158,10 @@ class Secrets:
             holder for holder in sorted(given.keys() - set(good)) if self._combined(of, [*good[1:], holder]) != secret
         ]
         spare = len(given) - self._round.parameters.threshold
-        certain = 2 * len(off) <= spare and 2 * self._liars_at_most <= spare + 2
-        for holder in off:
+        near = 2 * len(off) <= spare  # beyond it the polynomial may be that of liars, and those off it honest
+        for holder in off if near else ():
             self._off.setdefault(holder, set()).add(of)
-            if certain:
+            if 2 * self._liars_at_most <= spare + 2:
                 self._sure.setdefault(holder, set()).add(of)
         return off
 
