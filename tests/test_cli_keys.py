@@ -114,6 +114,18 @@ def test_changes_side_by_side_are_all_kept(made):
     assert RosterFile(path).members == keys | {"b": publics["b"]}
 
 
+def test_a_change_by_a_link_is_made_to_the_file_behind_it(made):
+    folder, publics = made
+    path, link = folder / "roster.json", folder / "links" / "roster.json"
+    link.parent.mkdir()
+    for name in "ab":
+        RosterFile(path).enrol(name, publics[name])
+    link.symlink_to(path)
+    RosterFile.existing(link).revoke("a")
+    assert link.is_symlink()
+    assert RosterFile(path).members == {"b": publics["b"]}
+
+
 def test_keys_written_by_hand_are_read_as_any_other(made, capsys):
     folder, publics = made
     path = folder / "roster.json"

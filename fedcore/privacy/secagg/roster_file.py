@@ -26,7 +26,7 @@ class RosterFile:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).resolve()  # a change replaces the file, not a link to it, and locks it for all its names
         self._read()
 
     @classmethod
