@@ -139,8 +139,11 @@ def test_keys_written_by_hand_are_read_as_any_other(made, capsys):
     for name in ("none", "twin"):  # a file that another hand broke is mended, member by member
         assert run(capsys, "show", path)[0] == 1
         RosterFile(path).revoke(name)
+    code, _, err = run(capsys, "show", path)  # the twin's key is retired, whoever else has it
+    assert (code, "the key of 'a' was retired" in err) == (1, True), err
+    RosterFile(path).rotate("a", publics["b"])
     assert run(capsys, "show", path)[0] == 0
-    assert RosterFile(path).members == {"a": publics["a"]}
+    assert RosterFile(path).members == {"a": publics["b"]}
 
 
 P = 2**255 - 19

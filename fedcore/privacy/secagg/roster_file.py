@@ -21,8 +21,9 @@ class RosterFile:
 
     JSON: {"version": 1, "members": {identifier: key in hex}, "retired": [key in hex, ...]}. A change is made to what
     the file says at that moment, while others that change it wait, and is written whole or not at all. Raises
-    FormatError for a file that is none, PrivacyError for a change that would break it, or that would leave it broken by
-    other hands: `revoke` is what mends that.
+    FormatError for a file that is none, MissingError where a change finds the file gone, PrivacyError for a change that
+    would break it, or that would leave it broken by other hands: `revoke` is what mends that, of all members that have
+    one key.
     """
 
     def __init__(self, path: str | Path):
@@ -52,10 +53,15 @@ class RosterFile:
         self.retired = [_written(key) for key in retired]
 
     def roster(self) -> Roster:
-        """For `Client` and `Server`. Raises PrivacyError for keys that are none, and for one that two members have."""
+        """For `Client` and `Server`. Raises PrivacyError for keys that are none, retired, or two members'."""
         return self._of(self.members)
 
     def _of(self, members: dict[str, str]) -> Roster:
+        for name, text in members.items():
+            if text in self.retired:
+                raise PrivacyError(
+                    f"{self.path}: the key of {name!r} was retired; rotate or revoke it with fedcore keys"
+                )
         return Roster({name: _key(text, f"{self.path}: {name!r}") for name, text in members.items()})
 
     def enrol(self, name: str, public: str) -> None:
