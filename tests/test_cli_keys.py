@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import fedcore as fc
 from fedcore.cli import main
-from fedcore.errors import PrivacyError
+from fedcore.errors import MissingError, PrivacyError
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.roster_file import RosterFile
 
@@ -124,6 +124,20 @@ def test_a_change_by_a_link_is_made_to_the_file_behind_it(made):
     RosterFile.existing(link).revoke("a")
     assert link.is_symlink()
     assert RosterFile(path).members == {"b": publics["b"]}
+
+
+def test_a_roster_that_is_gone_is_not_begun_anew_without_its_retired_keys(made, capsys):
+    folder, publics = made
+    path = folder / "roster.json"
+    assert "new roster" in run(capsys, "enrol", path, "a", publics["a"])[1]
+    assert "new roster" not in run(capsys, "enrol", path, "b", publics["b"])[1]
+    fresh = RosterFile(folder / "other.json")
+    fresh.enrol("a", publics["a"])
+    for opened in (RosterFile.existing(path), fresh):
+        opened.path.unlink()
+        with pytest.raises(MissingError, match="the roster is gone"):
+            opened.enrol("c", publics["c"])
+        assert not opened.path.exists()
 
 
 def test_keys_written_by_hand_are_read_as_any_other(made, capsys):

@@ -65,16 +65,20 @@ def show(roster: File, json: Json = False) -> None:
 def _change(path: Path, json: bool, what: str, *arguments: str) -> None:
     from fedcore.privacy.secagg.roster_file import RosterFile
 
+    new = what == "enrol" and not path.exists()
     file = RosterFile(path) if what == "enrol" else RosterFile.existing(path)
     getattr(file, what)(*arguments)
-    _print(file, json)
+    _print(file, json, new)
 
 
-def _print(file, json: bool) -> None:
+def _print(file, json: bool, new: bool = False) -> None:
     digest = file.roster().digest().hex() if file.members else None
     if json:
-        print_json({"roster": str(file.path), "members": file.members, "retired": len(file.retired), "digest": digest})
+        facts = {"members": file.members, "retired": len(file.retired), "digest": digest, "new": new}
+        print_json({"roster": str(file.path)} | facts)
         return
+    if new:
+        typer.echo(f"new roster {file.path}")
     for name, public in sorted(file.members.items()):
         typer.echo(f"{name}  {public}")
     typer.echo(f"{len(file.members)} members, {len(file.retired)} keys retired, digest {digest or 'none'}")

@@ -40,7 +40,8 @@ class RosterFile:
     def _read(self) -> None:
         self.members: dict[str, str] = {}
         self.retired: list[str] = []
-        if not self.path.exists():
+        self._there = self.path.exists()
+        if not self._there:
             return
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
@@ -92,10 +93,13 @@ class RosterFile:
     def _changing(self) -> Iterator[None]:
         """What the file says now, to be changed and written while nobody else does."""
         with locked_beside(self.path):
+            if self._there and not self.path.exists():
+                raise MissingError(f"{self.path}: the roster is gone; put it back, a new one would forget retired keys")
             self._read()
             yield
             text = json.dumps({"version": VERSION, "members": self.members, "retired": self.retired}, indent=1)
             write_atomically(self.path, text.encode() + b"\n")
+            self._there = True
 
     def _member(self, name: str) -> str:
         if name not in self.members:
