@@ -65,6 +65,15 @@ def test_dropouts_that_groups_do_not_stand_are_refused_with_what_they_do():
         fc.secagg.group_parameters(4, 2, dropout=0.99, **about)
 
 
+def test_parameters_of_other_numbers_of_clients_are_refused():
+    p = fc.secagg.Parameters.choose(60, length=3, bound=5, corrupt=0.05, adversary="malicious")
+    vectors = [np.ones(3, np.int64)] * 24
+    with pytest.raises(PrivacyError, match="got some for 60 clients, expected for the 24"):
+        fc.secagg.simulate(vectors, parameters=p, groups=2)
+    with pytest.raises(PrivacyError, match=r"groups of \[60\], expected also of \[12\]"):
+        fc.secagg.simulate(vectors, parameters={60: p}, groups=2)
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("name", ["corrupt", "dropout"])
 @pytest.mark.parametrize("part", [1.5, 1.0, -0.1, float("nan"), "0.1"])

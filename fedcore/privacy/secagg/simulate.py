@@ -62,7 +62,7 @@ def simulate(
     seed        of the groups, as for `partition`; None: drawn here
 
     Raises Void where too many drop out for a sum; with groups, one that is void lacks its row, and others go on.
-    PrivacyError for unknown identifiers and stages.
+    PrivacyError for unknown identifiers and stages, and for parameters of other numbers of clients.
     """
     given: dict[Id, Any] = dict(vectors) if isinstance(vectors, Mapping) else dict(enumerate(vectors))
     gone = _last_stages(dropouts or {}, given)
@@ -74,8 +74,8 @@ def simulate(
             raise found
         return Simulation(found.sum, found.survivors, found.liars, up, down)
     parts = partition(list(given), groups, os.urandom(32) if seed is None else seed)
-    made = _of_groups(parameters, groups) if isinstance(parameters, Parameters) else parameters or {}
-    ran = [_one({name: given[name] for name in part}, gone, made.get(len(part)), round, context) for part in parts]
+    made = _of_groups(parameters, parts)
+    ran = [_one({name: given[name] for name in part}, gone, made[len(part)], round, context) for part in parts]
     sums = [found for found, _, _ in ran if not isinstance(found, Void)]
     length = len(given[parts[0][0]])
     return Simulation(
@@ -89,12 +89,25 @@ def simulate(
     )
 
 
-def _of_groups(p: Parameters, groups: int) -> dict[int, Parameters]:
-    """Parameters of all clients for each size of groups."""
-    n = p.clients
+def _of_groups(
+    given: Parameters | Mapping[int, Parameters] | None, parts: Sequence[Sequence[Id]]
+) -> Mapping[int, Parameters | None]:
+    """Size of a group -> its parameters, made from those of all clients; None where none were given."""
+    sizes, n = {len(part) for part in parts}, sum(map(len, parts))
+    if given is None:
+        return dict.fromkeys(sizes)
+    if isinstance(given, Mapping):
+        if missing := sizes - given.keys():
+            raise PrivacyError(
+                f"parameters: got some for groups of {sorted(given)}, expected also of {sorted(missing)}"
+            )
+        return given
+    p = given
+    if p.clients != n:
+        raise PrivacyError(f"parameters: got some for {p.clients} clients, expected for the {n} that have vectors")
     about: dict[str, Any] = {name: getattr(p, name) for name in ("length", "bound", "adversary", "stream")}
     about |= {"modulus_bits": None if p.bound else p.modulus_bits, "least_included": p.least_included}
-    return group_parameters(n, groups, corrupt=p.corrupt / n, dropout=p.dropout / n, **about)
+    return group_parameters(n, len(parts), corrupt=p.corrupt / n, dropout=p.dropout / n, **about)
 
 
 def _last_stages(dropouts: Mapping[str, Collection[Id]], given: Mapping[Id, Any]) -> dict[Id, int]:
