@@ -93,13 +93,13 @@ def test_groups_keep_the_fewest_that_a_sum_is_to_have():
 @pytest.fixture
 def draws():
     roster = fc.secagg.Roster({i: key_of(i + 1).public_key().public_bytes_raw() for i in range(12)})
-    return {i: fc.secagg.GroupDraw(roster, i, b"session", 3) for i in roster}
+    return {i: fc.secagg.GroupDraw(roster, i, 3, b"session", 3) for i in roster}
 
 
 def test_members_draw_the_same_groups_from_what_all_revealed(draws):
     commitments = {i: draw.commitment for i, draw in draws.items()}
     values = {i: draw.reveal(commitments) for i, draw in draws.items()}
-    found = [tuple(draw.group(values, 3)) for draw in draws.values()]
+    found = [tuple(draw.group(values)) for draw in draws.values()]
     assert all(i in part for i, part in enumerate(found))
     assert sorted(len(part) for part in set(found)) == [4, 4, 4]
     assert draws[0].reveal(dict(reversed(commitments.items()))) == values[0]  # the same again
@@ -109,16 +109,16 @@ def test_one_members_value_moves_all_groups(draws):
     commitments = {i: draw.commitment for i, draw in draws.items()}
     values, found = {i: draw.reveal(commitments) for i, draw in draws.items()}, set()
     for _ in range(4):
-        other = fc.secagg.GroupDraw(draws[0]._roster, 11, b"session", 3)
+        other = fc.secagg.GroupDraw(draws[0]._roster, 11, 3, b"session", 3)
         draws[0]._commitments = commitments | {11: other.commitment}
-        found.add(tuple(draws[0].group(values | {11: other._value}, 3)))
+        found.add(tuple(draws[0].group(values | {11: other._value})))
     assert len(found) > 1
 
 
 def test_who_would_choose_groups_is_refused(draws):
     commitments = {i: draw.commitment for i, draw in draws.items()}
     with pytest.raises(PrivacyError, match="reveal first"):
-        draws[0].group({}, 3)
+        draws[0].group({})
     with pytest.raises(PrivacyError, match="bytes of 7"):  # the server holds one back until it has seen a value
         draws[0].reveal({i: c for i, c in commitments.items() if i != 7})
     with pytest.raises(Forged, match="this member's place"):
@@ -127,12 +127,23 @@ def test_who_would_choose_groups_is_refused(draws):
     with pytest.raises(Replayed, match="revealed once"):
         draws[0].reveal(commitments | {7: bytes(32)})
     with pytest.raises(Forged, match="7 revealed another value"):
-        draws[0].group(values | {7: bytes(32)}, 3)
+        draws[0].group(values | {7: bytes(32)})
     with pytest.raises(Void, match="bytes of 7; draw again"):
-        draws[0].group({i: v for i, v in values.items() if i != 7}, 3)
+        draws[0].group({i: v for i, v in values.items() if i != 7})
     # who copies another's commitment, and its value, did not commit to that
-    again = {i: fc.secagg.GroupDraw(draws[0]._roster, i, b"session", 3) for i in draws}
+    again = {i: fc.secagg.GroupDraw(draws[0]._roster, i, 3, b"session", 3) for i in draws}
     copied = {i: draw.commitment for i, draw in again.items()} | {7: again[0].commitment}
     value = again[0].reveal(copied)
     with pytest.raises(Forged, match="7 revealed another"):
-        again[0].group({i: draw._value for i, draw in again.items()} | {7: value}, 3)
+        again[0].group({i: draw._value for i, draw in again.items()} | {7: value})
+
+
+def test_the_number_of_groups_is_fixed_before_values_are_known(draws):
+    roster = draws[0]._roster
+    other = fc.secagg.GroupDraw(roster, 7, 4, b"session", 3)  # a member that was told another number
+    commitments = {i: draw.commitment for i, draw in draws.items()} | {7: other.commitment}
+    values = {i: (other if i == 7 else draw).reveal(commitments) for i, draw in draws.items()}
+    with pytest.raises(Forged, match="7 revealed another value"):
+        draws[0].group(values)
+    with pytest.raises(PrivacyError, match="group of one"):
+        fc.secagg.GroupDraw(roster, 0, 7, b"session", 3)

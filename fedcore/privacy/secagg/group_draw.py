@@ -20,18 +20,21 @@ class GroupDraw:
     """One member's part in drawing groups, before the rounds of the groups begin.
 
     roster      all members that take part; those that will not send a commitment are left out of it first
+    groups      how many, as for `partition`: fixed before any value is known, since it chooses among groups as well
     session, round   as for the rounds of the groups
 
     Each sends `commitment` to the server, which sends all of them to all; then each sends what `reveal` gives, and
     with all of those `group` gives the roster for its `Client`. The seed has the member's own 32 random bytes in it,
     which nobody knows before all others are bound to theirs: whatever the server and other members do, it is no choice
-    of theirs. They can end the draw, and then it is void: going on without a value would be a choice.
+    of theirs. They can end the draw, and then it is void: going on without a value would be a choice. Raises
+    PrivacyError for as many groups as `partition` refuses.
     """
 
-    def __init__(self, roster: Roster, client_id: Id, session: bytes, round: int):
-        self._roster, self._position = roster, roster.position(client_id)
+    def __init__(self, roster: Roster, client_id: Id, groups: int, session: bytes, round: int):
+        partition(roster.ids, groups, bytes(VALUE_BYTES))  # raises for a number of groups that cannot be
+        self._roster, self._position, self._groups = roster, roster.position(client_id), groups
         about = b"fedcore secagg 1 group draw" + roster.digest() + hashlib.sha256(session).digest()
-        self._about = about + round.to_bytes(8, "little")
+        self._about = about + round.to_bytes(8, "little") + groups.to_bytes(4, "little")
         self._value = os.urandom(VALUE_BYTES)
         self._commitments: dict[Id, bytes] | None = None
 
@@ -55,11 +58,11 @@ class GroupDraw:
         self._commitments = given
         return self._value
 
-    def group(self, reveals: Mapping[Id, bytes], groups: int) -> Roster:
-        """The members of this member's group of `groups` (`partition`), given what all revealed.
+    def group(self, reveals: Mapping[Id, bytes]) -> Roster:
+        """The members of this member's group (`partition`), given what all revealed.
 
         Raises Void where a value is missing, Forged naming who revealed another than it committed to, PrivacyError
-        before `reveal`, and as `partition` does.
+        before `reveal`.
         """
         if self._commitments is None:
             raise PrivacyError("group draw: got values before this member revealed its own; call reveal first")
@@ -70,7 +73,7 @@ class GroupDraw:
                 raise Forged(f"group draw: {name!r} revealed another value than it committed to; draw again without it")
             seed.update(reveals[name])
         mine = self._roster.ids[self._position]
-        part = next(part for part in partition(self._roster.ids, groups, seed.digest()) if mine in part)
+        part = next(part for part in partition(self._roster.ids, self._groups, seed.digest()) if mine in part)
         return Roster({name: self._roster[name] for name in part})
 
     def _committed(self, position: int, value: bytes) -> bytes:
