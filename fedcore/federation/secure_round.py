@@ -23,7 +23,7 @@ from fedcore.federation.method_round import training_options
 from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import kept
 from fedcore.federation.rule_names import make_chain
-from fedcore.federation.secure_sum import Sums, agreed, context_of, parameters_of, quantizer_of, summed, weight_of
+from fedcore.federation.secure_sum import Sums, agreed, parameters_of, quantizer_of, summed, weight_of
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.start import Start
 from fedcore.lora import FedIT, Method
@@ -100,7 +100,7 @@ def secure_step(
     if gathered.clamped:  # by clients, of which a server would see nothing: no fact for the ledger
         federation.progress(arm.name, federation.total, federation.total, round=number, clamped=gathered.clamped)
     with clock.phase("aggregation"):
-        sums = summed(config, settings, gathered.vectors, gathered.failed, number, context_of(config, start))
+        sums = summed(config, settings, gathered.vectors, gathered.failed, number, start)
         try:
             adapter, side, found = added(config, arm, changes, quantizer, sums, start)
         except Void as error:

@@ -76,15 +76,18 @@ class Sums:
 
 
 def summed(
-    config: Config, settings: Secure, vectors: Mapping[str, Any], failed: Collection[str], number: int, context: bytes
+    config: Config, settings: Secure, vectors: Mapping[str, Any], failed: Collection[str], number: int, start: Start
 ) -> Sums:
     """Mask, add up and unmask the vectors of all clients but those that `failed`, which never come.
 
     Every sum is compared with the plain sum of the same integers. A void one lacks its row. Groups are drawn from the
-    run's seed and the round: the same in all arms, in a repeated run and in a round that begins again.
+    run's seed and the adapter that clients start from: the same in all arms with that start, in a repeated run and in a
+    round that begins again, and after a void one. Sums over others of nearly the same vectors would show them one by
+    one.
     """
     made = parameters_of(settings, len(vectors), len(next(iter(vectors.values()))))
-    seed = hashlib.sha256(f"groups {config.run.seed} {number}".encode()).digest()
+    seed = hashlib.sha256(f"groups {config.run.seed} {start.adapter.digest()}".encode()).digest()
+    context = context_of(config, start)
     given: dict[str | int, Any] = dict(vectors.items())
     gone = {"advertise": [name for name in given if name in failed]}
     ran = secagg.simulate(given, gone, made, groups=settings.groups or 1, seed=seed, round=number, context=context)
