@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import fedcore as fc
 from fedcore.cli import main
-from fedcore.errors import MissingError, PrivacyError
+from fedcore.errors import MissingError, PrivacyError, StorageError
+from fedcore.privacy.secagg import roster_file
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.roster_file import RosterFile
 
@@ -138,6 +139,26 @@ def test_a_roster_that_is_gone_is_not_begun_anew_without_its_retired_keys(made, 
         with pytest.raises(MissingError, match="the roster is gone"):
             opened.enrol("c", publics["c"])
         assert not opened.path.exists()
+
+
+def test_a_change_that_cannot_be_written_is_not_in_memory_either(made, monkeypatch):
+    folder, publics = made
+    path = folder / "roster.json"
+    RosterFile(path).enrol("a", publics["a"])
+    path.chmod(0o660)
+    file = RosterFile(path)
+
+    def full(path, data):
+        raise StorageError(f"{path}: no space is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(roster_file, "write_atomically", full)
+        for change in (lambda: file.rotate("a", publics["b"]), lambda: file.revoke("a")):
+            with pytest.raises(StorageError):
+                change()
+            assert (file.members, file.retired) == ({"a": publics["a"]}, [])
+    file.rotate("a", publics["b"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
 
 
 def test_keys_written_by_hand_are_read_as_any_other(made, capsys):

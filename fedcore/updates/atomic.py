@@ -9,6 +9,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,14 @@ from fedcore.errors import ExistsError, FedcoreError, StorageError
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
-    """Write a file, all at once or part by part, replacing an earlier one.
+    """Write a file, all at once or part by part, replacing an earlier one, whose permissions it keeps.
 
     Raises StorageError naming it; what was half-written is removed.
     """
     with _all_or_nothing(path) as beside:
         with beside.open("xb") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())

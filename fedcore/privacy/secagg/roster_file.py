@@ -96,9 +96,14 @@ class RosterFile:
             if self._there and not self.path.exists():
                 raise MissingError(f"{self.path}: the roster is gone; put it back, a new one would forget retired keys")
             self._read()
-            yield
-            text = json.dumps({"version": VERSION, "members": self.members, "retired": self.retired}, indent=1)
-            write_atomically(self.path, text.encode() + b"\n")
+            before = self.members.copy(), self.retired.copy()
+            try:
+                yield
+                text = json.dumps({"version": VERSION, "members": self.members, "retired": self.retired}, indent=1)
+                write_atomically(self.path, text.encode() + b"\n")
+            except BaseException:
+                self.members, self.retired = before  # nobody is to be taken for a member whom the file does not name
+                raise
             self._there = True
 
     def _member(self, name: str) -> str:
