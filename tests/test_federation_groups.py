@@ -6,6 +6,7 @@ import fake_learner as fake
 import pytest
 
 from fedcore.errors import ConfigError, TrainingError
+from fedcore.federation import secure_round
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.simulation import run_arms
 from fedcore.report import secure
@@ -85,6 +86,20 @@ def test_a_void_group_is_a_row_that_the_rule_lacks(whole, tmp_path):
     assert entry["secure"]["sums"] == found["sums"]
     assert entry["secure"]["bytes_up"] > 0
     assert any("trimmed round 1: void, 2 sums of groups were learned" in line for line in said)
+
+
+def test_a_group_whose_weights_add_up_to_none_is_void(whole, tmp_path, monkeypatch):
+    def lying(*given):
+        sums = summed(*given)
+        sums.rows[1, -1] = -1
+        return sums
+
+    summed = secure_round.summed
+    monkeypatch.setattr(secure_round, "summed", lying)
+    found = facts(run(tmp_path / "run"))
+    assert len(found["void_groups"]) == 1
+    assert "group-1: sum: its weights add up to -1" in found["void_groups"][0]
+    assert set(found["group_weights"]) == {"group-0", "group-2"}
 
 
 def test_half_of_the_groups_are_too_few(whole, tmp_path):

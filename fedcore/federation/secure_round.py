@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.engine import aggregate
-from fedcore.errors import NonFiniteError, RuleError, TrainingError, Void
+from fedcore.errors import NonFiniteError, RuleError, TrainingError, Void, WeightError
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
@@ -211,25 +211,30 @@ def added(
 def over_groups(
     config: Config, arm: Arm, changes: Changes, quantizer: secagg.Quantizer, sums: Sums, start: Start
 ) -> tuple[Update, None, dict[str, Any]]:
-    """The rule over the sums of groups, a void one lacking its row.
+    """The rule over the sums of groups, a void one lacking its row, and so one whose weight a liar made none.
 
     Raises Void where no more than half are left, so that those lost outweigh the others, or fewer than the rule takes.
     """
     settings, means, weights = config.aggregation_of(arm), [], {}
     rule = make_chain(settings.rule, settings.parameters, settings.before).for_round(changes.number)
-    left, lost = len(sums.rows), len(sums.void)
-    if left <= lost:
-        raise Void(f"{lost} of {left + lost} groups are void, expected more than half to give a sum: {sums.void[0]}")
-    try:
-        rule.check(left)
-    except RuleError as error:
-        raise Void(f"{lost} of {left + lost} groups are void, and {error}: {sums.void[0]}") from None
+    void = [*sums.void]
     for k, (row, survivors) in enumerate(zip(sums.rows, sums.survivors, strict=True)):
-        mean, weight = quantizer.mean(row)
         name = f"group-{k}"
+        try:
+            mean, weight = quantizer.mean(row)
+        except WeightError as error:
+            void.append(f"{name}: {error}")
+            continue
         adapter = changes.finish(mean, None)[0]
         means.append(adapter.with_tensors({}, client_id=name))
         weights[name] = weight if settings.weights == "counts" else float(len(survivors))
+    left, lost = len(means), len(void)
+    if left <= lost:
+        raise Void(f"{lost} of {left + lost} groups are void, expected more than half to give a sum: {void[0]}")
+    try:
+        rule.check(left)
+    except RuleError as error:
+        raise Void(f"{lost} of {left + lost} groups are void, and {error}: {void[0]}") from None
     result = aggregate(Cohort(means), rule, space=settings.space, reference=start.adapter, weights=weights)
     facts = {"space": settings.space, "group_weights": weights, "group_coefficients": result.coefficients}
-    return result.update, None, sums.facts() | facts
+    return result.update, None, sums.facts() | facts | ({"void_groups": void} if void else {})
