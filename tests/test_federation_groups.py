@@ -96,7 +96,9 @@ def test_a_group_whose_weights_add_up_to_none_is_void(whole, tmp_path, monkeypat
 
     summed = secure_round.summed
     monkeypatch.setattr(secure_round, "summed", lying)
-    found = facts(run(tmp_path / "run"))
+    folder = run(tmp_path / "run")
+    found = facts(folder)
+    assert any("median round 1: 1 of 3 groups void" in line for line in secure.lines(folder.ledger.entries))
     assert len(found["void_groups"]) == 1
     assert "group-1: sum: its weights add up to -1" in found["void_groups"][0]
     assert set(found["group_weights"]) == {"group-0", "group-2"}

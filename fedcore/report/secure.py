@@ -23,7 +23,7 @@ def lines(ledger: Sequence[dict[str, Any]]) -> list[str]:
             elif "void_groups" in facts:
                 lost = len(facts["void_groups"])
                 found.append(
-                    f"{where}: {lost} of {learned + lost} groups void, the rule took the others' sums: "
+                    f"{where}: {lost} of {facts['groups']} groups void, the rule took the others' sums: "
                     f"{facts['void_groups'][0]}"
                 )
             found += [f"{where}: {name!r} lied: {why}" for name, why in facts.get("liars", {}).items()]

@@ -107,6 +107,19 @@ def test_liars_that_other_secrets_show_are_left_out_where_spare_shares_are_few(m
     assert secrets.liars == {}
 
 
+def test_decodings_that_new_liars_call_for_end(monkeypatch):
+    """The second secret shows two liars, for which the first would be decoded again."""
+    monkeypatch.setattr(recovery, "TRIES", 6)
+    monkeypatch.setattr(recovery, "DECODINGS", 0)
+    dealt, calls = Dealt(16, 6, corrupt=5, members=2), []
+    for member, liar in ((0, 2), (0, 4), (0, 6), (0, 7), (0, 9), (1, 2), (1, 4)):
+        dealt.lie(member, liar)
+    monkeypatch.setattr(recovery, "false_shares", lambda *given: calls.append(1) or false_shares(*given))
+    with pytest.raises(Void, match="the seed of 0 is not found"):
+        dealt.found()
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("consistent", [True, False])
 def test_a_dealer_of_false_shares_voids_the_round_and_is_suspected(consistent, monkeypatch):
     monkeypatch.setattr(recovery, "TRIES", 40)

@@ -18,6 +18,8 @@ from fedcore.privacy.secagg.round import Round
 
 #: sets of shares that may turn out false in one round
 TRIES = 4000
+#: decodings in one round beyond one of each secret: those of many shares take long
+DECODINGS = 200
 
 
 class Secrets:
@@ -35,7 +37,7 @@ class Secrets:
         self._off: dict[int, set[int]] = {}  # holder -> members whose other shares its own do not fit
         self._sure: dict[int, set[int]] = {}  # the same, where the polynomial is certain
         self._dealt: set[int] = set()  # members that dealt false shares, or more than `corrupt` holders lie
-        self._tries = TRIES
+        self._tries, self._decodings = TRIES, 0
         #: secrets of which some shares were false
         self.notes: list[str] = []
 
@@ -61,6 +63,7 @@ class Secrets:
         """
         least, left = self._round.parameters.threshold, dict(needed)
         found: dict[int, bytes] = {}
+        self._decodings = len(needed) + DECODINGS
         for of, kind in needed.items():
             if (count := len(self._shares.get(of, {}))) < least:
                 raise Void(f"unmask: {count} shares of {self._name(of, kind)} came, expected at least {least}")
@@ -96,6 +99,9 @@ class Secrets:
         yield order[:t]
         clean = sum(holder not in self._off for holder in order)
         for count in (len(order), clean) if t < clean < len(order) else (len(order),):
+            if not self._decodings:
+                return
+            self._decodings -= 1
             false = false_shares(self._points(of, order[:count]), self._array(of, order[:count]), t)
             if false:
                 yield [holder for i, holder in enumerate(order[:count]) if i not in set(false)][:t]
