@@ -82,6 +82,16 @@ def test_parts_of_members_that_are_none_are_refused(groups, name, part):
         fc.secagg.group_parameters(100, groups, **{"corrupt": 0.1, "length": 1, "bound": 1, name: part})
 
 
+@pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
+def test_what_has_nothing_to_do_with_groups_is_not_blamed_on_them(adversary):
+    about = {"corrupt": 0.0, "dropout": 0.0, "length": 1, "bound": 1, "adversary": adversary}
+    assert sorted(fc.secagg.group_parameters(24, 4, **about)) == [6]
+    for wrong, why in (({"stream": "x"}, "^parameters: got"), ({"length": 0}, "^length: got 0")):
+        with pytest.raises(PrivacyError, match=why) as caught:
+            fc.secagg.group_parameters(24, 4, **about | wrong)
+        assert "fewer groups" not in str(caught.value)
+
+
 def test_groups_keep_the_fewest_that_a_sum_is_to_have():
     one = fc.privacy.Distributed(1.0, 1.0, 20, 18, 2, 8, bytes(32))
     with pytest.raises(PrivacyError, match="got 18, which a group of 10"):

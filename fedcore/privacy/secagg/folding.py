@@ -85,8 +85,8 @@ class Folding:
             start = number * wire.CHUNK
             unpack_add(np.frombuffer(packed, np.uint8), self._p.modulus_bits, self._total, start)
         done.add(position)
+        self.forget(position)  # or its place among the vectors on their way would stay taken
         self._torn = False
-        self.forget(position)
 
     def forget(self, position: int | None = None) -> None:
         """Drop what came of a vector that is not whole, or of all of them."""

@@ -50,6 +50,8 @@ def group_parameters(
     group, fewer than least_included, or admits no threshold.
     """
     liars, gone = counted("corrupt", corrupt, members), counted("dropout", dropout, members)
+    # what is wrong in any number of groups
+    Parameters.choose(2, **{**others, "corrupt": 0.0, "dropout": 0.0, "least_included": 0})
     try:
         return _allowing(members, groups, liars, gone, others)
     except PrivacyError as error:
