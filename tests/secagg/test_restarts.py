@@ -138,6 +138,8 @@ def test_a_server_that_is_interrupted_at_any_line_of_a_vector_takes_it_once_or_s
                 rig.server.to_bytes(SEALING)
             outcomes.append("void")
             continue
+        assert rig.server.arriving() == []
+        assert not rig.server._folding._tags
         rig.messages = dict(rig.server.advance())
         assert (rig.run().server.result().sum == rig.vectors.sum(0)).all()
         outcomes.append("exact")

@@ -80,12 +80,12 @@ class Folding:
         """Add a whole vector to the sum, and its member to those whose vectors are in it: both, or the sum is void."""
         from fedcore.ops import unpack_add
 
+        self.forget(position)  # before it is done: then an interruption could leave its place taken for good
         self._torn = True
         for number, packed in enumerate(whole):
             start = number * wire.CHUNK
             unpack_add(np.frombuffer(packed, np.uint8), self._p.modulus_bits, self._total, start)
         done.add(position)
-        self.forget(position)  # or its place among the vectors on their way would stay taken
         self._torn = False
 
     def forget(self, position: int | None = None) -> None:
