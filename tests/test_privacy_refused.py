@@ -203,11 +203,21 @@ def test_numbers_that_no_plan_has_are_refused_by_name(changed, named):
 @pytest.mark.parametrize(
     ("plan", "known"), [((0.1, 0.01, 1), 75.42735), ((0.1, 0.01, 100), 354.19619), ((0.03, 0.01, 1), 653.00206)]
 )
-def test_little_noise_on_samples_is_accounted_in_wider_steps_to_as_many_digits(plan, known):
+def test_little_noise_on_samples_is_accounted_in_wider_steps_to_as_many_digits(plan, known, monkeypatch):
     """Known: losses in steps that are 10 and more times narrower."""
     pytest.importorskip("dp_accounting", reason="accounting needs dp-accounting, of the extra `train`")
     z, q, rounds = plan
+    import dp_accounting
+
+    steps, real = [], dp_accounting.pld.PLDAccountant
+
+    def accountant(*arguments, value_discretization_interval):
+        steps.append(value_discretization_interval)
+        return real(*arguments, value_discretization_interval=value_discretization_interval)
+
+    monkeypatch.setattr(dp_accounting.pld, "PLDAccountant", accountant)
     found = spent([Charge(z, q, rounds)], 1e-5, "poisson", "add_remove", 10 * INTERVAL)
+    assert 0.5 / z**2 / steps[0] < 1e5  # what memory and time go by
     assert known * (1 - 1e-6) < found < known * (1 + 1e-4)
 
 
