@@ -46,7 +46,7 @@ class Correlated:
 
     What is released, and why it is private in floating point. Let q_t be round t's sum of clipped terms in whole
     steps of a grid (`ops.clip_round`), c the whole coefficients (`fedcore.privacy.factorization`) and z_t rows of
-    discrete Gaussians, row t of numbers t · d to t · d + d − 1 of one key. The mechanism is
+    discrete Gaussians, each row from a key of its own. The mechanism is
 
         y_t = Σ_k c_k q_{t−k} + z_t,
 
