@@ -10,7 +10,7 @@ from correlated_runs import run_of
 from private_releases import adapter, noise_for
 
 import fedcore as fc
-from fedcore.errors import DTypeError, PrivacyError, ShapeError
+from fedcore.errors import DTypeError, PrivacyError, RangeError, ShapeError
 from fedcore.gaussian_table import MOST
 from fedcore.privacy import AdaptiveClip, Central, Correlated, Distributed
 from fedcore.privacy.accountant import INTERVAL, Charge, spent
@@ -134,6 +134,14 @@ def test_tensors_have_the_digest_and_the_release_of_the_arrays_that_they_are():
     short = [tensor.to(torch.bfloat16) for tensor in tensors]
     assert noise_for(mechanism, short) != arrays
     assert np.isfinite(mechanism.release(short, noise_for(mechanism, short), label="a round").mean).all()
+
+
+def test_noise_that_a_tensor_does_not_hold_is_no_infinity_in_the_release():
+    short = adapter(0).with_tensors({n: t.astype(np.float16) for n, t in adapter(0).tensors.items()})
+    mechanism, given = central(clip=1e6), FFA | {"reference": short}
+    noise = noise_for(mechanism, [], **given)
+    with pytest.raises(RangeError, match=r"tensor 'm\.k\.lora_B\.weight': with this noise it does not fit float16"):
+        mechanism.release([], noise, label="a round", **given)
 
 
 # noise of many steps
