@@ -110,6 +110,12 @@ def test_what_release_would_refuse_has_no_digest_to_reserve_for(mechanism, rows,
         mechanism.inputs_digest(rows, label="a round")
 
 
+def test_a_run_whose_noise_cannot_be_drawn_has_no_digest_to_reserve_for(tmp_path):
+    mechanism = correlated(noise_multiplier=1e6)
+    with pytest.raises(PrivacyError, match=r"noise_multiplier: 1e\+06 for 10000 numbers and 2 participations makes"):
+        run_of(mechanism, tmp_path, 10_000)
+
+
 def test_parts_whose_clips_are_too_small_for_the_noise_of_all_are_refused():
     clips = {"m.k": 1.0, "m.q": 2.0**-30}
     with pytest.raises(PrivacyError, match=r"at clip 9\.31323e-10 of 24 numbers makes noise of"):

@@ -132,7 +132,8 @@ class Correlated:
         return found
 
     def inputs_digest(self, rounds: Rounds) -> str:
-        """SHA-256 (hex) of this run, for `Budget.reserve`: one charge for all its rounds."""
+        """SHA-256 (hex) of this run, for `Budget.reserve`: one charge for all rounds. Raises as `deviation` does."""
+        self.deviation(rounds.size)
         return rounds.inputs_digest(
             ["correlated", self.clip, self.noise_multiplier, int(self.expected_clients), self.stream]
         )
