@@ -21,7 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from measure import RESULTS, machine, versions
+from measure import RESULTS, recorded
 
 from fedcore.federation.config import Config
 from fedcore.federation.config_file import parse_config
@@ -94,9 +94,9 @@ def load() -> dict[str, Any]:
 
 def keep(runs: dict[str, Any]) -> None:
     """Write what is done, whole or not at all."""
-    record = {"benchmark": "dp_utility", "machine": machine(), "versions": versions("torch", "peft", "dp-accounting")}
+    record = recorded("dp_utility", runs, ("torch", "peft", "dp-accounting"))
     part = FILE.with_suffix(".part")
-    part.write_text(json.dumps(record | {"results": runs}, indent=1) + "\n")
+    part.write_text(json.dumps(record, indent=1) + "\n")
     part.replace(FILE)
 
 

@@ -80,9 +80,9 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
-def save(name: str, results: dict[str, object], packages: tuple[str, ...] = ()) -> Path:
-    """Write results/<name>.json with command, machine, versions and date."""
-    record = {
+def recorded(name: str, results: dict[str, object], packages: tuple[str, ...] = ()) -> dict[str, object]:
+    """Results with command, machine, versions and date."""
+    return {
         "benchmark": name,
         "command": "python " + " ".join([os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
         "date": date.today().isoformat(),
@@ -90,9 +90,13 @@ def save(name: str, results: dict[str, object], packages: tuple[str, ...] = ()) 
         "versions": versions(*packages),
         "results": results,
     }
+
+
+def save(name: str, results: dict[str, object], packages: tuple[str, ...] = ()) -> Path:
+    """Write results/<name>.json with command, machine, versions and date."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(recorded(name, results, packages), indent=1) + "\n")
     print(f"{path.relative_to(ROOT)}:")
     print(json.dumps(results, indent=1))
     return path

@@ -119,8 +119,11 @@ int fc_squared_norms(const fc_rows* x, const fc_rows* center, double* out, fc_is
  * every ISA but FC_ISA_AMX, which has bits of its own, inside the same bound. */
 int fc_gram(const fc_rows* x, const fc_rows* center, int64_t first, double* out, fc_isa isa, int threads);
 
-/* out[p] += sum over k, in order, of (x[i][k] - x[j][k])^2 in fp64 for (i, j) = pairs[2p], pairs[2p + 1]. */
-int fc_squared_distances(const fc_rows* x, const int64_t* pairs, int64_t count, double* out, fc_isa isa, int threads);
+/* out[p] += sum over k, in order, of (y[i][k] - y[j][k])^2 in fp64 for (i, j) = pairs[2p], pairs[2p + 1], where y are
+ * the rows, or, with mix (mixtures, rows), the mixtures y[m] = sum of mix[m][i] x[i] in fp64 from 0.0, rows in order.
+ */
+int fc_squared_distances(const fc_rows* x, const int64_t* pairs, int64_t count, const double* mix, int64_t mixtures,
+                         double* out, fc_isa isa, int threads);
 
 /* Order statistics of each column: its n values in the order of fedcore/reference/order.py, sums in fp64, one rounding
  * to out_dtype, a zero as +0. out: `columns` elements, contiguous. FC_NOT_FINITE if any element or output is Inf or

@@ -106,7 +106,7 @@ typedef void fc_gram_tile_fn(const float* a, int rows, const float* b, int64_t p
                              double* sum, int64_t stride, const double* row_scale, const double* column_scale,
                              const char* const ahead[2]);
 /* sum[p] += (a[p][k] - b[p][k])^2 in fp64 for k in order, of FC_PAIRS pairs. */
-typedef void fc_pair_squares_fn(const float* const* a, const float* const* b, int64_t length, double* sum);
+typedef void fc_pair_squares_fn(const double* const* a, const double* const* b, int64_t length, double* sum);
 /* In place of gram_tile, for an ISA that forms all products of a block in a way of its own: adds to `sum` (lower half,
  * row stride 16 * panels) the products of rows of panels >= `first` with those of panels up to theirs. scale: what the
  * rows were divided by; may be changed. */

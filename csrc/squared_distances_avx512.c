@@ -4,12 +4,12 @@
 
 #include "impl.h"
 
-static inline __attribute__((always_inline)) __m512d square(const float* a, const float* b) {
-    const __m512d difference = _mm512_sub_pd(_mm512_cvtps_pd(_mm256_loadu_ps(a)), _mm512_cvtps_pd(_mm256_loadu_ps(b)));
+static inline __attribute__((always_inline)) __m512d square(const double* a, const double* b) {
+    const __m512d difference = _mm512_sub_pd(_mm512_loadu_pd(a), _mm512_loadu_pd(b));
     return _mm512_mul_pd(difference, difference);
 }
 
-void fc_pair_squares_avx512(const float* const* a, const float* const* b, int64_t length, double* sum) {
+void fc_pair_squares_avx512(const double* const* a, const double* const* b, int64_t length, double* sum) {
     __m512d total = _mm512_loadu_pd(sum);
     int64_t k = 0;
     for (; k + 8 <= length; k += 8) {
@@ -30,7 +30,7 @@ void fc_pair_squares_avx512(const float* const* a, const float* const* b, int64_
     }
     _mm512_storeu_pd(sum, total);
     if (k < length) {
-        const float *left[FC_PAIRS], *right[FC_PAIRS];
+        const double *left[FC_PAIRS], *right[FC_PAIRS];
         for (int p = 0; p < FC_PAIRS; p++) {
             left[p] = a[p] + k;
             right[p] = b[p] + k;

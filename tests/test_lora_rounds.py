@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -241,3 +243,18 @@ def test_any_cohort_keeps_its_coefficients_and_its_mean(clients, d_out, d_in, dt
         # the rest is orthogonal to a truncation, within the rounding of its factors
         assert np.abs(kept.T @ (goal - kept)).max() <= 4 * unit * np.linalg.norm(goal) ** 2
         assert off(kept, goal) == pytest.approx(off(dense.truncated(goal, rank), goal), abs=unit)
+
+
+def test_a_result_has_the_count_of_those_that_count_and_none_where_one_of_them_never_said_it():
+    said = [adapter(seed, f"c{seed}", rank=4 - seed, examples=10) for seed in range(4)]
+    silent = [replace(update, counted=i != 2) for i, update in enumerate(said)]
+    many = [replace(update, num_examples=2**39) for update in said]
+    for cohort, weights, examples, counted in [
+        (said, None, 40, True),
+        (silent, None, 40, False),
+        (many, [1, 1, 1, 1], 2**40, False),
+    ]:
+        found = lora.FlexLoRA().aggregate(cohort, weights)
+        assert (found.update.num_examples, found.update.counted) == (examples, counted)
+        own = [found.starts[update.client_id].counted for update in cohort[1:]]
+        assert own == [update.counted for update in cohort[1:]]

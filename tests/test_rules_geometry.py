@@ -114,8 +114,8 @@ def test_a_minority_cannot_become_the_pivot(attackers):
 
 
 def test_the_sample_is_fixed_and_spread_over_all_columns():
-    assert sampled_columns(4096) == [(0, 4096)]
-    blocks = sampled_columns(1_000_001)
+    assert sampled_columns(9, 4096) == [(0, 4096)]
+    blocks = sampled_columns(9, 1_000_001)
     assert len(blocks) == 16
     assert blocks[0][0] == 0
     assert blocks[-1][1] == 1_000_001

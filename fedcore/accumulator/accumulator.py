@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from fedcore.accumulator.stored import StoredRows
 from fedcore.accumulator.streamed import StreamedSums
 from fedcore.backends import requested
-from fedcore.engine import Aggregate, Clock, check_rule
+from fedcore.engine.combination import Clock
+from fedcore.engine.run import Aggregate, check_rule
 from fedcore.errors import LayoutError, RuleError, ShapeError, StorageError
 from fedcore.ops.rows import thread_count
 from fedcore.rules.alike import check_same_parameters

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.accumulator.growing_gram import GrowingGram
-from fedcore.engine import Aggregate, room_for, run
+from fedcore.engine.run import Aggregate, room_for, run
 from fedcore.errors import FedcoreError, FormatError
 from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.rows import RowExecutor

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fedcore import ops
-from fedcore.engine import EXACT_LAW, Aggregate, Clock, Combination, make_report, make_update, split_tensors
+from fedcore.engine.combination import EXACT_LAW, Clock, Combination, make_report, make_update, split_tensors
+from fedcore.engine.run import Aggregate
 from fedcore.errors import FedcoreError, StorageError
 from fedcore.rules.files import FileExecutor
 from fedcore.rules.geometry import Geometry, round_coefficients

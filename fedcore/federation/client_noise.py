@@ -121,8 +121,8 @@ class DistributedMode:
         vectors = {name: _unpack(one, "uint32", mechanism.padded) for name, one in receipts.items()}
         if self._masks is None:
             return np.asarray(sum(vectors.values(), np.zeros(mechanism.padded, np.uint32))), list(vectors), {}
-        sums = added_up(self._masks, vectors, (), about.number, context_of(about.federation.config, about.start))
-        return sums.parts[0].sum.astype(np.uint32), [str(name) for name in sums.parts[0].survivors], sums.facts()
+        sums = added_up(self._masks, vectors, about.number, context_of(about.federation.config, about.start))
+        return sums.rows[0].astype(np.uint32), sums.survivors[0], sums.facts()
 
 
 def _public(about: Round, charge: Noise, mean: Update, deviation: float) -> dict[str, Any]:

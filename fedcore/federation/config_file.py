@@ -12,6 +12,7 @@ import re
 import sys
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,11 @@ def _located(value: str, folder: Path, always: bool) -> str:
     return str(path.resolve()) if always or path.exists() or value.endswith((".jsonl", ".json")) else value
 
 
-def check_clients(config: Config, clients: int | None, name: str) -> None:
+def check_clients(config: Config, clients: int | None, name: str, examples: Sequence[int] = ()) -> None:
     """Build every arm's rule once, so that a wrong rule or attack is an error of the file `name`, before any work.
 
-    clients: how many there are; None where only the texts will tell. Raises ConfigError with one line per fault.
+    clients: how many there are; None where only the texts will tell. examples: of each, once the texts are read. Raises
+    ConfigError with one line per fault.
     """
     faults = []
     for index, arm in enumerate(config.arms):
@@ -106,7 +108,7 @@ def check_clients(config: Config, clients: int | None, name: str) -> None:
             faults += [f"{name}: {fault}" for fault in _rule_faults(config, index, rows)]
         faults += [f"{name}: {fault}" for fault in _at_odds(config, index)]
         faults += [f"{name}: {fault}" for fault in privacy_faults(config, index, clients)]
-        faults += [f"{name}: {fault}" for fault in secure_faults(config, index, clients)]
+        faults += [f"{name}: {fault}" for fault in secure_faults(config, index, clients, examples)]
         if arm.attack and clients is not None and arm.attack.clients >= clients:
             faults.append(
                 f"{name}: arms[{index}].attack.clients: got {arm.attack.clients} of {clients} clients, expected at "

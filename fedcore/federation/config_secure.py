@@ -29,7 +29,8 @@ class Secure(Section):
     )
     groups: PositiveInt | None = Field(
         default=None,
-        description="sums over so many random groups, for a robust rule to choose from; a client hides in its group",
+        description="sums over so many random groups, drawn from run.seed, for a robust rule to choose from; a client "
+        "hides in its group",
     )
     policy: str | None = Field(
         default=None, description="file of the conditions under which a client takes part, its policy.toml"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from fedcore.errors import PrivacyError, RuleError
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedcore.errors import PrivacyError, RuleError, WeightError
 from fedcore.federation.config import Config
 from fedcore.federation.methods import method_of
 from fedcore.federation.rule_names import make_chain
-from fedcore.federation.secure_sum import parameters_of, with_honest
+from fedcore.federation.secure_sum import parameters_of, quantizer_of, weight_of, with_honest
 from fedcore.lora import RandomizedSketch
 from fedcore.lora.combination import refusals
 
 
-def secure_faults(config: Config, index: int, clients: int | None) -> list[str]:
+def secure_faults(config: Config, index: int, clients: int | None, examples: Sequence[int] = ()) -> list[str]:
     """What [secure] does not go together with in arm `index`; none without [secure].
 
-    clients: how many there are; None where only the texts will tell.
+    clients: how many there are; None where only the texts will tell. examples: of each, once the texts are read.
     """
     arm = config.arms[index]
     settings = config.secure_of(arm)
@@ -49,7 +53,11 @@ def secure_faults(config: Config, index: int, clients: int | None) -> list[str]:
             f'privacy.mode: got "{privacy.mode}" with [secure], expected "distributed": under masks nobody but '
             "the clients can clip and add noise"
         )
-    return found + ([] if clients is None else _size_faults(config, index, clients))
+    return (
+        found
+        + ([] if clients is None else _size_faults(config, index, clients))
+        + _weight_faults(config, index, examples)
+    )
 
 
 def _rule_faults(config: Config, index: int) -> list[str]:
@@ -87,4 +95,17 @@ def _size_faults(config: Config, index: int, clients: int) -> list[str]:
             with_honest(privacy, [settings], clients)
     except PrivacyError as error:
         return [f"secure: {error}"]
+    return []
+
+
+def _weight_faults(config: Config, index: int, examples: Sequence[int]) -> list[str]:
+    """Clients whose weight rounds to nothing."""
+    arm = config.arms[index]
+    if not examples or config.privacy_of(arm) is not None:
+        return []
+    quantizer = quantizer_of(config, arm, examples)
+    try:
+        quantizer.weighted(np.zeros(1), weight_of(config, arm, min(examples), quantizer))
+    except WeightError as error:
+        return [f"secure: a client of {min(examples)} examples: {error} (secure.bits, secure.largest_weight)"]
     return []

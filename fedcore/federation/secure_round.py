@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.engine import aggregate
-from fedcore.errors import NonFiniteError, TrainingError, Void
+from fedcore.errors import NonFiniteError, RuleError, TrainingError, Void
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
@@ -23,7 +23,7 @@ from fedcore.federation.method_round import training_options
 from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import kept
 from fedcore.federation.rule_names import make_chain
-from fedcore.federation.secure_sum import Sums, agreed, context_of, parameters_of, summed
+from fedcore.federation.secure_sum import Sums, agreed, context_of, parameters_of, quantizer_of, summed, weight_of
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.start import Start
 from fedcore.lora import FedIT, Method
@@ -93,19 +93,18 @@ def secure_step(
     # a mean of parameters, also of groups before a rule, is FedIT's
     changes = Changes.of(method_of(config, arm) or FedIT(), number, start)
     name = aggregation.method or aggregation.rule
-    sums = list(parameters_of(settings, len(federation.clients), changes.length + 1).values())
-    agreed(settings, sums, math.inf, federation.learner.digest, name)
-    quantizer = secagg.Quantizer(settings.bound, settings.largest, largest_weight(federation, arm))
+    made = list(parameters_of(settings, len(federation.clients), changes.length + 1).values())
+    agreed(settings, made, math.inf, federation.learner.digest, name)
+    quantizer = quantizer_of(config, arm, [len(client.texts) for client in federation.clients])
     gathered = gather(federation, arm, start, changes, quantizer, clock)
     if gathered.clamped:  # by clients, of which a server would see nothing: no fact for the ledger
         federation.progress(arm.name, federation.total, federation.total, round=number, clamped=gathered.clamped)
     with clock.phase("aggregation"):
+        sums = summed(config, settings, gathered.vectors, gathered.failed, number, context_of(config, start))
         try:
-            added_up = summed(settings, gathered.vectors, gathered.failed, number, context_of(config, start))
-            adapter, side, found = added(config, arm, changes, quantizer, added_up, start)
+            adapter, side, found = added(config, arm, changes, quantizer, sums, start)
         except Void as error:
-            # nothing was learned, so nothing moves
-            adapter, side, found = start.adapter, start.side, {"void": str(error), "bytes_up": 0, "bytes_down": 0}
+            adapter, side, found = start.adapter, start.side, sums.facts() | {"void": str(error)}
         moved, state = move(federation, arm, number, start.adapter, adapter)
     with clock.phase("journal"):
         also = optimizer_facts(federation, arm, number, adapter, state)
@@ -123,7 +122,9 @@ def secure_step(
         "weights": aggregation.weights,
         "excluded": gathered.failed,
         "not_counted": {},
-        "secure": found | {"warnings": leaks(config, changes, found)},
+        "secure": found
+        | ({} if settings.groups is None else {"groups": settings.groups})
+        | {"warnings": leaks(config, changes, found)},
         "report": {},
         **also,
         **names,
@@ -135,7 +136,6 @@ def gather(
 ) -> Gathered:
     """Have each client train and bring its change to integers. One that cannot has dropped out."""
     found = Gathered({}, {}, {})
-    weigh = federation.config.aggregation_of(arm).weights == "counts"
     before = (changes.number - 1) * len(federation.clients)
     for done, client in enumerate(federation.clients):
         federation.progress(arm.name, before + done, federation.total, round=changes.number)
@@ -150,9 +150,8 @@ def gather(
                 federation.progress(arm.name, before + done, federation.total, round=changes.number, failed=str(error))
             else:
                 found.own[client.id] = update
-            weight = float(min(len(client.texts), quantizer.largest_weight) if weigh else 1)
-            share = weight / quantizer.largest_weight
-            found.clamped += int(np.count_nonzero(share * np.abs(change) > quantizer.largest))
+            weight = weight_of(federation.config, arm, len(client.texts), quantizer)
+            found.clamped += int(np.count_nonzero(np.abs(change) > quantizer.largest))
             found.vectors[client.id] = quantizer.weighted(change, weight)
     return found
 
@@ -165,28 +164,17 @@ def trained(federation: Federation, arm: Arm, start: Start, client: Client, numb
     return federation.learner.train(own, client, training.steps, seed, training.proximal_mu, **options)
 
 
-def largest_weight(federation: Federation, arm: Arm) -> float:
-    """w_max, which all clients know."""
-    config = federation.config
-    settings = config.secure_of(arm)
-    assert settings is not None
-    if config.aggregation_of(arm).weights == "equal":
-        return 1.0
-    return float(settings.largest_weight or max(len(client.texts) for client in federation.clients))
-
-
 def leaks(config: Config, changes: Changes, facts: Mapping[str, Any]) -> list[str]:
     """Why a sum shows what it should hide.
 
-    Tokens of the honest clients that are certain to be in a sum, as trained on, repeated ones again.
+    Tokens of the honest clients that are certain to be in a sum, as trained on, repeated ones again. All clients that
+    may be corrupt may be in it.
     """
-    groups = facts.get("survivors", [])
     each = config.training.steps * config.training.batch_size * config.training.sequence_length
-    width = min(pair.d_in for pair in changes.reference.modules.values())
+    width, corrupt = min(pair.d_in for pair in changes.reference.modules.values()), max(facts["corrupt"])
     found: list[str] = []
-    for group in groups:
-        corrupt = math.ceil(facts["corrupt"] * len(group) - 1e-9)
-        tokens = each * min(facts["min_honest"], len(group) - corrupt)
+    for group in facts["survivors"]:
+        tokens = each * max(0, min(facts["min_honest"], len(group) - corrupt))
         found += secagg.leaks(len(group), hidden_size=width, tokens=tokens, corrupt=corrupt)
     return list(dict.fromkeys(found))
 
@@ -206,18 +194,42 @@ def keeping_own(changes: Changes, adapter: Update, own: Mapping[str, Update]) ->
 def added(
     config: Config, arm: Arm, changes: Changes, quantizer: secagg.Quantizer, sums: Sums, start: Start
 ) -> tuple[Update, Update | None, dict[str, Any]]:
-    """What a sum makes of the start, or the rule of the sums over groups: (adapter, beside it, the ledger's facts)."""
+    """What a sum makes of the start, or the rule of the sums over groups: (adapter, beside it, the ledger's facts).
+
+    Raises Void where there is no sum, or too few for the rule.
+    """
+    secure = config.secure_of(arm)
+    assert secure is not None
+    if secure.groups is not None:
+        return over_groups(config, arm, changes, quantizer, sums, start)
+    if sums.void:
+        raise Void(sums.void[0])
+    mean, weight = quantizer.mean(sums.rows[0])
+    return *changes.finish(mean, start.side), sums.facts() | {"weight": weight}
+
+
+def over_groups(
+    config: Config, arm: Arm, changes: Changes, quantizer: secagg.Quantizer, sums: Sums, start: Start
+) -> tuple[Update, None, dict[str, Any]]:
+    """The rule over the sums of groups, a void one lacking its row.
+
+    Raises Void where no more than half are left, so that those lost outweigh the others, or fewer than the rule takes.
+    """
     settings, means, weights = config.aggregation_of(arm), [], {}
-    if len(sums.parts) == 1:
-        mean, weight = quantizer.mean(sums.parts[0].sum)
-        return *changes.finish(mean, start.side), sums.facts() | {"weight": weight}
-    for k, part in enumerate(sums.parts):
-        mean, weight = quantizer.mean(part.sum)
+    rule = make_chain(settings.rule, settings.parameters, settings.before).for_round(changes.number)
+    left, lost = len(sums.rows), len(sums.void)
+    if left <= lost:
+        raise Void(f"{lost} of {left + lost} groups are void, expected more than half to give a sum: {sums.void[0]}")
+    try:
+        rule.check(left)
+    except RuleError as error:
+        raise Void(f"{lost} of {left + lost} groups are void, and {error}: {sums.void[0]}") from None
+    for k, (row, survivors) in enumerate(zip(sums.rows, sums.survivors, strict=True)):
+        mean, weight = quantizer.mean(row)
         name = f"group-{k}"
         adapter = changes.finish(mean, None)[0]
         means.append(adapter.with_tensors({}, client_id=name))
-        weights[name] = weight if settings.weights == "counts" else float(len(part.survivors))
-    rule = make_chain(settings.rule, settings.parameters, settings.before).for_round(changes.number)
+        weights[name] = weight if settings.weights == "counts" else float(len(survivors))
     result = aggregate(Cohort(means), rule, space=settings.space, reference=start.adapter, weights=weights)
     facts = {"space": settings.space, "group_weights": weights, "group_coefficients": result.coefficients}
     return result.update, None, sums.facts() | facts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from fedcore import ops
 from fedcore.errors import PrivacyError
-from fedcore.federation.config import Config
+from fedcore.federation.config import Arm, Config
 from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.config_secure import Secure
 from fedcore.federation.start import Start
@@ -21,62 +20,84 @@ from fedcore.privacy import secagg
 
 @dataclass(frozen=True)
 class Sums:
-    """One sum, or one of each group, and the parameters that it was made with."""
+    """What a round's sums gave: one, or one of each group that was not void.
 
-    parts: list[secagg.Simulation]
+    rows          (sums, length) exact integers
+    survivors     whose vectors are in each
+    void          why each group that lacks its row gave none
+    parameters    of each size of group, ascending
+    """
+
+    rows: np.ndarray
+    survivors: list[list[str]]
+    void: list[str]
+    liars: dict[str, str]
+    bytes_up: int
+    bytes_down: int
     parameters: list[secagg.Parameters]
 
+    @classmethod
+    def of(cls, ran: secagg.Simulation, parameters: Sequence[secagg.Parameters]) -> Sums:
+        """From what the protocol gave."""
+        one = ran.groups is None
+        groups = [ran.survivors] if ran.groups is None else ran.groups
+        return cls(
+            ran.sum[np.newaxis] if one else ran.sum,
+            [[str(name) for name in group] for group in groups],
+            ran.void or [],
+            {str(name): why for name, why in ran.liars.items()},
+            ran.bytes_up,
+            ran.bytes_down,
+            list(parameters),
+        )
+
     def facts(self) -> dict[str, Any]:
-        """What the ledger says: who is in a sum, what hides it, what travelled. `sums` are SHA-256 of int64 vectors."""
-        p = self.parameters[0]
+        """What the ledger says: who is in a sum, what hides it, what travelled. `sums` are SHA-256 of int64 vectors.
+
+        clients, corrupt, dropout, neighbours and threshold are lists with a number for each size of group.
+        """
+        p = self.parameters[-1]  # the largest size: its modulus fits all
+        each = {
+            name: [getattr(one, name) for one in self.parameters]
+            for name in ("clients", "corrupt", "dropout", "neighbours", "threshold")
+        }
         return {
             "adversary": p.adversary,
-            "corrupt": p.corrupt / p.clients,
-            "neighbours": [one.neighbours for one in self.parameters],
-            "threshold": [one.threshold for one in self.parameters],
+            **each,
             "modulus_bits": p.modulus_bits,
             "min_honest": min(one.min_honest for one in self.parameters),
             "stream": p.stream,
-            "survivors": [part.survivors for part in self.parts],
-            "liars": {name: why for part in self.parts for name, why in part.liars.items()},
-            "sums": [hashlib.sha256(part.sum.tobytes()).hexdigest() for part in self.parts],
-            "bytes_up": sum(part.bytes_up for part in self.parts),
-            "bytes_down": sum(part.bytes_down for part in self.parts),
-        }
+            "survivors": self.survivors,
+            "liars": self.liars,
+            "sums": [hashlib.sha256(row.tobytes()).hexdigest() for row in self.rows],
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+        } | ({"void_groups": self.void} if self.void else {})
 
 
-def summed(settings: Secure, vectors: Mapping[str, Any], failed: Collection[str], number: int, context: bytes) -> Sums:
+def summed(
+    config: Config, settings: Secure, vectors: Mapping[str, Any], failed: Collection[str], number: int, context: bytes
+) -> Sums:
     """Mask, add up and unmask the vectors of all clients but those that `failed`, which never come.
 
-    Every sum is compared with the plain sum of the same integers. Raises Void where too few clients are left.
+    Every sum is compared with the plain sum of the same integers. A void one lacks its row. Groups are drawn from the
+    run's seed and the round: the same in all arms, in a repeated run and in a round that begins again.
     """
-    ids = list(vectors)
-    groups = [ids]
-    if settings.groups is not None:
-        groups = [[str(name) for name in part] for part in secagg.partition(ids, settings.groups, os.urandom(32))]
-    made = parameters_of(settings, len(ids), len(vectors[ids[0]]))
-    found = [
-        added_up(
-            made[len(group)],
-            {name: vectors[name] for name in group},
-            failed,
-            number,
-            context,
-        )
-        for group in groups
-    ]
-    return Sums([one.parts[0] for one in found], [one.parameters[0] for one in found])
-
-
-def added_up(
-    p: secagg.Parameters, vectors: Mapping[str, Any], failed: Collection[str], number: int, context: bytes
-) -> Sums:
-    """One secure sum, compared with the plain one. Raises Void."""
+    made = parameters_of(settings, len(vectors), len(next(iter(vectors.values()))))
+    seed = hashlib.sha256(f"groups {config.run.seed} {number}".encode()).digest()
     given: dict[str | int, Any] = dict(vectors.items())
     gone = {"advertise": [name for name in given if name in failed]}
-    part = secagg.simulate(given, gone, p, round=number, context=context)
-    compare_with_plain(part, given, p)
-    return Sums([part], [p])
+    ran = secagg.simulate(given, gone, made, groups=settings.groups or 1, seed=seed, round=number, context=context)
+    sums = Sums.of(ran, list(made.values()))
+    compare_with_plain(sums, vectors)
+    return sums
+
+
+def added_up(p: secagg.Parameters, vectors: Mapping[str, Any], number: int, context: bytes) -> Sums:
+    """One secure sum of all that came, compared with the plain one. Raises Void."""
+    sums = Sums.of(secagg.simulate(dict(vectors.items()), None, p, round=number, context=context), [p])
+    compare_with_plain(sums, vectors)
+    return sums
 
 
 def parameters_of(settings: Secure, clients: int, length: int) -> dict[int, secagg.Parameters]:
@@ -99,6 +120,22 @@ def parameters_of(settings: Secure, clients: int, length: int) -> dict[int, seca
     return {size: replace(p, least_included=size - p.dropout) for size, p in found.items()}
 
 
+def quantizer_of(config: Config, arm: Arm, examples: Sequence[int]) -> secagg.Quantizer:
+    """What brings changes to integers, for clients of so many examples; all clients know its w_max."""
+    settings = config.secure_of(arm)
+    assert settings is not None
+    equal = config.aggregation_of(arm).weights == "equal"
+    return secagg.Quantizer(
+        settings.bound, settings.largest, 1.0 if equal else float(settings.largest_weight or max(examples))
+    )
+
+
+def weight_of(config: Config, arm: Arm, examples: int, quantizer: secagg.Quantizer) -> float:
+    """What a client of so many examples counts for."""
+    equal = config.aggregation_of(arm).weights == "equal"
+    return 1.0 if equal else min(float(examples), quantizer.largest_weight)
+
+
 def agreed(settings: Secure, sums: Sequence[secagg.Parameters], epsilon: float, model: str, method: str) -> None:
     """Raise PrivacyError where the clients' policy refuses a round of these sums, before anybody trains for it."""
     if settings.policy is None:
@@ -115,20 +152,21 @@ def context_of(config: Config, start: Start) -> bytes:
     return hashlib.sha256("\n".join([*digests, config.model_dump_json()]).encode()).digest()
 
 
-def compare_with_plain(part: secagg.Simulation, vectors: Mapping[str | int, Any], p: secagg.Parameters) -> None:
-    """Raise PrivacyError unless a sum is that of its survivors' integers, bit for bit.
+def compare_with_plain(sums: Sums, vectors: Mapping[str, Any]) -> None:
+    """Raise PrivacyError unless each sum is that of its survivors' integers, bit for bit.
 
     Only a simulation can: it has both sides.
     """
-    none, signs = np.zeros((0, 32), np.uint8), np.zeros(0, np.int8)
-    total: Any = np.zeros(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
+    none, signs, p = np.zeros((0, 32), np.uint8), np.zeros(0, np.int8), sums.parameters[-1]
     packed = np.empty((p.length * p.modulus_bits + 7) // 8, np.uint8)
-    for name in part.survivors:
-        secagg.checked(vectors[name], p).packed(0, packed, p.length, none, signs, p)
-        ops.unpack_add(packed, p.modulus_bits, total)
-    mask = np.uint64((1 << p.modulus_bits) - 1)
-    if not np.array_equal(total, part.sum.astype(np.int64).view(np.uint64) & mask):
-        raise PrivacyError("secure sum: differs from the plain sum of the same integers; report this as a fault")
+    for row, survivors in zip(sums.rows, sums.survivors, strict=True):
+        total: Any = np.zeros(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
+        for name in survivors:
+            secagg.checked(vectors[name], p).packed(0, packed, p.length, none, signs, p)
+            ops.unpack_add(packed, p.modulus_bits, total)
+        mask = np.uint64((1 << p.modulus_bits) - 1)
+        if not np.array_equal(total, row.astype(np.int64).view(np.uint64) & mask):
+            raise PrivacyError("secure sum: differs from the plain sum of the same integers; report this as a fault")
 
 
 def with_honest(privacy: Privacy, masks: Sequence[Secure], clients: int) -> Privacy:

@@ -56,7 +56,8 @@ def simulate(config: Config, output: Path, *, resume: bool = False, progress: Pr
         check_writable(output)
     progress("reading the texts", 0, 1)
     texts = load_texts(config)
-    check_clients(config, len(texts.clients), "configuration")
+    examples = [len(client.texts) for client in texts.clients]
+    check_clients(config, len(examples), "configuration", examples)
     progress("reading the texts", 1, 1, texts=sum(len(client.texts) for client in texts.clients))
     progress("loading the base model", 0, 1)
     learner = QLoRALearner(config, texts, progress)

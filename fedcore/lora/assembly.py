@@ -14,6 +14,7 @@ from fedcore.lora.module import Held, Module
 from fedcore.lora.stacks import dtype_of, rounded
 from fedcore.lora.traits import Traits
 from fedcore.updates import Update
+from fedcore.updates.weights import pooled_examples
 
 #: the dtype of side adapters: what a quantised base would round away is kept in full
 SIDE = "float32"
@@ -116,8 +117,8 @@ def _update(
     known = [
         update for update in (like, *clients.cohort) if update is not None and update.modules.keys() == parts.keys()
     ]
-    examples = int(clients.cohort.num_examples.sum()) if like is None else like.num_examples
-    return Update.from_tensors(
+    examples, counted = pooled_examples([*clients.cohort] if like is None else [like])
+    made = Update.from_tensors(
         tensors,
         num_examples=examples,
         client_id=client_id,
@@ -125,6 +126,7 @@ def _update(
         base=_base(clients),
         adapter_config=known[0].adapter_config if known else None,
     )
+    return replace(made, counted=counted)
 
 
 def _base(clients: Clients) -> str | None:

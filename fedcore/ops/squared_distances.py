@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.backends import implementation
-from fedcore.errors import DTypeError, ShapeError
+from fedcore.errors import BackendError, DTypeError, ShapeError, WeightError
 from fedcore.ops.rows import Rows, as_rows, choose, raise_first_nonfinite, thread_count
 from fedcore.ops.tiles import tiles_of
 
@@ -16,19 +16,22 @@ def squared_distances(
     rows: Any,
     pairs: Any,
     *,
+    mix: Any = None,
     total: np.ndarray | None = None,
     backend: str | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
-    """‖x_i − x_j‖² for pairs of rows, formed directly in fp64 with columns in order: (m,) fp64 NumPy.
+    """‖y_i − y_j‖² for pairs of rows, or of mixtures of rows, formed directly in fp64 with columns in order: (m,) fp64.
 
-    rows     as in `gram`
-    pairs    (m, 2) integers, row numbers
+    rows     as in `gram`; on the host where they are mixed
+    pairs    (m, 2) integers: row numbers, or mixtures
+    mix      (mixtures, n) finite numbers, taken as fp64: y_m = Σ_i mix_mi x_i. Default: y are the rows themselves.
     total    (m,) fp64 of the columns before, to go on from: added to in place and returned. Tiles of any width give the
              bits of one pass.
 
-    The oracle of certified selection: exact to (d + 2) · 2⁻⁵³, the same bits on every backend and thread count.
-    Raises ShapeError (a row number out of range), DTypeError, and NonFiniteError with row and column.
+    The oracle of certified selection: exact to (d + 2) · 2⁻⁵³, and to (n + 1) · 2⁻⁵³ of Σ_i |mix_mi x_i| where rows are
+    mixed; the same bits on every backend and thread count. Raises ShapeError (a number out of range), DTypeError,
+    NonFiniteError with row and column, and BackendError for mixtures on Triton.
     """
     data = as_rows(rows)
     given = np.asarray(pairs)
@@ -37,17 +40,34 @@ def squared_distances(
     index = np.ascontiguousarray(given, np.int64)
     if index.ndim != 2 or index.shape[1] != 2:
         raise ShapeError(f"pairs: got shape {index.shape}, expected (m, 2) row numbers")
-    if index.size and (index.min() < 0 or index.max() >= data.n):
-        raise ShapeError(f"pairs: got row numbers {index.min()} to {index.max()}, expected 0 to {data.n - 1}")
+    mixed = None if mix is None else _checked(mix, data.n)
+    points, what = (data.n, "row numbers") if mixed is None else (len(mixed), "mixtures")
+    if index.size and (index.min() < 0 or index.max() >= points):
+        raise ShapeError(f"pairs: got {what} {index.min()} to {index.max()}, expected 0 to {points - 1}")
     result = np.zeros(len(index)) if total is None else total
     name = choose(data, backend)
     if name == "triton":
+        if mixed is not None:
+            raise BackendError("squared_distances: the triton backend mixes no rows; use 'c' or 'reference' for mix=")
         result[:] = _on_device(data, index, result, thread_count(threads))
     else:
-        implementation("squared_distances", name)(data.table, index, thread_count(threads), result)
+        implementation("squared_distances", name)(data.table, index, thread_count(threads), result, mixed)
     if not np.isfinite(result).all():
-        raise_first_nonfinite(data, np.unique(index[~np.isfinite(result)]), "squared_distances")
+        among = np.unique(index[~np.isfinite(result)])
+        among = among if mixed is None else np.flatnonzero(mixed[among].any(axis=0))
+        raise_first_nonfinite(data, among, "squared_distances")
     return result
+
+
+def _checked(mix: Any, rows: int) -> np.ndarray:
+    """The coefficients of mixtures, contiguous in fp64."""
+    found = np.ascontiguousarray(mix, np.float64)
+    if found.ndim != 2 or found.shape[1] != rows:
+        raise ShapeError(f"mix: got shape {found.shape}, expected (mixtures, {rows}), a coefficient a row")
+    if not np.isfinite(found).all():
+        m, i = np.argwhere(~np.isfinite(found))[0]
+        raise WeightError(f"mix: got {found[m, i]} for row {i} of mixture {m}, expected finite numbers")
+    return found
 
 
 def _on_device(data: Rows, index: np.ndarray, total: np.ndarray, threads: int) -> np.ndarray:

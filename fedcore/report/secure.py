@@ -8,29 +8,44 @@ from typing import Any
 
 
 def lines(ledger: Sequence[dict[str, Any]]) -> list[str]:
-    """In sentences, an arm each: against whom, how few honest clients a sum may have, what is void, warnings."""
+    """In sentences, an arm each: against whom, how few honest clients a sum may have, what is void, liars, warnings."""
     found = []
     for arm, entries in _by_arm(ledger).items():
         done = [entry["secure"] for entry in entries if "adversary" in entry["secure"]]
-        if done:
-            last = done[-1]
-            sums = f"{len(last['neighbours'])} sums over groups" if len(last["neighbours"]) > 1 else "one sum a round"
-            server = (
-                "whatever the server does"
-                if last["adversary"] == "malicious"
-                else "if the server keeps to the protocol"
-            )
-            found.append(
-                f"{arm}: {sums} modulo 2^{last['modulus_bits']} under masks from {last['stream']}, equal to the plain "
-                f"sum of the same integers; each hides at least {last['min_honest']} honest clients, {server}"
-            )
-        found += [
-            f"{arm} round {entry['round']}: void, nothing was learned: {entry['secure']['void']}"
-            for entry in entries
-            if "void" in entry["secure"]
-        ]
+        if any(facts["sums"] for facts in done):
+            found.append(f"{arm}: {_hidden(done[-1])}")
+        for entry in entries:
+            where, facts = f"{arm} round {entry['round']}", entry["secure"]
+            learned = len(facts.get("sums", ()))
+            if "void" in facts:
+                seen = f"{learned} sums of groups were learned and left aside" if learned else "nothing was learned"
+                found.append(f"{where}: void, {seen}: {facts['void']}")
+            elif "void_groups" in facts:
+                lost = len(facts["void_groups"])
+                found.append(
+                    f"{where}: {lost} of {learned + lost} groups void, the rule took the others' sums: "
+                    f"{facts['void_groups'][0]}"
+                )
+            found += [f"{where}: {name!r} lied: {why}" for name, why in facts.get("liars", {}).items()]
         found += sorted({f"{arm}: warning: {note}" for one in done for note in one.get("warnings", [])})
     return found
+
+
+def _hidden(facts: dict[str, Any]) -> str:
+    """What hides the clients of a round, and whom it withstands."""
+    grouped, malicious = facts.get("groups"), facts["adversary"] == "malicious"
+    sums = f"sums over {grouped} groups" if grouped else "one sum a round"
+    server = "whatever the server does" if malicious else "if the server keeps to the protocol"
+    if grouped:
+        drawn = (
+            "drawn from the seed in the configuration: whoever chose that seed knowing which clients are corrupt "
+            "could bring more of them together than a group withstands"
+        )
+        server += f", as long as chance made the groups, which were {drawn}"
+    return (
+        f"{sums} modulo 2^{facts['modulus_bits']} under masks from {facts['stream']}, equal to the plain sum of the "
+        f"same integers; each hides at least {facts['min_honest']} honest clients, {server}"
+    )
 
 
 def section(ledger: Sequence[dict[str, Any]]) -> str:
@@ -42,15 +57,26 @@ def section(ledger: Sequence[dict[str, Any]]) -> str:
             continue
         survivors = facts.get("survivors")
         counted = "–" if survivors is None else ", ".join(str(len(group)) for group in survivors)
+        shares = dict.fromkeys(f"{t} of {k}" for t, k in zip(facts["threshold"], facts["neighbours"], strict=True))
         sums = ", ".join(digest[:16] for digest in facts["sums"])
+        liars = ", ".join(facts["liars"]) if "liars" in facts else "–"
         body.append(
             f'<tr><th scope="row">{escape(entry["arm"])}</th><td>{entry["round"]}</td><td>{counted}</td>'
-            f"<td>{facts['threshold'][0]} of {facts['neighbours'][0]}</td><td>{facts['bytes_up'] / 1e6:.3g}</td>"
-            f"<td>{facts['bytes_down'] / 1e6:.3g}</td>"
+            f'<td>{", ".join(shares)}</td><td class="text">{escape(liars)}</td>'
+            f"<td>{facts['bytes_up'] / 1e6:.3g}</td><td>{facts['bytes_down'] / 1e6:.3g}</td>"
             f'<td class="text"><code>{escape(sums)}</code></td></tr>'
         )
     said = "".join(f"<p>{escape(line)}.</p>" for line in lines(ledger))
-    names = ("arm", "round", "clients in the sum", "shares that unmask", "MB up", "MB down", "SHA-256 of the sum")
+    names = (
+        "arm",
+        "round",
+        "clients in the sum",
+        "shares that unmask",
+        "liars",
+        "MB up",
+        "MB down",
+        "SHA-256 of the sum",
+    )
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     caption = "<caption>Every sum was compared with the plain sum of the same integers, bit for bit.</caption>"
     table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

@@ -10,7 +10,6 @@ from typing import Any
 
 from fedcore.errors import BudgetError
 from fedcore.ops.gram import GRAIN
-from fedcore.rules.mixed_distances import SCRATCH
 from fedcore.rules.order_statistic import MIXED_BYTES, NARROWEST
 
 #: tiles that exist at a time: one is worked on while the next is read
@@ -26,6 +25,8 @@ MATRICES, MIXING = 12, 5
 #: bytes of a row that one read takes at most, and of a tile at least, where the budget has room: from there on neither
 #: fewer reads nor longer kernels gain, and buffers that stay in the cache are quicker to write
 READ, TILE = 1 << 19, 1 << 25
+#: bytes of the columns of pairs of rows, or of mixtures, at a time (fedcore/reference/squared_distances.py)
+PAIRS = 1 << 23
 #: what updates in files may take where nobody says
 DEFAULT = "1GB"
 
@@ -90,7 +91,7 @@ class Budget:
         matrix = rows * rows * 8
         held = WORKSPACE + output
         #: what is taken beside the tiles: the Gram with its threads' own, then the decision, which may read pairs again
-        self.held = held + (max(threads + 3, matrices) * matrix + SCRATCH if matrices else 0)
+        self.held = held + (max(threads + 3, matrices) * matrix + PAIRS if matrices else 0)
         self._narrowest = SLOTS * rows * (ceil(GRAIN * itemsize) + self._beside) + GRAIN * COLUMN
         self._least_mixed = 4 * NARROWEST * mixtures
         self.least = self.held + self._narrowest + self._least_mixed

@@ -153,13 +153,17 @@ class Geometry:
         error, slack = self._mixed_bounds(row, every)
         return value, self._redone_too(value, error, slack), False
 
-    def _redone_too(self, distance: np.ndarray, error: np.ndarray, slack: np.ndarray) -> np.ndarray:
+    def _redone_too(self, distance: np.ndarray, error: np.ndarray, slack: np.ndarray | None) -> np.ndarray:
         """Bounds that hold for redone distances as for true ones: a redo rounds relatively, a mixture absolutely.
 
-        |D° − D| ≤ 2 √D slack + slack² + rounding · D
+        |D° − D| ≤ 2 √D slack + slack² + rounding · D; rows themselves have no slack.
         """
         upper = np.maximum(distance + error, 0.0)
-        return error + 2 * np.sqrt(upper) * slack + np.square(slack) + self._statistics.gram.rounding * upper
+        if slack is not None:
+            error = error + (2 * np.sqrt(upper) * slack + np.square(slack))
+        upper *= self._statistics.gram.rounding
+        upper += error
+        return upper
 
     def intervals(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds (clients, clients) of squared distances, for true ones and for redone ones."""
@@ -171,7 +175,7 @@ class Geometry:
         distance = square[:, None] + square[None, :] - 2 * inner
         if self._mix is None:
             error = gram.error[kept, None] + gram.error[None, kept] + 4 * UNIT * (square[:, None] + square[None, :])
-            slack = np.zeros_like(distance)
+            slack = None
         else:
             error, slack = np.zeros_like(distance), np.zeros_like(distance)
             for i, a in enumerate(kept):

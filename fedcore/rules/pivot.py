@@ -15,32 +15,38 @@ import numpy as np
 Blocks = Sequence[tuple[int, int]]
 
 BLOCKS = 16
-BLOCK = 256
+#: columns of a block at most, and at least where rows are many: their products stay below PRODUCTS
+BLOCK, NARROWEST, PRODUCTS = 256, 16, 1 << 30
 #: multiply-adds of a product that OpenBLAS leaves to one thread: its threads, once woken, spin for some 20 ms on the
 #: cores that the pass over the data is about to use
 ONE_THREAD = 1 << 18
 
 
-def sampled_columns(d: int) -> Blocks:
-    """(start, stop) of BLOCKS blocks of BLOCK columns, evenly spaced over d; all columns if there are no more."""
-    if d <= BLOCKS * BLOCK:
+def sampled_columns(rows: int, d: int) -> Blocks:
+    """(start, stop) of BLOCKS blocks of columns, evenly spaced over d; all columns if there are no more."""
+    width = max(NARROWEST, min(BLOCK, PRODUCTS // (BLOCKS * rows**2)))
+    if d <= BLOCKS * width:
         return [(0, d)]
-    return [(start, start + BLOCK) for start in (k * (d - BLOCK) // (BLOCKS - 1) for k in range(BLOCKS))]
+    return [(start, start + width) for start in (k * (d - width) // (BLOCKS - 1) for k in range(BLOCKS))]
 
 
 def choose_pivot(rows: int, d: int, columns: Callable[[int, Blocks], np.ndarray]) -> int:
     """The pivot's row number; `columns(row, blocks)` gives the columns of blocks (start, stop), joined, as fp64."""
     if rows < 3:
         return 0
-    blocks = sampled_columns(d)
+    blocks = sampled_columns(rows, d)
     with np.errstate(invalid="ignore", over="ignore"):
         sample = np.stack([columns(row, blocks) for row in range(rows)])
         inner = _gram(sample)
         square = inner.diagonal()
-        distance = np.nan_to_num(square[:, None] + square[None, :] - 2 * inner, nan=np.inf)
+        distance = square[:, None] + square[None, :]
+        inner *= 2
+        distance -= inner
+    distance[np.isnan(distance)] = np.inf
     np.fill_diagonal(distance, -np.inf)
-    # the diagonal sorts first, so this is the middle of the others (the lower one of two)
-    return int(np.argmin(np.sort(distance, axis=1)[:, rows // 2]))
+    # the diagonal is the least, so this is the middle of the others (the lower one of two)
+    distance.partition(rows // 2, axis=1)
+    return int(np.argmin(distance[:, rows // 2]))
 
 
 def _gram(sample: np.ndarray) -> np.ndarray:

@@ -25,7 +25,6 @@ from fedcore.rules.given_rows import (
     zero_like,
     zero_row,
 )
-from fedcore.rules.mixed_distances import add_mixed_distances, mixed_rows
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
 from fedcore.rules.pivot import Blocks, choose_pivot
 from fedcore.rules.statistics import UNIT, Gram
@@ -200,26 +199,27 @@ class RowExecutor:
         if not len(pairs):
             return total, total
         used, index = np.unique(pairs, return_inverse=True)
-        if mix is not None:  # zero rows add nothing
-            used = np.array([row for row in mixed_rows(pairs, mix) if row not in self.zero] or [0])
         options: dict[str, Any] = {"backend": self.backend, "threads": self.threads}
+        if mix is not None:
+            mixtures = mix[used]
+            # zero rows add nothing, and what all mixtures hold alike cancels
+            used = np.array(self._summed((mixtures != mixtures[0]).any(axis=0)))
+            options |= {"mix": mixtures[:, used], "backend": self.redone_on(True)}
         for part in self.parts:
             found = np.zeros(len(pairs))
             with self.tiles(part, used.tolist(), "pairs") as tiles:
                 for tile in tiles:
-                    if mix is None:
-                        with self.naming(part, used.tolist(), tile.start):
-                            ops.squared_distances(tile.rows, index.reshape(pairs.shape), total=found, **options)
-                    else:
-                        rows = in_main_memory(tile.rows)
-                        add_mixed_distances(rows, pairs, mix[:, used], found)
+                    rows = tile.rows if mix is None else in_main_memory(tile.rows)
+                    with self.naming(part, used.tolist(), tile.start):
+                        ops.squared_distances(rows, index.reshape(pairs.shape), total=found, **options)
             total += found
         return total, np.zeros(len(pairs))
 
     def redone_on(self, mixed: bool) -> str:
-        """The backend of `exact`; mixtures are formed in fp64 by NumPy."""
+        """The backend of `exact`; mixtures are formed in fp64, on the host."""
         on_gpu = any(as_rows(part.given).on_gpu for part in self.parts if isinstance(part, Part))
-        return "reference" if mixed else requested(self.backend) or default(on_gpu)
+        name = requested(self.backend) or default(on_gpu and not mixed)
+        return default(False) if mixed and name == "triton" else name
 
     def weighted_sum(self, coefficients: np.ndarray, divisor: float, out_dtype: str | None = None) -> list[Any]:
         """Σ c_k x_k / divisor of each part, rounded once to `out_dtype` or to the part's own dtype."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 import fedcore as fc
-from failures import central, clipping, distances, lora, precision
+from failures import central, clipping, distances, lora, masks, precision
 from failures.finding import Case
 
 FLOWER, NVFLARE, BYZFL = "Flower 1.41", "NVFlare 2.9", "ByzFL 0.0.11"
@@ -54,6 +54,9 @@ CASES = [
          lambda: central.median_of(float(fc.rules.Median()(central.EVEN)[0]))),
     Case("stuck", "OpenFL", "geometric median", lambda: central.sum_of_distances(central.compounded(100)),
          lambda: central.sum_of_distances(fc.rules.GeometricMedian()(central.POINTS))),
+    Case("weights after masks", "APPFL", "secure weighted mean of two clients", masks.weighted_after_masking,
+         masks.weighted_before_masking),
+    Case("scalar mask", "OpenFL", "what a masked update shows of it", masks.one_number_as_mask, masks.a_stream_as_mask),
     Case("misspelt name", "FederatedLLM", "FedIT's mean of adapters", lora.only_the_first, lora.all_of_them),
     Case("transposed residual", "FedEx", "the residual of the mean on a square Linear", lora.transposed_residual,
          lambda: lora.mean_here((1.0, 1.0))),

@@ -27,7 +27,7 @@ static void compare(const void* a, const void* b, size_t bytes, const char* what
 
 /* AMX has bits of its own: both are within EPSILON / 4 and EPSILON_AMX / 4 of fedcore/reference/gram.py, so they are
  * within the sum of the two. */
-enum { ROWS = 37 }; /* three panels of gram, the last with half a tile */
+enum { ROWS = 37, MIXTURES = 4 }; /* three panels of gram, the last with half a tile */
 static void check_near(const double* a, const double* b, fc_dtype dtype, int64_t d) {
     compared++;
     for (int i = 0; i < ROWS; i++)
@@ -268,9 +268,12 @@ static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild)
     const fc_rows x = {pointers, starts, segments, ROWS, dtype, NULL},
                   center = {center_pointers, starts, segments, 1, dtype, NULL};
     float weights[ROWS];
-    int64_t pairs[10];
+    int64_t pairs[10], mixed[10];
+    double mix[MIXTURES * ROWS];
     for (int i = 0; i < ROWS; i++) weights[i] = i == 4 ? 0.0f : (float)((int)(draw() % 2001) - 1000) / 64.0f;
     for (int p = 0; p < 10; p++) pairs[p] = (int64_t)(draw() % ROWS);
+    for (int p = 0; p < 10; p++) mixed[p] = (int64_t)(draw() % MIXTURES);
+    for (int k = 0; k < MIXTURES * ROWS; k++) mix[k] = draw() % 3 ? 0.0 : (double)((int)(draw() % 2001) - 1000) / 999;
     const double divisor = wild ? NAN : offset % 2 ? -1e-3 : 17.0;
     for (int out = 0; out < 4; out++) {
         const size_t bytes = (size_t)(d * fc_itemsize((fc_dtype)out));
@@ -293,7 +296,7 @@ static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild)
     check_signs(&x, &center);
     check_clip(&x, divisor, (fc_dtype)offset);
     check_exact(&x);
-    double norms[2][ROWS], gram[2][ROWS * ROWS], distances[2][5];
+    double norms[2][ROWS], gram[2][ROWS * ROWS], distances[2][10];
     uint64_t digest[2];
     for (int centered = 0; centered < 2; centered++)
         for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
@@ -304,7 +307,8 @@ static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild)
             memset(distances[slot], 0, sizeof distances[slot]);
             fc_squared_norms(&x, centered ? &center : NULL, norms[slot], (fc_isa)isa, 2);
             fc_gram(&x, centered ? &center : NULL, 0, gram[slot], (fc_isa)isa, 2);
-            fc_squared_distances(&x, pairs, 5, distances[slot], (fc_isa)isa, 2);
+            fc_squared_distances(&x, pairs, 5, NULL, 0, distances[slot], (fc_isa)isa, 2);
+            fc_squared_distances(&x, mixed, 5, mix, MIXTURES, distances[slot] + 5, (fc_isa)isa, 2);
             fc_read(&x, 4, &digest[slot], (fc_isa)isa, 2);
             if (!slot) continue;
             compare(norms[0], norms[1], sizeof norms[0], "squared_norms", (fc_isa)isa, dtype, d);
@@ -372,7 +376,7 @@ static void check_encoded(int64_t d, int offset, int segments) {
         memset(distances[slot], 0, sizeof distances[slot]);
         fc_squared_norms(&x, NULL, norms[slot], (fc_isa)isa, 2);
         fc_gram(&x, NULL, 0, gram[slot], (fc_isa)isa, 2);
-        fc_squared_distances(&x, pairs, 3, distances[slot], (fc_isa)isa, 2);
+        fc_squared_distances(&x, pairs, 3, NULL, 0, distances[slot], (fc_isa)isa, 2);
         if (!slot) continue;
         compare(sums[0], sums[1], (size_t)d * sizeof(float), "weighted_sum", (fc_isa)isa, FC_NF4, d);
         compare(norms[0], norms[1], sizeof norms[0], "squared_norms", (fc_isa)isa, FC_NF4, d);

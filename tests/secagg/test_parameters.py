@@ -90,7 +90,14 @@ def test_what_is_chosen_keeps_both_bounds(n, adversary):
 
 def test_the_choice_is_explained():
     text = Parameters.choose(300, length=7, bound=100, adversary="malicious").explain()
-    for part in ("300 clients, 30 of them corrupt", "2t = ", "2^-40", "2^-20", "modulo 2^16", "whatever the server"):
+    for part in (
+        "300 clients, at most 30 of them corrupt",
+        "2t = ",
+        "2^-40",
+        "2^-20",
+        "modulo 2^16",
+        "whatever the server",
+    ):
         assert part in text
 
 
@@ -196,7 +203,18 @@ def test_groups_allow_for_the_corrupt_members_that_chance_puts_into_one():
     with pytest.raises(PrivacyError, match="two honest ones in each"):
         fc.secagg.group_parameters(60, 20, corrupt=0.1, length=1, bound=1)
     whole = Parameters.choose(30, length=2, bound=5, corrupt=0.1, dropout=0)
-    with pytest.raises(PrivacyError, match="3 of them corrupt, may put 3 corrupt ones into a group of 3"):
+    with pytest.raises(PrivacyError, match=r"3 of them corrupt .* may put 3 corrupt ones into a group of 3"):
         fc.secagg.simulate([np.zeros(2, np.int64)] * 30, parameters=whole, groups=10)
     ran = fc.secagg.simulate([np.ones(2, np.int64)] * 30, parameters=whole, groups=4)
     assert sorted(ran.sum[:, 0].tolist()) == [7, 7, 8, 8]
+
+
+@pytest.mark.parametrize(("members", "groups", "gone"), [(60, 6, 6), (24, 4, 2), (1000, 8, 30)])
+def test_groups_allow_for_the_dropouts_that_chance_puts_into_one(members, groups, gone):
+    """d of a group by whole numbers: the least that leaves all groups a chance of 2^-21 at most."""
+    made = fc.secagg.group_parameters(members, groups, corrupt=0, dropout=gone / members, length=1, bound=1)
+    for size, p in made.items():
+        more = [groups * exact_hypergeometric(members, gone, size, p.dropout + i) for i in (0, 1)]
+        assert log2(more[0]) > -21
+        assert more[1] == 0 or log2(more[1]) <= -21
+        assert p.dropout > gone // groups + 1

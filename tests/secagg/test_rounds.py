@@ -1,4 +1,4 @@
-"""Whole rounds: exact sums at the limits, dropouts, distributed noise, groups, a server that comes back."""
+"""Whole rounds: exact sums at the limits, dropouts, distributed noise, a server that comes back."""
 
 from __future__ import annotations
 
@@ -84,24 +84,6 @@ def test_distributed_noise_under_masks_is_the_sum_of_the_messages(adversary):
     assert (one.decode(found.sum, found.survivors) == one.decode(plain, found.survivors)).all()
     clipped = [x / max(1, np.linalg.norm(x)) for x in updates[found.survivors]]
     assert np.linalg.norm(one.decode(found.sum, found.survivors) - np.sum(clipped, 0)) < 0.3 * 300**0.5 * 2
-
-
-def test_group_sums_let_a_median_outvote_a_liar():
-    rng = np.random.default_rng(6)
-    vectors = rng.integers(40, 61, (30, 20))
-    vectors[7] = 100_000
-    found = fc.secagg.simulate(list(vectors), {"mask": [2]}, groups=5)
-    assert found.sum.shape == (5, 20)
-    assert sorted(found.survivors) == [i for i in range(30) if i != 2]
-    for members, row in zip(found.groups, found.sum, strict=True):
-        assert (row == vectors[members].sum(0)).all()
-    means = (found.sum / [[len(members)] for members in found.groups]).astype(np.float32)
-    assert np.abs(fc.rules.Median()(means) - 50).max() < 10.1
-    assert np.abs(means.mean(0) - 50).max() > 1000
-    assert fc.secagg.tolerated(30, 5, 2) == (6, True)
-    assert fc.secagg.tolerated(30, 5, 3) == (6, False)
-    with pytest.raises(PrivacyError, match="group of one"):
-        fc.secagg.simulate(list(vectors), groups=20)
 
 
 def test_the_server_takes_no_more_vectors_at_once_than_it_has_room_for():

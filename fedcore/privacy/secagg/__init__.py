@@ -5,6 +5,7 @@ README.md in this folder is the threat model.
 
 from fedcore.errors import Forged, Replayed, Void
 from fedcore.privacy.secagg.client import Client
+from fedcore.privacy.secagg.group_draw import GroupDraw
 from fedcore.privacy.secagg.groups import group_parameters, partition, tolerated
 from fedcore.privacy.secagg.guard import Offer, Policy, leaks, require_linear
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
@@ -20,6 +21,7 @@ __all__ = [
     "STAGES",
     "Client",
     "Forged",
+    "GroupDraw",
     "Offer",
     "Parameters",
     "Parts",

@@ -13,7 +13,7 @@ def explained(p: Parameters) -> str:
     how = ", drawn by the client itself" if p.malicious else ", near it on a random circle"
     held = f"2t = {2 * t} exceeds k + corrupt neighbours" if p.malicious else f"{t} corrupt neighbours would do it"
     lines = [
-        f"{n} clients, {p.corrupt} of them corrupt, {p.dropout} dropping out, a {p.adversary} server.",
+        f"{n} clients, at most {p.corrupt} of them corrupt and {p.dropout} dropping out, a {p.adversary} server.",
         f"Secrets are shared with {who}{'' if p.complete else how}; any {t} of {k} shares give one.",
         f"Exposure of a client ({held}): {_chance(found.exposed)}; a sum over too few: {_chance(found.apart)}; "
         f"both together at most 2^{SECURITY:g}.",

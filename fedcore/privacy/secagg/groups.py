@@ -14,15 +14,17 @@ from fedcore.errors import PrivacyError
 from fedcore.privacy.secagg.graph import random_order
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.roster import Id
-from fedcore.privacy.secagg.search import SECURITY
+from fedcore.privacy.secagg.search import FAILURE, MOST_SHARES, SECURITY
 from fedcore.privacy.secagg.tails import hypergeometric
 
 
 def partition(members: Sequence[Id], groups: int, seed: bytes) -> list[list[Id]]:
     """Members in `groups` random groups whose sizes differ by at most one, each sorted.
 
-    seed: 32 bytes that nobody could choose, such as SHA-256 of what members published; the same for all sides. Raises
-    PrivacyError for a group of one, whose sum is its member's vector.
+    seed: 32 bytes, the same for all sides, which fix the groups: who chooses them, or is the last to add to them, tries
+    until the corrupt members meet whom it likes. Against a malicious server each client makes the groups itself, from a
+    seed that nobody could choose (`GroupDraw`) or know when the members were fixed (a public beacon's), and takes its
+    own as the roster of its round. Raises PrivacyError for a group of one, whose sum is its member's vector.
     """
     if not 1 <= groups <= len(members) // 2:
         raise PrivacyError(
@@ -34,39 +36,79 @@ def partition(members: Sequence[Id], groups: int, seed: bytes) -> list[list[Id]]
     return [sorted(names[i] for i in order[g::groups]) for g in range(groups)]
 
 
-def group_parameters(members: int, groups: int, *, corrupt: float, **others: Any) -> dict[int, Parameters]:
-    """Size of a group -> its parameters, which withstand as many corrupt members as chance may put into one group.
+def group_parameters(
+    members: int, groups: int, *, corrupt: float, dropout: float = 0.1, **others: Any
+) -> dict[int, Parameters]:
+    """Size of a group -> its parameters, which stand what chance may put into one group.
 
-    corrupt   part of all members, rounded down to members; others: as for `Parameters.choose`, of each group
+    corrupt, dropout   parts of all members, rounded down to members; others: as for `Parameters.choose`, of each group
 
-    With c corrupt members in all, some random group has more than is allowed for with a chance of at most 2^-41: a
-    union over the groups of hypergeometric tails. Raises PrivacyError where that leaves fewer than two honest members
-    in a group, or admits no threshold.
+    With c corrupt members and d dropouts in all, some random group has more than its parameters allow for with chances
+    of at most 2^-41 and 2^-21: unions over the groups of hypergeometric tails. Both count on a seed of the groups that
+    the adversary neither chose nor knew. Raises PrivacyError where that leaves fewer than two honest members in a
+    group, fewer than least_included, or admits no threshold.
     """
-    found, count = {}, int(corrupt * members + 1e-9)
+    liars, gone = int(corrupt * members + 1e-9), int(dropout * members + 1e-9)
+    try:
+        return _allowing(members, groups, liars, gone, others)
+    except PrivacyError as error:
+        if groups == 1:
+            raise
+        small = members // groups <= MOST_SHARES  # above it a search takes seconds
+        fits = _most_dropouts(members, groups, liars, gone, others) if small else None
+        raise PrivacyError(
+            f"groups: {groups} of {members} members, {liars} of them corrupt and {gone} dropping out: "
+            f"{str(error).partition(';')[0]}; form fewer groups"
+            + (f", or allow for at most {fits} of {members} dropping out" if fits is not None else "")
+        ) from None
+
+
+def _allowing(members: int, groups: int, liars: int, gone: int, others: dict[str, Any]) -> dict[int, Parameters]:
+    """`group_parameters`, of counts."""
+    found = {}
     for size in sorted({members // groups, -(-members // groups)}):
-        allowed = next(
-            c
-            for c in range(size + 1)
-            if math.log2(groups) + hypergeometric(members, count, size, c + 1) <= SECURITY - 1
-        )
-        if size - allowed < 2:
+        corrupt = _most_in_one(members, groups, liars, size, SECURITY - 1)
+        dropout = min(size - 1, _most_in_one(members, groups, gone, size, FAILURE - 1))
+        if size - corrupt < 2:
             raise PrivacyError(
-                f"groups: {groups} of {members} members, {count} of them corrupt, may put {allowed} corrupt ones into "
-                f"a group of {size}; expected two honest ones in each but for a chance of 2^{SECURITY - 1:g}: form "
-                "fewer groups"
+                f"chance may put {corrupt} corrupt ones into a group of {size}, expected two honest ones in each but "
+                f"for a chance of 2^{SECURITY - 1:g}"
             )
-        try:
-            found[size] = Parameters.choose(size, corrupt=allowed / size, **others)
-        except PrivacyError as error:
-            where = f"groups: {groups} of {members} members: " if groups > 1 else ""
-            raise PrivacyError(f"{where}{error}") from None
+        if groups > 1 and size - dropout < others.get("least_included", 0):
+            raise PrivacyError(
+                f"least_included: got {others['least_included']}, which a group of {size} with up to {dropout} "
+                "dropping out does not keep"
+            )
+        found[size] = Parameters.choose(size, corrupt=corrupt / size, dropout=dropout / size, **others)
     return found
+
+
+def _most_dropouts(members: int, groups: int, liars: int, gone: int, others: dict[str, Any]) -> int | None:
+    """The most dropouts below `gone` that there are parameters for, by bisection; None where none are."""
+    low, high = -1, gone - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            _allowing(members, groups, liars, middle, others)
+        except PrivacyError:
+            high = middle - 1
+        else:
+            low = middle
+    return low if low >= 0 else None
+
+
+def _most_in_one(members: int, groups: int, marked: int, size: int, most: float) -> int:
+    """The most of `marked` members that a random group of `size` has, but for a chance of 2**most that any has more."""
+    return next(
+        count
+        for count in range(size + 1)
+        if math.log2(groups) + hypergeometric(members, marked, size, count + 1) <= most
+    )
 
 
 def tolerated(members: int, groups: int, liars: int) -> tuple[int, bool]:
     """(clients a member hides among, whether a median over the groups' sums withstands so many liars).
 
-    Each liar spoils at most its own group: fewer than half of the groups must hold one.
+    Each liar spoils at most its own group: fewer than half of the groups must hold one, or be void for want of others.
     """
     return members // groups, 2 * min(liars, groups) < groups

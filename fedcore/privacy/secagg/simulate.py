@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcore.errors import PrivacyError
+from fedcore.errors import PrivacyError, Void
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.groups import group_parameters, partition
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
@@ -24,11 +24,12 @@ from fedcore.privacy.secagg.vector import Weighted
 class Simulation:
     """What a simulated round gave.
 
-    sum         (length,) exact integers; with groups (groups, length), a row for each
+    sum         (length,) exact integers; with groups a row for each group that gave a sum, maybe none
     survivors   whose vectors are in the sum; with groups, of all of them
     liars       member -> what it was found to have done
-    bytes_up    bytes that all clients sent; bytes_down: that the server sent
-    groups      with groups: the members of each that are in its sum
+    bytes_up    bytes that all clients sent; bytes_down: that the server sent; void groups' too
+    groups      with groups: the members that are in the sum of each row
+    void        with groups: why each of the others gave no sum
     """
 
     sum: np.ndarray
@@ -37,14 +38,16 @@ class Simulation:
     bytes_up: int
     bytes_down: int
     groups: list[list[Id]] | None = None
+    void: list[str] | None = None
 
 
 def simulate(
     vectors: Sequence[Any] | Mapping[Id, Any],
     dropouts: Mapping[str, Collection[Id]] | None = None,
-    parameters: Parameters | None = None,
+    parameters: Parameters | Mapping[int, Parameters] | None = None,
     *,
     groups: int | None = None,
+    seed: bytes | None = None,
     round: int = 0,
     context: bytes = bytes(32),
 ) -> Simulation:
@@ -55,36 +58,43 @@ def simulate(
     parameters  None: for a server that follows the protocol, the bound that the vectors have, and the dropouts given
     round       its number; context: SHA-256 of the broadcast adapter and configuration. The session is drawn here
     groups      sums over so many random groups of nearly equal size, each a round of its own, as robust rules need;
-                `parameters` are those of all clients, from which each group's are made (`group_parameters`)
+                `parameters` are what `group_parameters` gives, or those of all clients, to make each group's from
+    seed        of the groups, as for `partition`; None: drawn here
 
-    Raises Void where too many drop out for a sum, PrivacyError for unknown identifiers and stages.
+    Raises Void where too many drop out for a sum; with groups, one that is void lacks its row, and others go on.
+    PrivacyError for unknown identifiers and stages.
     """
     given: dict[Id, Any] = dict(vectors) if isinstance(vectors, Mapping) else dict(enumerate(vectors))
     gone = _last_stages(dropouts or {}, given)
     if groups is None:
+        if isinstance(parameters, Mapping):
+            raise PrivacyError("parameters: got some for each size of group, expected groups= with them")
         found, up, down = _one(given, gone, parameters, round, context)
+        if isinstance(found, Void):
+            raise found
         return Simulation(found.sum, found.survivors, found.liars, up, down)
-    seed = os.urandom(32)
-    parts = partition(list(given), groups, seed)
-    made = {} if parameters is None else _of_groups(parameters, groups)
+    parts = partition(list(given), groups, os.urandom(32) if seed is None else seed)
+    made = _of_groups(parameters, groups) if isinstance(parameters, Parameters) else parameters or {}
     ran = [_one({name: given[name] for name in part}, gone, made.get(len(part)), round, context) for part in parts]
-    sums = [found for found, _, _ in ran]
+    sums = [found for found, _, _ in ran if not isinstance(found, Void)]
+    length = len(given[parts[0][0]])
     return Simulation(
-        np.stack([found.sum for found in sums]),
+        np.stack([found.sum for found in sums]) if sums else np.zeros((0, length), np.int64),
         [name for found in sums for name in found.survivors],
         {name: why for found in sums for name, why in found.liars.items()},
         sum(up for _, up, _ in ran),
         sum(down for _, _, down in ran),
         [found.survivors for found in sums],
+        [str(found) for found, _, _ in ran if isinstance(found, Void)],
     )
 
 
 def _of_groups(p: Parameters, groups: int) -> dict[int, Parameters]:
     """Parameters of all clients for each size of groups."""
     n = p.clients
-    bits = None if p.bound else p.modulus_bits
-    about: dict[str, Any] = {"length": p.length, "bound": p.bound, "modulus_bits": bits, "stream": p.stream}
-    return group_parameters(n, groups, corrupt=p.corrupt / n, dropout=p.dropout / n, adversary=p.adversary, **about)
+    about: dict[str, Any] = {name: getattr(p, name) for name in ("length", "bound", "adversary", "stream")}
+    about |= {"modulus_bits": None if p.bound else p.modulus_bits, "least_included": p.least_included}
+    return group_parameters(n, groups, corrupt=p.corrupt / n, dropout=p.dropout / n, **about)
 
 
 def _last_stages(dropouts: Mapping[str, Collection[Id]], given: Mapping[Id, Any]) -> dict[Id, int]:
@@ -111,8 +121,8 @@ def _chosen(given: Mapping[Id, Any], gone: Collection[Id]) -> Parameters:
 
 def _one(
     given: Mapping[Id, Any], gone: Mapping[Id, int], parameters: Parameters | None, round: int, context: bytes
-) -> tuple[SecureSum, int, int]:
-    """One round: (what it gave, bytes up, bytes down)."""
+) -> tuple[SecureSum | Void, int, int]:
+    """One round: (what it gave, or why nothing, bytes up, bytes down)."""
     p = parameters or _chosen(given, given.keys() & gone.keys())
     keys = {name: Ed25519PrivateKey.generate() for name in given}
     roster = Roster({name: key.public_key().public_bytes_raw() for name, key in keys.items()})
@@ -120,16 +130,19 @@ def _one(
     clients = {name: Client(p, name, key, *about) for name, key in keys.items()}
     server, up, down = Server(p, *about), 0, 0
     messages: Mapping[Id, bytes] = dict.fromkeys(given, b"")
-    for stage in p.stages:
-        for name, message in messages.items():
-            down += len(message)
-            if gone.get(name, len(STAGES)) <= STAGES.index(stage):
-                continue
-            for data in answer(clients[name], stage, message, given[name]):
-                up += len(data)
-                server.receive(name, data)
-        messages = server.advance()
-    return server.result(), up, down
+    try:
+        for stage in p.stages:
+            for name, message in messages.items():
+                down += len(message)
+                if gone.get(name, len(STAGES)) <= STAGES.index(stage):
+                    continue
+                for data in answer(clients[name], stage, message, given[name]):
+                    up += len(data)
+                    server.receive(name, data)
+            messages = server.advance()
+        return server.result(), up, down
+    except Void as error:
+        return error, up, down
 
 
 def answer(client: Client, stage: str, message: bytes, vector: Any) -> Any:

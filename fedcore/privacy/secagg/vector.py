@@ -21,13 +21,14 @@ BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Quantizer:
-    """How updates become integers within `bound`: round(w / largest_weight · x · bound / largest).
+    """How updates become integers within `bound`: round(W · x / largest), with W = round(w / largest_weight · bound).
 
     bound           most that an integer may be in absolute value, as in `Parameters`
-    largest         most that a number of an update may be; beyond it numbers are clamped
+    largest         most that a number of an update may be; beyond it numbers are clamped, whatever the weight
     largest_weight  w_max, most that a client's weight may be
 
-    The weight travels as one more coordinate, round(w / w_max · bound): a vector of d numbers needs length d + 1.
+    W, the weight as a whole number, travels as one more coordinate: a vector of d numbers needs length d + 1. The mean
+    has exactly these weights.
     """
 
     bound: int
@@ -44,18 +45,21 @@ class Quantizer:
     def weighted(self, values: Any, weight: float = 1.0) -> Weighted:
         """An update (d,) of fp32 or fp64, with its weight, for `Client.mask`.
 
-        Raises WeightError, DTypeError, RangeError.
+        Raises WeightError, also for a weight that rounds to W = 0, DTypeError, RangeError.
         """
         if not 0 < weight <= self.largest_weight:
             raise WeightError(f"weight: got {weight!r}, expected one above 0, at most {self.largest_weight}")
+        if (whole := round(float(weight) / self.largest_weight * self.bound)) == 0:
+            raise WeightError(
+                f"weight: got {weight!r} of at most {self.largest_weight}, which bound {self.bound} rounds to 0; take "
+                "a larger bound or a smaller largest_weight"
+            )
         array = np.ascontiguousarray(values)
         if array.dtype not in (np.float32, np.float64) or array.ndim != 1:
             raise DTypeError(f"values: got {array.dtype} of shape {array.shape}, expected a vector of fp32 or fp64")
-        share = float(weight) / self.largest_weight
-        scale = share * self.bound / self.largest
-        if not 0 < scale < math.inf:
+        if not (scale := whole / self.largest) < math.inf:
             raise RangeError(f"largest: got {self.largest!r}, which with bound and weight scales by {scale}")
-        return Weighted(array, scale, round(share * self.bound), self.bound)
+        return Weighted(array, scale, whole, whole)
 
     def mean(self, total: np.ndarray) -> tuple[np.ndarray, float]:
         """(weighted mean (d,) fp64, sum of the weights) of a sum. Raises WeightError where no weight is in it."""
@@ -63,8 +67,8 @@ class Quantizer:
             raise WeightError(
                 f"sum: its weights add up to {total[-1]}, expected more than 0; a client lied about its own"
             )
-        share = float(total[-1]) / self.bound
-        return total[:-1] * (self.largest / self.bound / share), share * self.largest_weight
+        weight = float(total[-1])
+        return total[:-1] * (self.largest / weight), weight / self.bound * self.largest_weight
 
 
 @dataclass(frozen=True)

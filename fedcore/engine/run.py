@@ -7,42 +7,28 @@ same under both.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from fedcore.backends import requested
+from fedcore.engine.combination import Clock, Space, combine, make_report, make_update
 from fedcore.errors import LayoutError, NonFiniteError, RuleError
 from fedcore.lora.delta import Rank
 from fedcore.lora.executor import DeltaExecutor
-from fedcore.lora.result import Combined, report_of
 from fedcore.ops.rows import thread_count
 from fedcore.rules.alike import check_same_parameters
 from fedcore.rules.budget import parse_memory
 from fedcore.rules.files import FileExecutor, Progress
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
-from fedcore.rules.rule import Decision, Rule, check_weights, chosen_references
+from fedcore.rules.rule import Rule, check_weights, chosen_references
 from fedcore.rules.statistics import Gram, Statistics
-from fedcore.updates import Cohort, Layout, Update
+from fedcore.updates import Cohort, Update
 from fedcore.updates.bases import check_same_base
-from fedcore.updates.metadata import MOST_EXAMPLES
 from fedcore.updates.weights import weights_by_id
-
-Space = Literal["delta", "parameters"]
-
-ROW_LAW = "row-order fp64 sum, rounded once"
-EXACT_LAW = "exact sum, rounded once"
-ORDER_LAW = "order statistic of integer keys, rounded once"
-DELTA_ORDER_LAW = "order statistic of fp32 products, truncated to its leading singular triplets"
-FULL_LAW = "stacked factors, rounded once"
-FACTOR_LAW = "stacked factors, truncated to their leading singular triplets"
 
 
 @dataclass(frozen=True)
@@ -63,19 +49,6 @@ class Aggregate:
     coefficients: dict[str, float]
     excluded: dict[str, str]
     report: dict[str, Any]
-
-
-class Clock:
-    """Seconds by step; a step that is made again adds up."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def aggregate(
@@ -225,7 +198,7 @@ def run(
     with clock.step("rule"):
         decided = rule.decide(Geometry(statistics), checked)
     with clock.step("combination"):
-        found = _combine(executor, decided, cohort[0].layout, dense)
+        found = combine(executor, decided, cohort[0].layout, dense)
         update = make_update(cohort, found)
     report = make_report(cohort, rule, space, decided, found, clock) | {"excluded": dict(excluded)}
     coefficients = {client: float(value) for client, value in zip(cohort.client_ids, found.coefficients, strict=False)}
@@ -250,50 +223,6 @@ def room_for(rule: Rule, clients: int) -> dict[str, Any]:
     return {"matrices": rule.matrices if "gram" in rule.needs else 0, "mixtures": rule.mixtures(clients)}
 
 
-@dataclass(frozen=True)
-class Combination:
-    """tensors of rows and factors; clients that count; coefficients and divisor as used (none for an order rule)."""
-
-    tensors: dict[str, np.ndarray]
-    counted: np.ndarray
-    law: str
-    factors: Combined | None = None
-    coefficients: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-    divisor: float | None = None
-
-
-def _combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: Layout, dense: bool) -> Combination:
-    """The pass that makes the result."""
-    if isinstance(decided, OrderStatistic) and isinstance(executor, DeltaExecutor):
-        combined, arrays = executor.order_statistic(decided, dense)
-        tensors = {} if executor.dense is None else split_tensors(executor.dense.tensors, arrays, layout)
-        law = DELTA_ORDER_LAW if combined.scaling else ORDER_LAW
-        counted = _counted(decided, executor.clients)
-        return Combination(combined.tensors | tensors, counted, law, combined if combined.modules else None)
-    if isinstance(decided, OrderStatistic):
-        assert isinstance(executor, RowExecutor)
-        tensors = split_tensors(executor.tensors, executor.order_statistic(decided), layout)
-        return Combination(tensors, _counted(decided, executor.clients), ORDER_LAW)
-    values, divisor = decided.rounded(executor.names)
-    counted = np.flatnonzero(values[: executor.clients])
-    if isinstance(executor, RowExecutor):
-        tensors = split_tensors(executor.tensors, executor.weighted_sum(values, divisor), layout)
-        return Combination(tensors, counted, ROW_LAW, None, values, divisor)
-    combined, arrays = executor.weighted_sum(values, divisor)
-    tensors = {} if executor.dense is None else split_tensors(executor.dense.tensors, arrays, layout)
-    law = FACTOR_LAW if combined.modules else ROW_LAW
-    if executor.factors is not None and executor.factors.rank == "full":
-        law = FULL_LAW
-    return Combination(combined.tensors | tensors, counted, law, combined, values, divisor)
-
-
-def _counted(decided: OrderStatistic, clients: int) -> np.ndarray:
-    """The clients that an order statistic is taken of."""
-    if decided.mix is not None:
-        return np.flatnonzero(decided.mix[:, :clients].any(0))
-    return np.array(range(clients) if decided.rows is None else decided.rows)
-
-
 def check_rank(rank: Rank, rule: Rule, space: Space, dense: bool) -> None:
     """Raise RuleError for a rank that is none, or that nothing is truncated to."""
     if rank is None:
@@ -315,73 +244,3 @@ def check_rule(rule: Rule, cohort: Cohort, excluded: dict[str, str]) -> None:
         raise RuleError(
             f"{error} (after excluding {', '.join(map(repr, sorted(excluded)))} for what they sent)"
         ) from None
-
-
-def split_tensors(
-    parts: Iterable[tuple[str, ...]], arrays: Iterable[np.ndarray], layout: Layout
-) -> dict[str, np.ndarray]:
-    """Views of each part's sum, as named tensors; `parts` are the names of each part, one tensor after the other."""
-    tensors = {}
-    for names, array in zip(parts, arrays, strict=True):
-        start = 0
-        for k in (layout.index[name] for name in names):
-            tensors[layout.names[k]] = array[start : (start := start + int(layout.sizes[k]))].reshape(layout.shapes[k])
-    return tensors
-
-
-def make_update(cohort: Cohort, found: Combination) -> Update:
-    """The result as an update, with the examples of the clients that count (of none: 1)."""
-    first, factors = cohort[0], found.factors
-    counting = [cohort[row] for row in found.counted]
-    examples = sum(update.num_examples for update in counting)
-    # no count: a sum over clients of whom some never said theirs, or one that a client's lie made larger than any may
-    # be, which must not end a round of a rule that looks at no counts
-    counted = all(update.counted for update in counting) and 1 <= examples <= MOST_EXAMPLES
-    # whose config is true of the result: a client with its modules
-    modules = first.modules.keys() if factors is None else factors.scaling.keys()
-    like = next((update for update in cohort if update.modules.keys() == modules), None)
-    update = Update.from_tensors(
-        found.tensors,
-        num_examples=min(max(examples, 1), MOST_EXAMPLES),
-        client_id="global",
-        scaling=first.scaling if factors is None else factors.scaling,
-        base=next((update.base for update in cohort if update.base is not None), None),
-        adapter_config=None if like is None or (factors is not None and not factors.scaling) else like.adapter_config,
-    )
-    return replace(update, counted=counted)
-
-
-def make_report(
-    cohort: Cohort, rule: Rule, space: Space, decided: Decision, found: Combination, clock: Clock
-) -> dict[str, Any]:
-    ids = cohort.client_ids
-    details = decided.details | _by_client(ids, decided.per_client)
-    if decided.selected is not None:
-        details["selected"] = [ids[row] for row in decided.selected]
-    if decided.before:
-        details["before"] = [
-            {"rule": stage.rule} | stage.details | _by_client(ids, stage.per_client) for stage in decided.before
-        ]
-    if isinstance(decided, OrderStatistic):
-        details["statistic"] = decided.statistic
-        if (mixed := decided.rounded()) is not None:
-            details["mix"], details["mix_divisors"] = mixed[0].tolist(), mixed[1].tolist()
-    if found.factors is not None:
-        details["modules"] = report_of(found.factors.modules)
-    unused = {} if isinstance(decided, OrderStatistic) else decided.unused(len(ids))
-    return {
-        "rule": repr(rule),
-        "space": space,
-        "n": len(cohort),
-        "law": found.law,
-        "divisor": found.divisor,
-        "reference_coefficients": found.coefficients[len(cohort) :].tolist(),
-        "counted": [ids[row] for row in found.counted],
-        "not_counted": {ids[row]: reason for row, reason in sorted((unused | decided.reasons).items())},
-        "seconds": clock.seconds,
-        **details,
-    }
-
-
-def _by_client(ids: Sequence[str], per_client: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    return {name: dict(zip(ids, values.tolist(), strict=True)) for name, values in per_client.items()}

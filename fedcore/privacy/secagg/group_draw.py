@@ -1,0 +1,84 @@
+"""A seed of groups that nobody can choose, by commitments.
+
+Blum 1983, "Coin flipping by telephone", ACM SIGACT News 15(1): all commit to a value, and reveal it once all have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+
+from fedcore.errors import Forged, PrivacyError, Replayed, Void
+from fedcore.privacy.secagg.groups import partition
+from fedcore.privacy.secagg.roster import Id, Roster
+
+VALUE_BYTES = 32
+
+
+class GroupDraw:
+    """One member's part in drawing groups, before the rounds of the groups begin.
+
+    roster      all members that take part; those that will not send a commitment are left out of it first
+    session, round   as for the rounds of the groups
+
+    Each sends `commitment` to the server, which sends all of them to all; then each sends what `reveal` gives, and
+    with all of those `group` gives the roster for its `Client`. The seed has the member's own 32 random bytes in it,
+    which nobody knows before all others are bound to theirs: whatever the server and other members do, it is no choice
+    of theirs. They can end the draw, and then it is void: going on without a value would be a choice.
+    """
+
+    def __init__(self, roster: Roster, client_id: Id, session: bytes, round: int):
+        self._roster, self._position = roster, roster.position(client_id)
+        about = b"fedcore secagg 1 group draw" + roster.digest() + hashlib.sha256(session).digest()
+        self._about = about + round.to_bytes(8, "little")
+        self._value = os.urandom(VALUE_BYTES)
+        self._commitments: dict[Id, bytes] | None = None
+
+    @property
+    def commitment(self) -> bytes:
+        """32 bytes for all other members."""
+        return self._committed(self._position, self._value)
+
+    def reveal(self, commitments: Mapping[Id, bytes]) -> bytes:
+        """This member's value, 32 bytes, given the commitments of all.
+
+        Raises PrivacyError where one is missing, Forged where this member's is another, Replayed for others than the
+        first time.
+        """
+        self._all(commitments, PrivacyError)
+        given = {name: bytes(commitments[name]) for name in self._roster}
+        if given[self._roster.ids[self._position]] != self.commitment:
+            raise Forged("group draw: the commitments have another one in this member's place; take no part")
+        if self._commitments not in (None, given):
+            raise Replayed("group draw: got other commitments than before; a value is revealed once")
+        self._commitments = given
+        return self._value
+
+    def group(self, reveals: Mapping[Id, bytes], groups: int) -> Roster:
+        """The members of this member's group of `groups` (`partition`), given what all revealed.
+
+        Raises Void where a value is missing, Forged naming who revealed another than it committed to, PrivacyError
+        before `reveal`, and as `partition` does.
+        """
+        if self._commitments is None:
+            raise PrivacyError("group draw: got values before this member revealed its own; call reveal first")
+        self._all(reveals, Void)
+        seed = hashlib.sha256(self._about)
+        for position, name in enumerate(self._roster):
+            if self._committed(position, reveals[name]) != self._commitments[name]:
+                raise Forged(f"group draw: {name!r} revealed another value than it committed to; draw again without it")
+            seed.update(reveals[name])
+        mine = self._roster.ids[self._position]
+        part = next(part for part in partition(self._roster.ids, groups, seed.digest()) if mine in part)
+        return Roster({name: self._roster[name] for name in part})
+
+    def _committed(self, position: int, value: bytes) -> bytes:
+        # with the position: who copies another one's commitment cannot open it
+        return hashlib.sha256(self._about + position.to_bytes(4, "little") + value).digest()
+
+    def _all(self, given: Mapping[Id, bytes], error: type[PrivacyError] | type[Void]) -> None:
+        """Raise `error` unless all members are there, each with 32 bytes."""
+        for name in self._roster:
+            if not isinstance(given.get(name), bytes) or len(given[name]) != VALUE_BYTES:
+                raise error(f"group draw: expected {VALUE_BYTES} bytes of {name!r}; draw again without it")

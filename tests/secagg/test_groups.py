@@ -1,0 +1,120 @@
+"""Groups: a row each for a robust rule, what dropouts they outlive, void ones, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fedcore as fc
+from fedcore.errors import Forged, PrivacyError, Replayed, Void
+
+
+def test_group_sums_let_a_median_outvote_a_liar():
+    rng = np.random.default_rng(6)
+    vectors = rng.integers(40, 61, (30, 20))
+    vectors[7] = 100_000
+    found = fc.secagg.simulate(list(vectors), {"mask": [2]}, groups=5)
+    assert found.sum.shape == (5, 20)
+    assert sorted(found.survivors) == [i for i in range(30) if i != 2]
+    for members, row in zip(found.groups, found.sum, strict=True):
+        assert (row == vectors[members].sum(0)).all()
+    means = (found.sum / [[len(members)] for members in found.groups]).astype(np.float32)
+    assert np.abs(fc.rules.Median()(means) - 50).max() < 10.1
+    assert np.abs(means.mean(0) - 50).max() > 1000
+    assert fc.secagg.tolerated(30, 5, 2) == (6, True)
+    assert fc.secagg.tolerated(30, 5, 3) == (6, False)
+    with pytest.raises(PrivacyError, match="group of one"):
+        fc.secagg.simulate(list(vectors), groups=20)
+
+
+@pytest.mark.parametrize(("members", "groups", "gone"), [(60, 6, 6), (24, 4, 2)])
+def test_groups_outlive_all_the_dropouts_that_were_asked_for_in_one_of_them(members, groups, gone):
+    p = fc.secagg.Parameters.choose(members, length=2, bound=1, corrupt=0, dropout=gone / members)
+    away = fc.secagg.partition(range(members), groups, bytes(32))[0][:gone]
+    ones = [np.ones(2, np.int64)] * members
+    found = fc.secagg.simulate(ones, {"mask": away}, p, groups=groups, seed=bytes(32))
+    assert found.void == []
+    assert found.sum[:, 0].tolist() == [members // groups - gone, *[members // groups] * (groups - 1)]
+
+
+def test_a_void_group_lacks_its_row_and_the_others_go_on():
+    parts = fc.secagg.partition(range(12), 3, bytes(32))
+    vectors = [np.full(2, i) for i in range(12)]
+    made = fc.secagg.group_parameters(12, 3, corrupt=0, dropout=1 / 12, length=2, bound=11)
+    found = fc.secagg.simulate(vectors, {"mask": parts[1][:2]}, made, groups=3, seed=bytes(32))
+    assert found.groups == [parts[0], parts[2]]
+    assert found.sum.tolist() == [[sum(part)] * 2 for part in found.groups]
+    assert len(found.void) == 1
+    assert (
+        found.bytes_up > fc.secagg.simulate(vectors, {"advertise": parts[1]}, made, groups=3, seed=bytes(32)).bytes_up
+    )
+    none = fc.secagg.simulate(vectors, {"share": range(12)}, made, groups=3)
+    assert (none.sum.shape, none.groups, len(none.void)) == ((0, 2), [], 3)
+    assert none.bytes_up > 0
+    with pytest.raises(PrivacyError, match="expected groups="):
+        fc.secagg.simulate(vectors, parameters=made)
+
+
+def test_dropouts_that_groups_do_not_stand_are_refused_with_what_they_do():
+    about = {"length": 1, "bound": 1, "adversary": "malicious", "corrupt": 0.1}
+    with pytest.raises(PrivacyError, match=r"groups: 4 of 24 members, 2 .* at most 1 of 24 dropping out$"):
+        fc.secagg.group_parameters(24, 4, dropout=0.25, **about)
+    assert fc.secagg.group_parameters(24, 4, dropout=1 / 24, **about)[6].dropout == 1
+    with pytest.raises(PrivacyError, match=r"3 dropping out: n: 2 clients, .* at most 0 of 4"):
+        fc.secagg.group_parameters(4, 2, dropout=0.99, **about)
+
+
+def test_groups_keep_the_fewest_that_a_sum_is_to_have():
+    one = fc.privacy.Distributed(1.0, 1.0, 20, 18, 2, 8, bytes(32))
+    with pytest.raises(PrivacyError, match="got 18, which a group of 10"):
+        fc.secagg.simulate(
+            [np.zeros(8, np.uint32)] * 20, parameters=fc.secagg.Parameters.for_distributed(one), groups=2
+        )
+
+
+@pytest.fixture
+def draws():
+    roster = fc.secagg.Roster({i: bytes([i + 1]) * 32 for i in range(12)})
+    return {i: fc.secagg.GroupDraw(roster, i, b"session", 3) for i in roster}
+
+
+def test_members_draw_the_same_groups_from_what_all_revealed(draws):
+    commitments = {i: draw.commitment for i, draw in draws.items()}
+    values = {i: draw.reveal(commitments) for i, draw in draws.items()}
+    found = [tuple(draw.group(values, 3)) for draw in draws.values()]
+    assert all(i in part for i, part in enumerate(found))
+    assert sorted(len(part) for part in set(found)) == [4, 4, 4]
+    assert draws[0].reveal(dict(reversed(commitments.items()))) == values[0]  # the same again
+
+
+def test_one_members_value_moves_all_groups(draws):
+    commitments = {i: draw.commitment for i, draw in draws.items()}
+    values, found = {i: draw.reveal(commitments) for i, draw in draws.items()}, set()
+    for _ in range(4):
+        other = fc.secagg.GroupDraw(draws[0]._roster, 11, b"session", 3)
+        draws[0]._commitments = commitments | {11: other.commitment}
+        found.add(tuple(draws[0].group(values | {11: other._value}, 3)))
+    assert len(found) > 1
+
+
+def test_who_would_choose_groups_is_refused(draws):
+    commitments = {i: draw.commitment for i, draw in draws.items()}
+    with pytest.raises(PrivacyError, match="reveal first"):
+        draws[0].group({}, 3)
+    with pytest.raises(PrivacyError, match="bytes of 7"):  # the server holds one back until it has seen a value
+        draws[0].reveal({i: c for i, c in commitments.items() if i != 7})
+    with pytest.raises(Forged, match="this member's place"):
+        draws[0].reveal(commitments | {0: bytes(32)})
+    values = {i: draw.reveal(commitments) for i, draw in draws.items()}
+    with pytest.raises(Replayed, match="revealed once"):
+        draws[0].reveal(commitments | {7: bytes(32)})
+    with pytest.raises(Forged, match="7 revealed another value"):
+        draws[0].group(values | {7: bytes(32)}, 3)
+    with pytest.raises(Void, match="bytes of 7; draw again"):
+        draws[0].group({i: v for i, v in values.items() if i != 7}, 3)
+    # who copies another's commitment, and its value, did not commit to that
+    again = {i: fc.secagg.GroupDraw(draws[0]._roster, i, b"session", 3) for i in draws}
+    copied = {i: draw.commitment for i, draw in again.items()} | {7: again[0].commitment}
+    value = again[0].reveal(copied)
+    with pytest.raises(Forged, match="7 revealed another"):
+        again[0].group({i: draw._value for i, draw in again.items()} | {7: value}, 3)

@@ -1,0 +1,73 @@
+"""What a run under secure aggregation refuses, before anybody trains."""
+
+from __future__ import annotations
+
+import fake_learner as fake
+import pytest
+from test_federation_secure import BASE, CLIENTS, MEAN, NOISE, arms, run
+
+from fedcore.errors import ConfigError, PrivacyError, WeightError
+from fedcore.federation import simulation
+from fedcore.federation.config_file import check_clients, parse_config
+from fedcore.federation.simulation import run_arms
+
+
+def test_both_sizes_of_groups_are_checked_before_anybody_trains(tmp_path):
+    """Of seven clients one is corrupt: the group of three stands it, and the group of four does not."""
+    learner, text = fake.FakeLearner(), BASE.replace("clients = 6", "clients = 7")
+    top = "secure = { groups = 2, corrupt = 0.15, dropout = 0.25 }\n"
+    body = arms(a='rule = "median"\nspace = "parameters"')
+    with pytest.raises(ConfigError, match="groups: 2 of 7 members"):
+        run_arms(parse_config(top + text + body, "c.toml"), fake.texts(7), learner, tmp_path / "run", resume=False)
+    assert not learner.trained
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (arms(a='method = "flexlora"'), "which masks hide"),
+        (arms(a='rule = "krum"\nparameters = { f = 1 }'), "secure.groups = 3"),
+        (arms(a='rule = "mean"\nspace = "delta"'), "no sum of what clients send"),
+        (arms(a=MEAN + "attack = { clients = 1 }"), "attacks look at what masks hide"),
+        ('[message]\nformat = "int8"\n' + arms(a=MEAN), "secure.bits"),
+        ("[privacy]\nepsilon = 8\ndelta = 1e-3\n" + arms(a='method = "ffa_lora"'), 'expected "distributed"'),
+        (arms(a='method = "randomized_sketch"\nparameters = { passes = 2 }'), "passes = 1"),
+        (
+            NOISE + "fewest_clients = 6\ncorrupt_clients = 1\n" + arms(a='method = "ffa_lora"'),
+            "privacy.fewest_clients: got 6",
+        ),
+        (NOISE + "corrupt_clients = 3\n" + arms(a='method = "ffa_lora"'), "3 of them corrupt"),
+        (arms(a=MEAN + "secure = { groups = 4 }"), "one of a group"),
+        (arms(a=MEAN + "secure = { bits = 1 }"), "bits"),
+        (arms(a=MEAN + "secure = { mask = true }"), "unknown key"),
+        (arms(a=MEAN + "secure = { corrupt = 0.6 }"), "admit no threshold"),
+    ],
+)
+def test_what_masks_do_not_go_together_with_is_refused_by_name(tmp_path, body, said):
+    with pytest.raises(ConfigError) as raised:
+        run(tmp_path / "run", body)
+    assert said in str(raised.value)
+
+
+def test_weights_that_round_to_nothing_are_refused_before_anybody_trains(tmp_path, monkeypatch):
+    top = "secure = { bits = 8, largest_weight = 1000 }\n"
+    config = parse_config(top + BASE + arms(a=MEAN), "c.toml")
+    with pytest.raises(ConfigError, match=r"a client of 3 examples: weight: .* bound 127 rounds to 0.*secure\.bits"):
+        check_clients(config, CLIENTS, "c.toml", [3, 5, 4000])
+    for text, examples in ((top, [4, 1000]), (top.replace("8", "20"), [3]), ("secure = { bits = 8 }\n", [3, 700])):
+        check_clients(parse_config(text + BASE + arms(a=MEAN), "c.toml"), CLIENTS, "c.toml", examples)
+    equal = parse_config(top + BASE + '[aggregation]\nweights = "equal"\n' + arms(a=MEAN), "c.toml")
+    check_clients(equal, CLIENTS, "c.toml", [3])
+    with pytest.raises(WeightError, match="rounds to 0"):
+        run(tmp_path / "run", arms(a=MEAN), top=top)
+    monkeypatch.setattr(simulation, "load_texts", lambda config: fake.texts(CLIENTS))
+    with pytest.raises(ConfigError, match="rounds to 0"):  # there is no base to load
+        simulation.simulate(config, tmp_path / "whole")
+
+
+def test_a_client_refuses_a_round_that_its_policy_does_not_allow(tmp_path):
+    (tmp_path / "policy.toml").write_text("smallest_cohort = 20\n")
+    learner = fake.FakeLearner()
+    with pytest.raises(PrivacyError, match="smallest_cohort = 20"):
+        run(tmp_path / "run", arms(a=MEAN), learner=learner, top=f'secure = {{ policy = "{tmp_path}/policy.toml" }}\n')
+    assert len(learner.trained) == CLIENTS  # alone, before the arm
