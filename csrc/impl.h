@@ -105,8 +105,8 @@ typedef void fc_gram_pack_fn(const void* const* rows, int count, const float* ce
 typedef void fc_gram_tile_fn(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
                              double* sum, int64_t stride, const double* row_scale, const double* column_scale,
                              const char* const ahead[2]);
-/* sum[p] += (a[p][k] - b[p][k])^2 in fp64 for k in order, of FC_PAIRS pairs. */
-typedef void fc_pair_squares_fn(const double* const* a, const double* const* b, int64_t length, double* sum);
+/* sum[p] += (a[p][k] - b[p][k])^2 in fp64 for k in order, of FC_PAIRS pairs: of fp32, or, `wide`, of fp64. */
+typedef void fc_pair_squares_fn(const void* const* a, const void* const* b, int wide, int64_t length, double* sum);
 /* In place of gram_tile, for an ISA that forms all products of a block in a way of its own: adds to `sum` (lower half,
  * row stride 16 * panels) the products of rows of panels >= `first` with those of panels up to theirs. scale: what the
  * rows were divided by; may be changed. */

@@ -1,6 +1,6 @@
 /* squared_distances: each pair's sum runs strictly in column order, so pairs, not columns, go side by side. A thread
  * takes a share of the pairs through all columns, a tile at a time, so that a point in many pairs, a row or a mixture
- * of rows, is brought once. */
+ * of rows, is brought once: in fp64, or, rows of few pairs each, in fp32, where they lie if they can be. */
 #include <stdlib.h>
 
 #include "impl.h"
@@ -8,7 +8,7 @@
 /* Columns of each point at a time, in strips of weighted_sums, whose packing widens rows: as many as stay in the
  * second-level cache for all points. Their number is odd, so that points do not lie whole pages apart, where they would
  * share its sets. */
-enum { LEAST_STRIPS = 21, MOST_STRIPS = 169, MOST_TILE = MOST_STRIPS * FC_SUMS_STRIP, CACHED = 1 << 19 };
+enum { LEAST_STRIPS = 21, MOST_STRIPS = 169, MOST_TILE = MOST_STRIPS * FC_SUMS_STRIP, CACHED = 1 << 19, FEW = 3 };
 
 typedef struct {
     const fc_rows* x;
@@ -23,13 +23,14 @@ typedef struct {
 } job;
 
 typedef struct {
-    const double** point; /* by point: its columns of this tile; NULL for one that the share does not use */
-    int64_t* used;        /* the points that it uses */
-    unsigned char* held;  /* by row: whether one of them is it, or holds it */
-    double* tiles;        /* a tile for each used point */
-    int64_t tile;         /* its columns */
-    void* scratch;        /* a tile of elements that cross pieces */
-    double* row;          /* a tile of a row that is mixed */
+    const void** point;  /* by point: its columns of this tile; NULL for one that the share does not use */
+    int wide;            /* whether they are in fp64 */
+    int64_t* used;       /* the points that it uses */
+    unsigned char* held; /* by row: whether one of them is it, or holds it */
+    double* tiles;       /* a tile for each used point */
+    int64_t tile;        /* its columns */
+    void* scratch;       /* a tile of elements that cross pieces */
+    double* row;         /* a tile of a row that is mixed */
 } space;
 
 static void release(space* s) {
@@ -57,6 +58,7 @@ static int64_t reserve(const job* j, space* s, int64_t first, int64_t end) {
         }
     const int64_t strips = fc_min(MOST_STRIPS, CACHED / (count * FC_SUMS_STRIP * (int64_t)sizeof(double)));
     s->tile = FC_SUMS_STRIP * (strips < LEAST_STRIPS ? LEAST_STRIPS : strips | 1);
+    s->wide = j->mix || end - first >= FEW * count;
     s->tiles = fc_alloc((size_t)(count * s->tile) * sizeof(double));
     if (!s->tiles) return 0;
     for (int64_t u = 0; u < count; u++) {
@@ -74,7 +76,18 @@ static void widen(const job* j, const space* s, int64_t i, int64_t start, int64_
 }
 
 static void bring_rows(const job* j, const space* s, int64_t used, int64_t start, int64_t length) {
-    for (int64_t u = 0; u < used; u++) widen(j, s, s->used[u], start, length, s->tiles + u * s->tile);
+    for (int64_t u = 0; u < used; u++) {
+        const int64_t i = s->used[u];
+        void* tile = s->tiles + u * s->tile;
+        if (s->wide) {
+            widen(j, s, i, start, length, tile);
+            continue;
+        }
+        const void* found = fc_gather(j->kernels, j->x, i, start, length, s->scratch);
+        const int in_place = j->x->dtype == FC_F32 && found != s->scratch && (uintptr_t)found % sizeof(float) == 0;
+        if (!in_place) j->kernels->to_f32[j->x->dtype](found, length, tile);
+        s->point[i] = in_place ? found : tile;
+    }
 }
 
 /* Each mixture from 0.0 with rows in order: a row is read once for all of them. */
@@ -103,7 +116,7 @@ static int do_share(const job* j, int64_t share) {
         const int64_t length = fc_min(s.tile, d - start);
         (j->mix ? bring_mixtures : bring_rows)(j, &s, used, start, length);
         for (int64_t group = first; group < end; group += FC_PAIRS) {
-            const double *a[FC_PAIRS], *b[FC_PAIRS];
+            const void *a[FC_PAIRS], *b[FC_PAIRS];
             double sum[FC_PAIRS];
             for (int p = 0; p < FC_PAIRS; p++) { /* a short group repeats its last pair */
                 const int64_t pair = fc_min(group + p, end - 1);
@@ -111,7 +124,7 @@ static int do_share(const job* j, int64_t share) {
                 b[p] = s.point[j->pairs[2 * pair + 1]];
                 sum[p] = j->out[pair];
             }
-            j->kernels->pair_squares(a, b, length, sum);
+            j->kernels->pair_squares(a, b, s.wide, length, sum);
             for (int64_t p = 0; p < fc_min(FC_PAIRS, end - group); p++) j->out[group + p] = sum[p];
         }
     }

@@ -11,9 +11,10 @@ import pytest
 from private_runs import SMALL, Interrupting, budget, config, dies, run
 
 import fedcore as fc
-from fedcore.errors import BackendError, FormatError, MissingError, PrivacyBudgetError, PrivacyError
+from fedcore.errors import BackendError, ConfigError, FormatError, MissingError, PrivacyBudgetError, PrivacyError
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.journal import LineLog
+from fedcore.federation.private_round import STOPPED
 from fedcore.federation.private_run import read_plan
 from fedcore.federation.sealing import sealing_key
 from fedcore.federation.simulation import simulate
@@ -113,7 +114,7 @@ def test_a_budget_that_was_changed_or_rolled_back_releases_nothing(tmp_path):
         run(path, config(rounds=3), resume=True)
     for name in ("budget", "budget.head"):
         (private / name).unlink()
-    with pytest.raises(PrivacyError, match="does not continue it"):
+    with pytest.raises(FormatError, match=r"has 0 records where budget\.keys has key 3"):
         run(path, config(rounds=3), resume=True)
     (private / "budget").write_bytes(content)
     (private / "budget.sealing-key").unlink()
@@ -123,15 +124,21 @@ def test_a_budget_that_was_changed_or_rolled_back_releases_nothing(tmp_path):
 
 
 def test_a_plan_that_was_changed_releases_nothing(tmp_path):
-    text = 'epsilon = 20\ndelta = 1e-2\nsampling = "poisson"\nclients_per_round = 2\n'
+    text = 'epsilon = 20\ndelta = 1e-2\nsampling = "fixed"\nclients_per_round = 2\n'
     path = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        run(path, config(text, rounds=20), learner=Interrupting(after=2))
+        run(path, config(text, rounds=20), learner=Interrupting(after=1))  # of two
     said = json.loads((path / "privacy.json").read_text())
-    for changed in ({"sampling_rate": 1e-6, "expected_clients": 5}, {"charged": 0.1}, {"mac": "0" * 64}):
+    changes = [{"sampling_rate": 1e-6, "expected_clients": 5}, {"charged": 0.1}]
+    for changed in [*changes, *({"mac": mac} for mac in ("0" * 64, "é", "\ud800", None))]:
         (path / "privacy.json").write_text(json.dumps(said | changed))
         with pytest.raises(FormatError, match=r"privacy\.json: was changed after the run began"):
             run(path, config(text, rounds=20), resume=True)
+    (path / "privacy.json").write_text(json.dumps(said))
+    for name in ("budget", "budget.head"):  # all that there is before the first charge
+        (path / "private" / name).unlink()
+    with pytest.raises(PrivacyError, match="does not continue it"):
+        run(path, config(text, rounds=20), resume=True)
 
 
 def test_a_run_stops_before_another_run_makes_it_pass_the_budget(tmp_path):
@@ -140,7 +147,8 @@ def test_a_run_stops_before_another_run_makes_it_pass_the_budget(tmp_path):
     learner = Interrupting(after=7, action=lambda: budget(path).reserve("0" * 64))
     folder = run(path, config(rounds=3), learner=learner)
     assert [line["round"] for line in folder.metrics.entries if line["arm"] == "one"] == [1, 2]
-    assert "would bring epsilon to" in folder.ledger.entries[-1]["stopped"]
+    assert folder.ledger.entries[-1] == {"arm": "one", "round": 3, "stopped": STOPPED}
+    assert "budget: a charge at noise multiplier" in folder.private.kept("one", 3)["stopped"]
     assert budget(path).spent <= 20
     assert len(budget(path).charges) == 3
     assert (path / "adapter").is_dir()
@@ -162,8 +170,31 @@ def test_runs_that_share_a_budget_share_its_epsilon(tmp_path):
     with pytest.raises(PrivacyBudgetError, match="is spent by 2 earlier charges"):
         run(tmp_path / "second", config(shared, rounds=1))  # the first was planned to spend the rest
     assert not (tmp_path / "second/ledger.jsonl").exists()
+    with pytest.raises(PrivacyError, match=r"epsilon: got 10.*; a run that is to take less says so as its spend"):
+        run(tmp_path / "fourth", config(shared.replace("epsilon = 20", "epsilon = 10"), rounds=1))
     with pytest.raises(PrivacyError, match=r"epsilon: got 30\.0, and the budget at .* was started with 20"):
         run(tmp_path / "third", config(shared.replace("epsilon = 20", "epsilon = 30"), rounds=1))
+
+
+def test_a_run_with_a_share_of_the_budget_leaves_the_rest_to_others(tmp_path):
+    """One that was interrupted finishes with the noise that it planned, whatever runs meanwhile."""
+    shared = f'{SMALL}spend = 9\nbudget = "{tmp_path}/people.budget"\n'
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "first", config(shared), learner=Interrupting(after=7))
+    between = run(tmp_path / "between", config(shared))
+    first = run(tmp_path / "first", config(shared), resume=True)
+    plans = [read_plan(tmp_path / name) for name in ("first", "between")]
+    assert plans[0].charged == plans[1].charged
+    assert plans[0].charged == pytest.approx(fc.privacy.noise_multiplier(epsilon=9, rounds=2, delta=1e-5), rel=1e-3)
+    assert 9 < between.metrics.entries[-1]["epsilon"] < first.metrics.entries[-1]["epsilon"] <= 18
+    assert lines(plans[0], rows(first.metrics.entries), first.ledger.entries)[0].startswith(
+        "ε = 13.85 of 20 at δ = 1e-05, for one client of 5 (add_remove neighbours), 9 of it at most for this run; every"
+    )
+    rest = run(tmp_path / "rest", config(shared.replace("spend = 9", "spend = 19"), rounds=1))  # more than is left
+    assert read_plan(rest.path).charged > 1.1 * fc.privacy.noise_multiplier(epsilon=19, delta=1e-5)
+    assert 0.999 * 20 < rest.metrics.entries[-1]["epsilon"] <= 20
+    with pytest.raises(ConfigError, match=r"spend: got 21 of epsilon = 20"):
+        config(f"{SMALL}spend = 21\n")
 
 
 @pytest.mark.parametrize("mode", ["central", "distributed"])
@@ -175,5 +206,5 @@ def test_nobody_trains_for_a_release_that_the_budget_does_not_hold(tmp_path, mod
 
     learner = Interrupting(after=2, action=spend)
     folder = run(path, config(private, rounds=2), learner=learner)
-    assert "would bring epsilon to" in folder.ledger.entries[-1]["stopped"]
+    assert folder.ledger.entries[-1]["stopped"] == STOPPED
     assert len(learner.trained) == 5

@@ -9,11 +9,11 @@ import shutil
 import fake_learner as fake
 import numpy as np
 import pytest
-from private_runs import SMALL, B, Interrupting, budget, config, fake_seed, run
+from private_runs import SMALL, B, Interrupting, budget, config, dies, fake_seed, run
 
 import fedcore as fc
 from fedcore.cli import main
-from fedcore.errors import PrivacyError, Void
+from fedcore.errors import FormatError, PrivacyError, Void
 from fedcore.federation import client_noise
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.private_run import read_plan
@@ -52,6 +52,24 @@ def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
     assert len(budget(tmp_path / "run").charges) == 1
 
 
+@pytest.mark.parametrize("bad", [np.nan, 3e38, 60.0])
+def test_what_is_no_noisy_term_counts_as_zero_over_the_same_denominator(tmp_path, monkeypatch, bad):
+    def sending(self, client, update):
+        data = real(self, client, update)
+        return data if client.id != "client-1" else data[:-48] + np.full(12, bad, np.float32).tobytes()
+
+    real = client_noise.LocalMode.message
+    monkeypatch.setattr(client_noise.LocalMode, "message", sending)
+    folder = run(tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1))
+    each = folder.journal.received("one", 1)
+    numbers = {name: np.frombuffer(one.path.read_bytes()[-48:], np.float32) for name, one in each.items()}
+    counted = [np.float64(row) for name, row in numbers.items() if name != "client-1"]
+    reached = folder.rounds.load_global("one", 1, folder.ledger.entries[0]["output"]).tensors[B]
+    assert np.allclose(np.ravel(reached), sum(counted) / 5, atol=1e-5)
+    assert list(folder.private.kept("one", 1)["not_counted"]) == ["client-1"]
+    assert "not_counted" not in folder.ledger.entries[0]["privacy"]
+
+
 def test_noise_of_all_clients_together_hides_the_sum_and_too_few_void_the_round(tmp_path):
     text = 'epsilon = 45\ndelta = 1e-3\nmode = "distributed"\nfewest_clients = 4\n'
     folder, plan = run(tmp_path / "run", config(text, rounds=1)), read_plan(tmp_path / "run")
@@ -75,39 +93,50 @@ def test_noise_of_all_clients_together_hides_the_sum_and_too_few_void_the_round(
     assert [entry["privacy"]["epsilon"] for entry in folder.ledger.entries] == [0, 0]
     assert len({entry["output"] for entry in folder.ledger.entries} | {start.digest()}) == 1
     said = lines(read_plan(tmp_path / "void"), rows(folder.metrics.entries), folder.ledger.entries)
-    assert "one round 1: 3 messages of at least 4: the round is void, nothing is released" in said
+    assert f"one round 1: {client_noise.FEW}" in said
+    assert folder.private.kept("one", 1)["void"] == "3 messages of at least 4"
 
 
 def test_a_sum_is_charged_before_it_is_unmasked_and_a_void_under_masks_stays_charged(tmp_path, monkeypatch):
     def failing(self, receipts):
         assert len(budget(path, concentrated=True).charges) == 1
-        raise Void("5 of 5 clients are gone")
+        raise Void("shares of 'client-3' came")
 
     path = tmp_path / "run"
     monkeypatch.setattr(client_noise.DistributedMode, "_total", failing)
     folder = run(path, config('epsilon = 45\ndelta = 1e-3\nmode = "distributed"\n', rounds=1))
     (entry,) = folder.ledger.entries
-    assert entry["privacy"]["void"] == "5 of 5 clients are gone; its charge stays"
+    assert entry["privacy"]["void"] == client_noise.UNOPENED
+    assert folder.private.kept("one", 1)["void"] == "shares of 'client-3' came"
     assert entry["privacy"]["epsilon"] == pytest.approx(45, rel=2e-3)
-    assert "5 of 5 clients are gone" in write_report(folder).read_text()
+    page = write_report(folder).read_text()
+    assert client_noise.UNOPENED in page
+    for file in (path / "ledger.jsonl", path / "metrics.jsonl", path / "report.html"):
+        assert "client-" not in file.read_text()
 
 
 def test_a_client_with_noise_of_its_own_sends_one_message_a_round(tmp_path):
-    """Lost messages come again bit for bit; others, which no charge covers, do not leave."""
+    """Lost messages come again bit for bit, also where training would come to others, which no charge covers."""
     path, settings = tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=2)
-    with pytest.raises(KeyboardInterrupt):
-        run(path, settings, learner=Interrupting(after=8))
-    sent, *others = sorted((path / "private/updates/one/round-002").iterdir())
-    for file in (sent, *others):
+    dies(path, client_noise, "mark_sent", 8, settings)  # the third client's of round 2 is marked and has not arrived
+    sent, other = sorted((path / "private/updates/one/round-002").iterdir())
+    for file in (sent, other):
         os.utime(file, (0, 0))
     assert RunFolder.read(path).expired == 0
+    said, kept = sent.read_bytes(), sorted((path / "private/budget.sent").glob("*/*.message"))
+    assert len(kept) == 3
+    assert not any(said[-48:] in file.read_bytes() for file in kept)  # sealed
     sent.unlink()
-
-    with pytest.raises(PrivacyError, match="client-0 sent another message under charge"):
+    other.unlink()
+    whole = kept[0].read_bytes()
+    kept[0].write_bytes(whole[:-1])
+    with pytest.raises(FormatError, match=r"does not open: the message that client-[0-2] was sending was changed"):
         run(path, settings, resume=True, learner=Other())
-    folder = run(path, settings, resume=True)
-    assert sent.is_file()
+    kept[0].write_bytes(whole)
+    folder = run(path, settings, resume=True, learner=Other())
+    assert sent.read_bytes() == said
     assert len(folder.ledger.entries) == 2
+    assert list((path / "private/budget.sent").glob("*/*.message")) == []
     assert main(["report", str(path), "--destroy-noise-keys"]) == 0
     assert not (path / "private/secret").exists()
 

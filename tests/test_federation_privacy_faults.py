@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from private_runs import SMALL, budget, config, interrupted, run
+from private_runs import SMALL, Interrupting, budget, config, dies, interrupted, run
 
 from fedcore.cli import main
 from fedcore.errors import ConfigError, MissingError, PrivacyError
@@ -16,9 +16,12 @@ from fedcore.federation.config_file import parse_config, to_toml
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.private_run import read_plan
 from fedcore.lora import METHODS
+from fedcore.privacy import Budget
 from fedcore.report.html import write_report
 
 pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
+
+LOCAL = config(SMALL + 'mode = "local"\n')
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,35 @@ def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
         os.utime(file, (0, 0))
     folder = run(unfinished, config(rounds=3), resume=True)
     assert len(folder.ledger.entries) == 3
+
+
+@pytest.mark.parametrize("died", ["charged", "drawn"])
+def test_keys_that_a_run_needs_to_go_on_are_not_destroyed(tmp_path, capsys, died):
+    path = tmp_path / "run"
+    if died == "charged":  # at the server, before its release
+        dies(path, Budget, "reserve", 2)
+    else:  # by each client, before it trains
+        with pytest.raises(KeyboardInterrupt):
+            run(path, LOCAL, learner=Interrupting(after=7))
+    settings = None if died == "charged" else LOCAL
+    assert main(["report", str(path), "--destroy-noise-keys"]) == 1
+    assert "is not finished, and a round is charged, as number 3, and not released yet" in capsys.readouterr().err
+    assert len(run(path, settings, resume=True).ledger.entries) == 2
+
+
+def test_keys_are_destroyed_between_rounds_of_this_run_alone_and_while_nobody_else_runs_it(tmp_path, capsys):
+    shared = config(f'{SMALL}spend = 10\nbudget = "{tmp_path}/people.budget"\n', rounds=3)
+    run(tmp_path / "other", shared)
+    path, destroy = tmp_path / "run", ["report", str(tmp_path / "run"), "--destroy-noise-keys"]
+    with pytest.raises(KeyboardInterrupt):
+        run(path, shared, learner=Interrupting(after=10))
+    with RunFolder.read(path).hold():
+        assert main(destroy) == 1
+    assert "another process is running this" in capsys.readouterr().err
+    assert main(destroy) == 0
+    assert "2 noise keys but not the run's secret, with which it can go on, were deleted" in capsys.readouterr().err
+    assert len(list((tmp_path / "people.budget.keys").iterdir())) == 3
+    assert len(run(path, shared, resume=True).ledger.entries) == 3
 
 
 def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, whole, capsys):

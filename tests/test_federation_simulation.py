@@ -321,7 +321,7 @@ def test_a_run_cannot_be_resumed_on_another_configuration_base_or_text(whole, tm
 
 def test_two_processes_cannot_hold_one_run(whole):
     held = RunFolder.read(whole)
-    held._hold()
+    held.hold()
     with pytest.raises(StorageError, match="another process is running this"):
         simulate(whole, resume=True)
 

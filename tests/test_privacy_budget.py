@@ -44,6 +44,17 @@ def test_a_charge_that_would_pass_the_budget_is_refused_and_not_charged(tmp_path
     assert run.reserve(B).number == 3  # what is charged stays available
 
 
+def test_a_run_takes_at_most_its_share_whatever_others_took_before(tmp_path):
+    z = fc.privacy.noise_multiplier(epsilon=4, rounds=2, delta=1e-5)
+    budget(tmp_path, noise_multiplier=3.0, run="other").reserve(C)
+    run = budget(tmp_path, noise_multiplier=z, run="this", spend=4.0)
+    run.reserve(A)
+    assert run.reserve(B).epsilon > 4  # the population's
+    with pytest.raises(PrivacyBudgetError, match=r"would bring this run's own epsilon to 5\.\d+ of 4 after 2 charges"):
+        run.check()
+    assert budget(tmp_path, noise_multiplier=z, run="next", spend=4.0).reserve("0" * 64).epsilon < 8
+
+
 class Crash(BaseException):
     """The process ends here."""
 

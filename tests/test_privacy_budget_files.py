@@ -7,7 +7,7 @@ import shutil
 import stat
 
 import pytest
-from private_budgets import A, B, C, budget
+from private_budgets import KEY, A, B, C, budget
 
 import fedcore as fc
 from fedcore.errors import FormatError, PrivacyError
@@ -32,7 +32,43 @@ def cut_with_its_head(path):
     head.write_text(json.dumps(json.loads(head.read_text()) | {"number": len(lines), "mac": mac}))
 
 
+def line(number, text):
+    """Another text in place of a line."""
+
+    def change(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([*lines[: number - 1], text.encode() + b"\n", *lines[number:]]))
+
+    return change
+
+
+def head(**changed):
+    def change(path):
+        side = path.with_name(path.name + ".head")
+        side.write_text(json.dumps(json.loads(side.read_text()) | changed))
+
+    return change
+
+
+def without_both(path):
+    for name in (path.name, path.name + ".head"):
+        path.with_name(name).unlink()
+
+
 TAMPERINGS = {
+    "file and head deleted, sealed keys left": without_both,
+    "a list for a line": line(2, '["x"]'),
+    "a number for a line": line(2, "7"),
+    "lists in lists for a line": line(2, "[" * 200_000),
+    "tables in tables for a line": line(2, '{"a":' * 200_000 + "1" + "}" * 200_000),
+    "a MAC that is no ASCII": lambda p: edited(p, 2, lambda r: r.update(mac="é")),
+    "a MAC that is no text": lambda p: edited(p, 2, lambda r: r.update(mac=None)),
+    "a MAC of half a character": lambda p: edited(p, 2, lambda r: r.update(mac="\ud800")),
+    "a head that counts to infinity": head(number=float("inf")),
+    "a head whose number is a list": head(number=[]),
+    "a seal that is no ASCII": head(seal="é"),
+    "a head that is a list": lambda p: p.with_name(p.name + ".head").write_text("[]"),
+    "a head of lists in lists": lambda p: p.with_name(p.name + ".head").write_text("[" * 200_000),
     "the last charge cut off, its head to match": cut_with_its_head,
     "a charge made cheaper": lambda p: edited(p, 2, lambda r: r.update(noise_multiplier=(9.0).hex())),
     "a budget made larger": lambda p: edited(p, 1, lambda r: r.update(epsilon=(99.0).hex())),
@@ -74,6 +110,39 @@ def test_an_earlier_copy_of_the_file_or_its_head_alone_is_refused(tmp_path, roll
         run.reserve(C)
 
 
+def test_a_file_put_back_with_its_head_shows_in_the_keys_that_no_record_explains(tmp_path):
+    run = budget(tmp_path)
+    kept = {name: (tmp_path / name).read_bytes() for name in ("people.budget", "people.budget.head")}
+    noise = run.reserve(A)
+    sealed = (tmp_path / "people.budget.keys/00000002.sealed").read_bytes()
+
+    def put_back():
+        for name, data in kept.items():
+            (tmp_path / name).write_bytes(data)
+
+    put_back()  # by one record, as after a crash between key and charge: the key is kept aside
+    assert run.reserve(B).key != noise.key
+    aside = [path.read_bytes() for path in (tmp_path / "people.budget.keys").glob("*-aside")]
+    assert aside == [sealed]
+    run.reserve(C)
+    put_back()
+    for again in (lambda: run.reserve(A), lambda: budget(tmp_path), lambda: run.spent):
+        with pytest.raises(
+            FormatError, match=r"has 1 records where people\.budget\.keys has key 3: .*nothing is released"
+        ):
+            again()
+
+
+def test_a_budget_of_another_population_does_not_pass_in_its_place(tmp_path):
+    """Of the same settings, under the same sealing key."""
+    run = budget(tmp_path)
+    run.reserve(A)
+    for part in ("", ".head"):
+        shutil.copy(f"{run.path}{part}", tmp_path / f"others.budget{part}")
+    with pytest.raises(PrivacyError, match=r"name: got 'others\.budget', and the budget at .* with 'people\.budget'"):
+        fc.privacy.Budget(tmp_path / "others.budget", 8.0, 1e-5, sealing_key=KEY, noise_multiplier=2.0, dimension=10)
+
+
 def test_an_earlier_copy_of_both_shows_against_a_head_kept_elsewhere(tmp_path):
     run = budget(tmp_path)
     run.reserve(A)
@@ -111,6 +180,19 @@ def test_keys_are_sealed_private_and_destroyed_for_good(tmp_path):
     assert run.reserve(B).number == 4
 
 
+def test_a_run_destroys_its_own_keys_alone(tmp_path):
+    first, second = budget(tmp_path, run="first"), budget(tmp_path, run="second")
+    first.reserve(A)
+    key = second.reserve(B).key
+    first.reserve(C)
+    assert (first.own, second.own) == ([2, 4], [3])
+    assert first.destroy_keys() == 2
+    assert second.reserve(B).key == key
+    with pytest.raises(PrivacyError, match="key of charge 4 was destroyed"):
+        first.reserve(C)
+    assert len(second.charges) == 3
+
+
 def test_a_sealed_key_that_was_changed_swapped_or_lost_is_refused(tmp_path):
     run = budget(tmp_path)
     run.reserve(A)
@@ -129,6 +211,7 @@ def test_a_sealed_key_that_was_changed_swapped_or_lost_is_refused(tmp_path):
     ("changed", "named"),
     [
         ({"epsilon": 9.0}, "epsilon: got 9.0, and the budget at"),
+        ({"spend": 9.0}, "spend: got 9.0, expected a share of epsilon, 8"),
         ({"neighbours": "replace_one"}, "neighbours: got 'replace_one', and the budget at"),
         ({"sampling": "none"}, "sampling: got 'none', and the budget at"),
         ({"unit": "example"}, "unit: got 'example', and the budget at"),

@@ -19,7 +19,7 @@ def report(
         bool,
         typer.Option(
             "--destroy-noise-keys",
-            help="After an audit: delete the noise keys of a private run's budget, so that nothing is released again.",
+            help="After an audit: delete a private run's noise keys, so that nothing of it is released again.",
         ),
     ] = False,
     json: Json = False,
@@ -34,10 +34,12 @@ def report(
     folder = RunFolder.read(run)
     if destroy_keys:
         config = load_config(run / "config.toml")
-        settings, finished = config.privacy, folder.finished(config)
+        settings = config.privacy
         if settings is None:
             raise PrivacyError(f"{run}: a run without [privacy] has no noise keys; leave out --destroy-noise-keys")
-        number = destroy(folder, settings, finished=finished)
+        with folder.hold():
+            finished = folder.finished(config)
+            number = destroy(folder, settings, finished=finished)
         what = "and the run's secret" if finished else "but not the run's secret, with which it can go on,"
         print(f"fedcore: {number} noise keys {what} were deleted", file=sys.stderr)
     with only_results_on_stdout():

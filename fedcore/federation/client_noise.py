@@ -17,11 +17,17 @@ from fedcore.federation.journal import Receipt
 from fedcore.federation.privacy_mechanisms import central, distributed, multiplier_for
 from fedcore.federation.private_modes import Released, Round
 from fedcore.federation.secure_sum import added_up, agreed, context_of
+from fedcore.ops.clip_round import clip_grid
 from fedcore.privacy import Distributed, Noise, secagg
+from fedcore.privacy.noise import steps
 from fedcore.privacy.seal import derived
-from fedcore.privacy.sent_once import mark_sent
+from fedcore.privacy.sent_once import all_received, mark_sent
 from fedcore.privacy.statistic import both_and_b
 from fedcore.updates import Update
+
+#: all that the public ledger says of a void round
+FEW = "fewer messages came than the noise is made for: the round is void, nothing is released"
+UNOPENED = "the masked sum could not be opened: the round is void, and its charge stays"
 
 
 class LocalMode:
@@ -42,8 +48,7 @@ class LocalMode:
         digest = self._mechanism.inputs_digest([row], label=about.label)
         noise = replace(self._charge, key=derived(key, digest), inputs_digest=digest)
         data = _pack(np.asarray(self._mechanism.release([row], noise, label=about.label).mean, np.float32))
-        mark_sent(about.private.budget.path, self._charge, client.id, data)
-        return data
+        return mark_sent(about.private.budget.path, self._charge, client.id, data)
 
     @property
     def message_bytes(self) -> int:
@@ -51,14 +56,23 @@ class LocalMode:
         return 4 * self._about.numbers
 
     def release(self, receipts: dict[str, Receipt]) -> Released:
-        """The mean of the noisy terms over all clients."""
+        """The mean of the noisy terms over all clients, where what no client makes by the protocol counts as zero."""
         about, private = self._about, self._about.private
-        total = np.zeros(about.numbers)
-        for receipt in receipts.values():
-            total += _unpack(receipt, "float32", about.numbers)
+        all_received(private.budget.path, self._charge)
+        clip = private.settings.clip
+        grid = clip_grid(clip, about.numbers)
+        # of a clipped term and its noise: beyond 12 standard deviations there are 2^-107 of the Gaussian's samples
+        most = clip + 12 * steps(private.plan.charged * clip / grid) * grid
+        total, refused = np.zeros(about.numbers), {}
+        for client, receipt in receipts.items():
+            sent = _unpack(receipt, "float32", about.numbers)
+            if np.abs(sent).max(initial=0) <= most:  # false for NaN
+                total += sent
+            else:
+                refused[client] = f"statistic: not finite, or beyond {most:.4g}, which no term with its noise is"
         mean = about.moved((total / private.plan.expected_clients).astype(np.float32))
-        deviation = private.plan.charged * private.settings.clip / np.sqrt(private.plan.expected_clients)
-        return Released(mean, _public(about, self._charge, mean, float(deviation)), {})
+        deviation = private.plan.charged * clip / np.sqrt(private.plan.expected_clients)
+        return Released(mean, _public(about, self._charge, mean, float(deviation)), {"not_counted": refused})
 
 
 class DistributedMode:
@@ -99,15 +113,16 @@ class DistributedMode:
         about, private, mechanism = self._about, self._about.private, self._mechanism
         delta = {"mode": "distributed", "delta": private.settings.delta}
         if len(receipts) < mechanism.fewest:
-            few = f"{len(receipts)} messages of at least {mechanism.fewest}: the round is void, nothing is released"
-            return Released(None, delta | {"void": few, "epsilon": private.budget.spent}, {})
+            few = f"{len(receipts)} messages of at least {mechanism.fewest}"
+            return Released(None, delta | {"void": FEW, "epsilon": private.budget.spent}, {"void": few})
         said = json.dumps([about.label, sorted(receipt.sha256 for receipt in receipts.values())])
         charge = private.budget.reserve(hashlib.sha256(f"distributed {said}".encode()).hexdigest())
         try:
             total, included, facts = self._total(receipts)
         except Void as error:
-            spent = {"void": f"{error}; its charge stays", "charge": charge.number, "epsilon": charge.epsilon}
-            return Released(None, delta | spent, {})
+            # the reason may name clients
+            spent = {"void": UNOPENED, "charge": charge.number, "epsilon": charge.epsilon}
+            return Released(None, delta | spent, {"void": str(error)})
         decoded = mechanism.decode(total & np.uint32(mechanism.modulus - 1), included)
         mean = about.moved(decoded / np.float32(private.plan.expected_clients))
         deviation = mechanism.sigma * mechanism.step * np.sqrt(len(included)) / private.plan.expected_clients

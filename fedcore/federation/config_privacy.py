@@ -22,7 +22,9 @@ class Adaptive(Section):
 class Privacy(Section):
     """[privacy]: (ε, δ) for all rounds of its arms; fedcore picks the noise and stops before the budget is passed."""
 
-    epsilon: PositiveFloat = Field(description="the budget ε, of all rounds of its arms together")
+    epsilon: PositiveFloat = Field(
+        description="the clients' budget ε: of all rounds of all private arms, of all runs over one budget file"
+    )
     delta: float = Field(gt=0, lt=1, description="the probability that the bound does not hold; below 1 / clients")
     mode: Literal["central", "correlated", "local", "distributed"] = Field(
         default="central",
@@ -67,6 +69,10 @@ class Privacy(Section):
     budget: str | None = Field(
         default=None, description="file of the population's budget, shared by its runs; the run's own if absent"
     )
+    spend: PositiveFloat | None = Field(
+        default=None,
+        description="ε that this run alone may come to, of a budget shared with others; all that is left if absent",
+    )
     sealing_key: str | None = Field(
         default=None,
         description="file of 32 random bytes that seal noise keys, best kept elsewhere; made beside the budget if "
@@ -97,6 +103,11 @@ class Privacy(Section):
             raise ValueError(
                 f'clients_per_round: got {self.clients_per_round} with sampling = "none", in which all clients take '
                 'part; set sampling = "poisson"'
+            )
+        if self.spend is not None and self.spend > self.epsilon:
+            raise ValueError(
+                f"spend: got {self.spend:g} of epsilon = {self.epsilon:g}, expected at most that: epsilon is the "
+                "population's, spend this run's share of it"
             )
         if self.mode != "central":
             self._central_alone()

@@ -27,7 +27,7 @@ from fedcore.updates.atomic import new_directory, refused
 
 
 class RunFolder:
-    """One run's folder. `create` and `resume` hold it for one process until `with` ends; `read` only looks at it."""
+    """One run's folder. `create`, `resume` and `hold` keep it for one process until `with` ends; `read` looks."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -53,7 +53,7 @@ class RunFolder:
             if secret is not None and config.privacy is not None:
                 PrivateJournal.begin(beside, secret, config.privacy)
         folder = cls(path)
-        folder._hold()
+        folder.hold()
         return folder
 
     @classmethod
@@ -90,7 +90,7 @@ class RunFolder:
                     f"{path}: {what} changed since this run began ({before[key][:16]} then, {facts[key][:16]} now); "
                     "start a new run"
                 )
-        folder._hold()
+        folder.hold()
         for left in sorted(path.rglob(".*.part")):
             # a file or adapter directory that a killed process was writing
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
@@ -169,14 +169,17 @@ class RunFolder:
         """The ledger's entry of the round at which an arm stopped, where the next would have passed the budget."""
         return next((entry for entry in self.ledger.entries if entry["arm"] == arm and "stopped" in entry), None)
 
-    def _hold(self) -> None:
-        """One process writes to a run folder at a time."""
+    def hold(self) -> RunFolder:
+        """Keep other processes from writing to the folder until `with` ends. Raises StorageError if one does."""
         self._lock = (self.path / "config.toml").open("rb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
             raise StorageError(f"{self.path}: another process is running this; wait for it or stop it") from None
+        # what the process before has written since
+        self.ledger, self.metrics = LineLog(self.ledger.path), LineLog(self.metrics.path)
+        return self
 
 
 def refuse_existing(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,6 +37,9 @@ class Plan:
     samples            noise samples of one charge: of a release, the most of any round, or of an arm's rounds together
     noise_of_mean      √E‖noise of the mean‖² over the clip; over the rounds where they differ
     notes              what a reader should know, in sentences
+    run                names this run in the population's budget
+    spend              ε that the run alone may come to, None for all that is left
+    head               of the budget when the plan was made: number of records, MAC of the last
     """
 
     mode: str
@@ -55,6 +59,9 @@ class Plan:
     noise_of_mean: float
     notes: tuple[str, ...]
     separation: int | None = None
+    run: str = ""
+    spend: float | None = None
+    head: tuple[int, str] = (0, "")
 
     def as_json(self) -> dict[str, Any]:
         """For privacy.json."""
@@ -84,7 +91,7 @@ def make_plan(
     if already > (1 - LEAST_LEFT) * settings.epsilon:
         raise PrivacyBudgetError(
             f"epsilon: {already:.4g} of {settings.epsilon:g} is spent by {len(before)} earlier charges; what is left "
-            "takes noise that hides everybody"
+            "takes noise that hides everybody; runs that are to share a budget say with privacy.spend what each takes"
         )
     expected = settings.expected_clients(population)
     rate = 1.0 if settings.sampling == "none" else expected / population
@@ -96,8 +103,8 @@ def make_plan(
         samples = distributed(settings, population, numbers, 1.0).charge(settings.relation).dimension
     if settings.mode == "correlated":
         samples = rounds * numbers
-    charged = noise_multiplier(
-        epsilon=settings.epsilon,
+    charged = _least_noise(
+        settings,
         delta=settings.delta,
         sampling_rate=rate,
         # one charge covers an arm whose noise is correlated
@@ -133,6 +140,8 @@ def make_plan(
             *notes_on(settings, noise, any(set(method.sends()) == {"a", "b"} for method, _ in arms), masked, rounds),
         ),
         separation=settings.separation,
+        run=os.urandom(16).hex(),
+        spend=settings.spend,
     )
 
 
@@ -171,3 +180,11 @@ def _segments(settings: Privacy, method: Method, start: Start) -> Iterator[dict[
         yield statistic_of(
             start.adapter, method, number, fixed=start.fixed, both_factors=settings.both_factors
         ).segments
+
+
+def _least_noise(settings: Privacy, *, before: Sequence[Charge], **plan: Any) -> float:
+    """The noise multiplier with which the population keeps its ε, and the run its share of it."""
+    charged = noise_multiplier(epsilon=settings.epsilon, before=before, **plan)
+    if settings.spend is None:
+        return charged
+    return max(charged, noise_multiplier(epsilon=settings.spend, **plan))

@@ -3,7 +3,7 @@
 private/secret (32 bytes, sealed: who is sampled, clients' noise, what commits to the texts)
 private/updates/ (messages of private arms)
 private/turns/<arm>/rounds (who took part when, hashed, where noise is correlated)
-private/rounds/<arm>-<n>.json (who took part, digests, norms, seconds)
+private/rounds/<arm>-<n>.json (who took part, digests, norms, seconds; why it stopped, is void or left a client out)
 private/budget* (unless elsewhere: charges, sealed noise keys, marks of what clients with noise of their own sent)
 
 Messages, norms and the rest expire `journal_days` after they were written, whether or not the run went on, but for

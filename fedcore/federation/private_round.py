@@ -31,6 +31,8 @@ MODES: dict[str, Callable[[Round], Mode]] = {
     "local": LocalMode,
     "distributed": DistributedMode,
 }
+#: all that the public ledger says of a round that the budget does not hold
+STOPPED = "its charge would pass the budget or the run's share of it"
 #: modes whose charge depends on what was sent; others are charged before anybody trains
 _CHARGED_LAST = ("central", "distributed")
 #: so many clients that fail one after another, and none that does not, tell of the configuration
@@ -49,7 +51,9 @@ def private_round(federation: Federation, arm: Arm, number: int, start: Start) -
         try:
             following, entry = released(federation, arm, number, start, clock)
         except PrivacyBudgetError as error:
-            folder.ledger.append({"arm": arm.name, "round": number, "stopped": str(error)})
+            # the reason names the budget's place, and what others charged
+            folder.private.keep(arm.name, number, {"stopped": str(error), "written": time.time()})
+            folder.ledger.append({"arm": arm.name, "round": number, "stopped": STOPPED})
             return None
         with clock.phase("journal"):
             folder.ledger.append(entry)

@@ -20,7 +20,7 @@ from fedcore.lora import Method
 from fedcore.privacy import Budget, Rounds
 from fedcore.privacy.chain import Head
 from fedcore.privacy.factorization import Factor
-from fedcore.privacy.seal import derived
+from fedcore.privacy.seal import derived, same_text
 from fedcore.updates.atomic import write_atomically
 
 One = TypeVar("One")
@@ -97,13 +97,15 @@ def open_private(
     """
     secret = folder.private.secret(sealing_key(settings, folder.private.folder))
     if not (folder.path / PLAN).exists():
-        before = _budget(settings, folder, population, None).charges
+        shared = _budget(settings, folder, population, None)
+        head, before = shared.head, shared.charges
         made = make_plan(settings, population, rounds, arms(), before, masked, open_arms)
-        said = made.as_json()
+        said = made.as_json() | {"head": head}
         text = json.dumps(said | {"mac": _mac(said, secret)}, indent=1)
         write_atomically(folder.path / PLAN, f"{text}\n".encode())
     plan = _own_plan(folder, secret)
     budget = _budget(settings, folder, population, plan)
+    budget.require(Head(*plan.head))
     for entry in folder.ledger.entries:
         # what a reader of the public ledger can tell, so that file and head put back together show
         if "head" in entry.get("privacy", {}):
@@ -120,7 +122,7 @@ def read_plan(run: Path) -> Plan | None:
         said = json.loads(path.read_text())
         del said["mac"]
         return Plan(**said | {"notes": tuple(said["notes"])})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise FormatError(f"{path}: not the plan of a private run ({error}); restore it from a copy") from None
 
 
@@ -131,7 +133,7 @@ def _own_plan(folder: RunFolder, secret: bytes) -> Plan:
     assert plan is not None
     said = json.loads(path.read_text())
     mac = said.pop("mac")
-    if not hmac.compare_digest(str(mac), _mac(said, secret)):
+    if not same_text(mac, _mac(said, secret)):
         raise FormatError(f"{path}: was changed after the run began; restore it from a copy, nothing is released by it")
     return plan
 
@@ -141,20 +143,27 @@ def _mac(plan: dict[str, Any], secret: bytes) -> str:
 
 
 def destroy_keys(folder: RunFolder, settings: Privacy, *, finished: bool) -> int:
-    """Delete the noise keys of the population's charges so far, as after an audit: how many there were.
+    """Delete the noise keys of this run's charges, as after an audit: how many there were. Only while `hold`ing it.
 
     Of a `finished` run the secret too, from which clients' noise is derived. What was released stays charged, and can
-    neither be repeated nor checked. Raises as `open_private` does.
+    neither be repeated nor checked. Raises PrivacyError where the run needs a key to go on, and as `open_private` does.
     """
     plan = read_plan(folder.path)
     if plan is None:
         return 0
-    if plan.mode == "correlated" and not finished:
+    budget = _budget(settings, folder, plan.population, plan)
+    released = {entry["privacy"].get("charge") for entry in folder.ledger.entries if "privacy" in entry}
+    why = None
+    if plan.mode == "correlated":
+        why = "later rounds take back noise of its one key"
+    elif (own := budget.own) and own[-1] not in released:
+        why = f"a round is charged, as number {own[-1]}, and not released yet"
+    if why and not finished:
         raise PrivacyError(
-            f"{folder.path}: is not finished, and later rounds take back noise of its one key: without it the run "
-            "cannot go on; finish the run before its keys are destroyed"
+            f"{folder.path}: is not finished, and {why}: without the key the run cannot go on; resume it before its "
+            "keys are destroyed"
         )
-    number = _budget(settings, folder, plan.population, plan).destroy_keys()
+    number = budget.destroy_keys()
     if finished:
         folder.private.destroy_secret()
     return number
@@ -166,6 +175,7 @@ def _budget(settings: Privacy, folder: RunFolder, population: int, plan: Plan | 
     if plan is not None:
         charge = {"noise_multiplier": plan.charged, "sampling_rate": plan.sampling_rate, "dimension": plan.samples}
         charge |= {"concentrated": plan.mode == "distributed", "stream": settings.stream}
+        charge |= {"run": plan.run, "spend": plan.spend}
     return Budget(
         budget_path(settings, folder.private.folder),
         settings.epsilon,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,11 @@ from fedcore.errors import PrivacyBudgetError, PrivacyError
 from fedcore.gaussian_table import SAMPLER
 from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
 from fedcore.privacy.accounting import check_epsilon
-from fedcore.privacy.chain import Chain, Head, require
+from fedcore.privacy.chain import Chain, Head, require, tampered
+from fedcore.privacy.reservation import Noise, charge_of, record_of
 from fedcore.privacy.seal import KEY_BYTES, SealedKeys, commitment, derived
 
 _DIGEST = re.compile("[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The right to one release: of these inputs, at this noise multiplier, with noise from this key and no other.
-
-    key               32 secret bytes, from which the keys of the release's parts are derived
-    inputs_digest     SHA-256 (hex) of what is released, mechanism included
-    noise_multiplier  standard deviation over the clip that was charged
-    dimension         samples that were charged
-    number            of the charge in its file
-    epsilon           ε of the population so far, this charge included
-    sampling_rate     that was charged
-    neighbours        the budget's relation
-    concentrated      as of `Charge`, that was charged
-    stream            of the noise, that was charged
-    """
-
-    key: bytes = field(repr=False)
-    inputs_digest: str
-    noise_multiplier: float
-    dimension: int
-    number: int
-    epsilon: float
-    sampling_rate: float = 1.0
-    neighbours: str = "add_remove"
-    concentrated: bool = False
-    stream: str = "chacha20"
 
 
 class Budget:
@@ -52,7 +26,8 @@ class Budget:
     `reserve` writes the charge, the digest of the inputs and a fresh key to disk before anybody can draw: a process
     that is killed at any point has at worst charged for what it never released, and no two sets of inputs ever share a
     noise. Files: `path` (records, see `fedcore.privacy.chain` for what tampering and rollback they show), `path.head`,
-    `path.lock` and the folder `path.keys`.
+    `path.lock` and the folder `path.keys`, in which a key that no record explains shows a rollback of the others. The
+    name of `path`, not its folder, is part of the file: another population's in its place is refused.
     """
 
     def __init__(
@@ -71,6 +46,8 @@ class Budget:
         population: int | None = None,
         concentrated: bool = False,
         stream: str = "chacha20",
+        run: str = "",
+        spend: float | None = None,
     ):
         """Open the budget of a population, or start it.
 
@@ -83,20 +60,28 @@ class Budget:
         population        records in all; δ must be less than 1 over it
         concentrated      this run's releases are known by ρ-zCDP alone, as of `Charge`
         stream            of this run's noise, as of `Central`: that of AES adds its own term to δ
+        run               names this run among those over the population: its charges carry the name; all without one
+                          are one run
+        spend             ε that this run's charges alone may come to, at δ; None: all that the others leave
 
         Raises PrivacyError naming the parameter, FormatError for a file that was tampered with or rolled back,
         StorageError.
         """
         check_epsilon(epsilon)
         check_delta(delta, population)
+        if spend is not None and (not isinstance(spend, (int, float)) or not 0 < spend <= epsilon):
+            raise PrivacyError(
+                f"spend: got {spend!r}, expected a share of epsilon, {epsilon:g}: above 0 and at most that"
+            )
         self._charge = Charge(float(noise_multiplier), float(sampling_rate), 1, dimension, concentrated, stream)
         check_relation(sampling, neighbours, [self._charge])
         self.epsilon, self.delta, self.sampling, self.neighbours = float(epsilon), float(delta), sampling, neighbours
-        self.path = Path(path)
+        self.path, self._run, self.spend = Path(path), run, spend
         self._keys = SealedKeys(self.path.with_name(self.path.name + ".keys"), sealing_key)
         self._chain = Chain(self.path, derived(sealing_key, "chain of records"))
         self._opening = {
             "kind": "budget",
+            "name": self.path.name,
             "epsilon": self.epsilon.hex(),
             "delta": self.delta.hex(),
             "sampling": sampling,
@@ -104,9 +89,10 @@ class Budget:
             "unit": unit,
             "population": population,
         }
-        with self._chain.locked() as records:
+        with self._locked() as records:
             if not records:
-                self._chain.append(self._opening)
+                # no two budgets have the same head, so that one started anew shows against any head of the old one
+                self._chain.append({**self._opening, "id": os.urandom(KEY_BYTES).hex()})
             else:
                 self._check_opening(records)
 
@@ -121,35 +107,23 @@ class Budget:
         """
         if not isinstance(inputs_digest, str) or not _DIGEST.fullmatch(inputs_digest):
             raise PrivacyError(f"inputs_digest: got {inputs_digest!r}, expected a SHA-256 as 64 hexadecimal digits")
-        with self._chain.locked() as records:
+        with self._locked() as records:
             self._check_opening(records)
-            charges = [(record, _charge(record)) for record in records if record["kind"] == "charge"]
-            for record, charge in charges:
+            for record in _charges(records):
                 if record["inputs"] == inputs_digest:
-                    return self._again(records, record, charge, [one for _, one in charges])
-            after = self._after([one for _, one in charges])
+                    return self._again(records, record)
+            after = self._after(records)
             number, key = len(records) + 1, os.urandom(KEY_BYTES)
             # the key first: a charge without its key would be paid for and never usable, a key without a charge is
-            # overwritten by the next one
+            # put aside by the next one
             self._keys.write(number, inputs_digest, key)
-            self._chain.append(
-                {
-                    "kind": "charge",
-                    "inputs": inputs_digest,
-                    "key": commitment(key),
-                    "noise_multiplier": self._charge.noise_multiplier.hex(),
-                    "sampling_rate": self._charge.sampling_rate.hex(),
-                    "dimension": self._charge.dimension,
-                    "concentrated": self._charge.concentrated,
-                    "stream": self._charge.stream,
-                    "sampler": SAMPLER,
-                }
-            )
+            self._chain.append(record_of(self._charge, inputs_digest, commitment(key), self._run))
             return self._noise(key, inputs_digest, number, after)
 
     def check(self) -> None:
         """Raise PrivacyBudgetError if one more charge would pass the budget, before work that a charge would end."""
-        self._after(self.charges)
+        with self._locked() as records:
+            self._after(records)
 
     @property
     def spent(self) -> float:
@@ -159,34 +133,53 @@ class Budget:
     @property
     def charges(self) -> list[Charge]:
         """Every charge in the file, in order. Raises FormatError as `reserve` does."""
-        with self._chain.locked() as records:
-            return [_charge(record) for record in records if record["kind"] == "charge"]
+        with self._locked() as records:
+            return [charge_of(record) for record in _charges(records)]
+
+    @property
+    def own(self) -> list[int]:
+        """The numbers of this run's charges, in order."""
+        with self._locked() as records:
+            return [record["number"] for record in self._own(records)]
 
     @property
     def head(self) -> Head:
         """How many records the file has and the last one's MAC; kept elsewhere, it shows a rollback (`require`)."""
-        with self._chain.locked():
+        with self._locked():
             return self._chain.head
 
     def require(self, head: Head) -> None:
         """Raise PrivacyError unless the file continues an earlier `head`: what file and sidecar cannot tell alone."""
-        with self._chain.locked() as records:
+        with self._locked() as records:
             require(records, Head(*head))
 
     def destroy_keys(self) -> int:
-        """Delete the noise keys of all charges so far, as after an audit; how many there were.
+        """Delete the noise keys of this run's charges so far, as after an audit; how many there were.
 
-        What was released stays charged, and cannot be released or checked again.
+        What was released stays charged, and cannot be released or checked again. Other runs keep their keys.
         """
-        with self._chain.locked():
-            self._chain.append({"kind": "destroyed"})
-            return self._keys.destroy()
+        with self._locked() as records:
+            self._chain.append({"kind": "destroyed", "run": self._run})
+            return self._keys.destroy(record["number"] for record in self._own(records))
 
-    def _again(
-        self, records: list[dict[str, Any]], record: dict[str, Any], charge: Charge, charges: list[Charge]
-    ) -> Noise:
-        number = record["number"]
-        if any(later["kind"] == "destroyed" for later in records[number:]):
+    @contextmanager
+    def _locked(self) -> Iterator[list[dict[str, Any]]]:
+        """As `Chain.locked`; FormatError also where a key was sealed for a charge that is not there any more.
+
+        One key ahead is what a crash before the charge leaves.
+        """
+        with self._chain.locked() as records:
+            if (newest := self._keys.newest) > len(records) + 1:
+                raise tampered(self.path, f"has {len(records)} records where {self._keys.folder.name} has key {newest}")
+            yield records
+
+    def _own(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [record for record in _charges(records) if record.get("run", "") == self._run]
+
+    def _again(self, records: list[dict[str, Any]], record: dict[str, Any]) -> Noise:
+        number, charge = record["number"], charge_of(record)
+        destroyed = [later for later in records[number:] if later["kind"] == "destroyed"]
+        if any(later.get("run", "") == record.get("run", "") for later in destroyed):
             raise PrivacyError(
                 f"{self.path}: the key of charge {number} was destroyed, so these inputs cannot be released again; "
                 "what was released stays charged"
@@ -202,22 +195,27 @@ class Budget:
                 "which draws other noise from its key; go on with the version of fedcore that made it"
             )
         key = self._keys.read(number, record["inputs"], record["key"])
-        return self._noise(key, record["inputs"], number, self._spent(charges))
+        return self._noise(key, record["inputs"], number, self._spent([charge_of(one) for one in _charges(records)]))
 
     def _noise(self, key: bytes, inputs: str, number: int, after: float) -> Noise:
         charge = self._charge
         charged = (charge.noise_multiplier, charge.dimension, number, after, charge.sampling_rate)
         return Noise(key, inputs, *charged, self.neighbours, charge.concentrated, charge.stream)
 
-    def _after(self, charges: list[Charge]) -> float:
-        """ε with one more charge. Raises PrivacyBudgetError."""
-        after = self._spent([*charges, self._charge])
-        if after > self.epsilon:
-            raise PrivacyBudgetError(
-                f"{self.path}: a charge at noise multiplier {self._charge.noise_multiplier:g} would bring epsilon "
-                f"to {after:.4g} of {self.epsilon:g} after {len(charges)} charges; stop here, or ask for more noise"
-            )
-        return after
+    def _after(self, records: list[dict[str, Any]]) -> float:
+        """The population's ε with one more charge. Raises PrivacyBudgetError, also for what this run may spend."""
+        limits = [("epsilon", _charges(records), self.epsilon)]
+        if self.spend is not None:
+            limits.append(("this run's own epsilon", self._own(records), self.spend))
+        found = []
+        for name, charged, limit in limits:
+            found.append(self._spent([*map(charge_of, charged), self._charge]))
+            if found[-1] > limit:
+                raise PrivacyBudgetError(
+                    f"{self.path}: a charge at noise multiplier {self._charge.noise_multiplier:g} would bring {name} "
+                    f"to {found[-1]:.4g} of {limit:g} after {len(charged)} charges; stop here, or ask for more noise"
+                )
+        return found[0]
 
     def _spent(self, charges: list[Charge]) -> float:
         return spent(charges, self.delta, self.sampling, self.neighbours)
@@ -229,12 +227,12 @@ class Budget:
                 got, started = (
                     float.fromhex(str(one)) if name in ("epsilon", "delta") and one else one for one in (value, had)
                 )
+                less = "; a run that is to take less says so as its spend" if name == "epsilon" else ""
                 raise PrivacyError(
                     f"{name}: got {got!r}, and the budget at {self.path} was started with {started!r}; open it as it "
-                    "was started: one population has one budget"
+                    f"was started: one population has one budget{less}"
                 )
 
 
-def _charge(record: dict[str, Any]) -> Charge:
-    z, q = float.fromhex(record["noise_multiplier"]), float.fromhex(record["sampling_rate"])
-    return Charge(z, q, 1, record["dimension"], record["concentrated"], record["stream"])
+def _charges(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record for record in records if record["kind"] == "charge"]

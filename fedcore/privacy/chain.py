@@ -5,8 +5,9 @@ sidecar `<path>.head` says how many lines there are and the last MAC, under a MA
 what it cannot, of who does not hold the key:
 - a changed, inserted, reordered or removed line: always;
 - a file cut short, or put back to an earlier copy, without an earlier sidecar to go with it: always;
-- both put back together to what they were at one time, or both deleted: not from these files. `head` is for that: kept
-  in a place of another owner, such as a public ledger, it shows the rollback (`require`).
+- both put back together to what they were at one time, or both deleted: not from these two files. What is written
+  beside them may tell (a `Budget` looks at the numbers of its sealed keys), and `head` is for the rest: kept in a place
+  of another owner, such as a public ledger, it shows the rollback (`require`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedcore.errors import FedcoreError, FormatError, PrivacyError
-from fedcore.privacy.seal import derived
+from fedcore.privacy.seal import derived, same_text
 from fedcore.updates.atomic import make_parents, refused, sync, write_atomically
 
 
@@ -111,9 +112,10 @@ class Chain:
         try:
             record = json.loads(text)
             mac = record.pop("mac")
-        except (ValueError, KeyError, AttributeError):
+            known = same_text(mac, self._mac(before, record)) and record.get("number") == number
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise self._tampered(f"line {number} is no record") from None
-        if record.get("number") != number or not hmac.compare_digest(str(mac), self._mac(before, record)):
+        if not known:
             raise self._tampered(f"line {number} was changed, moved or written under another sealing key")
         return {**record, "mac": mac}
 
@@ -125,10 +127,11 @@ class Chain:
             return self._last
         try:
             found = json.loads(self.head_path.read_bytes())
-            head, seal = Head(int(found["number"]), str(found["mac"])), str(found["seal"])
-        except (ValueError, KeyError, TypeError):
+            head = Head(found["number"], found["mac"])
+            known = same_text(found["seal"], self._seal(head))
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise self._tampered(f"its head {self.head_path.name} is damaged") from None
-        if not hmac.compare_digest(seal, self._seal(head)):
+        if not known:
             raise self._tampered(f"its head {self.head_path.name} was changed or written under another sealing key")
         return head
 
@@ -142,10 +145,15 @@ class Chain:
         return hmac.digest(self._secret, f"{before}\n{_text(record)}".encode(), "sha256").hex()
 
     def _tampered(self, what: str) -> FormatError:
-        return FormatError(
-            f"{self.path}: {what}: tampered with, rolled back or damaged, so what was spent is not known; "
-            "nothing is released: restore the file and its head as they were last"
-        )
+        return tampered(self.path, what)
+
+
+def tampered(path: Path, what: str) -> FormatError:
+    """The error for a file of which somebody changed or put back something."""
+    return FormatError(
+        f"{path}: {what}: tampered with, rolled back or damaged, so what was spent is not known; "
+        "nothing is released: restore the file and its head as they were last"
+    )
 
 
 def require(records: list[dict[str, Any]], head: Head) -> None:

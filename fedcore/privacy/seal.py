@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from fedcore.errors import FormatError, PrivacyError
@@ -13,11 +15,18 @@ from fedcore.updates.atomic import refused, sync, write_atomically
 #: bytes of a sealing key and of a noise key
 KEY_BYTES = 32
 _NONCE_BYTES = 12
+_SEALED = ".sealed"
 
 
 def derived(secret: bytes, purpose: str) -> bytes:
     """A key for one purpose, so that none serves two (HMAC-SHA256 as a pseudorandom function)."""
     return hmac.digest(secret, f"fedcore privacy 1 {purpose}".encode(), "sha256")
+
+
+def same_text(found: object, expected: str) -> bool:
+    """Whether what a file has is this text, in constant time; anything may be in a file, and what is no text is not."""
+    given = found.encode("utf-8", "surrogatepass") if isinstance(found, str) else b""
+    return hmac.compare_digest(given, expected.encode())
 
 
 def commitment(key: bytes) -> str:
@@ -57,6 +66,7 @@ class SealedKeys:
         """Seal a key to charge `number` and the text `bound`; when this returns it is on disk. Raises StorageError."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._put_aside(self._path(number))
         except OSError as error:
             raise refused(self.folder, error) from error
         write_atomically(self._path(number), sealed(self._key, key, _context(number, bound)))
@@ -74,21 +84,38 @@ class SealedKeys:
             raise FormatError(f"{path}: holds another key than charge {number} was made with; restore the file")
         return key
 
-    def destroy(self) -> int:
-        """Delete all keys, so that no noise can be drawn again; how many there were.
+    @property
+    def newest(self) -> int:
+        """The highest number that has a key here, 0 if there is none."""
+        names = [path.stem for path in self.folder.glob(f"*{_SEALED}")] if self.folder.is_dir() else []
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    def destroy(self, numbers: Iterable[int]) -> int:
+        """Delete the keys of these charges, so that their noise cannot be drawn again; how many there were.
 
         The deletion is final as far as the file system's is. On media that keep old blocks only the loss of the sealing
         key is: destroy that too where no later charge needs it.
         """
-        paths = sorted(self.folder.glob("*.sealed")) if self.folder.is_dir() else []
+        paths = [path for number in numbers for path in self.folder.glob(f"{number:08d}.*")]
         for path in paths:
             path.unlink()
         if paths:
             sync(self.folder)
-        return len(paths)
+        return sum(path.suffix == _SEALED for path in paths)
+
+    def _put_aside(self, path: Path) -> None:
+        """Keep what is there already under another name.
+
+        It is of a process that died before it charged, or of a charge that was rolled back, and then the trace of it.
+        """
+        if path.exists():
+            name = next(
+                name for count in itertools.count(1) if not (name := path.with_suffix(f".{count}-aside")).exists()
+            )
+            os.rename(path, name)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.sealed"
+        return self.folder / f"{number:08d}{_SEALED}"
 
 
 def _context(number: int, bound: str) -> str:

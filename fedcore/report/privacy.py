@@ -23,9 +23,10 @@ def lines(plan: Plan, table: Sequence[Row], ledger: Sequence[dict[str, Any]]) ->
     sampling = _SAMPLING[plan.sampling].format(rate=plan.sampling_rate, clients=plan.expected_clients)
     if plan.separation is not None:
         sampling = f"each client is in one round of every {plan.separation}"
+    share = "" if plan.spend is None else f", {plan.spend:g} of it at most for this run"
     found = [
         f"ε = {spent:.4g} of {plan.epsilon:g} at δ = {plan.delta:g}, for one {plan.unit} of {plan.population} "
-        f"({plan.neighbours} neighbours); {sampling}",
+        f"({plan.neighbours} neighbours){share}; {sampling}",
         f"{plan.mode} noise for {plan.releases} releases, multiplier {plan.charged:.4g}; clip {plan.clip:g}, noise of "
         f"the mean {plan.noise_of_mean:.3g} times the clip",
     ]
