@@ -127,7 +127,7 @@ const fc_stream_kernels* fc_stream_for(fc_stream stream, fc_isa isa) {
 
 int fc_stream_available(fc_stream stream, fc_isa isa) { return fc_stream_for(stream, isa) != NULL; }
 
-/* Some 100 us, asked for once for each table of kernels; two threads that ask at once find the same. */
+/* About a millisecond, asked for once for each table of kernels; two threads that ask at once find the same. */
 int fc_stream_checked(const fc_stream_kernels* kernels, fc_stream stream) {
     enum { MOST = 8 };
     static const fc_stream_kernels* right[MOST];

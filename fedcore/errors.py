@@ -3,6 +3,10 @@
 A message is one line: the thing, what was got, what was expected, what to do.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class FedcoreError(Exception):
     """Base of all errors that fedcore raises on purpose."""
@@ -96,7 +100,15 @@ class SecureSumError(FedcoreError):
 
 
 class Void(SecureSumError, RuntimeError):
-    """A round of a secure sum that cannot give its sum, or a member that cannot go on; nothing was learned."""
+    """A round of a secure sum that cannot give its sum, or a member that cannot go on; nothing was learned.
+
+    `suspects`: identifiers of members that may have caused it, the likeliest first, to be left out of the next round;
+    none where nothing points at anybody.
+    """
+
+    def __init__(self, message: str, suspects: Sequence[str | int] = ()):
+        super().__init__(message)
+        self.suspects = list(suspects)
 
 
 class Forged(SecureSumError, ValueError):

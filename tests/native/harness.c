@@ -511,12 +511,30 @@ static void faulty_add(const uint32_t* schedule, const uint32_t nonce[3], uint32
     if (fault == 3 && groups > 1 && negative) values[right->group / 4]++;
 }
 
+/* The loop that quantises and masks: one part after the other, of which the last number, the sign, the reduction, the
+ * writes past the cache or the look for numbers that are not finite may go wrong. */
+static int faulty_mask(const uint32_t* schedule, const uint32_t nonce[3], uint32_t counter, int64_t groups,
+                       const void* values, double scale, double limit, uint32_t low, void* out, int negative,
+                       int bypass) {
+    const fc_stream_kernels* right = fc_stream_for(FC_CHACHA20, FC_ISA_AUTO);
+    const int64_t count = groups * right->group / 4;
+    uint32_t* to = out;
+    const int bad = fc_quantise_f32_32_ref(values, scale, fault == 4 ? 2 * limit : limit, count, to);
+    right->add[0](schedule, nonce, counter, groups, to, fault == 5 ? 0 : negative);
+    for (int64_t k = 0; k < count; k++) to[k] &= fault == 6 ? ~0u : low;
+    if (fault == 7 && groups == 3) to[count - 1] ^= 1;
+    if (fault == 8 && bypass && groups) to[0] = 0;
+    return fault == 9 && count && !isfinite(((const float*)values)[count - 1]) ? 0 : bad;
+}
+
 static void check_the_check(void) {
-    for (fault = 0; fault <= 4; fault++) {
+    enum { NONE = 10 };
+    for (fault = 0; fault <= NONE; fault++) {
         fc_stream_kernels faulty = *fc_stream_for(FC_CHACHA20, FC_ISA_AUTO);
         faulty.fill = faulty_fill;
         faulty.add[0] = faulty_add;
-        const int found = fc_stream_right(&faulty, FC_CHACHA20), right = fault == 4;
+        faulty.mask = faulty_mask;
+        const int found = fc_stream_right(&faulty, FC_CHACHA20), right = fault == NONE;
         compare(&found, &right, sizeof found, "check of a stream", FC_ISA_AUTO, FC_F32, fault);
     }
 }

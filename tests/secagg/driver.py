@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.client import Client
+from fedcore.privacy.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, signed_text
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.server import Server
@@ -69,6 +71,21 @@ class Rig:
 
     def holders(self, name: int) -> list[int]:
         return self.clients[name]._holders
+
+
+def lying(rig: Rig, bend: Callable[[int, int, bytearray], object]) -> Server:
+    """The server after an unmask stage in which every share went through bend(holder, of whom, share), in place."""
+    for name in rig.messages:
+        (data,) = rig.answers(name)
+        body = bytearray(data[wire.HEADER.size : -SIGNATURE_BYTES])
+        for at in range(2, len(body), wire.ENTRY + KEY_BYTES):
+            share = body[at + wire.ENTRY : at + wire.ENTRY + KEY_BYTES]
+            bend(name, int.from_bytes(body[at + 1 : at + wire.ENTRY], "little"), share)
+            body[at + wire.ENTRY : at + wire.ENTRY + KEY_BYTES] = share
+        signature = key_of(name + 1).sign(signed_text("unmask", rig.server._tag, name, bytes(body)))
+        rig.server.receive(name, wire.pack(wire.kind_of("unmask"), name, rig.server._tag, bytes(body), signature))
+    rig.server.advance()
+    return rig.server
 
 
 BOTH = pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])

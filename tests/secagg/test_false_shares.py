@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from secagg.driver import Rig, complete, key_of, rig_of
+from secagg.driver import BOUND, Rig, complete, lying, rig_of
 
 from fedcore import ops
 from fedcore.errors import Void
-from fedcore.privacy.secagg import unmasking, wire
-from fedcore.privacy.secagg.keys import signed_text
+from fedcore.privacy.secagg import recovery
+from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.reference.shamir_combine import weights
+
+
+def flip(share: bytearray, by: int) -> None:
+    share[0] ^= by
 
 
 @pytest.mark.parametrize(("liars", "named"), [((1,), [1]), ((1, 4), [])])
@@ -18,20 +22,21 @@ from fedcore.reference.shamir_combine import weights
 def test_who_gave_false_shares_is_named_where_it_is_certain_and_others_are_used(liars, named, gone):
     """Of 7 shares with threshold 4 one false one is certain, and two could as well be the true ones."""
     rig = Rig(complete(8, 4)).run("mask").run("unmask", gone=gone)
-    for name in rig.messages:
-        (data,) = rig.answers(name)
-        if name in liars:
-            body = bytearray(data[wire.HEADER.size : -64])
-            for at in range(2 + wire.ENTRY, len(body), wire.ENTRY + 32):
-                body[at] ^= 0x40
-            text = signed_text("unmask", rig.server._tag, name, bytes(body))
-            data = wire.pack(wire.kind_of("unmask"), name, rig.server._tag, bytes(body), key_of(name + 1).sign(text))
-        rig.server.receive(name, data)
-    rig.server.advance()
-    found = rig.server.result()
+    found = lying(rig, lambda holder, of, share: flip(share, 0x40) if holder in liars else None).result()
     assert sorted(found.liars) == named
     assert any("some shares of the seed of 0 were false" in note for note in found.notes)
     assert (found.sum == rig.vectors[found.survivors].sum(0)).all()
+
+
+def test_all_that_may_be_corrupt_lie_beside_dropouts():
+    p = Parameters.choose(16, length=5, bound=BOUND, corrupt=0.125, dropout=0.375, adversary="malicious")
+    rig = Rig(p).run("unmask")
+    for name in (14, 15):
+        del rig.messages[name]
+    found = lying(rig, lambda holder, of, share: flip(share, 1) if holder < p.corrupt else None).result()
+    assert (found.sum == rig.vectors.sum(0)).all()
+    assert sorted(found.liars) == [0, 1]
+    assert len(found.notes) == 16
 
 
 def test_shares_that_do_not_open_are_only_left_out():
@@ -69,39 +74,22 @@ def test_two_holders_that_lie_together_have_nobody_else_named():
     """Errors that cancel in a set of shares with honest ones, which gives the secret and another polynomial."""
     n, t, pair = 8, 4, (2, 3)
     rig = Rig(complete(n, t)).run("unmask")
-    for name in rig.messages:
-        (data,) = rig.answers(name)
-        if name in pair:
-            body = bytearray(data[wire.HEADER.size : -64])
-            for at in range(2, len(body), wire.ENTRY + 32):
-                holders = [holder for holder in range(n) if holder != int.from_bytes(body[at + 1 : at + 3], "little")]
-                second = holders[1 : t + 1]  # the set that is tried next
-                if not set(pair) <= set(second):
-                    continue
-                factors = weights(np.array([holders.index(holder) + 1 for holder in second]))
-                other = pair[1 - pair.index(name)]
-                body[at + wire.ENTRY] ^= int(factors[second.index(other)])
-            text = signed_text("unmask", rig.server._tag, name, bytes(body))
-            data = wire.pack(wire.kind_of("unmask"), name, rig.server._tag, bytes(body), key_of(name + 1).sign(text))
-        rig.server.receive(name, data)
-    rig.server.advance()
-    found = rig.server.result()
+
+    def bend(holder, of, share):
+        holders = [other for other in range(n) if other != of]
+        second = holders[1 : t + 1]  # the set that is tried after all that lie on one polynomial
+        if holder in pair and set(pair) <= set(second):
+            factors = weights(np.array([holders.index(other) + 1 for other in second]))
+            share[0] ^= int(factors[second.index(pair[1 - pair.index(holder)])])
+
+    found = lying(rig, bend).result()
     assert set(found.liars) <= set(pair)
     assert found.notes
 
 
 def test_a_search_among_false_shares_ends(monkeypatch):
-    monkeypatch.setattr(unmasking, "TRIES", 60)
+    monkeypatch.setattr(recovery, "TRIES", 60)
     rig = Rig(complete(8, 4)).run("unmask")
-    for name in rig.messages:
-        (data,) = rig.answers(name)
-        if name < 5:
-            body = bytearray(data[wire.HEADER.size : -64])
-            for at in range(2 + wire.ENTRY, len(body), wire.ENTRY + 32):
-                body[at] ^= name + 1
-            text = signed_text("unmask", rig.server._tag, name, bytes(body))
-            data = wire.pack(wire.kind_of("unmask"), name, rig.server._tag, bytes(body), key_of(name + 1).sign(text))
-        rig.server.receive(name, data)
-    rig.server.advance()
-    with pytest.raises(Void, match="60 sets of shares were tried"):
-        rig.server.result()
+    server = lying(rig, lambda holder, of, share: flip(share, holder + 1) if holder < 5 else None)
+    with pytest.raises(Void, match="false shares, too many to be told from true ones"):
+        server.result()

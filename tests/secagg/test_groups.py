@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from secagg.driver import key_of
 
 import fedcore as fc
 from fedcore.errors import Forged, PrivacyError, Replayed, Void
@@ -74,7 +75,7 @@ def test_groups_keep_the_fewest_that_a_sum_is_to_have():
 
 @pytest.fixture
 def draws():
-    roster = fc.secagg.Roster({i: bytes([i + 1]) * 32 for i in range(12)})
+    roster = fc.secagg.Roster({i: key_of(i + 1).public_key().public_bytes_raw() for i in range(12)})
     return {i: fc.secagg.GroupDraw(roster, i, b"session", 3) for i in roster}
 
 

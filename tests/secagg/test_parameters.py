@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from fractions import Fraction
 
@@ -14,7 +15,7 @@ import fedcore as fc
 from fedcore.errors import FormatError, PrivacyError
 from fedcore.privacy.secagg.graph import Graph, drawn
 from fedcore.privacy.secagg.parameters import Parameters
-from fedcore.privacy.secagg.search import FAILURE, SECURITY, bounds
+from fedcore.privacy.secagg.search import FAILURE, SECURITY, bounds, most_in_degree
 from fedcore.privacy.secagg.tails import binomial, gap_in_circle, hypergeometric, least_closed
 
 
@@ -134,6 +135,20 @@ def test_parameters_from_others_are_checked():
         else:
             assert p.chances.insecure <= SECURITY
     assert refused > 100
+
+
+def test_parameters_made_to_be_slow_to_check_are_not():
+    """The largest cohort, beyond a power of two by one, in which only sets of nearly all are closed."""
+    started = time.process_time()
+    p = Parameters(65535, 1, 1, 18, 0, 0, "malicious", 255, 200, 400)
+    assert Parameters.from_bytes(p.to_bytes()).chances.honest == p.chances.honest > 50_000
+    assert time.process_time() - started < 5  # size by size, with a new table for each, it was a minute
+
+
+def test_the_most_that_may_draw_a_client_is_the_first_that_does():
+    n, k = 300, 40
+    chances = [math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) for most in range(k, n)]
+    assert most_in_degree(n, k) == k + next(i for i, chance in enumerate(chances) if chance <= FAILURE - 1)
 
 
 def test_impossible_cohorts_are_refused_in_words():

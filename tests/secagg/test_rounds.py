@@ -17,6 +17,7 @@ from fedcore.errors import (
     Void,
 )
 from fedcore.privacy.secagg import wire
+from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.folding import IN_FLIGHT
 from fedcore.privacy.secagg.server import Server
 
@@ -53,6 +54,15 @@ def test_masks_of_aes_cancel_as_well():
     vectors = np.random.default_rng(9).integers(-9, 10, (4, 100))
     found = fc.secagg.simulate(list(vectors), {"mask": [0]}, p)
     assert (found.sum == vectors[1:].sum(0)).all()
+
+
+def test_a_stream_that_does_not_run_here_is_refused_before_anything_is_sent(monkeypatch):
+    about = complete(3, 2, stream="aes256ctr"), Rig(complete(3, 2)).roster, b"session", 8, CONTEXT
+    monkeypatch.setenv("FEDCORE_BACKEND", "reference")
+    with pytest.raises(BackendError, match="aes256ctr"):
+        Client(about[0], 0, key_of(1), *about[1:])
+    with pytest.raises(BackendError, match="aes256ctr"):
+        Server(*about)
 
 
 def test_simulate_takes_names_and_says_what_was_sent():
@@ -93,14 +103,26 @@ def test_the_server_takes_no_more_vectors_at_once_than_it_has_room_for():
         rig.server.receive(name, chunks[name][0])
     with pytest.raises(RangeError, match="send it again when one is whole"):
         rig.server.receive(IN_FLIGHT, chunks[IN_FLIGHT][0])
-    rig.server.drop(0)
+    assert rig.server.arriving() == rig.ids[:-1]
+    rig.server.drop(rig.server.arriving()[0])
     rig.server.receive(IN_FLIGHT, chunks[IN_FLIGHT][0])
+    assert rig.server.arriving() == rig.ids[1:]
     for name in rig.ids[1:]:
         for data in chunks[name][1:]:
             rig.server.receive(name, data)
     rig.messages = rig.server.advance()
     rig.run()
     assert (rig.server.result().sum == rig.vectors[1:].sum(0)).all()
+
+
+def test_who_is_silent_for_the_longest_is_named_first():
+    rig = Rig(complete(3, 2, length=2 * wire.CHUNK + 1)).run("mask")
+    chunks = {name: rig.answers(name) for name in rig.ids}
+    assert rig.server.arriving() == []
+    for name, number in ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (1, 2)):
+        rig.server.receive(name, chunks[name][number])
+    assert rig.server.arriving() == [2, 0]
+    assert rig.server.missing() == [0, 2]
 
 
 @pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])

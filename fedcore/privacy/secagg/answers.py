@@ -15,7 +15,7 @@ from fedcore.privacy.secagg.round import Round
 if TYPE_CHECKING:
     from fedcore.privacy.secagg.server import Server
 
-Signed = dict[int, tuple[bytes, bytes]]
+Signed = dict[int, tuple[bytes, ...]]  # of a member: body, signature
 Body = Callable[[int], bytes]
 
 

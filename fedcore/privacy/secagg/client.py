@@ -43,8 +43,8 @@ class Client:
     save         called with the client whenever it is about to send something new; write `to_bytes` to disk there
 
     Each stage takes the server's message and returns what to send. Called again with the same input it returns the same
-    bytes, also after a restart; with another input it raises Replayed, since a second answer would break the masks.
-    Messages that are not as the protocol has them raise Forged, Replayed, Void or FormatError and change nothing.
+    bytes, also after a restart; with another it raises Replayed: a second answer would break the masks. Bad messages
+    raise Forged, Replayed, Void or FormatError and change nothing; a stream that does not run here BackendError.
     """
 
     def __init__(
@@ -61,12 +61,13 @@ class Client:
     ):
         if after is not None and round <= after:
             raise Replayed(f"round: got {round}, but this client took part in round {after}; join a later one")
-        known = roster if isinstance(roster, Roster) else Roster(roster)
-        self._start(Round(parameters, known, session, round, context), client_id, signing_key, os.urandom(KEY_BYTES))
+        made = Round(parameters, Roster.of(roster), session, round, context)
+        self._start(made, client_id, signing_key, os.urandom(KEY_BYTES))
         self._save = save
 
     def _start(self, round: Round, client_id: Id, key: bytes | Ed25519PrivateKey, secret: bytes) -> None:
         self.round, self.client_id, self._me = round, client_id, round.roster.position(client_id)
+        round.require_stream()
         self._signing, self._secret = signing_key(key), secret
         if self._signing.public_key().public_bytes_raw() != round.roster.public(self._me):
             raise PrivacyError(f"signing_key: is not the one that the roster has for {client_id!r}")
@@ -234,10 +235,9 @@ class Client:
     ) -> Client:
         """The client of a state.
 
-        generation: of the newest state, from where an old state cannot be put back together with it. With it the client
+        generation: of the newest state, from where an old one cannot be put back together with it. With it the client
         goes on; without it, it repeats what it sent and refuses anything new: were the state an old one, a second
-        vector or a second answer to an unmask request would be under the keys of the first. Raises Replayed for a state
-        of another generation, FormatError for one that was changed.
+        vector or answer would be under the keys of the first. Raises Replayed for another generation, FormatError.
         """
         fields = unseal(data, "client", sealing_key)
         self, round = cls.__new__(cls), Round.from_fields(fields)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 from fedcore.privacy.secagg.peers import Peer
+from fedcore.privacy.secagg.state import positions, read_positions, read_records, records
 
 if TYPE_CHECKING:
     from fedcore.privacy.secagg.client import Client
-
-_PEER = struct.Struct("<H?32s32s")
-_HELD = struct.Struct("<HB")
 
 
 def client_fields(client: Client) -> dict[str, bytes]:
@@ -24,14 +21,13 @@ def client_fields(client: Client) -> dict[str, bytes]:
     }
     fields |= {f"answered {stage}": digest for stage, digest in client._answered.items()}
     if "share" in client._answered:
-        peers = client._peers.items()
-        fields |= {"tag": client._tag, "server": client._server}
-        fields["peers"] = b"".join(_PEER.pack(i, p.ward, p.share_public, p.mask_public) for i, p in peers)
+        peers = {i: (p.share_public, p.mask_public, bytes([p.ward])) for i, p in client._peers.items()}
+        fields |= {"tag": client._tag, "server": client._server, "peers": records(peers)}
     if "mask" in client._answered:
-        fields["partners"] = _positions(client._partners)
-        fields["held"] = b"".join(_HELD.pack(i, len(data)) + data for i, data in client._held.items())
+        fields["partners"] = positions(client._partners)
+        fields["held"] = records({i: (shares,) for i, shares in client._held.items()})
     if client._included is not None and "acknowledge" in client._answered:
-        fields["included"] = _positions(sorted(client._included))
+        fields["included"] = positions(client._included)
     return fields
 
 
@@ -41,28 +37,12 @@ def take_fields(client: Client, fields: dict[str, bytes]) -> None:
     client._answered = {stage: fields[f"answered {stage}"] for stage in stages if f"answered {stage}" in fields}
     client._vector = fields["vector"]
     if "peers" in fields:
-        peers = {i: Peer(share, mask, ward) for i, ward, share, mask in _PEER.iter_unpack(fields["peers"])}
+        peers = {
+            i: Peer(share, mask, ward == b"\1") for i, (share, mask, ward) in read_records(fields["peers"]).items()
+        }
         client._take_keys(fields["tag"], fields["server"], peers)
     if "held" in fields:
-        client._partners, client._held = _read_positions(fields["partners"]), _read_held(fields["held"])
+        client._partners = read_positions(fields["partners"])
+        client._held = {i: shares for i, (shares,) in read_records(fields["held"]).items()}
     if "included" in fields:
-        client._included = set(_read_positions(fields["included"]))
-
-
-def _positions(found: list[int]) -> bytes:
-    return struct.pack(f"<{len(found)}H", *found)
-
-
-def _read_positions(data: bytes) -> list[int]:
-    return list(struct.unpack(f"<{len(data) // 2}H", data))
-
-
-def _read_held(data: bytes) -> dict[int, bytes]:
-    """Member -> its shares; none of one whose did not open."""
-    found, at = {}, 0
-    while at < len(data):
-        position, size = _HELD.unpack_from(data, at)
-        at += _HELD.size
-        found[position] = data[at : at + size]
-        at += size
-    return found
+        client._included = set(read_positions(fields["included"]))

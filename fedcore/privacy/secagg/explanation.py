@@ -15,6 +15,8 @@ def explained(p: Parameters) -> str:
     lines = [
         f"{n} clients, at most {p.corrupt} of them corrupt and {p.dropout} dropping out, a {p.adversary} server.",
         f"Secrets are shared with {who}{'' if p.complete else how}; any {t} of {k} shares give one.",
+        f"False shares are told from true ones where they are at most half of what comes beyond {t}: {(k - t) // 2} of "
+        f"{k}, fewer with dropouts.",
         f"Exposure of a client ({held}): {_chance(found.exposed)}; a sum over too few: {_chance(found.apart)}; "
         f"both together at most 2^{SECURITY:g}.",
         f"A void round with the dropouts expected: {_chance(found.void)}, at most 2^{FAILURE:g}.",

@@ -29,6 +29,11 @@ class Folding:
         self._torn = False
 
     @property
+    def waiting(self) -> list[int]:
+        """Members whose vectors came in part; first the one whose last chunk is the longest ago."""
+        return [*self._waiting]
+
+    @property
     def total(self) -> np.ndarray:
         """(length,) residues. Raises Void where a vector was folded in part, as by Ctrl+C."""
         self._check_whole()
@@ -67,7 +72,8 @@ class Folding:
             raise RangeError(f"{who}: {IN_FLIGHT} other vectors are on their way; send it again when one is whole")
         if number + 1 == wire.chunks(self._p):
             return [*waiting, packed]
-        self._waiting.setdefault(position, []).append(bytes(packed))
+        self._waiting.pop(position, None)  # now the last of those that wait
+        self._waiting[position] = [*waiting, bytes(packed)]
         return None
 
     def fold(self, position: int, whole: list[bytes | memoryview], done: set[int]) -> None:

@@ -78,7 +78,7 @@ class Policy:
     def load(cls, path: str | Path) -> Policy:
         """From `policy.toml`, whose keys are those above. Raises MissingError, ConfigError naming a key."""
         try:
-            found = tomllib.loads(Path(path).read_text())
+            found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise MissingError(f"{path}: no such file; write the client's policy there") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -26,6 +27,9 @@ LABELS = (
 )  # fmt: skip
 #: a key seals one message, so that its nonce need not differ
 _NONCE = bytes(12)
+#: the field and the constant of edwards25519 (RFC 8032 §5.1)
+_P = (1 << 255) - 19
+_D = -121665 * pow(121666, -1, _P) % _P
 
 
 def hkdf(secret: bytes, label: str, binding: bytes, who: bytes = b"") -> bytes:
@@ -153,6 +157,24 @@ def signing_key(key: bytes | Ed25519PrivateKey) -> Ed25519PrivateKey:
         got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
         raise PrivacyError(f"signing_key: got {got}, expected an Ed25519 private key or its 32 bytes")
     return Ed25519PrivateKey.from_private_bytes(key)
+
+
+@lru_cache(maxsize=1 << 16)
+def public_fault(public: bytes) -> str | None:
+    """Why 32 bytes are no Ed25519 public key to trust (RFC 8032 §5.1.3), or None; that of each key is remembered.
+
+    A point (x, y) of −x² + y² = 1 + d x² y² whose order is 8 or less has a y of 0 or ±1 or with d y⁴ + 2 y² = 1. Under
+    such a key there are signatures that fit any text, made without a secret.
+    """
+    y = int.from_bytes(public, "little") & ((1 << 255) - 1)
+    square = y * y % _P
+    if y >= _P:
+        return "is not in canonical form"
+    if y in (0, 1, _P - 1) or (_D * square * square + 2 * square - 1) % _P == 0:
+        return "is of low order: anyone could sign under it"
+    if pow((square - 1) * (_D * square + 1), (_P - 1) // 2, _P) != 1:
+        return "is no point of the curve"
+    return None
 
 
 def signed_text(label: str, binding: bytes, sender: int, body: bytes | memoryview) -> bytes:

@@ -73,7 +73,8 @@ class Parameters:
 
         n                 clients
         length, bound     coordinates of a vector, and most that one may be in absolute value
-        corrupt, dropout  parts of the clients, in [0, 1), rounded down to clients
+        corrupt, dropout  parts of the clients, in [0, 1), rounded down to clients. Who gives false shares counts as
+                          dropping out, and twice until it is found out: leave room for as many as may
         modulus_bits      None: ⌈log2(n (2 bound + 1))⌉, so that no sum wraps. Given instead of a bound where vectors
                           are residues already, as those of `fc.privacy.Distributed`
         least_included    clients below which a round is to be void; else `min_included` says

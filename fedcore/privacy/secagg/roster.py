@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from fedcore.errors import PrivacyError
+from fedcore.privacy.secagg.keys import public_fault
 
 PUBLIC_BYTES = 32
 Id = str | int
@@ -16,8 +17,8 @@ class Roster:
     """Members of a round with their Ed25519 public keys (RFC 8032), in an order that all sides find alike.
 
     keys: identifier (text or whole numbers, all of one kind) -> 32 bytes of the public key. A key that is in the roster
-    twice, an identifier of another kind and a key of another length raise PrivacyError. A server that could choose the
-    roster could fill it with members of its own: get it elsewhere.
+    twice, an identifier of another kind and bytes that are no public key, or one of low order, raise PrivacyError. A
+    server that could choose the roster could fill it with members of its own: get it elsewhere.
     """
 
     def __init__(self, keys: Mapping[Id, bytes]):
@@ -28,12 +29,19 @@ class Roster:
             if not isinstance(key, bytes) or len(key) != PUBLIC_BYTES:
                 got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
                 raise PrivacyError(f"roster: got {got} for {name!r}, expected the 32 bytes of an Ed25519 public key")
+            if fault := public_fault(key):
+                raise PrivacyError(f"roster: the public key of {name!r} {fault}; make one with fedcore keys new")
         if len(set(keys.values())) < len(keys):
             raise PrivacyError("roster: two members have one key; each needs its own")
         self._keys = {name: keys[name] for name in sorted(keys)}
         self.ids: list[Id] = list(self._keys)
         self._positions = {name: position for position, name in enumerate(self.ids)}
         self._digest = hashlib.sha256(self.to_bytes()).digest()
+
+    @classmethod
+    def of(cls, given: Roster | Mapping[Id, bytes]) -> Roster:
+        """One of these keys, or the one that was given."""
+        return given if isinstance(given, Roster) else cls(given)
 
     def __len__(self) -> int:
         return len(self.ids)

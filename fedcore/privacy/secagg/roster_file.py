@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.errors import FormatError, MissingError, PrivacyError
 from fedcore.privacy.secagg.roster import Roster
-from fedcore.updates.atomic import write_atomically, write_new
+from fedcore.updates.atomic import locked_beside, write_atomically, write_new
 
 VERSION = 1
 
@@ -17,16 +19,15 @@ VERSION = 1
 class RosterFile:
     """Members with their Ed25519 public keys, and keys that were taken out of use, which nobody can bring back.
 
-    JSON: {"version": 1, "members": {identifier: key in hex}, "retired": [key in hex, ...]}. Every change is written
-    whole or not at all. Raises FormatError for a file that is none, PrivacyError for a change that would break it.
+    JSON: {"version": 1, "members": {identifier: key in hex}, "retired": [key in hex, ...]}. A change is made to what
+    the file says at that moment, while others that change it wait, and is written whole or not at all. Raises
+    FormatError for a file that is none, PrivacyError for a change that would break it, or that would leave it broken by
+    other hands: `revoke` is what mends that.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.members: dict[str, str] = {}
-        self.retired: list[str] = []
-        if self.path.exists():
-            self._read()
+        self._read()
 
     @classmethod
     def existing(cls, path: str | Path) -> RosterFile:
@@ -36,63 +37,81 @@ class RosterFile:
         return cls(path)
 
     def _read(self) -> None:
+        self.members: dict[str, str] = {}
+        self.retired: list[str] = []
+        if not self.path.exists():
+            return
         try:
-            found = json.loads(self.path.read_text())
-            version, self.members, self.retired = found["version"], found["members"], found["retired"]
-            texts = [*self.members, *self.members.values(), *self.retired]
-            if version != VERSION or not all(isinstance(text, str) for text in texts):
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            version, members, retired = found["version"], found["members"], found["retired"]
+            if version != VERSION or not all(isinstance(text, str) for text in [*members, *members.values(), *retired]):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):
             raise FormatError(f"{self.path}: is no roster of version {VERSION}") from None
-        if self.members:
-            self.roster()
+        self.members = {name: _written(key) for name, key in members.items()}
+        self.retired = [_written(key) for key in retired]
 
     def roster(self) -> Roster:
-        """For `Client` and `Server`. Raises PrivacyError for keys that are none."""
-        return Roster({name: _key(text, f"{self.path}: {name!r}") for name, text in self.members.items()})
+        """For `Client` and `Server`. Raises PrivacyError for keys that are none, and for one that two members have."""
+        return self._of(self.members)
+
+    def _of(self, members: dict[str, str]) -> Roster:
+        return Roster({name: _key(text, f"{self.path}: {name!r}") for name, text in members.items()})
 
     def enrol(self, name: str, public: str) -> None:
         """A new member."""
-        if name in self.members:
-            raise PrivacyError(f"{self.path}: {name!r} is a member; give it another key with fedcore keys rotate")
-        self._put(name, public)
+        if not name:
+            raise PrivacyError(f"{self.path}: expected an identifier, got an empty one")
+        key = _key(public, "public key").hex()
+        with self._changing():
+            if name in self.members:
+                raise PrivacyError(f"{self.path}: {name!r} is a member; give it another key with fedcore keys rotate")
+            self._put(name, key)
 
     def rotate(self, name: str, public: str) -> None:
         """Another key of a member; its old one is retired."""
-        self._retire(name, public)
-        self._put(name, public)
+        key = _key(public, "public key").hex()
+        with self._changing():
+            old = self._member(name)
+            self._put(name, key)
+            self.retired.append(old)
 
     def revoke(self, name: str) -> None:
         """A member leaves, and its key is retired."""
-        self._retire(name, "")
-        del self.members[name]
-        self._write()
+        with self._changing():
+            self.retired.append(self._member(name))
+            del self.members[name]
 
-    def _retire(self, name: str, public: str) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """What the file says now, to be changed and written while nobody else does."""
+        with locked_beside(self.path):
+            self._read()
+            yield
+            text = json.dumps({"version": VERSION, "members": self.members, "retired": self.retired}, indent=1)
+            write_atomically(self.path, text.encode() + b"\n")
+
+    def _member(self, name: str) -> str:
         if name not in self.members:
             raise PrivacyError(f"{self.path}: {name!r} is no member; enrol it first")
-        if public.lower() != self.members[name]:
-            if public:
-                self._check_new(public)
-            self.retired.append(self.members[name])
+        return self.members[name]
 
-    def _check_new(self, public: str) -> str:
-        found = _key(public, "public key").hex()
-        if found in self.retired:
+    def _put(self, name: str, key: str) -> None:
+        if key in self.retired:
             raise PrivacyError(f"{self.path}: the key was retired; make a new one with fedcore keys new")
-        if found in self.members.values():
+        if key in self.members.values():
             raise PrivacyError(f"{self.path}: the key is that of a member; each needs its own")
-        return found
+        members = self.members | {name: key}
+        self._of(members)
+        self.members = members
 
-    def _put(self, name: str, public: str) -> None:
-        if not name:
-            raise PrivacyError(f"{self.path}: expected an identifier, got an empty one")
-        self.members[name] = self._check_new(public)
-        self._write()
 
-    def _write(self) -> None:
-        text = json.dumps({"version": VERSION, "members": self.members, "retired": self.retired}, indent=1)
-        write_atomically(self.path, text.encode() + b"\n")
+def _written(text: str) -> str:
+    """A key as this file writes it, however it was put there; what is none stays as it is."""
+    try:
+        return bytes.fromhex(text).hex()
+    except ValueError:
+        return text
 
 
 def _key(text: str, what: str) -> bytes:

@@ -52,6 +52,12 @@ class Round:
         """The neighbours that all members find alike."""
         return Graph(self.parameters, self.binding)
 
+    def require_stream(self) -> None:
+        """Raise BackendError where masks cannot be made on this machine, before keys are used."""
+        from fedcore.ops import keystream
+
+        keystream(1, bytes(32), bytes(12), 0, self.parameters.stream)
+
     def fields(self) -> dict[str, bytes]:
         """For a sealed state."""
         return {

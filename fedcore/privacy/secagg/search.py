@@ -7,6 +7,7 @@ CCS, ePrint 2020/704: §3 for a server that follows the protocol, §4 for one th
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -66,7 +67,11 @@ def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, i
 
 def most_in_degree(n: int, k: int) -> int:
     """How many others may draw a client, but for a chance of 2**FAILURE / 2 over all clients."""
-    return next(most for most in range(k, n) if math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) <= FAILURE - 1)
+    sizes = range(k, n)
+    enough = bisect_left(
+        sizes, True, key=lambda most: math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) <= FAILURE - 1
+    )
+    return sizes[enough]
 
 
 def most_threshold(n: int, dropout: int, k: int) -> int:

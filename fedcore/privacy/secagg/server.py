@@ -16,11 +16,12 @@ from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, rooted, signed_tex
 from fedcore.privacy.secagg.members import longest, read_advertised, read_given, read_list, read_shares
 from fedcore.privacy.secagg.neighbourhoods import Neighbourhoods
 from fedcore.privacy.secagg.parameters import Parameters
+from fedcore.privacy.secagg.recovery import Secrets
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.server_state import server_fields, take_fields
 from fedcore.privacy.secagg.state import seal, unseal
-from fedcore.privacy.secagg.unmasking import Secrets, SecureSum, unmasked
+from fedcore.privacy.secagg.unmasking import SecureSum, unmasked
 
 
 class Server:
@@ -28,21 +29,16 @@ class Server:
 
     `receive` every message as it comes; `missing` says whose are not there; `advance` ends a stage with whom is there
     and gives what to send to whom; after the last stage `result`. A member that did not send by then has dropped out.
-    parameters, roster, session, round and context are as for `Client`.
+    parameters, roster, session, round and context are as for `Client`; so are errors.
     """
 
     def __init__(
-        self,
-        parameters: Parameters,
-        roster: Roster | dict[Id, bytes],
-        session: bytes,
-        round: int,
-        context: bytes,
+        self, parameters: Parameters, roster: Roster | dict[Id, bytes], session: bytes, round: int, context: bytes
     ):
-        known = roster if isinstance(roster, Roster) else Roster(roster)
-        self._start(Round(parameters, known, session, round, context))
+        self._start(Round(parameters, Roster.of(roster), session, round, context))
 
     def _start(self, round: Round) -> None:
+        round.require_stream()
         self.round, self._p, self._stage = round, round.parameters, 0
         self._expected = set(range(self._p.clients))
         self._signed: dict[str, Signed] = {stage: {} for stage in self._p.stages}
@@ -71,12 +67,18 @@ class Server:
         """Members whose message of this stage is expected and did not come."""
         return [self.round.roster.ids[position] for position in sorted(self._expected - self._done)]
 
+    def arriving(self) -> list[Id]:
+        """Members whose vectors came in part, first the one not heard of for the longest. Where there is no room for
+        more vectors they keep others waiting, until `drop`: whether one has stalled is for a clock to say."""
+        waiting = self._folding.waiting if self.stage == "mask" else []
+        return [self.round.roster.ids[position] for position in waiting]
+
     def receive(self, client_id: Id, data: bytes) -> None:
         """Check a message, and keep or fold it.
 
         Raises Forged for one that its member did not sign, or with what is not the protocol's; Replayed for one that
         came before, late, out of order or from another round; FormatError; RangeError where too many vectors are on
-        their way at once. Such a message changes nothing. Raises Void from where folding a vector was interrupted.
+        their way (`arriving`). Such a message changes nothing. Raises Void from where folding one was interrupted.
         """
         stage = self.stage
         who = f"{stage or 'result'}: the message of {client_id!r}"
@@ -207,18 +209,17 @@ class Server:
         return set()
 
     def result(self) -> SecureSum:
-        """The sum of the vectors of all survivors. Raises Void where shares do not give the secrets it needs, or where
-        a sum leaves its bound, as when masks do not cancel; Replayed before the last stage is over."""
+        """The sum of the vectors of all survivors. Raises Void where shares do not give the secrets it needs, with whom
+        to leave out of the next round, or where a sum leaves its bound; Replayed before the last stage is over."""
         if self.stage is not None:
             raise Replayed(f"result: stage {self.stage} is not over")
         advertised = {i: body for i, (body, _) in self._signed["advertise"].items()}
         secrets = Secrets(self.round, advertised, self._around.holders.__getitem__)
         for holder, (body, _) in self._signed["unmask"].items():
             secrets.take(holder, body)
-        found = {i: secrets.find(i, kind) for i, kind in self._around.needed(self._included).items()}
-        total = unmasked(
-            self.round, self._tag, self._folding.total, found, self._included, advertised, self._around.partners
-        )
+        found = secrets.find(self._around.needed(self._included))
+        total, partners = self._folding.total, self._around.partners
+        total = unmasked(self.round, self._tag, total, found, self._included, advertised, partners)
         ids = self.round.roster.ids
         liars = {ids[i]: why for i, why in secrets.liars.items()}
         return SecureSum(total, [ids[i] for i in self._included], liars, secrets.notes)
@@ -232,9 +233,8 @@ class Server:
 
     def to_bytes(self, sealing_key: bytes) -> bytes:
         """This server, sealed under 32 secret bytes. Write it after `advance`, before any of what that gives is sent:
-        who is in the sum is then decided, and `answers` of the state gives the same bytes. A server that goes on from a
-        state of before could decide otherwise, and be given both kinds of shares of one member. Vectors that are not
-        whole are not in it: their clients send them again."""
+        who is in the sum is decided then, and one that goes on from a state of before could decide otherwise, and be
+        given both kinds of shares of one member. Vectors that are not whole are not in it: they are sent again."""
         return seal(server_fields(self), "server", sealing_key)
 
     @classmethod

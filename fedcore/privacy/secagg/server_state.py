@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,50 +10,25 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from fedcore.privacy.secagg import merkle
 from fedcore.privacy.secagg.keys import rooted
 from fedcore.privacy.secagg.peers import holders_of
+from fedcore.privacy.secagg.state import positions, read_positions, read_records, records
 
 if TYPE_CHECKING:
     from fedcore.privacy.secagg.server import Server
-
-_Pairs = dict[int, tuple[bytes, bytes]]
-
-
-def _positions(found: set[int] | list[int]) -> bytes:
-    return np.array(sorted(found), "<u2").tobytes()
-
-
-def _read_positions(data: bytes) -> list[int]:
-    return np.frombuffer(data, "<u2").tolist()
-
-
-def _pairs(found: _Pairs) -> bytes:
-    """Position -> (body, signature)."""
-    parts = [struct.pack("<HII", i, len(body), len(sign)) + body + sign for i, (body, sign) in sorted(found.items())]
-    return b"".join(parts)
-
-
-def _read_pairs(data: bytes) -> _Pairs:
-    found, at = {}, 0
-    while at < len(data):
-        position, first, second = struct.unpack_from("<HII", data, at)
-        at += 10
-        found[position] = data[at : at + first], data[at + first : at + first + second]
-        at += first + second
-    return found
 
 
 def server_fields(server: Server) -> dict[str, bytes]:
     """Everything that cannot be found again from the rest."""
     fields = server.round.fields() | {
         "stage": bytes([server._stage]),
-        "expected": _positions(server._expected),
-        "done": _positions(server._done),
-        "sealing": _positions(server._around.sealing),
-        "included": _positions(server._included),
-        "lists": _pairs(server._lists),
+        "expected": positions(server._expected),
+        "done": positions(server._done),
+        "sealing": positions(server._around.sealing),
+        "included": positions(server._included),
+        "lists": records(server._lists),
         "private": server._private.private_bytes_raw(),
     }
     for stage, found in server._signed.items():
-        fields[f"signed {stage}"] = _pairs(found)
+        fields[f"signed {stage}"] = records(found)
     if "_folding" in server.__dict__:
         fields["total"] = server._folding.total.tobytes()
     return fields
@@ -63,12 +37,12 @@ def server_fields(server: Server) -> dict[str, bytes]:
 def take_fields(server: Server, fields: dict[str, bytes]) -> None:
     """Put a fresh server of the same round where the fields were taken."""
     server._stage = fields["stage"][0]
-    server._expected, server._done = set(_read_positions(fields["expected"])), set(_read_positions(fields["done"]))
-    server._around.sealing = set(_read_positions(fields["sealing"]))
-    server._included = _read_positions(fields["included"])
+    server._expected, server._done = set(read_positions(fields["expected"])), set(read_positions(fields["done"]))
+    server._around.sealing = set(read_positions(fields["sealing"]))
+    server._included = read_positions(fields["included"])
     server._private = X25519PrivateKey.from_private_bytes(fields["private"])
-    server._signed = {stage: _read_pairs(fields[f"signed {stage}"]) for stage in server.round.parameters.stages}
-    lists = _read_pairs(fields["lists"])
+    server._signed = {stage: read_records(fields[f"signed {stage}"]) for stage in server.round.parameters.stages}
+    lists = read_records(fields["lists"])
     # a list whose vector is not whole comes again with it
     server._lists = {i: found for i, found in lists.items() if i in server._done or server.stage != "mask"}
     advertised = server._signed["advertise"]

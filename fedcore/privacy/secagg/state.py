@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Collection, Mapping
+from itertools import accumulate, pairwise
 
+import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -12,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedcore.errors import FormatError, PrivacyError
 
-_MAGIC, _SALT, _TAG, _PIECE = b"fcss\x03", 32, 16, 1 << 24
+_MAGIC, _SALT, _TAG, _PIECE = b"fcss\x04", 32, 16, 1 << 24
 
 
 def seal(fields: dict[str, bytes], kind: str, sealing_key: bytes) -> bytes:
@@ -51,6 +54,37 @@ def unseal(data: bytes, kind: str, sealing_key: bytes) -> dict[str, bytes]:
         fields[plain[at : at + name].decode()] = bytes(plain[at + name : at + name + size])
         at += name + size
     return fields
+
+
+def positions(found: Collection[int]) -> bytes:
+    """Members as a field of a state, ascending."""
+    return np.array(sorted(found), "<u2").tobytes()
+
+
+def read_positions(data: bytes) -> list[int]:
+    """What `positions` wrote."""
+    return np.frombuffer(data, "<u2").tolist()
+
+
+def records(found: Mapping[int, tuple[bytes, ...]]) -> bytes:
+    """Byte strings of each member, as a field of a state."""
+    parts = []
+    for position, values in found.items():
+        parts.append(struct.pack(f"<HB{len(values)}I", position, len(values), *map(len, values)))
+        parts += values
+    return b"".join(parts)
+
+
+def read_records(data: bytes) -> dict[int, tuple[bytes, ...]]:
+    """What `records` wrote."""
+    found, at = {}, 0
+    while at < len(data):
+        position, count = struct.unpack_from("<HB", data, at)
+        sizes = struct.unpack_from(f"<{count}I", data, at + 3)
+        ends = list(accumulate(sizes, initial=at + 3 + 4 * count))
+        found[position] = tuple(data[start:end] for start, end in pairwise(ends))
+        at = ends[-1]
+    return found
 
 
 def _nonce(number: int, last: bool) -> bytes:

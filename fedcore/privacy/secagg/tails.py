@@ -7,14 +7,16 @@ far above what fp64 can lose here, so that a bound that is met is met.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
 _UP = 1e-6
+#: sizes of sets whose chances are found together
+_SIZES = 256
 
 
-@lru_cache(maxsize=1)
+@cache
 def _log2_factorials(most: int) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(np.log2(np.arange(1, most + 1, dtype=np.float64)))])
 
@@ -42,16 +44,22 @@ def log2_choose(n: int, k: int) -> float:
 
 def hypergeometric(population: int, marked: int, drawn: int, least: int) -> float:
     """log2 P[X >= least] of X marked ones among `drawn` of `population`, drawn without replacement; `marked` in all."""
-    low, high = max(0, drawn - (population - marked)), min(marked, drawn)
-    if least <= low:
-        return 0.0
-    if least > high:
-        return -math.inf
-    table, x = _table(population), np.arange(least, high + 1)
-    ways = table[marked] - table[x] - table[marked - x]
-    others = population - marked
-    ways = ways + table[others] - table[drawn - x] - table[others - drawn + x]
-    return min(0.0, log2_sum(ways - log2_choose(population, drawn)) + _UP)
+    return float(hypergeometrics(population, np.array([marked]), drawn, least)[0])
+
+
+def hypergeometrics(population: int, marked: np.ndarray, drawn: int, least: int) -> np.ndarray:
+    """`hypergeometric` for each number of marked ones."""
+    table, x = _table(population), np.arange(max(least, 0), drawn + 1)
+    marked = marked[:, None]
+    left, others = marked - x, population - marked - drawn + x  # that are not drawn
+    ways = table[marked] - table[x] - table[np.maximum(left, 0)]
+    ways += table[population - marked] - table[drawn - x] - table[np.maximum(others, 0)]
+    ways[(left < 0) | (others < 0)] = -np.inf
+    largest = ways.max(1, initial=-np.inf)
+    there = largest > -np.inf
+    sums = np.full(len(ways), -np.inf)
+    sums[there] = largest[there] + np.log2(np.exp2(ways[there] - largest[there, None]).sum(1))
+    return np.minimum(0.0, sums - log2_choose(population, drawn) + _UP)
 
 
 def binomial(trials: int, chance: float, least: int) -> float:
@@ -84,10 +92,13 @@ def least_closed(clients: int, corrupt: int, drawn: int, threshold: int, most: f
     set or corrupt. Draws are independent, so a set of s is closed with chance q**s, q a hypergeometric tail, and there
     are C(honest, s) of them: the sum over all smaller sizes is at most 2**most.
     """
-    honest, total = clients - corrupt, -math.inf
-    for size in range(1, honest + 1):
-        one = hypergeometric(clients - 1, corrupt + size - 1, drawn, threshold)
-        total = log2_sum([total, log2_choose(honest, size) + size * one])
-        if total > most:
-            return size
+    honest, total, table = clients - corrupt, -math.inf, _table(clients)
+    for first in range(1, honest + 1, _SIZES):
+        sizes = np.arange(first, min(first + _SIZES, honest + 1))
+        ways = table[honest] - table[sizes] - table[honest - sizes]
+        terms = ways + sizes * hypergeometrics(clients - 1, corrupt + sizes - 1, drawn, threshold)
+        totals = np.logaddexp2.accumulate(np.concatenate([[total], terms]))[1:]
+        if (totals > most).any():
+            return int(sizes[np.argmax(totals > most)])
+        total = totals[-1]
     return honest
