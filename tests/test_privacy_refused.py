@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import fedcore as fc
 from fedcore.errors import DTypeError, PrivacyError, RangeError, ShapeError
 from fedcore.gaussian_table import MOST
 from fedcore.privacy import AdaptiveClip, Central, Correlated, Distributed
+from fedcore.privacy.adaptive import drawn_shares
 from fedcore.privacy.limits import LARGEST_CLIP, LEAST_CLIP
 
 FFA = {"reference": adapter(0), "method": fc.lora.FFALoRA()}
@@ -127,6 +129,30 @@ def test_clips_that_adapt_stay_where_mechanisms_take_them():
         central(clip=moved, per_module=True)
         assert moved["b"] / moved["a"] >= 2.0**-10
     assert AdaptiveClip(learning_rate=0.2).moved({"": 3.0}, [4], 10) == {"": 3.0 * math.exp(-0.2 * 0.2)}
+
+
+@pytest.mark.parametrize(("modules", "size", "z"), [(32, 65_536, 8.0), (226, 524_288, 2.0), (1, 2_000_000, 2000.0)])
+def test_clips_that_adapt_stay_where_their_noise_is_drawn(modules, size, z):
+    """One module that no update touches, the others at their median; and one clip of all, which nothing holds back."""
+    sizes = {f"m{i}": size for i in range(modules)}
+    mechanism = central(
+        noise_multiplier=z, per_module=True, adaptive=AdaptiveClip(count_noise=8000.0, learning_rate=1.0)
+    )
+    shares = drawn_shares(sizes, mechanism._multiplier(modules))
+    for _ in range(20):
+        mechanism._check_drawn(sizes)
+        clips = mechanism._clips(sizes)
+        mechanism = replace(mechanism, clip=mechanism.adaptive.moved(clips, [2] + [0] * (modules - 1), 2, shares))
+    moved = mechanism._clips(sizes)
+    assert moved["m0"] < clips["m0"] if modules == 1 else 2.0**-10 < moved["m0"] / moved["m1"] < 0.1
+    mechanism._check_drawn(sizes)
+
+
+def test_adaptive_clips_are_refused_at_the_first_where_later_ones_could_not_be_drawn():
+    settings = {"noise_multiplier": 6000.0, "adaptive": AdaptiveClip(count_noise=1e6)}
+    with pytest.raises(PrivacyError, match=r"noise_multiplier: 6000.* makes noise of 1\.2e\+09 .* no adaptive clips"):
+        central(**settings)._check_drawn({"": 2_000_000})
+    central(**settings | {"adaptive": None})._check_drawn({"": 2_000_000})
 
 
 def test_tensors_have_the_digest_and_the_release_of_the_arrays_that_they_are():

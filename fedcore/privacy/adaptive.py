@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedcore.errors import PrivacyError
-from fedcore.privacy.limits import LARGEST_CLIP, LEAST_CLIP, is_number
+from fedcore.gaussian_table import MOST
+from fedcore.privacy.limits import LARGEST_CLIP, LEAST_CLIP, check_deviation, is_number
 
 #: of the largest clip that another may be
 LEAST_SHARE = 2.0**-10
@@ -55,11 +56,21 @@ class AdaptiveClip:
             )
         return left**-0.5
 
-    def moved(self, clips: Mapping[str, float], doubled: Sequence[int], expected_clients: int) -> dict[str, float]:
+    def moved(
+        self,
+        clips: Mapping[str, float],
+        doubled: Sequence[int],
+        expected_clients: int,
+        drawn: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
         """The next clip of each part from its noisy Σ (2b - 1), within what a mechanism takes.
 
+        drawn  part -> the least share of √ΣC² at which noise for all clips is drawn in steps of this part's grid, with
+               Σ share² < 1; None for 0
+
         None falls below LEAST_SHARE of the largest: the noise on each part is that of all clips together, in which
-        smaller ones drown, and in steps of their grids it would become more than can be drawn.
+        smaller ones drown. Nor below its share s of what they then are together: with T² = ΣC² / (1 - Σs²) and clips
+        raised to at least sT, their squares come to at most ΣC² + T² Σs² = T².
         """
         found = {}
         for (part, clip), count in zip(clips.items(), doubled, strict=True):
@@ -67,4 +78,21 @@ class AdaptiveClip:
             exponent = min(max(-self.learning_rate * (share - self.quantile), -200.0), 200.0)
             found[part] = min(max(clip * math.exp(exponent), LEAST_CLIP), LARGEST_CLIP)
         least = LEAST_SHARE * max(found.values())
-        return {part: max(clip, least) for part, clip in found.items()}
+        found = {part: max(clip, least) for part, clip in found.items()}
+        if drawn is None:
+            return found
+        free = 1 - sum(share**2 for share in drawn.values())
+        together = math.sqrt(sum(clip**2 for clip in found.values()) / free)
+        return {part: max(clip, drawn[part] * together) for part, clip in found.items()}
+
+
+def drawn_shares(sizes: Mapping[str, int], multiplier: float) -> dict[str, float]:
+    """part -> the least share of √ΣC² that its clip C may have, so that its noise is drawn wherever clips move.
+
+    A grid is above 0.01 C/√d, so that noise of z √ΣC² is fewer than 100 z √d √ΣC²/C steps of it. Raises PrivacyError
+    where Σ share² passes ½: above that, one clip of all would have to move for its own noise.
+    """
+    total = sum(sizes.values())
+    what = f"noise_multiplier: {multiplier:g} on the sum of {total} numbers"
+    check_deviation(100 * multiplier * math.sqrt(2 * total), what, "take a larger epsilon, or no adaptive clips")
+    return {part: 100 * multiplier * math.sqrt(size) / float(MOST) for part, size in sizes.items()}

@@ -14,9 +14,9 @@ from fedcore.errors import PrivacyError
 from fedcore.lora import Method
 from fedcore.ops.clip_round import clip_grid
 from fedcore.privacy.accountant import Charge
-from fedcore.privacy.adaptive import AdaptiveClip
+from fedcore.privacy.adaptive import AdaptiveClip, drawn_shares
 from fedcore.privacy.budget import Noise
-from fedcore.privacy.charged import check_charged
+from fedcore.privacy.charged import check_charged, check_equal
 from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole
 from fedcore.privacy.noise import draw
 from fedcore.privacy.release import Release
@@ -114,7 +114,7 @@ class Central:
         fewer clients than expected, or none, is released the same way. Raises PrivacyError where a release would not be
         private or the noise is for something else, LayoutError or ShapeError for updates that do not fit.
         """
-        _check_equal(weights)
+        check_equal(weights)
         terms = self._terms(updates, method, reference, fixed, number)
         needed = Charge(self.noise_multiplier, dimension=self._needed(terms.sizes), stream=self.stream)
         check_charged(noise, self._digest(terms, label), needed, "other inputs")
@@ -123,7 +123,7 @@ class Central:
         means, norms = self._means(terms, clips, deviation, noise)
         mean = terms.released(means)
         within = {part: norms[part] <= clip**2 for part, clip in clips.items()}
-        following = self if self.adaptive is None else self._moved(clips, within, noise)
+        following = self if self.adaptive is None else self._moved(clips, within, noise.key, terms.sizes)
         public = self._public(terms, clips, deviation / self.expected_clients, mean, noise)
         private = {
             "clients": len(terms.each),
@@ -141,8 +141,7 @@ class Central:
         means, norms = {}, {}
         for part, clip in clips.items():
             segments = list(terms.sizes) if part == WHOLE else [part]
-            size = sum(terms.sizes[segment] for segment in segments)
-            grid = clip_grid(clip, size)
+            grid = clip_grid(clip, _size(terms.sizes, part))
 
             def drawn(start: int, count: int, part: str = part, steps: float = deviation / grid) -> np.ndarray:
                 return draw(count, steps, noise.key, f"sum {part}", start, self.stream)
@@ -187,19 +186,26 @@ class Central:
         deviation = self._deviation(clips)
         for part, clip in clips.items():
             check_clip(clip, part)
-            size = sizes[part] if part in sizes else sum(sizes.values())
+            size = _size(sizes, part)
             what = f"noise_multiplier: {self.noise_multiplier:g} at clip {clip:g} of {size} numbers"
             check_deviation(deviation / clip_grid(clip, size), what, "take a larger epsilon, or clip flat")
         if self.adaptive is not None:
             counts = 2 * self.adaptive.deviation(self.expected_clients)
             check_deviation(counts, f"count_noise: {counts / 2:g}", "take less")
+            self._shares(sizes)
+
+    def _shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        clips = self._clips(sizes)
+        return drawn_shares({part: _size(sizes, part) for part in clips}, self._multiplier(len(clips)))
 
     def _deviation(self, clips: Mapping[str, float]) -> float:
         """Of the noise on each number of the sum."""
+        return self._multiplier(len(clips)) * math.sqrt(sum(clip**2 for clip in clips.values()))
+
+    def _multiplier(self, clips: int) -> float:
+        """Of a sum of so many parts, beside their counts."""
         z = float(self.noise_multiplier)
-        if self.adaptive is not None:
-            z = self.adaptive.remaining(z, self.expected_clients, len(clips))
-        return z * math.sqrt(sum(clip**2 for clip in clips.values()))
+        return self.adaptive.remaining(z, self.expected_clients, clips) if self.adaptive else z
 
     def _digest(self, terms: Terms, label: str) -> str:
         clip = dict(self.clip) if isinstance(self.clip, Mapping) else self.clip
@@ -224,20 +230,15 @@ class Central:
             raise PrivacyError(f"clip: module {name!r} {what}; give one for each of {', '.join(sizes)}")
         return {name: float(self.clip[name]) for name in sizes}
 
-    def _moved(self, clips: dict[str, float], within: dict[str, np.ndarray], noise: Noise) -> Central:
+    def _moved(self, clips: dict[str, float], within: dict[str, Any], key: bytes, sizes: Mapping[str, int]) -> Central:
         """With the clips that noisy counts ask for. Counts are of 2b - 1, so that noise of 2σ_b is on whole numbers."""
         assert self.adaptive is not None
         deviation = 2 * self.adaptive.deviation(self.expected_clients)
-        drawn = draw(len(clips), deviation, noise.key, "counts", stream=self.stream)
-        doubled = [2 * int(np.count_nonzero(within[part])) - len(within[part]) for part in clips]
-        moved = self.adaptive.moved(clips, (np.array(doubled) + drawn).tolist(), self.expected_clients)
+        drawn = draw(len(clips), deviation, key, "counts", stream=self.stream)
+        doubled = np.array([2 * int(np.count_nonzero(within[part])) - len(within[part]) for part in clips]) + drawn
+        moved = self.adaptive.moved(clips, doubled.tolist(), self.expected_clients, self._shares(sizes))
         return replace(self, clip=moved if self.per_module else moved[WHOLE])
 
 
-def _check_equal(weights: Sequence[float] | Mapping[str, float] | None) -> None:
-    values = list(weights.values() if isinstance(weights, Mapping) else [] if weights is None else weights)
-    if len(set(map(float, values))) > 1:
-        raise PrivacyError(
-            "weights: got unequal ones, with which one client moves the sum by more than the clip; leave them out: in "
-            "a private mean every client counts the same"
-        )
+def _size(sizes: Mapping[str, int], part: str) -> int:
+    return sizes[part] if part in sizes else sum(sizes.values())

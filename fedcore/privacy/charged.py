@@ -1,6 +1,8 @@
-"""Whether a noise that was reserved is the one that a release needs."""
+"""Whether a noise that was reserved, and weights, are what a release needs."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 from fedcore.errors import PrivacyError
 from fedcore.privacy.accountant import Charge
@@ -42,4 +44,14 @@ def check_charged(noise: Noise, inputs_digest: str, needed: Charge, of: str, who
         raise PrivacyError(
             f"noise: charged for {noise.dimension} samples, and this release draws {needed.dimension}; open the budget "
             f"with dimension={needed.dimension}"
+        )
+
+
+def check_equal(weights: Sequence[float] | Mapping[str, float] | None) -> None:
+    """Raise PrivacyError for weights that differ."""
+    values = list(weights.values() if isinstance(weights, Mapping) else [] if weights is None else weights)
+    if len(set(map(float, values))) > 1:
+        raise PrivacyError(
+            "weights: got unequal ones, with which one client moves the sum by more than the clip; leave them out: in "
+            "a private mean every client counts the same"
         )
