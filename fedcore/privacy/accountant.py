@@ -14,7 +14,14 @@ from typing import Any
 
 from fedcore.errors import DependencyError, PrivacyError
 from fedcore.gaussian_table import MOST_TERMS
-from fedcore.privacy.limits import MOST_SAMPLES, check_multiplier, check_whole, is_number
+from fedcore.privacy.limits import (
+    MOST_SAMPLED_ROUNDS,
+    MOST_SAMPLES,
+    MOST_WHOLE,
+    check_multiplier,
+    check_whole,
+    is_number,
+)
 
 SAMPLING = ("poisson", "fixed", "none")
 NEIGHBOURS = ("add_remove", "replace_one")
@@ -51,7 +58,7 @@ class Charge:
         check_multiplier(self.noise_multiplier)
         if not is_number(q) or not 0 < q <= 1:
             raise PrivacyError(f"sampling_rate: got {q!r}, expected the share of the population in a round, in (0, 1]")
-        check_whole("rounds", self.rounds)
+        check_whole("rounds", self.rounds, most=MOST_WHOLE if q == 1 else MOST_SAMPLED_ROUNDS)
         check_whole("dimension", self.dimension, 0, MOST_SAMPLES)
         if self.stream not in STREAMS:
             raise PrivacyError(f"stream: got {self.stream!r}, expected one of {', '.join(STREAMS)}")

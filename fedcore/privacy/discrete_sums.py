@@ -11,14 +11,21 @@ import math
 import numpy as np
 
 from fedcore.errors import PrivacyError
+from fedcore.gaussian_table import MOST
 from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
-from fedcore.privacy.limits import check_whole, is_number
+from fedcore.privacy.limits import MOST_MULTIPLIER, check_multiplier, check_whole, is_number
+
+#: of a change, in grid steps: integers of more are of no 32-bit modulus, in any number of coordinates
+_MOST_NORM = 2.0**52
+#: terms of τ that are added up one by one
+_TERMS = 1 << 16
 
 
 def tau(sigma: float, clients: int) -> float:
     """τ = 10 Σ_{k=1}^{n-1} exp(-2π² σ² k/(k+1)): how far the sum of n discrete Gaussians of σ >= ½ is from one."""
-    k = np.arange(1, clients, dtype=np.float64)
-    return float(10 * np.exp(-2 * (math.pi * sigma) ** 2 * k / (k + 1)).sum())
+    k = np.arange(1, min(clients, _TERMS), dtype=np.float64)
+    each = np.exp(-2 * (math.pi * sigma) ** 2 * k / (k + 1))
+    return float(10 * (each.sum() + max(clients - _TERMS, 0) * each[-1:].sum()))  # later ones are smaller
 
 
 def concentrated(sigma: float, clients: int, norm: float, dimension: int) -> float:
@@ -60,10 +67,10 @@ def distributed_epsilon(
     check_relation("none", neighbours)
     check_whole("clients", clients)
     check_whole("dimension", dimension)
-    if not is_number(sigma) or not 0.5 <= sigma < math.inf:
-        raise PrivacyError(f"sigma: got {sigma!r}, expected at least 0.5 grid steps a client; take a finer grid")
-    if not is_number(norm) or not 0 < norm < math.inf:
-        raise PrivacyError(f"norm: got {norm!r}, expected a bound in grid steps above 0")
+    if not is_number(sigma) or not 0.5 <= sigma <= MOST:
+        raise PrivacyError(f"sigma: got {sigma!r}, expected 0.5 to {float(MOST):g} steps of a grid; change the grid")
+    if not is_number(norm) or not 0 < norm <= _MOST_NORM:
+        raise PrivacyError(f"norm: got {norm!r}, expected a bound in grid steps above 0, at most {_MOST_NORM:g}")
     return spent([charge_of_sum(sigma, clients, norm, dimension, rounds, neighbours)], delta, "none", neighbours)
 
 
@@ -79,4 +86,6 @@ def charge_of_sum(
     """What `rounds` such sums cost, with the parameters of `distributed_epsilon`: the Gaussian of the same ρ-zCDP."""
     change = 2.0 if neighbours == "replace_one" else 1.0
     z = change / math.sqrt(2 * concentrated(sigma, clients, change * norm, dimension))
+    z = min(z, MOST_MULTIPLIER)  # less noise than there is costs more
+    check_multiplier(z, "sigma over norm: noise multiplier of the sum")
     return Charge(z, rounds=rounds, dimension=dimension * clients, concentrated=True, stream=stream)

@@ -16,6 +16,8 @@ LEAST_MULTIPLIER, MOST_MULTIPLIER = 2.0**-18, 2e7
 LEAST_CLIP, LARGEST_CLIP = 2.0**-60, 2.0**60
 #: counts of rounds, clients and records, each of which float64 holds; noise samples, of which no ε is finite sooner
 MOST_WHOLE, MOST_SAMPLES = 2**53, 2**100
+#: rounds of one sampled charge, whose privacy losses are composed in seconds
+MOST_SAMPLED_ROUNDS = 10**7
 
 
 def check_multiplier(value: Any, name: str = "noise_multiplier") -> None:
