@@ -45,7 +45,7 @@ def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
     assert len(budget(path).charges) == 2  # what was spent stays spent
     assert main(["report", str(path), "--destroy-noise-keys"]) == 0
     assert "2 noise keys and the run's secret were deleted" in capsys.readouterr().err
-    assert list((path / "private/budget.keys").iterdir()) == []
+    assert [key.suffix for key in (path / "private/budget.keys").iterdir()] == [".destroyed"] * 2
     with pytest.raises(MissingError, match="secret: expired or was destroyed"):
         run(path, resume=True)
     unfinished = interrupted(tmp_path / "unfinished")
@@ -80,7 +80,7 @@ def test_keys_are_destroyed_between_rounds_of_this_run_alone_and_while_nobody_el
     assert "another process is running this" in capsys.readouterr().err
     assert main(destroy) == 0
     assert "2 noise keys but not the run's secret, with which it can go on, were deleted" in capsys.readouterr().err
-    assert len(list((tmp_path / "people.budget.keys").iterdir())) == 3
+    assert len(list((tmp_path / "people.budget.keys").glob("*.sealed"))) == 3
     assert len(run(path, shared, resume=True).ledger.entries) == 3
 
 

@@ -128,7 +128,7 @@ def test_a_file_put_back_with_its_head_shows_in_the_keys_that_no_record_explains
     put_back()
     for again in (lambda: run.reserve(A), lambda: budget(tmp_path), lambda: run.spent):
         with pytest.raises(
-            FormatError, match=r"has 1 records where people\.budget\.keys has key 3: .*nothing is released"
+            FormatError, match=r"has 1 records where the keys in people\.budget\.keys tell of 2: .*nothing is released"
         ):
             again()
 
@@ -172,12 +172,33 @@ def test_keys_are_sealed_private_and_destroyed_for_good(tmp_path):
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, sealed, run.path)] == [0o700, 0o600, 0o600]
     spent = run.spent
     assert run.destroy_keys() == 1
-    assert list(folder.iterdir()) == []
+    assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("00000002.destroyed", b"")]
     assert run.spent == spent
     with pytest.raises(PrivacyError, match=r"key of charge 2 was destroyed.*stays charged"):
         run.reserve(A)
     assert run.reserve(B).key != noise.key
     assert run.reserve(B).number == 4
+
+
+def test_a_file_put_back_with_its_head_shows_after_its_keys_were_destroyed(tmp_path):
+    run = budget(tmp_path)
+    names = ("people.budget", "people.budget.head")
+    copies = []
+    for inputs in (A, B):
+        copies.append({name: (tmp_path / name).read_bytes() for name in names})
+        run.reserve(inputs)
+    copies.append({name: (tmp_path / name).read_bytes() for name in names})
+    assert (run.destroy_keys(), run.destroy_keys()) == (2, 0)
+    last = {name: (tmp_path / name).read_bytes() for name in names}
+    for copy in copies:
+        for name in names:
+            (tmp_path / name).write_bytes(copy[name])
+        for again in (lambda: run.reserve(C), lambda: budget(tmp_path), lambda: run.spent):
+            with pytest.raises(FormatError, match=r"records where the keys in .* tell of 4: .*nothing is released"):
+                again()
+    for name in names:
+        (tmp_path / name).write_bytes(last[name])
+    assert len(run.charges) == 2
 
 
 def test_a_run_destroys_its_own_keys_alone(tmp_path):

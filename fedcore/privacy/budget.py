@@ -164,13 +164,11 @@ class Budget:
 
     @contextmanager
     def _locked(self) -> Iterator[list[dict[str, Any]]]:
-        """As `Chain.locked`; FormatError also where a key was sealed for a charge that is not there any more.
-
-        One key ahead is what a crash before the charge leaves.
-        """
+        """As `Chain.locked`; FormatError also where a key was sealed or destroyed for a charge that is not there."""
         with self._chain.locked() as records:
-            if (newest := self._keys.newest) > len(records) + 1:
-                raise tampered(self.path, f"has {len(records)} records where {self._keys.folder.name} has key {newest}")
+            if (least := self._keys.records) > len(records):
+                folder = self._keys.folder.name
+                raise tampered(self.path, f"has {len(records)} records where the keys in {folder} tell of {least}")
             yield records
 
     def _own(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
