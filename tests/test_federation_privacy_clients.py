@@ -14,7 +14,7 @@ from private_runs import SMALL, B, Interrupting, budget, config, dies, fake_seed
 import fedcore as fc
 from fedcore.cli import main
 from fedcore.errors import FormatError, PrivacyError, Void
-from fedcore.federation import client_noise
+from fedcore.federation import client_noise, private_round
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.private_run import read_plan
 from fedcore.report.html import write_report
@@ -139,6 +139,31 @@ def test_a_client_with_noise_of_its_own_sends_one_message_a_round(tmp_path):
     assert list((path / "private/budget.sent").glob("*/*.message")) == []
     assert main(["report", str(path), "--destroy-noise-keys"]) == 0
     assert not (path / "private/secret").exists()
+
+
+def test_messages_are_kept_until_their_round_is_in_the_ledger(tmp_path, monkeypatch):
+    path, settings = tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1)
+    kept = lambda: len(list((path / "private/budget.sent").glob("*/*.message")))  # noqa: E731
+
+    def failing(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client_noise, "_public", failing)  # when all have arrived
+        with pytest.raises(KeyboardInterrupt):
+            run(path, settings)
+    assert kept() == 5
+    sent = min((path / "private/updates/one/round-001").iterdir())
+    said = sent.read_bytes()
+    sent.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(private_round, "forget_messages", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, settings, resume=True, learner=Other())
+    assert sent.read_bytes() == said
+    assert kept() == 5
+    assert len(run(path, settings, resume=True).ledger.entries) == 1
+    assert kept() == 0
 
 
 def test_a_run_folder_that_was_put_back_sends_no_second_message_and_repeats_the_first(tmp_path):
