@@ -65,7 +65,11 @@ class LocalMode:
         most = clip + 12 * steps(private.plan.charged * clip / grid) * grid
         total, refused = np.zeros(about.numbers), {}
         for client, receipt in receipts.items():
-            sent = _unpack(receipt, "float32", about.numbers)
+            try:
+                sent = _unpack(receipt, "float32", about.numbers)
+            except (FormatError, PrivacyError):  # as it came: the journal has checked its digest
+                refused[client] = f"statistic: not a message of {about.numbers} float32"
+                continue
             if np.abs(sent).max(initial=0) <= most:  # false for NaN
                 total += sent
             else:
