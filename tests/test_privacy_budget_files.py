@@ -1,10 +1,9 @@
-"""The files of a budget: changed, rolled back, lost, opened otherwise, and keys that are sealed and destroyed."""
+"""The files of a budget: changed, rolled back, lost or opened otherwise."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import stat
 
 import pytest
 from private_budgets import KEY, A, B, C, budget
@@ -160,72 +159,6 @@ def test_an_earlier_copy_of_both_shows_against_a_head_kept_elsewhere(tmp_path):
     run.reserve(C)
     with pytest.raises(PrivacyError, match="does not continue it"):
         run.require(published)
-
-
-def test_keys_are_sealed_private_and_destroyed_for_good(tmp_path):
-    run = budget(tmp_path)
-    noise = run.reserve(A)
-    folder = tmp_path / "people.budget.keys"
-    (sealed,) = folder.iterdir()
-    assert noise.key not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert noise.key.hex() not in repr(noise)
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, sealed, run.path)] == [0o700, 0o600, 0o600]
-    spent = run.spent
-    assert run.destroy_keys() == 1
-    assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("00000002.destroyed", b"")]
-    assert run.spent == spent
-    with pytest.raises(PrivacyError, match=r"key of charge 2 was destroyed.*stays charged"):
-        run.reserve(A)
-    assert run.reserve(B).key != noise.key
-    assert run.reserve(B).number == 4
-
-
-def test_a_file_put_back_with_its_head_shows_after_its_keys_were_destroyed(tmp_path):
-    run = budget(tmp_path)
-    names = ("people.budget", "people.budget.head")
-    copies = []
-    for inputs in (A, B):
-        copies.append({name: (tmp_path / name).read_bytes() for name in names})
-        run.reserve(inputs)
-    copies.append({name: (tmp_path / name).read_bytes() for name in names})
-    assert (run.destroy_keys(), run.destroy_keys()) == (2, 0)
-    last = {name: (tmp_path / name).read_bytes() for name in names}
-    for copy in copies:
-        for name in names:
-            (tmp_path / name).write_bytes(copy[name])
-        for again in (lambda: run.reserve(C), lambda: budget(tmp_path), lambda: run.spent):
-            with pytest.raises(FormatError, match=r"records where the keys in .* tell of 4: .*nothing is released"):
-                again()
-    for name in names:
-        (tmp_path / name).write_bytes(last[name])
-    assert len(run.charges) == 2
-
-
-def test_a_run_destroys_its_own_keys_alone(tmp_path):
-    first, second = budget(tmp_path, run="first"), budget(tmp_path, run="second")
-    first.reserve(A)
-    key = second.reserve(B).key
-    first.reserve(C)
-    assert (first.own, second.own) == ([2, 4], [3])
-    assert first.destroy_keys() == 2
-    assert second.reserve(B).key == key
-    with pytest.raises(PrivacyError, match="key of charge 4 was destroyed"):
-        first.reserve(C)
-    assert len(second.charges) == 3
-
-
-def test_a_sealed_key_that_was_changed_swapped_or_lost_is_refused(tmp_path):
-    run = budget(tmp_path)
-    run.reserve(A)
-    run.reserve(B)
-    first, second = sorted((tmp_path / "people.budget.keys").iterdir())
-    kept = first.read_bytes()
-    for damage in (lambda: first.write_bytes(second.read_bytes()), lambda: first.write_bytes(kept[:-1]), first.unlink):
-        damage()
-        with pytest.raises(FormatError, match="sealed key of charge 2"):
-            run.reserve(A)
-    with pytest.raises(FormatError, match="another sealing key"):
-        budget(tmp_path, sealing_key=bytes(32))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from fedcore.updates.atomic import refused, sync, write_atomically
 #: bytes of a sealing key and of a noise key
 KEY_BYTES = 32
 _NONCE_BYTES = 12
+#: crashes between a key and its charge that are believed of one charge
+_CRASHES = 2
 _SEALED, _DESTROYED = ".sealed", ".destroyed"
 
 
@@ -91,6 +93,13 @@ class SealedKeys:
         A crash may leave a key before its charge; a key is destroyed after its charge and a record that says so.
         """
         return max(self._newest(_SEALED) - 1, self._newest(_DESTROYED) + 1 if self._newest(_DESTROYED) else 0)
+
+    def put_aside_often(self) -> list[Path]:
+        """The keys put aside for one number, of the first that has more of them than crashes explain, else none."""
+        found: dict[str, list[Path]] = {}
+        for path in self.folder.glob("*-aside"):
+            found.setdefault(path.stem, []).append(path)
+        return next((found[stem] for stem in sorted(found) if len(found[stem]) > _CRASHES), [])
 
     def destroy(self, numbers: Iterable[int]) -> int:
         """Delete the keys of these charges, so that their noise cannot be drawn again; how many there were.
