@@ -11,7 +11,7 @@ import pytest
 from private_runs import SMALL, Interrupting, budget, config, dies, interrupted, run
 
 from fedcore.cli import main
-from fedcore.errors import ConfigError, MissingError
+from fedcore.errors import ConfigError, MissingError, PrivacyError
 from fedcore.federation.config_file import parse_config, to_toml
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.private_run import read_plan
@@ -160,3 +160,26 @@ def test_the_table_of_privacy_survives_the_round_trip_and_its_files_are_beside_t
     assert parse_config(to_toml(made), "again") == made
     assert made.aggregation_of(made.arms[0]).weights == "equal"
     assert set(METHODS) >= {"ffa_lora", "fedsvd", "rolora", "fedsb"}
+
+
+@pytest.mark.parametrize(
+    ("privacy", "said"),
+    [
+        ("clip = 1e40\n", "clip: got 1e+40"),
+        ("clip = 1e200\n", "clip: got 1e+200"),
+        ('clip = 1e-30\nmode = "local"\n', "clip: got 1e-30"),
+        ("adaptive = { count_noise = 1e12 }\n", "count_noise: 1e+12 makes noise of"),
+        ('clip = 1e40\nmode = "distributed"\n', "clip: got 1e+40"),
+    ],
+)
+def test_what_cannot_be_released_is_refused_before_anybody_trains_or_is_charged(tmp_path, privacy, said):
+    with pytest.raises(PrivacyError) as caught:
+        run(tmp_path / "run", config(SMALL + privacy), learner=None)
+    assert str(caught.value).startswith(said)
+    assert not list(tmp_path.glob("run/rounds/*"))
+    assert len((tmp_path / "run/private/budget").read_text().splitlines()) == 1  # its opening, and no charge
+
+
+def test_a_clip_that_adapts_too_fast_stays_where_it_can_be_released(tmp_path):
+    folder = run(tmp_path / "run", config(SMALL + "adaptive = { learning_rate = 1e4, count_noise = 20 }\n", rounds=3))
+    assert len(folder.ledger.entries) == len(budget(folder.path).charges) == 3
