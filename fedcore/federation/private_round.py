@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedcore.errors import PrivacyBudgetError, TrainingError
-from fedcore.federation.client_noise import DistributedMode, LocalMode
+from fedcore.federation.client_noise import DistributedMode, LocalMode, forget_messages
 from fedcore.federation.config import Arm
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
@@ -61,6 +61,7 @@ def private_round(federation: Federation, arm: Arm, number: int, start: Start) -
         return None
     else:
         following = folder.rounds.load_start(arm.name, number, entry)
+    forget_messages(private_of(federation), arm.name, number)  # not before: a release may fail and be tried again
     with clock.phase("evaluation"):
         metrics = federation.learner.evaluate(following.adapter)
     epsilon, plan = entry["privacy"]["epsilon"], private_of(federation).plan
