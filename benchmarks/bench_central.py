@@ -41,8 +41,9 @@ def compared(n: int) -> dict[str, object]:
     works = {"Flower, float noise": flower_private(flower_messages(vectors, [1] * n), D, Z, CLIP)}
     for threads in sorted({1, available_cores()}):
         for stream, name in (("aes256ctr", "AES-256-CTR"), ("chacha20", "ChaCha20")):
-            works[f"release, {name}, {threads} thread{'s' * (threads > 1)}"] = release(vectors, stream, threads)
-    works[f"inputs_digest and release, AES-256-CTR, {threads} threads"] = release(vectors, "aes256ctr", threads, True)
+            on = f"{name}, {threads} thread{'s' * (threads > 1)}"
+            works[f"release, {on}"] = release(vectors, stream, threads)
+            works[f"inputs_digest and release, {on}"] = release(vectors, stream, threads, reserving=True)
     times = alternate(works, ROUNDS)
     flower = times["Flower, float noise"]["median"]
     return {

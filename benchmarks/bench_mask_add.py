@@ -83,10 +83,11 @@ def server(results: dict[str, object]) -> None:
         residues = np.random.default_rng(1).integers(0, 1 << BITS, size, np.uint32)
         packed, total = fc.ops.pack_bits(residues, BITS, threads=1), np.zeros(size, np.uint32)
         key, wide = os.urandom(32), residues.astype(np.int64)
-        wide_total = wide.copy()
+        wide_total, copied = wide.copy(), np.empty_like(residues)
         works = {
             "pack_bits": lambda r=residues, p=packed: fc.ops.pack_bits(r, BITS, p, threads=1),
             "unpack_add": lambda p=packed, t=total: fc.ops.unpack_add(p, BITS, t, threads=1),
+            "copy": lambda r=residues, t=copied: np.copyto(t, r),
             "numpy sum of int64": lambda w=wide, t=wide_total: np.add(t, w, out=t),
         }
         times = alternate(works)
@@ -98,6 +99,9 @@ def server(results: dict[str, object]) -> None:
         times |= alternate(works, 7)
         for name in ("pack_bits", "unpack_add"):
             times[name]["GB/s of packed bytes"] = len(packed) / times[name]["median"] / 1e9
+        # what memory does for it: the packed bytes are read, the total is read and written
+        times["unpack_add"]["GB/s moved"] = (len(packed) + 2 * total.nbytes) / times["unpack_add"]["median"] / 1e9
+        times["copy"]["GB/s moved"] = 2 * total.nbytes / times["copy"]["median"] / 1e9
         found[f"{size} elements"] = times
     results["server"] = found
 

@@ -22,6 +22,8 @@ STORAGE: dict[str, np.dtype] = {
     "bfloat16": BF16,
     "float64": np.dtype("<f8"),
 }
+#: a NumPy dtype of this machine's byte order -> its name
+_NAMES = {dtype: name for name, dtype in STORAGE.items() if dtype.isnative}
 ROW_DTYPES = ("float32", "float16", "bfloat16")
 OUT_DTYPES = ("float32", "float64", "float16", "bfloat16")
 
@@ -49,8 +51,8 @@ def name_of(dtype: object) -> str:
 
     Raises DTypeError for any other, and for a byte order that is not this machine's.
     """
-    if isinstance(dtype, np.dtype) and dtype == BF16:
-        return "bfloat16"
+    if isinstance(dtype, np.dtype) and (name := _NAMES.get(dtype)):
+        return name
     if isinstance(dtype, np.dtype) and not dtype.isnative:
         raise DTypeError(
             f"dtype: got {dtype.str}, expected this machine's byte order; use array.astype(dtype.newbyteorder('='))"

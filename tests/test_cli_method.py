@@ -226,10 +226,11 @@ def test_plan_refuses_what_it_does_not_know(capsys, options, words):
     assert error.count("\n") == 1
 
 
-def test_a_method_takes_no_rule_and_no_server_optimizer():
+def test_a_method_takes_no_rule_and_none_but_that_of_a_frozen_a_a_server_optimizer():
     for kind in METHODS.values():
         assert not refusals(kind())
-        assert len(refusals(kind(), rule="krum", optimizer="fedadam")) == 2
+        assert len(refusals(kind(), rule="krum", optimizer="fedadam")) == 1 + (kind is not METHODS["ffa_lora"])
+        assert refusals(kind(), mixed=True, optimizer="fedadam")
         assert refusals(kind(), before=True)
         assert bool(refusals(kind(), mixed=True)) == (not kind.traits.mixed)
         assert bool(refusals(kind(), masks=True)) == (not kind.traits.linear)

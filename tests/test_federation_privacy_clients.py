@@ -10,11 +10,12 @@ import fake_learner as fake
 import numpy as np
 import pytest
 from private_runs import SMALL, B, Interrupting, budget, config, dies, fake_seed, run
+from safetensors.numpy import save
 
 import fedcore as fc
 from fedcore.cli import main
 from fedcore.errors import FormatError, PrivacyError, Void
-from fedcore.federation import client_noise
+from fedcore.federation import client_noise, private_round
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.private_run import read_plan
 from fedcore.report.html import write_report
@@ -52,21 +53,31 @@ def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
     assert len(budget(tmp_path / "run").charges) == 1
 
 
-@pytest.mark.parametrize("bad", [np.nan, 3e38, 60.0])
+NUMBERS = [np.full(12, bad, np.float32) for bad in (np.nan, 3e38, 60.0)]
+SHAPES = [np.zeros(5, np.float32), np.zeros((3, 4), np.float32), np.zeros(12, np.float64)]
+FORMATS = [b"", b"no message", save({"other": np.zeros(12, np.float32)})]
+
+
+@pytest.mark.parametrize(
+    "bad", [[save({"statistic": bad}) for bad in NUMBERS], [save({"statistic": bad}) for bad in SHAPES], FORMATS]
+)
 def test_what_is_no_noisy_term_counts_as_zero_over_the_same_denominator(tmp_path, monkeypatch, bad):
+    sent = {f"client-{number}": data for number, data in enumerate(bad, 1)}
+
     def sending(self, client, update):
         data = real(self, client, update)
-        return data if client.id != "client-1" else data[:-48] + np.full(12, bad, np.float32).tobytes()
+        return sent.get(client.id, data)
 
     real = client_noise.LocalMode.message
     monkeypatch.setattr(client_noise.LocalMode, "message", sending)
     folder = run(tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1))
     each = folder.journal.received("one", 1)
-    numbers = {name: np.frombuffer(one.path.read_bytes()[-48:], np.float32) for name, one in each.items()}
-    counted = [np.float64(row) for name, row in numbers.items() if name != "client-1"]
+    counted = [
+        np.frombuffer(each[name].path.read_bytes()[-48:], np.float32).astype(float) for name in each.keys() - sent
+    ]
     reached = folder.rounds.load_global("one", 1, folder.ledger.entries[0]["output"]).tensors[B]
     assert np.allclose(np.ravel(reached), sum(counted) / 5, atol=1e-5)
-    assert list(folder.private.kept("one", 1)["not_counted"]) == ["client-1"]
+    assert list(folder.private.kept("one", 1)["not_counted"]) == sorted(sent)
     assert "not_counted" not in folder.ledger.entries[0]["privacy"]
 
 
@@ -139,6 +150,31 @@ def test_a_client_with_noise_of_its_own_sends_one_message_a_round(tmp_path):
     assert list((path / "private/budget.sent").glob("*/*.message")) == []
     assert main(["report", str(path), "--destroy-noise-keys"]) == 0
     assert not (path / "private/secret").exists()
+
+
+def test_messages_are_kept_until_their_round_is_in_the_ledger(tmp_path, monkeypatch):
+    path, settings = tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1)
+    kept = lambda: len(list((path / "private/budget.sent").glob("*/*.message")))  # noqa: E731
+
+    def failing(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client_noise, "_public", failing)  # when all have arrived
+        with pytest.raises(KeyboardInterrupt):
+            run(path, settings)
+    assert kept() == 5
+    sent = min((path / "private/updates/one/round-001").iterdir())
+    said = sent.read_bytes()
+    sent.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(private_round, "forget_messages", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, settings, resume=True, learner=Other())
+    assert sent.read_bytes() == said
+    assert kept() == 5
+    assert len(run(path, settings, resume=True).ledger.entries) == 1
+    assert kept() == 0
 
 
 def test_a_run_folder_that_was_put_back_sends_no_second_message_and_repeats_the_first(tmp_path):

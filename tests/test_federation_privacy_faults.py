@@ -11,7 +11,7 @@ import pytest
 from private_runs import SMALL, Interrupting, budget, config, dies, interrupted, run
 
 from fedcore.cli import main
-from fedcore.errors import ConfigError, MissingError
+from fedcore.errors import ConfigError, MissingError, PrivacyError
 from fedcore.federation.config_file import parse_config, to_toml
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.private_run import read_plan
@@ -35,8 +35,9 @@ def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
     path = tmp_path / "run"
     shutil.copytree(whole, path)
     assert RunFolder.read(path).expired == 0
-    old = [p for p in (path / "private").rglob("*") if p.is_file() and "budget" not in str(p.relative_to(path))]
-    assert len(old) == 2 * 5 + 2 + 1
+    inside = [p for p in (path / "private").rglob("*") if p.is_file() and "budget" not in str(p.relative_to(path))]
+    old = [file for file in inside if file.name != "plan-key"]
+    assert len(old) == len(inside) - 1 == 2 * 5 + 2 + 1
     for file in old:
         os.utime(file, (0, os.stat(file).st_mtime - 31 * 86400))
     assert main(["report", str(path)]) == 0
@@ -45,7 +46,7 @@ def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
     assert len(budget(path).charges) == 2  # what was spent stays spent
     assert main(["report", str(path), "--destroy-noise-keys"]) == 0
     assert "2 noise keys and the run's secret were deleted" in capsys.readouterr().err
-    assert list((path / "private/budget.keys").iterdir()) == []
+    assert [key.suffix for key in (path / "private/budget.keys").iterdir()] == [".destroyed"] * 2
     with pytest.raises(MissingError, match="secret: expired or was destroyed"):
         run(path, resume=True)
     unfinished = interrupted(tmp_path / "unfinished")
@@ -78,9 +79,17 @@ def test_keys_are_destroyed_between_rounds_of_this_run_alone_and_while_nobody_el
     with RunFolder.read(path).hold():
         assert main(destroy) == 1
     assert "another process is running this" in capsys.readouterr().err
+    plan = (path / "privacy.json").read_text()
+    other = json.loads((tmp_path / "other/privacy.json").read_text())
+    for said in (other, json.loads(plan) | {"run": other["run"]}):
+        (path / "privacy.json").write_text(json.dumps(said))
+        assert main(destroy) == 1
+        assert "privacy.json: was changed after the run began" in capsys.readouterr().err
+    assert len(list((tmp_path / "people.budget.keys").glob("*.sealed"))) == 5
+    (path / "privacy.json").write_text(plan)
     assert main(destroy) == 0
     assert "2 noise keys but not the run's secret, with which it can go on, were deleted" in capsys.readouterr().err
-    assert len(list((tmp_path / "people.budget.keys").iterdir())) == 3
+    assert len(list((tmp_path / "people.budget.keys").glob("*.sealed"))) == 3
     assert len(run(path, shared, resume=True).ledger.entries) == 3
 
 
@@ -151,3 +160,26 @@ def test_the_table_of_privacy_survives_the_round_trip_and_its_files_are_beside_t
     assert parse_config(to_toml(made), "again") == made
     assert made.aggregation_of(made.arms[0]).weights == "equal"
     assert set(METHODS) >= {"ffa_lora", "fedsvd", "rolora", "fedsb"}
+
+
+@pytest.mark.parametrize(
+    ("privacy", "said"),
+    [
+        ("clip = 1e40\n", "clip: got 1e+40"),
+        ("clip = 1e200\n", "clip: got 1e+200"),
+        ('clip = 1e-30\nmode = "local"\n', "clip: got 1e-30"),
+        ("adaptive = { count_noise = 1e12 }\n", "count_noise: 1e+12 makes noise of"),
+        ('clip = 1e40\nmode = "distributed"\n', "clip: got 1e+40"),
+    ],
+)
+def test_what_cannot_be_released_is_refused_before_anybody_trains_or_is_charged(tmp_path, privacy, said):
+    with pytest.raises(PrivacyError) as caught:
+        run(tmp_path / "run", config(SMALL + privacy), learner=None)
+    assert str(caught.value).startswith(said)
+    assert not list(tmp_path.glob("run/rounds/*"))
+    assert len((tmp_path / "run/private/budget").read_text().splitlines()) == 1  # its opening, and no charge
+
+
+def test_a_clip_that_adapts_too_fast_stays_where_it_can_be_released(tmp_path):
+    folder = run(tmp_path / "run", config(SMALL + "adaptive = { learning_rate = 1e4, count_noise = 20 }\n", rounds=3))
+    assert len(folder.ledger.entries) == len(budget(folder.path).charges) == 3

@@ -94,10 +94,13 @@ def test_noise_belongs_to_one_set_of_inputs_and_settings(sampler):
         "one number": (mechanism, [*rows[:2], rows[2] + np.eye(1, 50, dtype=np.float32)[0]]),
         "clip": (Central(clip=1.0, noise_multiplier=1.0, expected_clients=3), rows),
         "denominator": (Central(clip=2.0, noise_multiplier=1.0, expected_clients=4), rows),
-        "adaptive": (Central(clip=2.0, noise_multiplier=1.0, expected_clients=3, adaptive=AdaptiveClip()), rows),
+        "adaptive": (
+            Central(clip=2.0, noise_multiplier=1.0, expected_clients=3, adaptive=AdaptiveClip(count_noise=1.0)),
+            rows,
+        ),
     }
     for other, inputs in others.values():
-        with pytest.raises(PrivacyError, match="reserved for other inputs or settings"):
+        with pytest.raises(PrivacyError, match="reserved for other inputs or other settings"):
             other.release(inputs, noise, label="a round")
     digest = mechanism.inputs_digest(rows, label="a round")
     with pytest.raises(PrivacyError, match=r"charged at noise multiplier 2, .* has 1"):

@@ -164,7 +164,7 @@ def test_all_clients_at_the_clip_in_one_direction_do_not_wrap():
     assert abs(got[17] - 50) < 6 * 0.1
     settings = {"fewest": 3, "corrupt": 0, "noise_multiplier": 1.0}
     assert all(mechanism(4096, clients=n, **settings).wrap_chance <= 2.0**-40 for n in range(3, 300))
-    assert one._wrap(one.modulus // 2) > 2.0**-40
+    assert one._wrap(one.modulus // 2, one.step) > 2.0**-40
     assert mechanism(4096, clients=50, fewest=50, corrupt=0, noise_multiplier=8.0).modulus > one.modulus
 
 

@@ -16,6 +16,7 @@ from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
 from fedcore.federation.privacy_mechanisms import central, distributed, multiplier_for
 from fedcore.federation.private_modes import Released, Round
+from fedcore.federation.private_run import PrivateRun
 from fedcore.federation.secure_sum import added_up, agreed, context_of
 from fedcore.ops.clip_round import clip_grid
 from fedcore.privacy import Distributed, Noise, secagg
@@ -38,7 +39,7 @@ class LocalMode:
         private = about.private
         self._mechanism = central(private.settings, 1, private.plan.charged, private.settings.clip)
         # charged before any client draws: what leaves a client is a release
-        self._charge = private.budget.reserve(hashlib.sha256(f"local {about.label}".encode()).hexdigest())
+        self._charge = private.budget.reserve(_local_inputs(about.label))
 
     def message(self, client: Client, update: Update) -> bytes:
         """The client's clipped and noised term."""
@@ -58,14 +59,17 @@ class LocalMode:
     def release(self, receipts: dict[str, Receipt]) -> Released:
         """The mean of the noisy terms over all clients, where what no client makes by the protocol counts as zero."""
         about, private = self._about, self._about.private
-        all_received(private.budget.path, self._charge)
         clip = private.settings.clip
         grid = clip_grid(clip, about.numbers)
         # of a clipped term and its noise: beyond 12 standard deviations there are 2^-107 of the Gaussian's samples
         most = clip + 12 * steps(private.plan.charged * clip / grid) * grid
         total, refused = np.zeros(about.numbers), {}
         for client, receipt in receipts.items():
-            sent = _unpack(receipt, "float32", about.numbers)
+            try:
+                sent = _unpack(receipt, "float32", about.numbers)
+            except (FormatError, PrivacyError):  # as it came: the journal has checked its digest
+                refused[client] = f"statistic: not a message of {about.numbers} float32"
+                continue
             if np.abs(sent).max(initial=0) <= most:  # false for NaN
                 total += sent
             else:
@@ -73,6 +77,15 @@ class LocalMode:
         mean = about.moved((total / private.plan.expected_clients).astype(np.float32))
         deviation = private.plan.charged * clip / np.sqrt(private.plan.expected_clients)
         return Released(mean, _public(about, self._charge, mean, float(deviation)), {"not_counted": refused})
+
+
+def forget_messages(private: PrivateRun, arm: str, number: int) -> None:
+    """Delete what clients of a round in local mode keep to send again: the round is in the ledger."""
+    all_received(private.budget.path, _local_inputs(private.label(arm, number)))
+
+
+def _local_inputs(label: str) -> str:
+    return hashlib.sha256(f"local {label}".encode()).hexdigest()
 
 
 class DistributedMode:

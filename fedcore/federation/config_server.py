@@ -15,7 +15,10 @@ SETTINGS = {"learning_rate", "momentum", "beta1", "beta2", "tau"}
 
 
 class ServerOptimizer(Section):
-    """[server] and arms.server: how the global adapter moves by the aggregate of a round, in space = "parameters"."""
+    """[server] and arms.server: how the global adapter moves by the aggregate of a round.
+
+    With space = "parameters" or method = "ffa_lora", in private runs after the noise.
+    """
 
     optimizer: Literal["none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = Field(
         default="none", description='"none" takes the aggregate as it is'

@@ -13,6 +13,7 @@ from fedcore.federation.journal import Receipt
 from fedcore.federation.methods import method_of
 from fedcore.federation.norms import change_norms
 from fedcore.federation.parcel import kept, packed, unpacked
+from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.start import Start
 from fedcore.lora import FedSB, FlexLoRA, Method
 from fedcore.updates import Cohort, Update
@@ -86,10 +87,12 @@ def method_step(
         weights = np.ones(len(cohort)) if equal else None
         reference = start.fixed or start.adapter
         result = step.aggregate(cohort, weights, reference, side=start.side, number=number)
-        following = Start(result.update, result.side, start.fixed, result.starts)
+        moved, state = move(federation, arm, number, start.adapter, result.update)
+        following = Start(moved, result.side, start.fixed, result.starts)
         if isinstance(method, FedSB) and not isinstance(step, FedSB):
             following = fixing(method, result.update)
     with clock.phase("journal"):
+        also = optimizer_facts(federation, arm, number, result.update, state)
         following, names = folder.rounds.save_start(arm.name, number, following)
     report = {name: value for name, value in result.report.items() if name not in ("n", "round")}
     return following, {
@@ -109,6 +112,7 @@ def method_step(
         "poisoned": [client.id for client in federation.clients[-arm.attack.clients :]] if arm.attack else [],
         "change_norms": change_norms(cohort, start),
         "report": report,
+        **also,
         **names,
     }
 

@@ -33,6 +33,11 @@ def privacy_faults(config: Config, index: int, clients: int | None) -> list[str]
     )
     if method is not None and settings.mode == "correlated":
         found += not_summed(method)
+        if config.optimizer_of(arm) is not None:
+            found.append(
+                'server.optimizer: got one with privacy.mode = "correlated", whose noises take each other back in sums '
+                'of rounds, and steps of an optimizer are none; set optimizer = "none", or mode = "central"'
+            )
     if method is None and not found:
         found.append(
             "aggregation.method: missing; a run trains LoRA adapters, and a clip must know which factor travels: set "

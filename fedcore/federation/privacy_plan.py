@@ -10,7 +10,7 @@ from typing import Any
 
 from fedcore.errors import PrivacyBudgetError
 from fedcore.federation.config_privacy import Privacy
-from fedcore.federation.privacy_mechanisms import correlated, distributed
+from fedcore.federation.privacy_mechanisms import central, correlated, distributed, multiplier_for
 from fedcore.federation.privacy_notes import notes_on, scope
 from fedcore.federation.start import Start
 from fedcore.lora import Method
@@ -117,8 +117,7 @@ def make_plan(
         concentrated=settings.mode == "distributed",
         stream=settings.stream,
     )
-    if settings.mode == "correlated":
-        correlated(settings, expected, charged, rounds).deviation(numbers)  # refused before anything is charged
+    _check_drawn(settings, population, rounds, arms, charged)
     noise = _noise_of_sum(settings, charged, expected, rounds, max(counts)) * math.sqrt(numbers) / expected
     return Plan(
         mode=settings.mode,
@@ -144,6 +143,23 @@ def make_plan(
         run=os.urandom(16).hex(),
         spend=settings.spend,
     )
+
+
+def _check_drawn(
+    settings: Privacy, population: int, rounds: int, arms: Sequence[tuple[Method, Start]], charged: float
+) -> None:
+    """Raise PrivacyError, before anything trains or is charged, where a mechanism could not release at this noise."""
+    expected = 1 if settings.mode == "local" else settings.expected_clients(population)
+    for method, start in arms:
+        for number, segments in enumerate(_segments(settings, method, start), 1):
+            size = sum(segments.values())
+            if settings.mode == "correlated":
+                correlated(settings, expected, charged, rounds).deviation(size)
+            elif settings.mode == "distributed":
+                distributed(settings, population, size, multiplier_for(settings, population, size, charged))
+            else:
+                mechanism = central(settings, expected, charged, settings.clip)
+                mechanism.dimension(start.adapter, method=method, fixed=start.fixed, number=number)
 
 
 def _noise_of_sum(settings: Privacy, charged: float, expected: int, rounds: int, counts: int) -> float:

@@ -1,6 +1,7 @@
 """What a private run keeps for its operator alone, for some days: private/ in the run folder.
 
 private/secret (32 bytes, sealed: who is sampled, clients' noise, what commits to the texts)
+private/plan-key (32 bytes, sealed: tells this run's plan from another's)
 private/updates/ (messages of private arms)
 private/turns/<arm>/rounds (who took part when, hashed, where noise is correlated)
 private/rounds/<arm>-<n>.json (who took part, digests, norms, seconds; why it stopped, is void or left a client out)
@@ -9,7 +10,7 @@ private/budget* (unless elsewhere: charges, sealed noise keys, marks of what cli
 Messages, norms and the rest expire `journal_days` after they were written, whether or not the run went on, but for
 messages of a round that is not released: without them it could be trained otherwise, under other noise. The secret and
 the turns, which tell who took part, expire once the run is finished. Charges, sealed keys and what was sent stay: they
-are what was spent.
+are what was spent. So does the key of the plan, by which keys are destroyed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ FOLDER = "private"
 _DAY = 86400.0
 #: what the key that seals the secret is for
 _SEAL = "seal of a run's secret"
+#: what the key of its plan is for
+_PLAN = "plan"
 
 
 class PrivateJournal:
@@ -44,17 +47,17 @@ class PrivateJournal:
         folder = run / FOLDER
         folder.mkdir(mode=0o700)
         key = derived(sealing_key(settings, folder), _SEAL)
-        (folder / "secret").touch(mode=0o600)
-        (folder / "secret").write_bytes(sealed(key, secret, _SEAL))
+        for name, data, context in (("secret", secret, _SEAL), ("plan-key", derived(secret, _PLAN), _PLAN)):
+            (folder / name).touch(mode=0o600)
+            (folder / name).write_bytes(sealed(key, data, context))
 
     def secret(self, sealing: bytes) -> bytes:
         """32 bytes, by the operator's key. Raises MissingError where it expired, FormatError where it does not open."""
-        path = self.folder / "secret"
-        if not path.is_file():
-            raise MissingError(f"{path}: expired or was destroyed, as of a finished run; start a new run")
-        if (found := unsealed(derived(sealing, _SEAL), path.read_bytes(), _SEAL)) is None:
-            raise FormatError(f"{path}: does not open: changed, or sealed by another key; restore both as they were")
-        return found
+        return self._opened("secret", _SEAL, sealing, "expired or was destroyed, as of a finished run; start a new run")
+
+    def plan_key(self, sealing: bytes) -> bytes:
+        """32 bytes, from the secret, that stay when it is gone. Raises MissingError, FormatError as `secret` does."""
+        return self._opened("plan-key", _PLAN, sealing, "missing, so the plan cannot be checked; restore it")
 
     def rounds_of(self, arm: str) -> Path:
         """Where the rounds of an arm with correlated noise are kept."""
@@ -96,6 +99,14 @@ class PrivateJournal:
         """Whether a file is a message of a round that is not released."""
         part, *inside = path.relative_to(self.folder).parts
         return part == "updates" and not released(inside[0], int(inside[1].removeprefix("round-")))
+
+    def _opened(self, name: str, context: str, sealing: bytes, missing: str) -> bytes:
+        path = self.folder / name
+        if not path.is_file():
+            raise MissingError(f"{path}: {missing}")
+        if (found := unsealed(derived(sealing, _SEAL), path.read_bytes(), context)) is None:
+            raise FormatError(f"{path}: does not open: changed, or sealed by another key; restore both as they were")
+        return found
 
     def _round(self, arm: str, number: int) -> Path:
         return self.folder / "rounds" / f"{arm}-{number:03d}.json"

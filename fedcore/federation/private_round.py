@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedcore.errors import PrivacyBudgetError, TrainingError
-from fedcore.federation.client_noise import DistributedMode, LocalMode
+from fedcore.federation.client_noise import DistributedMode, LocalMode, forget_messages
 from fedcore.federation.config import Arm
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
@@ -19,6 +19,7 @@ from fedcore.federation.parcel import packed
 from fedcore.federation.private_modes import Mode, Released, Round
 from fedcore.federation.private_run import PrivateRun
 from fedcore.federation.round import scores
+from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.server_noise import CentralMode, CorrelatedMode
 from fedcore.federation.start import Start
 from fedcore.updates import Update
@@ -60,6 +61,7 @@ def private_round(federation: Federation, arm: Arm, number: int, start: Start) -
         return None
     else:
         following = folder.rounds.load_start(arm.name, number, entry)
+    forget_messages(private_of(federation), arm.name, number)  # not before: a release may fail and be tried again
     with clock.phase("evaluation"):
         metrics = federation.learner.evaluate(following.adapter)
     epsilon, plan = entry["privacy"]["epsilon"], private_of(federation).plan
@@ -102,12 +104,14 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
     failed = gather(federation, mode, arm, number, start, clients, receipts, clock)
     with clock.phase("aggregation"):
         found: Released = mode.release(receipts)
-        following = Start(start.adapter, None, start.fixed)
+        # what a method and a server optimiser do with the mean comes after the noise
+        made, reference = start.adapter, start.fixed or start.adapter
         if found.mean is not None:
-            # what a method does with its mean comes after the noise
-            reference = start.fixed or start.adapter
-            following = Start(method.aggregate([found.mean], [1.0], reference, number=number).update, None, start.fixed)
+            made = method.aggregate([found.mean], [1.0], reference, number=number).update
+        moved, state = move(federation, arm, number, start.adapter, made)
+        following = Start(moved, None, start.fixed)
     with clock.phase("journal"):
+        also = optimizer_facts(federation, arm, number, made, state)
         following, names = folder.rounds.save_start(arm.name, number, following)
         folder.private.keep(
             arm.name,
@@ -134,6 +138,7 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
         "broadcast_bytes": packed(following.adapter, method.receives(number), start.fixed).nbytes,
         "privacy": {**found.public, "head": {"number": head.number, "mac": head.mac}},
         **({} if found.secure is None else {"secure": found.secure}),
+        **also,
         **names,
     }
 

@@ -95,15 +95,16 @@ def open_private(
     are, in all arms. open_arms: those that are not private. Raises PrivacyError, FormatError for a plan that was
     changed or a budget that was tampered with or rolled back, MissingError without its sealing key.
     """
-    secret = folder.private.secret(sealing_key(settings, folder.private.folder))
+    sealing = sealing_key(settings, folder.private.folder)
+    secret, plan_key = folder.private.secret(sealing), folder.private.plan_key(sealing)
     if not (folder.path / PLAN).exists():
         shared = _budget(settings, folder, population, None)
         head, before = shared.head, shared.charges
         made = make_plan(settings, population, rounds, arms(), before, masked, open_arms)
         said = made.as_json() | {"head": head}
-        text = json.dumps(said | {"mac": _mac(said, secret)}, indent=1)
+        text = json.dumps(said | {"mac": _mac(said, plan_key)}, indent=1)
         write_atomically(folder.path / PLAN, f"{text}\n".encode())
-    plan = _own_plan(folder, secret)
+    plan = _own_plan(folder, plan_key)
     budget = _budget(settings, folder, population, plan)
     budget.require(Head(*plan.head))
     for entry in folder.ledger.entries:
@@ -126,20 +127,20 @@ def read_plan(run: Path) -> Plan | None:
         raise FormatError(f"{path}: not the plan of a private run ({error}); restore it from a copy") from None
 
 
-def _own_plan(folder: RunFolder, secret: bytes) -> Plan:
+def _own_plan(folder: RunFolder, plan_key: bytes) -> Plan:
     """The plan that this run made. Raises FormatError for another: it says what noise is drawn, and what is charged."""
     path = folder.path / PLAN
     plan = read_plan(folder.path)
     assert plan is not None
     said = json.loads(path.read_text())
     mac = said.pop("mac")
-    if not same_text(mac, _mac(said, secret)):
+    if not same_text(mac, _mac(said, plan_key)):
         raise FormatError(f"{path}: was changed after the run began; restore it from a copy, nothing is released by it")
     return plan
 
 
-def _mac(plan: dict[str, Any], secret: bytes) -> str:
-    return hmac.digest(derived(secret, "plan"), json.dumps(plan, sort_keys=True).encode(), "sha256").hex()
+def _mac(plan: dict[str, Any], plan_key: bytes) -> str:
+    return hmac.digest(plan_key, json.dumps(plan, sort_keys=True).encode(), "sha256").hex()
 
 
 def destroy_keys(folder: RunFolder, settings: Privacy, *, finished: bool) -> int:
@@ -148,9 +149,10 @@ def destroy_keys(folder: RunFolder, settings: Privacy, *, finished: bool) -> int
     Of a `finished` run the secret too, from which clients' noise is derived. What was released stays charged, and can
     neither be repeated nor checked. Raises PrivacyError where the run needs a key to go on, and as `open_private` does.
     """
-    plan = read_plan(folder.path)
-    if plan is None:
+    if read_plan(folder.path) is None:
         return 0
+    # another run's plan, which is public, would have that run's keys destroyed
+    plan = _own_plan(folder, folder.private.plan_key(sealing_key(settings, folder.private.folder)))
     budget = _budget(settings, folder, plan.population, plan)
     released = {entry["privacy"].get("charge") for entry in folder.ledger.entries if "privacy" in entry}
     why = None

@@ -63,9 +63,15 @@ def refusals(
             f"{traits.name}: a method weighs clients by their examples and {what} chooses otherwise; use one of the "
             'two: rules run on true updates with space = "delta"'
         )
-    if optimizer not in (None, "none"):
+    if optimizer not in (None, "none") and not traits.optimizer:
+        moving = ", ".join(name for name, other in METHODS.items() if other.traits.optimizer)
         found.append(
-            f"{traits.name}: got server optimizer {optimizer!r}, and a method says itself where the next round starts; "
-            'set optimizer = "none"'
+            f"{traits.name}: got server optimizer {optimizer!r}, and the method says itself where the next round "
+            f'starts; set optimizer = "none", or choose {moving}'
+        )
+    elif optimizer not in (None, "none") and mixed:
+        found.append(
+            f"{traits.name}: got server optimizer {optimizer!r} and mixed ranks, whose clients start from slices of a "
+            'mean; set optimizer = "none", or give all clients one rank'
         )
     return found

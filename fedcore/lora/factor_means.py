@@ -61,6 +61,7 @@ class FFALoRA(Method):
         down="r·d_out",
         paper="Sun et al. 2024, Improving LoRA in Privacy-preserving Federated Learning (FFA-LoRA)",
         mixed=True,
+        optimizer=True,
     )
 
     def _module(self, module: Module) -> Held:

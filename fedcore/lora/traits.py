@@ -24,6 +24,7 @@ class Traits:
     weighted   weights move the result
     side       leaves part of the update beside the adapter, to be kept at higher precision next to the base
     reference  needs the adapter that clients started from
+    optimizer  a server optimiser may go on from its mean: the mean is the next start, in the basis of the last one
     paper      where it is from
     """
 
@@ -39,3 +40,4 @@ class Traits:
     weighted: bool = True
     side: bool = False
     reference: bool = False
+    optimizer: bool = False

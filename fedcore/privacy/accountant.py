@@ -10,11 +10,18 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Integral, Real
 from typing import Any
 
 from fedcore.errors import DependencyError, PrivacyError
 from fedcore.gaussian_table import MOST_TERMS
+from fedcore.privacy.limits import (
+    MOST_SAMPLED_ROUNDS,
+    MOST_SAMPLES,
+    MOST_WHOLE,
+    check_multiplier,
+    check_whole,
+    is_number,
+)
 
 SAMPLING = ("poisson", "fixed", "none")
 NEIGHBOURS = ("add_remove", "replace_one")
@@ -23,8 +30,11 @@ NEIGHBOURS = ("add_remove", "replace_one")
 BITS = 99
 #: streams that noise is drawn from, as in `ops.discrete_gaussian`
 STREAMS = ("chacha20", "aes256ctr")
-#: width of the steps that privacy losses are rounded up to
-INTERVAL = 1e-4
+#: width of the steps that privacy losses are rounded up to, where those of one release span about WIDTH and of all
+#: together COMPOSED; wider ones where they span more
+INTERVAL, WIDTH, COMPOSED = 1e-4, 10.0, 100.0
+#: below this noise multiplier ε of one release is above 5000, and a Poisson sample counts as the whole
+LITTLE = 0.01
 
 
 @dataclass(frozen=True, order=True)
@@ -44,14 +54,12 @@ class Charge:
     stream: str = "chacha20"
 
     def __post_init__(self) -> None:
-        z, q = self.noise_multiplier, self.sampling_rate
-        if not _number(z) or not 0 < z < math.inf:
-            raise PrivacyError(f"noise_multiplier: got {z!r}, expected a finite number above 0")
-        if not _number(q) or not 0 < q <= 1:
+        q = self.sampling_rate
+        check_multiplier(self.noise_multiplier)
+        if not is_number(q) or not 0 < q <= 1:
             raise PrivacyError(f"sampling_rate: got {q!r}, expected the share of the population in a round, in (0, 1]")
-        for name, value, least in (("rounds", self.rounds, 1), ("dimension", self.dimension, 0)):
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-                raise PrivacyError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+        check_whole("rounds", self.rounds, most=MOST_WHOLE if q == 1 else MOST_SAMPLED_ROUNDS)
+        check_whole("dimension", self.dimension, 0, MOST_SAMPLES)
         if self.stream not in STREAMS:
             raise PrivacyError(f"stream: got {self.stream!r}, expected one of {', '.join(STREAMS)}")
         if self.concentrated and q != 1:
@@ -77,7 +85,9 @@ def check_delta(delta: float, population: int | None = None) -> None:
 
     A mechanism that publishes one record at random is (0, 1/n)-private.
     """
-    if not _number(delta) or not 0 < delta < 1:
+    if population is not None:
+        check_whole("population", population)
+    if not is_number(delta) or not 0 < delta < 1:
         raise PrivacyError(f"delta: got {delta!r}, expected a number in (0, 1), well below 1 over the population")
     if population is not None and delta * population >= 1:
         raise PrivacyError(
@@ -108,10 +118,11 @@ def check_relation(sampling: str, neighbours: str, charges: Iterable[Charge] = (
 def spent(charges: Iterable[Charge], delta: float, sampling: str, neighbours: str, interval: float = INTERVAL) -> float:
     """ε at `delta` of all charges together; 0.0 for none, inf where δ is less than the samplers' own distance.
 
-    One closed form where nobody is sampled (rate 1): composed Gaussians are one Gaussian, μ² = Σ rounds (s/z)² with
-    s = 1 or 2, and Balle and Wang 2018 (arXiv 1805.06530, Theorem 8) give its ε exactly. Poisson samples: privacy loss
-    distributions, rounded pessimistically (Doroshenko et al. 2022). Samples of a fixed size: Rényi divergences of Wang,
-    Balle and Kasiviswanathan 2019 (arXiv 1808.00087, Theorem 27), where z counts relative to 2C.
+    One closed form where nobody is sampled (rate 1), or at so little noise that a sample hides nobody either: composed
+    Gaussians are one Gaussian, μ² = Σ rounds (s/z)² with s = 1 or 2, and Balle and Wang 2018 (arXiv 1805.06530, Theorem
+    8) give its ε exactly. Poisson samples: privacy loss distributions, rounded pessimistically (Doroshenko et al.
+    2022). Samples of a fixed size: Rényi divergences of Wang, Balle and Kasiviswanathan 2019 (arXiv 1808.00087, Theorem
+    27), where z counts relative to 2C.
 
     A Poisson sample with a replaced record is dominated by q N(C) + (1 - q) N(0) against q N(-C) + (1 - q) N(0), which
     is the pair that dp-accounting's distributions take. For terms u and v, what an event can tell at slope a >= 1 is
@@ -174,7 +185,8 @@ def _epsilon(
         accountant = accounting.rdp.RdpAccountant()
         accountant.compose(accounting.ZCDpEvent(sum(rounds * (change / z) ** 2 / 2 for (z, _), rounds in groups)))
         return float(accountant.get_epsilon(delta))
-    if all(q == 1 for (_, q), _ in groups):
+    little = sampling == "poisson" and min(z for (z, _), _ in groups) < LITTLE
+    if little or all(q == 1 for (_, q), _ in groups):
         shift = 2.0 if neighbours == "replace_one" else 1.0
         sigma = 1 / math.sqrt(sum(rounds * (shift / z) ** 2 for (z, _), rounds in groups))
         return float(accounting.get_epsilon_gaussian(sigma, delta))
@@ -185,7 +197,8 @@ def _epsilon(
     else:
         # unlike the Rényi accountant this one takes z relative to C under both relations
         accountant = accounting.pld.PLDAccountant(
-            relation or accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=interval
+            relation or accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+            value_discretization_interval=interval * _spread(groups),
         )
     for (z, q), rounds in groups:
         if sampling == "fixed":
@@ -197,6 +210,19 @@ def _epsilon(
     return float(accountant.get_epsilon(delta))
 
 
+def _spread(groups: tuple[tuple[tuple[float, float], int], ...]) -> float:
+    """How many times wider than INTERVAL steps are, so that some 10⁵ of them hold the privacy losses.
+
+    Those of one release are within about (1/z)²/2 + 8/z; the variance of a sampled one is about q² (exp(1/z²) - 1),
+    and at most 1/z², and variances of rounds add up.
+    """
+    widest, variance = 0.0, 0.0
+    for (z, q), rounds in groups:
+        widest = max(widest, z**-2 / 2 + 8 / z)
+        variance += rounds * min(z**-2, q**2 * math.expm1(min(z**-2, 700.0)))
+    return max(1.0, widest / WIDTH, 16 * math.sqrt(variance) / COMPOSED)
+
+
 def dp_accounting() -> Any:
     """The dp-accounting package. Raises DependencyError naming the extra."""
     try:
@@ -206,8 +232,3 @@ def dp_accounting() -> Any:
     except ImportError:
         raise DependencyError("privacy accounting needs the dp-accounting package; install fedcore[train]") from None
     return dp_accounting
-
-
-def _number(value: object) -> bool:
-    """Whether a value is a number; NaN is one, and fails the comparisons that follow."""
-    return isinstance(value, Real) and not isinstance(value, bool)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from fedcore.errors import PrivacyBudgetError, PrivacyError
 from fedcore.privacy.accountant import INTERVAL, Charge, check_delta, check_relation, dp_accounting, spent
+from fedcore.privacy.limits import LEAST_MULTIPLIER, MOST_MULTIPLIER
 
 #: how far below the wanted ε, relative to it, the noise that is looked for may end
 _PRECISION = 1e-4
@@ -84,14 +85,23 @@ def noise_multiplier(
 
         def excess(log_z: float, interval: float = interval) -> float:
             """ln(ε(z) / ε): falls through 0 at the answer."""
-            charge = Charge(math.exp(log_z), sampling_rate, rounds, dimension, concentrated, stream)
+            charge = Charge(_multiplier(log_z), sampling_rate, rounds, dimension, concentrated, stream)
             return math.log(max(spent([*before, charge], delta, sampling, neighbours, interval), 1e-12) / epsilon)
 
-        found = _root(excess, log_z)
-        if found is None:
+        log_z = _root(excess, log_z, math.log(LEAST_MULTIPLIER), math.log(MOST_MULTIPLIER))
+        if log_z == math.inf:
             raise PrivacyError(f"epsilon: got {epsilon:g} at delta {delta:g}, which no noise reaches; raise either")
-        log_z = found
-    return math.exp(log_z)
+        if log_z == -math.inf:
+            raise PrivacyError(
+                f"epsilon: got {epsilon:g} at delta {delta:g}, which noise multiplier {LEAST_MULTIPLIER:.2g} keeps: "
+                "that hides nobody; lower either"
+            )
+    return _multiplier(log_z)
+
+
+def _multiplier(log_z: float) -> float:
+    """exp, within what is accounted."""
+    return min(max(math.exp(log_z), LEAST_MULTIPLIER), MOST_MULTIPLIER)
 
 
 def check_epsilon(epsilon: float) -> None:
@@ -111,24 +121,26 @@ def _check(charge: Charge, delta: float, sampling: str, neighbours: str, populat
         )
 
 
-def _root(falling: Callable[[float], float], start: float) -> float | None:
-    """x near `start` where a falling function is in (-_PRECISION, 0]; None if it stays above 0.
+def _root(falling: Callable[[float], float], start: float, least: float, most: float) -> float:
+    """x in [least, most] where a falling function is in (-_PRECISION, 0]; inf if it stays above, -inf if below.
 
-    Brackets by growing steps, then regula falsi of the Illinois kind: ln ε is nearly linear in ln z, so that few of the
-    costly evaluations are needed.
+    Brackets by growing steps from `start`, then regula falsi of the Illinois kind: ln ε is nearly linear in ln z, so
+    that few of the costly evaluations are needed.
     """
-    low = high = start
-    above = below = falling(start)
+    low = high = min(max(start, least), most)
+    above = below = falling(low)
     step = min(max(1.5 * abs(above), _PRECISION), 1.0)  # ln ε falls about as fast as ln z rises, or faster
     while below > 0:
+        if high == most:
+            return math.inf
         low, above = high, below
-        high, step = high + step, 2 * step
-        if step > 50:
-            return None
+        high, step = min(high + step, most), 2 * step
         below = falling(high)
     while above <= 0 and below <= -_PRECISION:
+        if low == least:
+            return -math.inf
         high, below = low, above
-        low, step = low - step, 2 * step
+        low, step = max(low - step, least), 2 * step
         above = falling(low)
     weight_above, weight_below = above, below + _PRECISION / 2
     while below <= -_PRECISION and high - low > 1e-9:

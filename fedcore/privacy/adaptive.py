@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedcore.errors import PrivacyError
+from fedcore.gaussian_table import MOST
+from fedcore.privacy.limits import LARGEST_CLIP, LEAST_CLIP, check_deviation, is_number
+
+#: of the largest clip that another may be
+LEAST_SHARE = 2.0**-10
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,11 @@ class AdaptiveClip:
     count_noise: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.quantile < 1:
+        if not is_number(self.quantile) or not 0 < self.quantile < 1:
             raise PrivacyError(f"quantile: got {self.quantile!r}, expected a share of the norms in (0, 1)")
-        if not 0 < self.learning_rate < math.inf:
+        if not is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
             raise PrivacyError(f"learning_rate: got {self.learning_rate!r}, expected a number above 0, such as 0.2")
-        if self.count_noise is not None and not 0 < self.count_noise < math.inf:
+        if self.count_noise is not None and (not is_number(self.count_noise) or not 0 < self.count_noise < math.inf):
             raise PrivacyError(f"count_noise: got {self.count_noise!r}, expected a number above 0")
 
     def deviation(self, expected_clients: int) -> float:
@@ -50,7 +56,43 @@ class AdaptiveClip:
             )
         return left**-0.5
 
-    def moved(self, clip: float, doubled_count: int, expected_clients: int) -> float:
-        """The next clip from the noisy Σ (2b - 1)."""
-        share = doubled_count / 2 / expected_clients + 0.5
-        return clip * math.exp(-self.learning_rate * (share - self.quantile))
+    def moved(
+        self,
+        clips: Mapping[str, float],
+        doubled: Sequence[int],
+        expected_clients: int,
+        drawn: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        """The next clip of each part from its noisy Σ (2b - 1), within what a mechanism takes.
+
+        drawn  part -> the least share of √ΣC² at which noise for all clips is drawn in steps of this part's grid, with
+               Σ share² < 1; None for 0
+
+        None falls below LEAST_SHARE of the largest: the noise on each part is that of all clips together, in which
+        smaller ones drown. Nor below its share s of what they then are together: with T² = ΣC² / (1 - Σs²) and clips
+        raised to at least sT, their squares come to at most ΣC² + T² Σs² = T².
+        """
+        found = {}
+        for (part, clip), count in zip(clips.items(), doubled, strict=True):
+            share = count / 2 / expected_clients + 0.5
+            exponent = min(max(-self.learning_rate * (share - self.quantile), -200.0), 200.0)
+            found[part] = min(max(clip * math.exp(exponent), LEAST_CLIP), LARGEST_CLIP)
+        least = LEAST_SHARE * max(found.values())
+        found = {part: max(clip, least) for part, clip in found.items()}
+        if drawn is None:
+            return found
+        free = 1 - sum(share**2 for share in drawn.values())
+        together = math.sqrt(sum(clip**2 for clip in found.values()) / free)
+        return {part: max(clip, drawn[part] * together) for part, clip in found.items()}
+
+
+def drawn_shares(sizes: Mapping[str, int], multiplier: float) -> dict[str, float]:
+    """part -> the least share of √ΣC² that its clip C may have, so that its noise is drawn wherever clips move.
+
+    A grid is above 0.01 C/√d, so that noise of z √ΣC² is fewer than 100 z √d √ΣC²/C steps of it. Raises PrivacyError
+    where Σ share² passes ½: above that, one clip of all would have to move for its own noise.
+    """
+    total = sum(sizes.values())
+    what = f"noise_multiplier: {multiplier:g} on the sum of {total} numbers"
+    check_deviation(100 * multiplier * math.sqrt(2 * total), what, "take a larger epsilon, or no adaptive clips")
+    return {part: 100 * multiplier * math.sqrt(size) / float(MOST) for part, size in sizes.items()}

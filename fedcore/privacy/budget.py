@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedcore.errors import PrivacyBudgetError, PrivacyError
+from fedcore.errors import FormatError, PrivacyBudgetError, PrivacyError
 from fedcore.gaussian_table import SAMPLER
 from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
 from fedcore.privacy.accounting import check_epsilon
@@ -164,13 +164,20 @@ class Budget:
 
     @contextmanager
     def _locked(self) -> Iterator[list[dict[str, Any]]]:
-        """As `Chain.locked`; FormatError also where a key was sealed for a charge that is not there any more.
+        """As `Chain.locked`; FormatError also where a key was sealed or destroyed for a charge that is not there.
 
-        One key ahead is what a crash before the charge leaves.
+        And where more keys of one charge were put aside than crashes explain.
         """
         with self._chain.locked() as records:
-            if (newest := self._keys.newest) > len(records) + 1:
-                raise tampered(self.path, f"has {len(records)} records where {self._keys.folder.name} has key {newest}")
+            if (least := self._keys.records) > len(records):
+                folder = self._keys.folder.name
+                raise tampered(self.path, f"has {len(records)} records where the keys in {folder} tell of {least}")
+            if aside := self._keys.put_aside_often():
+                raise FormatError(
+                    f"{self.path}: {len(aside)} keys of charge {int(aside[0].stem)} were put aside: file and head were "
+                    "put back together so often, or a process died; nothing is released: restore both as they were "
+                    f"last, or, if all were crashes, move {aside[0].with_suffix('.*-aside')} to another folder"
+                )
             yield records
 
     def _own(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from fedcore.errors import PrivacyError
 from fedcore.lora import Method
-from fedcore.privacy.adaptive import AdaptiveClip
+from fedcore.ops.clip_round import clip_grid
+from fedcore.privacy.accountant import Charge
+from fedcore.privacy.adaptive import AdaptiveClip, drawn_shares
 from fedcore.privacy.budget import Noise
+from fedcore.privacy.charged import check_charged, check_equal
+from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole
 from fedcore.privacy.noise import draw
 from fedcore.privacy.release import Release
 from fedcore.privacy.seal import derived
@@ -54,16 +56,11 @@ class Central:
     def __post_init__(self) -> None:
         clips = self.clip.items() if isinstance(self.clip, Mapping) else [(WHOLE, self.clip)]
         for name, clip in clips:
-            if not isinstance(clip, Real) or isinstance(clip, bool) or not 0 < clip < math.inf:
-                where = f" of module {name!r}" if name else ""
-                raise PrivacyError(f"clip{where}: got {clip!r}, expected a finite number above 0")
+            check_clip(clip, name)
         if isinstance(self.clip, Mapping) and not self.per_module:
             raise PrivacyError("clip: got one for each module, and per_module is False; set it, or give one number")
-        z, m = self.noise_multiplier, self.expected_clients
-        if not isinstance(z, Real) or isinstance(z, bool) or not 0 < z < math.inf:
-            raise PrivacyError(f"noise_multiplier: got {z!r}, expected a finite number above 0")
-        if not isinstance(m, Integral) or isinstance(m, bool) or m < 1:
-            raise PrivacyError(f"expected_clients: got {m!r}, expected a whole number of at least 1")
+        check_multiplier(self.noise_multiplier)
+        check_whole("expected_clients", self.expected_clients)
 
     def inputs_digest(
         self,
@@ -102,8 +99,10 @@ class Central:
     ) -> Release:
         """Release one round.
 
-        updates    flat vectors (d,) of fp32, fp16 or bf16, each a change from the round's model; or Updates, with the
-                   `reference` that they started from. All count the same: num_examples are not used
+        updates    flat vectors (d,) of fp32, fp16 or bf16 in main memory, each a change from the round's model; or
+                   Updates, with the `reference` that they started from. One a client: two of one client_id are refused,
+                   and of vectors, which name nobody, the caller sees to it. All count the same: num_examples are not
+                   used
         noise      of `Budget.reserve(self.inputs_digest(updates, ...))`, with the same arguments
         method     the LoRA method, which says what travels in round `number`: that alone is read, clipped and released
         fixed      for fedsb, (B₀, A₀)
@@ -115,18 +114,16 @@ class Central:
         fewer clients than expected, or none, is released the same way. Raises PrivacyError where a release would not be
         private or the noise is for something else, LayoutError or ShapeError for updates that do not fit.
         """
-        _check_equal(weights)
+        check_equal(weights)
         terms = self._terms(updates, method, reference, fixed, number)
-        self._check_noise(noise, terms, label)
+        needed = Charge(self.noise_multiplier, dimension=self._needed(terms.sizes), stream=self.stream)
+        check_charged(noise, self._digest(terms, label), needed, "other inputs")
         clips = self._clips(terms.sizes)
-        z = float(self.noise_multiplier)
-        if self.adaptive is not None:
-            z = self.adaptive.remaining(z, self.expected_clients, len(clips))
-        deviation = z * math.sqrt(sum(clip**2 for clip in clips.values()))
+        deviation = self._deviation(clips)
         means, norms = self._means(terms, clips, deviation, noise)
         mean = terms.released(means)
         within = {part: norms[part] <= clip**2 for part, clip in clips.items()}
-        following = self if self.adaptive is None else self._moved(clips, within, noise)
+        following = self if self.adaptive is None else self._moved(clips, within, noise.key, terms.sizes)
         public = self._public(terms, clips, deviation / self.expected_clients, mean, noise)
         private = {
             "clients": len(terms.each),
@@ -141,13 +138,10 @@ class Central:
         self, terms: Terms, clips: Mapping[str, float], deviation: float, noise: Noise
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """(noisy mean, squared norms) of each clipped part."""
-        from fedcore.ops.clip_round import clip_grid
-
         means, norms = {}, {}
         for part, clip in clips.items():
             segments = list(terms.sizes) if part == WHOLE else [part]
-            size = sum(terms.sizes[segment] for segment in segments)
-            grid = clip_grid(clip, size)
+            grid = clip_grid(clip, _size(terms.sizes, part))
 
             def drawn(start: int, count: int, part: str = part, steps: float = deviation / grid) -> np.ndarray:
                 return draw(count, steps, noise.key, f"sum {part}", start, self.stream)
@@ -176,11 +170,42 @@ class Central:
     def _terms(
         self, updates: Iterable[Any], method: Method | None, reference: Any, fixed: Update | None, number: int
     ) -> Terms:
+        """What is released, once it is known that it can be."""
         if reference is not None:
-            return Terms.of_updates(updates, reference, method, number, fixed, self.both_factors)
-        if self.per_module:
+            terms = Terms.of_updates(updates, reference, method, number, fixed, self.both_factors)
+        elif self.per_module:
             raise PrivacyError("per_module: got flat vectors, which have no modules; give updates, or clip flat")
-        return Terms.of_vectors(updates)
+        else:
+            terms = Terms.of_vectors(updates)
+        self._check_drawn(terms.sizes)
+        return terms
+
+    def _check_drawn(self, sizes: Mapping[str, int]) -> None:
+        """Raise PrivacyError for clips out of range, or noise that no sampler draws."""
+        clips = self._clips(sizes)
+        deviation = self._deviation(clips)
+        for part, clip in clips.items():
+            check_clip(clip, part)
+            size = _size(sizes, part)
+            what = f"noise_multiplier: {self.noise_multiplier:g} at clip {clip:g} of {size} numbers"
+            check_deviation(deviation / clip_grid(clip, size), what, "take a larger epsilon, or clip flat")
+        if self.adaptive is not None:
+            counts = 2 * self.adaptive.deviation(self.expected_clients)
+            check_deviation(counts, f"count_noise: {counts / 2:g}", "take less")
+            self._shares(sizes)
+
+    def _shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        clips = self._clips(sizes)
+        return drawn_shares({part: _size(sizes, part) for part in clips}, self._multiplier(len(clips)))
+
+    def _deviation(self, clips: Mapping[str, float]) -> float:
+        """Of the noise on each number of the sum."""
+        return self._multiplier(len(clips)) * math.sqrt(sum(clip**2 for clip in clips.values()))
+
+    def _multiplier(self, clips: int) -> float:
+        """Of a sum of so many parts, beside their counts."""
+        z = float(self.noise_multiplier)
+        return self.adaptive.remaining(z, self.expected_clients, clips) if self.adaptive else z
 
     def _digest(self, terms: Terms, label: str) -> str:
         clip = dict(self.clip) if isinstance(self.clip, Mapping) else self.clip
@@ -205,45 +230,15 @@ class Central:
             raise PrivacyError(f"clip: module {name!r} {what}; give one for each of {', '.join(sizes)}")
         return {name: float(self.clip[name]) for name in sizes}
 
-    def _check_noise(self, noise: Noise, terms: Terms, label: str) -> None:
-        if not hmac.compare_digest(noise.inputs_digest, self._digest(terms, label)):
-            raise PrivacyError(
-                "noise: was reserved for other inputs or settings, and one noise on two sums shows their difference; "
-                "reserve for inputs_digest of these, which is another charge"
-            )
-        if noise.noise_multiplier != self.noise_multiplier:
-            raise PrivacyError(
-                f"noise: charged at noise multiplier {noise.noise_multiplier:g}, and this release has "
-                f"{self.noise_multiplier:g}; open the budget with the same"
-            )
-        if noise.stream != self.stream:
-            raise PrivacyError(
-                f"noise: charged for stream {noise.stream!r}, and this release draws from {self.stream!r}; open the "
-                "budget with the same"
-            )
-        needed = self._needed(terms.sizes)
-        if noise.dimension < needed:
-            raise PrivacyError(
-                f"noise: charged for {noise.dimension} samples, and this release draws {needed}; open the budget with "
-                f"dimension={needed}"
-            )
-
-    def _moved(self, clips: dict[str, float], within: dict[str, np.ndarray], noise: Noise) -> Central:
+    def _moved(self, clips: dict[str, float], within: dict[str, Any], key: bytes, sizes: Mapping[str, int]) -> Central:
         """With the clips that noisy counts ask for. Counts are of 2b - 1, so that noise of 2σ_b is on whole numbers."""
         assert self.adaptive is not None
         deviation = 2 * self.adaptive.deviation(self.expected_clients)
-        drawn = draw(len(clips), deviation, noise.key, "counts", stream=self.stream)
-        moved = {}
-        for (part, clip), sample in zip(clips.items(), drawn.tolist(), strict=True):
-            doubled = 2 * int(np.count_nonzero(within[part])) - len(within[part]) + sample
-            moved[part] = self.adaptive.moved(clip, doubled, self.expected_clients)
+        drawn = draw(len(clips), deviation, key, "counts", stream=self.stream)
+        doubled = np.array([2 * int(np.count_nonzero(within[part])) - len(within[part]) for part in clips]) + drawn
+        moved = self.adaptive.moved(clips, doubled.tolist(), self.expected_clients, self._shares(sizes))
         return replace(self, clip=moved if self.per_module else moved[WHOLE])
 
 
-def _check_equal(weights: Sequence[float] | Mapping[str, float] | None) -> None:
-    values = list(weights.values() if isinstance(weights, Mapping) else [] if weights is None else weights)
-    if len(set(map(float, values))) > 1:
-        raise PrivacyError(
-            "weights: got unequal ones, with which one client moves the sum by more than the clip; leave them out: in "
-            "a private mean every client counts the same"
-        )
+def _size(sizes: Mapping[str, int], part: str) -> int:
+    return sizes[part] if part in sizes else sum(sizes.values())

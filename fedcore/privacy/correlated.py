@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from fedcore.errors import PrivacyError
-from fedcore.gaussian_table import MOST
 from fedcore.lora import Method
+from fedcore.privacy.accountant import Charge
 from fedcore.privacy.budget import Noise
 from fedcore.privacy.chain import Head
+from fedcore.privacy.charged import check_charged
 from fedcore.privacy.combination import not_summed
 from fedcore.privacy.factorization import UNIT, Factor, best_factor
-from fedcore.privacy.noise import steps
+from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole
 from fedcore.privacy.noise_rows import NoiseRows
 from fedcore.privacy.participation import Rounds
 from fedcore.privacy.release import Release
@@ -28,6 +27,7 @@ from fedcore.privacy.seal import derived
 from fedcore.privacy.sums import noisy_mean
 from fedcore.privacy.terms import WHOLE, Terms
 from fedcore.updates import Update
+from fedcore.updates.layout import shown
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Correlated:
 
     What is released, and why it is private in floating point. Let q_t be round t's sum of clipped terms in whole
     steps of a grid (`ops.clip_round`), c the whole coefficients (`fedcore.privacy.factorization`) and z_t rows of
-    discrete Gaussians, row t of numbers t · d to t · d + d − 1 of one key. The mechanism is
+    discrete Gaussians, each row from a key of its own. The mechanism is
 
         y_t = Σ_k c_k q_{t−k} + z_t,
 
@@ -84,15 +84,13 @@ class Correlated:
     stream: str = "chacha20"
 
     def __post_init__(self) -> None:
-        for name, value in (("clip", self.clip), ("noise_multiplier", self.noise_multiplier)):
-            if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise PrivacyError(f"{name}: got {value!r}, expected a finite number above 0")
-        given = {"participations": self.participations, "bands": self.bands}
-        given = {name: value for name, value in given.items() if value is not None}
-        for name in ("expected_clients", "rounds", "separation", *given):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-                raise PrivacyError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        check_clip(self.clip)
+        check_multiplier(self.noise_multiplier)
+        for name in ("expected_clients", "rounds", "separation"):
+            check_whole(name, getattr(self, name))
+        for name in ("participations", "bands"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name))
         if self.separation > self.rounds:
             raise PrivacyError(
                 f"separation: got {self.separation} of {self.rounds} rounds, expected at most all, with which "
@@ -128,16 +126,14 @@ class Correlated:
 
         found = self.noise_multiplier * self.clip / clip_grid(float(self.clip), size)
         found *= math.sqrt(self.factor.squared_sensitivity)
-        if steps(found) > MOST:
-            raise PrivacyError(
-                f"noise_multiplier: {self.noise_multiplier:g} for {size} numbers and {self.factor.participations} "
-                f"participations makes noise of {found:.3g} steps, expected at most {float(MOST):g}; take fewer rounds "
-                "or numbers, a larger separation or a larger epsilon"
-            )
+        often = f"{size} numbers and {self.factor.participations} participations"
+        what = f"noise_multiplier: {self.noise_multiplier:g} for {often}"
+        check_deviation(found, what, "take fewer rounds or numbers, a larger separation or a larger epsilon")
         return found
 
     def inputs_digest(self, rounds: Rounds) -> str:
-        """SHA-256 (hex) of this run, for `Budget.reserve`: one charge for all its rounds."""
+        """SHA-256 (hex) of this run, for `Budget.reserve`: one charge for all rounds. Raises as `deviation` does."""
+        self.deviation(rounds.size)
         return rounds.inputs_digest(
             ["correlated", self.clip, self.noise_multiplier, int(self.expected_clients), self.stream]
         )
@@ -173,6 +169,12 @@ class Correlated:
         self._check(noise, rounds, size)
         if len(clients) != len(terms.each):
             raise PrivacyError(f"clients: got {len(clients)} names of {len(terms.each)} updates, expected one for each")
+        for name, term in zip(clients, terms.each, strict=True):
+            if isinstance(term, Update) and term.client_id not in ("", name):
+                raise PrivacyError(
+                    f"clients: {shown(name)} stands where the update is of client {shown(term.client_id)}; name them "
+                    "in the order of the updates, or the schema is kept for somebody else"
+                )
         inputs = terms.digest([self.clip, int(self.expected_clients), number])
         deviation = self.deviation(size)  # before the round is entered
         head = rounds.enter(number, inputs, clients)
@@ -195,23 +197,8 @@ class Correlated:
                 f"rounds: those at {rounds.path} are for terms of {rounds.size} numbers and {rounds.factor}, and this "
                 f"release has {size} and {self.factor}; open them for this mechanism"
             )
-        if not hmac.compare_digest(noise.inputs_digest, self.inputs_digest(rounds)):
-            raise PrivacyError(
-                "noise: was reserved for another run or other settings; reserve for inputs_digest of these rounds, "
-                "which is another charge"
-            )
-        if noise.stream != self.stream:
-            raise PrivacyError(
-                f"noise: charged for stream {noise.stream!r}, and this run draws from {self.stream!r}; open the budget "
-                "with the same"
-            )
-        needed = self.dimension(size)
-        charged = (noise.noise_multiplier, noise.sampling_rate)
-        if charged != (self.noise_multiplier, 1) or noise.dimension < needed:
-            raise PrivacyError(
-                f"noise: charged for {noise.dimension} samples at noise multiplier {charged[0]:g} and sampling rate "
-                f"{charged[1]:g}, expected {needed}, {self.noise_multiplier:g} and 1; open the budget with these"
-            )
+        needed = Charge(self.noise_multiplier, dimension=self.dimension(size), stream=self.stream)
+        check_charged(noise, self.inputs_digest(rounds), needed, "another run", whole_rate=True)
 
     def _public(self, number: int, released: Any, inputs: str, noise: Noise, head: Head) -> dict[str, Any]:
         output = released.digest() if isinstance(released, Update) else hashlib.sha256(released).hexdigest()

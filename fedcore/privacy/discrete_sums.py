@@ -11,13 +11,21 @@ import math
 import numpy as np
 
 from fedcore.errors import PrivacyError
-from fedcore.privacy.accountant import check_delta, check_relation, discretisation_delta, dp_accounting
+from fedcore.gaussian_table import MOST
+from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
+from fedcore.privacy.limits import MOST_MULTIPLIER, check_multiplier, check_whole, is_number
+
+#: of a change, in grid steps: integers of more are of no 32-bit modulus, in any number of coordinates
+_MOST_NORM = 2.0**52
+#: terms of τ that are added up one by one
+_TERMS = 1 << 16
 
 
 def tau(sigma: float, clients: int) -> float:
     """τ = 10 Σ_{k=1}^{n-1} exp(-2π² σ² k/(k+1)): how far the sum of n discrete Gaussians of σ >= ½ is from one."""
-    k = np.arange(1, clients, dtype=np.float64)
-    return float(10 * np.exp(-2 * (math.pi * sigma) ** 2 * k / (k + 1)).sum())
+    k = np.arange(1, min(clients, _TERMS), dtype=np.float64)
+    each = np.exp(-2 * (math.pi * sigma) ** 2 * k / (k + 1))
+    return float(10 * (each.sum() + max(clients - _TERMS, 0) * each[-1:].sum()))  # later ones are smaller
 
 
 def concentrated(sigma: float, clients: int, norm: float, dimension: int) -> float:
@@ -52,28 +60,32 @@ def distributed_epsilon(
     norm       bound on a client's integer vector, in grid steps; replaced records move the sum by twice that
     dimension  coordinates of the vector
 
-    Nothing is sampled here: whoever runs the masked sum sees who takes part. The rounds compose by ρ-zCDP, whose Rényi
-    divergences dp-accounting turns into ε. Raises PrivacyError naming the parameter, DependencyError.
+    Nothing is sampled here: whoever runs the masked sum sees who takes part. Composed by ρ-zCDP, as `spent` says.
+    Raises PrivacyError naming the parameter, DependencyError.
     """
     check_delta(delta, population)
     check_relation("none", neighbours)
-    for name, value, least in (("clients", clients, 1), ("dimension", dimension, 1), ("rounds", rounds, 1)):
-        if not isinstance(value, int) or value < least:
-            raise PrivacyError(f"{name}: got {value!r}, expected a whole number of at least {least}")
-    if not 0.5 <= sigma < math.inf:
-        raise PrivacyError(f"sigma: got {sigma!r}, expected at least 0.5 grid steps a client; take a finer grid")
-    if not 0 < norm < math.inf:
-        raise PrivacyError(f"norm: got {norm!r}, expected a bound in grid steps above 0")
-    change = 2 * norm if neighbours == "replace_one" else norm
-    rho, found, left = concentrated(sigma, clients, change, dimension), math.inf, delta
-    for _ in range(30):  # as in `spent`: the samplers' own distance is part of δ
-        accountant = dp_accounting().rdp.RdpAccountant()
-        accountant.compose(dp_accounting().ZCDpEvent(rho), rounds)
-        found = float(accountant.get_epsilon(left))
-        term = discretisation_delta(found, dimension * rounds * clients)
-        if delta - term >= left:
-            return found
-        left = delta - 1.001 * term
-        if left <= 0:
-            break
-    return math.inf
+    check_whole("clients", clients)
+    check_whole("dimension", dimension)
+    if not is_number(sigma) or not 0.5 <= sigma <= MOST:
+        raise PrivacyError(f"sigma: got {sigma!r}, expected 0.5 to {float(MOST):g} steps of a grid; change the grid")
+    if not is_number(norm) or not 0 < norm <= _MOST_NORM:
+        raise PrivacyError(f"norm: got {norm!r}, expected a bound in grid steps above 0, at most {_MOST_NORM:g}")
+    return spent([charge_of_sum(sigma, clients, norm, dimension, rounds, neighbours)], delta, "none", neighbours)
+
+
+def charge_of_sum(
+    sigma: float,
+    clients: int,
+    norm: float,
+    dimension: int,
+    rounds: int = 1,
+    neighbours: str = "add_remove",
+    stream: str = "chacha20",
+) -> Charge:
+    """What `rounds` such sums cost, with the parameters of `distributed_epsilon`: the Gaussian of the same ρ-zCDP."""
+    change = 2.0 if neighbours == "replace_one" else 1.0
+    z = change / math.sqrt(2 * concentrated(sigma, clients, change * norm, dimension))
+    z = min(z, MOST_MULTIPLIER)  # less noise than there is costs more
+    check_multiplier(z, "sigma over norm: noise multiplier of the sum")
+    return Charge(z, rounds=rounds, dimension=dimension * clients, concentrated=True, stream=stream)

@@ -7,7 +7,6 @@ Aggregation", ICML, arXiv 2102.06387: Algorithms 1 and 2, and Theorem 1 for what
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import math
 from collections.abc import Collection
@@ -19,7 +18,8 @@ import numpy as np
 from fedcore.errors import PrivacyError, ShapeError
 from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
 from fedcore.privacy.budget import Noise
-from fedcore.privacy.discrete_sums import concentrated
+from fedcore.privacy.charged import check_charged
+from fedcore.privacy.discrete_sums import charge_of_sum
 from fedcore.privacy.rotation import Rotation
 from fedcore.privacy.seal import KEY_BYTES, derived
 
@@ -36,8 +36,8 @@ class Distributed(Rotation):
     dimension         d, numbers of an update
     seed              32 public bytes, the same for all clients of a round: the signs of the rotation
     beta              chance that a rounding is thrown away, at most; a larger one gives a smaller norm bound
-    grid              what one integer is worth, a power of two; None: at most 0.02 C/√D. Coarser saves bits of the
-                      modulus and costs norm (`bound`)
+    grid              what one integer is worth, a power of two; None: at most 0.02 C/√D, or what keeps noise within
+                      10⁹ steps and the modulus within 2³². Coarser saves bits of the modulus and costs norm (`bound`)
     stream            of the noise, as in `ops.discrete_gaussian`: "aes256ctr" is faster where processors have it
 
     Each client: scale the update to norm C, pad it to D numbers in blocks, give them random signs, rotate each block
@@ -63,10 +63,7 @@ class Distributed(Rotation):
     def charge(self, neighbours: str = "add_remove") -> Charge:
         """What one decoded sum costs, for a `Budget`: `epsilon` is what `spent` makes of such charges."""
         honest, norm = int(self.fewest - self.corrupt), math.sqrt(self.bound)
-        change = 2.0 if neighbours == "replace_one" else 1.0
-        rho = concentrated(self.sigma, honest, change * norm, self.padded)
-        z, samples = change / math.sqrt(2 * rho), self.padded * honest
-        return Charge(z, dimension=samples, concentrated=True, stream=self.stream)
+        return charge_of_sum(self.sigma, honest, norm, self.padded, neighbours=neighbours, stream=self.stream)
 
     def encode(self, update: Any, noise: Noise | bytes) -> np.ndarray:
         """A client's message: (D,) uint32 below the modulus, to be masked and added modulo `modulus`.
@@ -84,7 +81,7 @@ class Distributed(Rotation):
 
         key, digest = noise.key if isinstance(noise, Noise) else noise, self.inputs_digest(update)
         if isinstance(noise, Noise):
-            self._check_noise(noise, digest)
+            check_charged(noise, digest, self.charge(noise.neighbours), "another update", whole_rate=True)
         if not isinstance(key, bytes) or len(key) != KEY_BYTES:
             got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
             raise PrivacyError(f"noise: got {got}, expected {KEY_BYTES} secret random bytes; make them with os.urandom")
@@ -136,27 +133,3 @@ class Distributed(Rotation):
         text = json.dumps([*settings, rows.dtype], default=float)
         values = np.ascontiguousarray(rows.table.columns(0, 0, rows.d))
         return hashlib.sha256(text.encode() + values.tobytes()).hexdigest()
-
-    def _check_noise(self, noise: Noise, digest: str) -> None:
-        if not hmac.compare_digest(noise.inputs_digest, digest):
-            raise PrivacyError(
-                "noise: was reserved for another update or other settings; reserve for inputs_digest of this one, "
-                "which is another charge"
-            )
-        needed = self.charge(noise.neighbours)
-        if noise.noise_multiplier > needed.noise_multiplier or noise.sampling_rate != 1 or not noise.concentrated:
-            raise PrivacyError(
-                f"noise: charged at noise multiplier {noise.noise_multiplier:g} and sampling rate "
-                f"{noise.sampling_rate:g}, expected at most {needed.noise_multiplier:g}, 1 and a concentrated charge; "
-                "open the budget with what `charge` says"
-            )
-        if noise.stream != self.stream:
-            raise PrivacyError(
-                f"noise: charged for stream {noise.stream!r}, and this message draws from {self.stream!r}; open the "
-                "budget with the same"
-            )
-        if noise.dimension < needed.dimension:
-            raise PrivacyError(
-                f"noise: charged for {noise.dimension} samples, and a sum has {needed.dimension}; open the budget "
-                f"with dimension={needed.dimension}"
-            )

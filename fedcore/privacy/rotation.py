@@ -9,17 +9,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from fedcore.dtypes import to_float64
 from fedcore.errors import PrivacyError
+from fedcore.gaussian_table import MOST
+from fedcore.privacy.limits import check_clip, check_multiplier, check_whole
 from fedcore.privacy.seal import KEY_BYTES
 
 #: the longest block of the rotation, and the chance of a wrap that the modulus is chosen for
 LONGEST_BLOCK, MOST_WRAP = 1 << 16, 2.0**-40
+#: messages are of 32 bits a number
+MOST_MODULUS = 1 << 32
 #: what fp32 may add to a norm between clip and rounding is less: (16 + 4) roundings of 2**-24 (`ops.hadamard`)
 MARGIN = 2.0**-19
 
@@ -40,15 +44,10 @@ class Rotation:
     stream: str = "chacha20"
 
     def __post_init__(self) -> None:
-        for name, value in (("clip", self.clip), ("noise_multiplier", self.noise_multiplier)):
-            if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise PrivacyError(f"{name}: got {value!r}, expected a finite number above 0")
+        check_clip(self.clip)
+        check_multiplier(self.noise_multiplier)
         for name in ("clients", "fewest", "corrupt", "dimension"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < (name != "corrupt"):
-                raise PrivacyError(
-                    f"{name}: got {value!r}, expected a whole number of at least {int(name != 'corrupt')}"
-                )
+            check_whole(name, getattr(self, name), int(name != "corrupt"))
         if not self.corrupt < self.fewest <= self.clients:
             raise PrivacyError(
                 f"fewest: got {self.fewest} of {self.clients} clients with {self.corrupt} corrupt, expected more than "
@@ -60,12 +59,12 @@ class Rotation:
             raise PrivacyError(f"beta: got {self.beta!r}, expected a number in (0, 1)")
         if self.grid is not None and (not isinstance(self.grid, Real) or math.frexp(self.grid)[0] != 0.5):
             raise PrivacyError(f"grid: got {self.grid!r}, expected a power of two, or None to have it chosen")
-        if not 0.5 <= self.sigma <= 1e6:
+        if not 0.5 <= self.sigma <= MOST:
             raise PrivacyError(
-                f"grid: {self.step:g} makes a client's noise {self.sigma:g} steps, expected 0.5 to 1e6; "
+                f"grid: {self.step:g} makes a client's noise {self.sigma:g} steps, expected 0.5 to {float(MOST):g}; "
                 f"take a {'finer' if self.sigma < 0.5 else 'coarser'} grid"
             )
-        if self.modulus > 1 << 32:
+        if self.modulus > MOST_MODULUS:
             raise PrivacyError(
                 f"grid: {self.step:g} needs a modulus of {self.modulus}, above 2**32; take a coarser grid"
             )
@@ -80,17 +79,26 @@ class Rotation:
         """D: numbers of a message, a multiple of the block."""
         return -(-self.dimension // self.block) * self.block
 
-    @property
+    @cached_property
     def step(self) -> float:
         """The grid."""
         from fedcore.ops.clip_round import clip_grid
 
-        return clip_grid(self.clip, self.padded) if self.grid is None else float(self.grid)
+        if self.grid is not None:
+            return float(self.grid)
+        step = clip_grid(self.clip, self.padded)
+        # noise of so many steps is there to spare: a step more costs next to nothing of the bound
+        while self._sigma(step) >= 1 and (self._sigma(step) > MOST or self._modulus(step) > MOST_MODULUS):
+            step *= 2
+        return step
 
     @property
     def sigma(self) -> float:
         """Standard deviation of one client's noise, in grid steps."""
-        return self.noise_multiplier * self.clip / self.step / math.sqrt(self.fewest - self.corrupt)
+        return self._sigma(self.step)
+
+    def _sigma(self, step: float) -> float:
+        return self.noise_multiplier * self.clip / step / math.sqrt(self.fewest - self.corrupt)
 
     @property
     def bound(self) -> int:
@@ -106,7 +114,10 @@ class Rotation:
     @cached_property
     def modulus(self) -> int:
         """The least power of two at which a wrap is less likely than 2**-40 (`wrap_chance`)."""
-        return next(1 << bits for bits in range(1, 200) if self._wrap(1 << bits) <= MOST_WRAP)
+        return self._modulus(self.step)
+
+    def _modulus(self, step: float) -> int:
+        return next(1 << bits for bits in range(1, 200) if self._wrap(1 << bits, step) <= MOST_WRAP)
 
     @property
     def wrap_chance(self) -> float:
@@ -117,12 +128,12 @@ class Rotation:
         2020, "The Discrete Gaussian for Differential Privacy"); and rounding moves each client by less than 1. Clients
         that choose updates to the seed can make the sum wrap, which spoils it and tells nothing more.
         """
-        return self._wrap(self.modulus)
+        return self._wrap(self.modulus, self.step)
 
-    def _wrap(self, modulus: int) -> float:
-        n, c = self.clients, self.clip / self.step
+    def _wrap(self, modulus: int, step: float) -> float:
+        n, c = self.clients, self.clip / step
         left = modulus / 2 - n * (1 + 2 * MARGIN * c)
-        proxy = (n * c) ** 2 / self.block + n * self.sigma**2
+        proxy = (n * c) ** 2 / self.block + n * self._sigma(step) ** 2
         return 1.0 if left <= 0 else min(1.0, 2 * self.padded * math.exp(-(left**2) / (2 * proxy)))
 
     @cached_property

@@ -15,7 +15,9 @@ from fedcore.updates.atomic import refused, sync, write_atomically
 #: bytes of a sealing key and of a noise key
 KEY_BYTES = 32
 _NONCE_BYTES = 12
-_SEALED = ".sealed"
+#: crashes between a key and its charge that are believed of one charge
+_CRASHES = 2
+_SEALED, _DESTROYED = ".sealed", ".destroyed"
 
 
 def derived(secret: bytes, purpose: str) -> bytes:
@@ -54,7 +56,7 @@ def unsealed(key: bytes, data: bytes, context: str) -> bytes | None:
 
 
 class SealedKeys:
-    """One file per charge in a folder of mode 0700: the `sealed` key, mode 0600."""
+    """One file per charge in a folder of mode 0700: the `sealed` key, mode 0600, or an empty one where it was."""
 
     def __init__(self, folder: Path, sealing_key: bytes):
         if not isinstance(sealing_key, bytes) or len(sealing_key) != KEY_BYTES:
@@ -85,23 +87,43 @@ class SealedKeys:
         return key
 
     @property
-    def newest(self) -> int:
-        """The highest number that has a key here, 0 if there is none."""
-        names = [path.stem for path in self.folder.glob(f"*{_SEALED}")] if self.folder.is_dir() else []
-        return max((int(name) for name in names if name.isdecimal()), default=0)
+    def records(self) -> int:
+        """How many records the charges' file has had at least.
+
+        A crash may leave a key before its charge; a key is destroyed after its charge and a record that says so.
+        """
+        return max(self._newest(_SEALED) - 1, self._newest(_DESTROYED) + 1 if self._newest(_DESTROYED) else 0)
+
+    def put_aside_often(self) -> list[Path]:
+        """The keys put aside for one number, of the first that has more of them than crashes explain, else none."""
+        found: dict[str, list[Path]] = {}
+        for path in self.folder.glob("*-aside"):
+            found.setdefault(path.stem, []).append(path)
+        return next((found[stem] for stem in sorted(found) if len(found[stem]) > _CRASHES), [])
 
     def destroy(self, numbers: Iterable[int]) -> int:
         """Delete the keys of these charges, so that their noise cannot be drawn again; how many there were.
 
-        The deletion is final as far as the file system's is. On media that keep old blocks only the loss of the sealing
-        key is: destroy that too where no later charge needs it.
+        An empty file stays for each, so that a charge that is put back shows after its key is gone. The deletion is
+        final as far as the file system's is. On media that keep old blocks only the loss of the sealing key is: destroy
+        that too where no later charge needs it.
         """
-        paths = [path for number in numbers for path in self.folder.glob(f"{number:08d}.*")]
-        for path in paths:
-            path.unlink()
-        if paths:
+        gone = []
+        for number in numbers:
+            paths = [path for path in self.folder.glob(f"{number:08d}.*") if path.suffix != _DESTROYED]
+            if paths:
+                write_atomically(self._path(number).with_suffix(_DESTROYED), b"")
+            for path in paths:
+                path.unlink()
+            gone += paths
+        if gone:
             sync(self.folder)
-        return sum(path.suffix == _SEALED for path in paths)
+        return sum(path.suffix == _SEALED for path in gone)
+
+    def _newest(self, suffix: str) -> int:
+        """The highest number that has such a file, 0 if there is none."""
+        names = [path.stem for path in self.folder.glob(f"*{suffix}")] if self.folder.is_dir() else []
+        return max((int(name) for name in names if name.isdecimal()), default=0)
 
     def _put_aside(self, path: Path) -> None:
         """Keep what is there already under another name.

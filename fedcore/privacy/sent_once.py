@@ -23,7 +23,7 @@ def mark_sent(budget: Path, charge: Noise, client: str, message: bytes) -> bytes
     the client sent something else that arrived under this charge, which is for one message, FormatError for a kept
     message that does not open.
     """
-    folder, name = _marks(budget, charge), derived(charge.key, f"mark of {client}").hex()
+    folder, name = _marks(budget, charge.inputs_digest), derived(charge.key, f"mark of {client}").hex()
     mark, kept = folder / name, folder / f"{name}{_KEPT}"
     secret = derived(charge.key, "seal of messages")
     if kept.is_file():
@@ -42,9 +42,9 @@ def mark_sent(budget: Path, charge: Noise, client: str, message: bytes) -> bytes
     return message
 
 
-def all_received(budget: Path, charge: Noise) -> None:
-    """Delete the messages that were kept under a charge: all have arrived, and their marks stay."""
-    folder = _marks(budget, charge)
+def all_received(budget: Path, inputs_digest: str) -> None:
+    """Delete the messages that were kept under the charge of these inputs: all have counted, and their marks stay."""
+    folder = _marks(budget, inputs_digest)
     kept = list(folder.glob(f"*{_KEPT}"))
     for path in kept:
         path.unlink(missing_ok=True)
@@ -52,5 +52,5 @@ def all_received(budget: Path, charge: Noise) -> None:
         sync(folder)
 
 
-def _marks(budget: Path, charge: Noise) -> Path:
-    return budget.with_name(budget.name + ".sent") / charge.inputs_digest
+def _marks(budget: Path, inputs_digest: str) -> Path:
+    return budget.with_name(budget.name + ".sent") / inputs_digest

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedcore.errors import LayoutError, PrivacyError
+from fedcore.errors import LayoutError, PrivacyError, RangeError
 from fedcore.lora import Method
 from fedcore.quantized import to_dtype
 from fedcore.updates import Update
@@ -62,7 +62,10 @@ class Statistic:
             return np.concatenate(changes)
 
     def applied(self, change: Mapping[str, np.ndarray]) -> Update:
-        """The reference with `change`, one flat array a segment, added to what it releases: rounded to its dtypes."""
+        """The reference with `change`, one flat array a segment, added to what it releases: rounded to its dtypes.
+
+        Raises RangeError naming a tensor that its dtype does not hold.
+        """
         tensors = dict(self.reference.tensors)
         for segment, values in change.items():
             pair = self.reference.modules.get(segment)
@@ -75,7 +78,13 @@ class Statistic:
             for name, part in zip(names, parts, strict=True):
                 layout = self.reference.layout
                 moved = np.asarray(tensors[name], np.float64) + part.reshape(tensors[name].shape)
-                tensors[name] = to_dtype(moved.astype(np.float32), layout.dtypes[layout.index[name]])
+                dtype = layout.dtypes[layout.index[name]]
+                tensors[name] = to_dtype(moved.astype(np.float32), dtype)
+                if not np.isfinite(np.asarray(tensors[name], np.float32)).all():
+                    raise RangeError(
+                        f"tensor {name!r}: with this noise it does not fit {dtype}; lower the clip, or start from a "
+                        "float32 adapter"
+                    )
         return self.reference.with_tensors(tensors, client_id="", num_examples=1)
 
     def check(self, updates: Iterable[Update]) -> None:

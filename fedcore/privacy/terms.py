@@ -14,9 +14,10 @@ import numpy as np
 
 from fedcore.errors import PrivacyError, ShapeError
 from fedcore.lora import Method
-from fedcore.ops.rows import thread_count
+from fedcore.ops.rows import as_rows, thread_count
 from fedcore.privacy.statistic import Statistic, statistic_of
 from fedcore.updates import Update
+from fedcore.updates.layout import shown
 
 #: the name of the one segment of flat vectors, and of all segments where they are clipped together
 WHOLE = ""
@@ -39,7 +40,10 @@ class Terms:
 
     @classmethod
     def of_vectors(cls, vectors: Iterable[Any]) -> Terms:
-        """Flat vectors of one length, at least one. Raises ShapeError, PrivacyError for updates without a reference."""
+        """Flat vectors of one length and dtype in main memory, at least one, as `ops.rows.as_rows` takes them.
+
+        Raises ShapeError, DTypeError, PrivacyError for updates without a reference.
+        """
         each = list(vectors)
         if any(isinstance(vector, Update) for vector in each):
             raise PrivacyError("reference: missing; a clip is of the change, so give what the clients started from")
@@ -50,6 +54,8 @@ class Terms:
                 raise ShapeError(
                     f"updates[{row}]: got shape {np.shape(vector)}, expected ({len(each[0])},) like the first"
                 )
+        if (rows := as_rows(each)).on_gpu:
+            raise ShapeError(f"updates: on {rows.device}, expected main memory, where noise is drawn; pass .cpu()")
         return cls(each, None, [])
 
     @classmethod
@@ -62,14 +68,23 @@ class Terms:
         fixed: Update | None,
         both_factors: bool,
     ) -> Terms:
-        """Updates like the reference, any number. Raises as `statistic_of` does, LayoutError naming a client."""
-        each = list(updates)
+        """Updates like the reference, any number, one a client. Raises as `statistic_of` does, LayoutError by client.
+
+        Updates without a client_id count as different clients'.
+        """
+        each, named = list(updates), set[str]()
         statistic = statistic_of(reference, method, number, fixed=fixed, both_factors=both_factors)
         for row, update in enumerate(each):
             if not isinstance(update, Update):
                 raise PrivacyError(
                     f"updates[{row}]: got {type(update).__name__}, expected an Update like the reference"
                 )
+            if update.client_id in named:
+                raise PrivacyError(
+                    f"client {shown(update.client_id)}: sent two updates, expected one; each is clipped for itself, so "
+                    "that two move the sum by twice what the noise hides"
+                )
+            named |= {update.client_id} - {""}
         statistic.check(each)
         return cls(each, statistic, [reference.digest(), fixed and fixed.digest(), statistic.factors])
 
@@ -78,8 +93,21 @@ class Terms:
         """segment -> its length, in order."""
         return {WHOLE: len(self.each[0])} if self.statistic is None else self.statistic.segments
 
+    @cached_property
+    def _cores(self) -> list[dict[str, np.ndarray]]:
+        """segment -> row of each term that is a product around a core, made once; none of other terms.
+
+        Which core a product has is for a linear algebra library to say, and another one says it in other bits: so noise
+        belongs to the cores that are summed, and not to the products that they are of.
+        """
+        if self.statistic is None or self.statistic.factors != ("core",):
+            return []
+        return [{segment: self.statistic.row(term, segment) for segment in self.sizes} for term in self.each]
+
     def rows(self, start: int, stop: int, segments: list[str]) -> list[Any]:
         """Some segments of some terms, each a flat row."""
+        if self._cores:
+            return [np.concatenate([core[segment] for segment in segments]) for core in self._cores[start:stop]]
         return [self._row(term, segments) for term in self.each[start:stop]]
 
     def released(self, means: Mapping[str, np.ndarray]) -> Any:
@@ -94,6 +122,9 @@ class Terms:
     def digest(self, settings: list[Any]) -> str:
         """SHA-256 (hex) of settings, context and the terms in any order."""
         each = _digests(self.each) if self.statistic is None else [term.digest() for term in self.each]
+        if self._cores:
+            cores = _digests(self.rows(0, len(each), list(self.sizes)))
+            each = [f"{one} {core}" for one, core in zip(each, cores, strict=True)]
         text = json.dumps([settings, self.context, sorted(each)], sort_keys=True, default=float)
         return hashlib.sha256(f"fedcore release 2\n{text}".encode()).hexdigest()
 
@@ -106,9 +137,11 @@ class Terms:
 
 def _digests(vectors: list[Any]) -> list[str]:
     """SHA-256 (hex) of each vector's dtype, shape and the SHA-256 of its pieces, which all cores take part in."""
-    arrays = [np.ascontiguousarray(vector) for vector in vectors]
+    rows = as_rows(vectors)
+    assert rows.table is not None
+    arrays = [rows.table.columns(row, 0, rows.d) for row in range(rows.n)]
     pieces = [(row, start) for row, array in enumerate(arrays) for start in range(0, array.nbytes, _PIECE)]
-    found = [hashlib.sha256(f"{array.dtype} {array.shape}\n".encode()) for array in arrays]
+    found = [hashlib.sha256(f"{rows.dtype} {array.shape}\n".encode()) for array in arrays]
 
     def one(piece: tuple[int, int]) -> bytes:
         row, start = piece

@@ -19,7 +19,7 @@ def weighted_error(found: np.ndarray) -> Finding:
     """Against the mean by example counts."""
     exact = np.average(updates(), axis=0, weights=COUNTS)
     error = float(np.abs(found - exact).max() / np.abs(exact).max())
-    return f"error {error:.1g} of the largest value", error > 1e-4
+    return f"error {error:.2g} of the largest value", error > 1e-4
 
 
 def weighted_after_masking() -> Finding:
@@ -37,7 +37,7 @@ def weighted_before_masking() -> Finding:
 def seen(sent: np.ndarray) -> Finding:
     """How much of an update the server reads off what one client sends: their correlation."""
     share = abs(float(np.corrcoef(updates()[0], sent)[0, 1]))
-    return f"{100 * share:.2g} % correlation of what is sent with the update", share > 0.1
+    return f"{100 * share:.1f} % correlation of what is sent with the update", share > 0.1
 
 
 def one_number_as_mask() -> Finding:
