@@ -23,6 +23,7 @@ from measure import RESULTS, alternate, require_green, save
 
 import fedcore as fc
 from fedcore.privacy.secagg.keys import agreed, hkdf, verified
+from fedcore.privacy.secagg.masking import mask_keys
 from fedcore.privacy.secagg.simulate import answer
 
 CLIENTS, LENGTH, BOUND, GONE = 1000, 1_000_000, 32767, 50
@@ -187,7 +188,9 @@ def corrected(p: fc.secagg.Parameters, clients: dict, there: list[int], plain: n
     """What the masked vectors of `there` add up to: the plain sum with the masks that do not cancel."""
     keys, signs = [], []
     for i in there:
-        own, sign = clients[i]._mask_keys([j for j in clients[i]._partners if j < GONE])
+        c = clients[i]
+        left = [j for j in c._partners if j < GONE]
+        own, sign = mask_keys(c._keys, c._tag, c._me, left, c._peers, c.round.roster.ids)
         keys.append(own)
         signs.extend(sign.tolist())
     return fc.ops.mask_add(plain, np.concatenate(keys), signs, p.modulus_bits, stream=p.stream)
@@ -223,7 +226,9 @@ def server(results: dict[str, object]) -> None:
             drawn = rng.integers(0, 1 << p.modulus_bits, LENGTH, dtype)
             left -= drawn
             shown = Shown((left + drawn if i == there[-1] else drawn) & np.uint32((1 << p.modulus_bits) - 1))
-            for data in clients[i]._chunks(shown, np.zeros((0, 32), np.uint8), np.zeros(0, np.int8)):
+            made = clients[i]._chunks(shown, np.zeros((0, 32), np.uint8), np.zeros(0, np.int8))
+            next(made)  # as `mask` does
+            for data in made:
                 pipe.send((i, data))
         pipe.send(())
         messages = {name: pipe.recv() for name in pipe.recv()}

@@ -42,7 +42,7 @@ def central_rows() -> list[Row]:
             if TIMES in times and ("AES" in name or "1 client" in cohort):
                 what = f"privacy.Central, {cohort}, {name}, against Flower's fixed clipping with float noise"
                 found = f"{times[TIMES]:.2f}× ({times['median']:.2f} s, Flower {entry[PEER]['median']:.2f} s)"
-                whole = name.startswith("inputs_digest and release") and name.endswith(" 1 thread")
+                whole = cohort.startswith("1 client") and name.endswith(" 1 thread")
                 rows.append((what, found, "2.0×" if whole else "–", "central"))
     return rows
 
