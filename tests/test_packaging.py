@@ -116,9 +116,7 @@ def test_editable_install_works_and_leaks_nothing(built, tmp_path):
     """In a fresh environment: the C kernels are built, fedcore.kernels is found, `kernels` and `csrc` are not."""
     source = tmp_path / "source"
     shutil.copytree(built["source"], source)
-    run([sys.executable, "-m", "venv", str(tmp_path / "venv")])
-    bin_folder = tmp_path / "venv" / "bin"
-    run([str(bin_folder / "pip"), "install", "-q", "--disable-pip-version-check", "-e", str(source)])
+    bin_folder = environment(sys.executable, tmp_path / "venv", "-e", str(source))
     where, backend = run([str(bin_folder / "python"), "-c", SMOKE], cwd=tmp_path).split()
     assert (Path(where), backend) == (source / "fedcore" / "__init__.py", "c")
     code = (
@@ -127,6 +125,17 @@ def test_editable_install_works_and_leaks_nothing(built, tmp_path):
     )
     found = run([str(bin_folder / "python"), "-c", code], cwd=tmp_path).strip()
     assert Path(found) == source / "kernels" / "triton" / "__init__.py"
+
+
+def environment(python: str, folder: Path, *packages: str) -> Path:
+    """The bin of a fresh environment that holds the packages.
+
+    Quickly made: this environment's pip installs them, without bytecode, and kernels that are built are not optimised.
+    """
+    run([python, "-m", "venv", "--without-pip", str(folder)])
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--no-compile"]
+    run([*pip, "-q", "--disable-pip-version-check", *packages], env={**os.environ, "FEDCORE_CFLAGS": "-O0"})
+    return folder / "bin"
 
 
 def interpreter(minor: int) -> str | None:
@@ -153,9 +162,7 @@ def test_the_engine_installs_on_each_python(built, tmp_path, minor):
     python = interpreter(minor)
     if python is None:
         pytest.skip(f"no Python 3.{minor} on this machine")
-    run([python, "-m", "venv", str(tmp_path / "venv")])
-    bin_folder = tmp_path / "venv" / "bin"
-    run([str(bin_folder / "pip"), "install", "-q", "--disable-pip-version-check", str(built["wheel"])])
+    bin_folder = environment(python, tmp_path / "venv", str(built["wheel"]))
     assert run([str(bin_folder / "python"), "-c", SMOKE], cwd=tmp_path).split()[1] == "c"
     assert '"c"' in run([str(bin_folder / "fedcore"), "doctor", "--json"], cwd=tmp_path)
 

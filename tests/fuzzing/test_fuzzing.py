@@ -18,7 +18,8 @@ from fuzzing.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 4
-FLAGS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+#: lines without variables are what a report shows, and compile in half the time
+FLAGS = ("-g1", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 BUILD = "from setuptools import setup; setup()"
 
 
