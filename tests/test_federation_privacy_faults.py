@@ -7,16 +7,19 @@ import os
 import shutil
 from pathlib import Path
 
+import fake_learner as fake
+import numpy as np
 import pytest
 from private_runs import SMALL, Interrupting, budget, config, dies, interrupted, run
 
 from fedcore.cli import main
-from fedcore.errors import ConfigError, MissingError, PrivacyError
+from fedcore.errors import ConfigError, MissingError, PrivacyError, RangeError
+from fedcore.federation import client_noise
 from fedcore.federation.config_file import parse_config, to_toml
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.private_run import read_plan
 from fedcore.lora import METHODS
-from fedcore.privacy import Budget
+from fedcore.privacy import Budget, Distributed
 from fedcore.report.html import write_report
 
 pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
@@ -178,6 +181,40 @@ def test_what_cannot_be_released_is_refused_before_anybody_trains_or_is_charged(
     assert str(caught.value).startswith(said)
     assert not list(tmp_path.glob("run/rounds/*"))
     assert len((tmp_path / "run/private/budget").read_text().splitlines()) == 1  # its opening, and no charge
+
+
+class Halves(fake.FakeLearner):
+    """Its adapters hold fp16."""
+
+    def _update(self, b, a, *others):
+        return super()._update(b.astype(np.float16), a.astype(np.float16), *others)
+
+
+@pytest.mark.parametrize("mode", ["central", "correlated", "local", "distributed"])
+def test_an_adapter_that_may_not_hold_its_noise_is_refused_before_anybody_trains_or_is_charged(tmp_path, mode):
+    text = SMALL + f'mode = "{mode}"\nclip = 1e5\n' + "separation = 2\n" * (mode == "correlated")
+    learner = Halves()
+    with pytest.raises(RangeError, match=r"lora_B.weight': .*which does not fit float16; lower the clip"):
+        run(tmp_path / "run", config(text), learner=learner)
+    assert not learner.trained
+    assert len((tmp_path / "run/private/budget").read_text().splitlines()) == 1  # its opening, and no charge
+    run(tmp_path / "small", config(text.replace("1e5", "1.0")), learner=learner)
+
+
+def test_a_sum_that_one_client_replaced_voids_its_round_where_the_adapter_does_not_hold_it(tmp_path, monkeypatch):
+    honest = Distributed.encode
+
+    def lying(self, update, noise):
+        message = honest(self, update, noise)
+        message = (message + self.modulus // 4) % self.modulus
+        return message.astype(np.uint32)
+
+    monkeypatch.setattr(Distributed, "encode", lying)
+    text = SMALL + 'mode = "distributed"\nclip = 16000.0\n'
+    folder = run(tmp_path / "run", config(text), learner=Halves())
+    assert [entry["privacy"].get("void") for entry in folder.ledger.entries] == [client_noise.TOO_LARGE] * 2
+    assert len(budget(folder.path, concentrated=True).charges) == 2
+    assert folder.private.kept("one", 1)["void"].endswith("or start from a float32 adapter")
 
 
 def test_a_clip_that_adapts_too_fast_stays_where_it_can_be_released(tmp_path):

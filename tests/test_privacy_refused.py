@@ -167,12 +167,64 @@ def test_tensors_have_the_digest_and_the_release_of_the_arrays_that_they_are():
     assert np.isfinite(mechanism.release(short, noise_for(mechanism, short), label="a round").mean).all()
 
 
-def test_noise_that_a_tensor_does_not_hold_is_no_infinity_in_the_release():
-    short = adapter(0).with_tensors({n: t.astype(np.float16) for n, t in adapter(0).tensors.items()})
-    mechanism, given = central(clip=1e6), FFA | {"reference": short}
-    noise = noise_for(mechanism, [], **given)
-    with pytest.raises(RangeError, match=r"tensor 'm\.k\.lora_B\.weight': with this noise it does not fit float16"):
-        mechanism.release([], noise, label="a round", **given)
+def halves(b: float = 0.0, **changed) -> fc.Update:
+    """An fp16 adapter whose B holds `b` somewhere."""
+    tensors = {name: tensor.astype(np.float16) for name, tensor in adapter(0).tensors.items()}
+    tensors["m.q.lora_B.weight"][0, 0] = b
+    return adapter(0).with_tensors(tensors | changed)
+
+
+FITS = {"method": fc.lora.FFALoRA(), "label": "a round"}
+
+
+def test_noise_that_a_tensor_may_not_hold_is_refused_before_its_charge():
+    """A clip and 12 standard deviations of half a clip, beside what the tensor holds, are above 65504."""
+    wide = central(clip=9400.0)
+    for call in (wide.inputs_digest, lambda _, **given: wide.dimension(given["reference"], method=given["method"])):
+        with pytest.raises(
+            RangeError, match=r"tensor 'm\.k\.lora_B\.weight': holds up to [12].* moved by 6\.58e\+04.*16"
+        ):
+            call([], reference=halves(), **FITS)
+    with pytest.raises(RangeError, match=r"tensor 'm\.q\.lora_B\.weight': holds up to 2\.2e\+04"):
+        central(clip=6300.0).inputs_digest([], reference=halves(22000.0), **FITS)
+    assert central(clip=6300.0).inputs_digest([], reference=halves(21000.0), **FITS)
+    for fine in (adapter(0), halves(**{"m.q.lora_B.weight": adapter(0).tensors["m.q.lora_B.weight"]})):
+        wide = central(clip=5000.0)
+        assert wide.release([], noise_for(wide, [], reference=fine, method=FITS["method"]), reference=fine, **FITS)
+
+
+def test_more_clients_than_expected_reach_further_and_a_module_as_far_as_its_clip():
+    many = [adapter(0, client=str(i)).with_tensors(halves().tensors) for i in range(8)]
+    with pytest.raises(RangeError, match=r"moved by 6\.6e\+04"):
+        central(clip=6600.0).inputs_digest(many, reference=halves(), **FITS)
+    assert central(clip=6600.0).inputs_digest(many[:2], reference=halves(), **FITS)
+    parts = central(clip={"m.k": 1.0, "m.q": 20000.0}, per_module=True)
+    with pytest.raises(
+        RangeError, match=r"tensor 'm\.k\.lora_B\.weight': .* moved by 1\.2e\+05"
+    ):  # its noise is shared
+        parts.inputs_digest([], reference=halves(), **FITS)
+
+
+def test_a_core_moves_a_tensor_by_what_stands_around_it():
+    fixed, given = halves(), {"method": fc.lora.FedSB(), "label": "a round"}
+    rows = np.linalg.norm(np.float64(fixed.tensors["m.k.lora_B.weight"]), axis=1).max()
+    clip = 65000 / (7 * rows)
+    assert central(clip=clip).inputs_digest([], reference=fixed, fixed=fixed, **given)
+    with pytest.raises(RangeError, match=r"m\.k\.lora_B\.weight.* does not fit float16"):
+        central(clip=1.02 * clip).inputs_digest([], reference=fixed, fixed=fixed, **given)
+
+
+def test_a_reference_that_is_not_finite_is_refused_before_a_charge():
+    with pytest.raises(RangeError, match=r"tensor 'm\.q\.lora_B\.weight': holds up to nan"):
+        central().inputs_digest([], reference=halves(np.nan), **FITS)
+
+
+def test_correlated_noise_that_a_tensor_may_not_hold_is_refused_before_its_run_is_opened():
+    wide, method = correlated(clip=9000.0), FITS["method"]
+    farthest = 9000 + 12 * 9000 * wide.factor.noise_of_rounds.max() / 2
+    with pytest.raises(RangeError, match=f"moved by {farthest:.4g}".replace("+", r"\+")):
+        wide.size(halves(), method=method)
+    assert wide.size(adapter(0), method=method) == sum(3 * rows for rows in (6, 8))
 
 
 # noise of many steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedcore.errors import FormatError, PrivacyError, Void
+from fedcore.errors import FormatError, PrivacyError, RangeError, Void
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
 from fedcore.federation.privacy_mechanisms import central, distributed, multiplier_for
@@ -23,12 +24,14 @@ from fedcore.privacy import Distributed, Noise, secagg
 from fedcore.privacy.noise import steps
 from fedcore.privacy.seal import derived
 from fedcore.privacy.sent_once import all_received, mark_sent
-from fedcore.privacy.statistic import both_and_b
+from fedcore.privacy.statistic import FARTHEST, both_and_b
+from fedcore.privacy.terms import WHOLE
 from fedcore.updates import Update
 
 #: all that the public ledger says of a void round
 FEW = "fewer messages came than the noise is made for: the round is void, nothing is released"
 UNOPENED = "the masked sum could not be opened: the round is void, and its charge stays"
+TOO_LARGE = "the sum is beyond what clients of the protocol make: the round is void, and its charge stays"
 
 
 class LocalMode:
@@ -37,7 +40,15 @@ class LocalMode:
     def __init__(self, about: Round):
         self._about = about
         private = about.private
-        self._mechanism = central(private.settings, 1, private.plan.charged, private.settings.clip)
+        clip, plan = private.settings.clip, private.plan
+        self._mechanism = central(private.settings, 1, plan.charged, clip)
+        grid = clip_grid(clip, about.numbers)
+        #: the largest number of a clipped term with its noise
+        self._most = clip + FARTHEST * steps(plan.charged * clip / grid) * grid
+        # of the clients that a sample has at most, but once in 2^100 rounds
+        expected = plan.expected_clients
+        clients = min(plan.population, expected + FARTHEST * math.sqrt(expected) + 100)
+        about.terms([]).check_fits(expected, {WHOLE: (self._most * clients / expected, 0.0)})
         # charged before any client draws: what leaves a client is a release
         self._charge = private.budget.reserve(_local_inputs(about.label))
 
@@ -59,10 +70,6 @@ class LocalMode:
     def release(self, receipts: dict[str, Receipt]) -> Released:
         """The mean of the noisy terms over all clients, where what no client makes by the protocol counts as zero."""
         about, private = self._about, self._about.private
-        clip = private.settings.clip
-        grid = clip_grid(clip, about.numbers)
-        # of a clipped term and its noise: beyond 12 standard deviations there are 2^-107 of the Gaussian's samples
-        most = clip + 12 * steps(private.plan.charged * clip / grid) * grid
         total, refused = np.zeros(about.numbers), {}
         for client, receipt in receipts.items():
             try:
@@ -70,12 +77,12 @@ class LocalMode:
             except (FormatError, PrivacyError):  # as it came: the journal has checked its digest
                 refused[client] = f"statistic: not a message of {about.numbers} float32"
                 continue
-            if np.abs(sent).max(initial=0) <= most:  # false for NaN
+            if np.abs(sent).max(initial=0) <= self._most:  # false for NaN
                 total += sent
             else:
-                refused[client] = f"statistic: not finite, or beyond {most:.4g}, which no term with its noise is"
+                refused[client] = f"statistic: not finite, or beyond {self._most:.4g}, which no term with its noise is"
         mean = about.moved((total / private.plan.expected_clients).astype(np.float32))
-        deviation = private.plan.charged * clip / np.sqrt(private.plan.expected_clients)
+        deviation = private.plan.charged * private.settings.clip / np.sqrt(private.plan.expected_clients)
         return Released(mean, _public(about, self._charge, mean, float(deviation)), {"not_counted": refused})
 
 
@@ -98,6 +105,9 @@ class DistributedMode:
         # the rotation's signs are public, and the same for all clients of a round
         seed = hashlib.sha256(f"rotation {about.arm.name} {about.number}".encode()).digest()
         self._mechanism: Distributed = distributed(settings, plan.population, about.numbers, multiplier, seed)
+        sum_of_clips = math.sqrt(self._mechanism.bound) * self._mechanism.step * plan.population
+        noise = self._mechanism.sigma * self._mechanism.step * math.sqrt(plan.population)
+        about.terms([]).check_fits(plan.expected_clients, {WHOLE: (sum_of_clips / plan.expected_clients, noise)})
         #: of the masks, None where messages are open
         self._masks: secagg.Parameters | None = None
         if (secure := about.federation.config.secure_of(about.arm)) is not None:
@@ -137,7 +147,11 @@ class DistributedMode:
             spent = {"void": UNOPENED, "charge": charge.number, "epsilon": charge.epsilon}
             return Released(None, delta | spent, {"void": str(error)})
         decoded = mechanism.decode(total & np.uint32(mechanism.modulus - 1), included)
-        mean = about.moved(decoded / np.float32(private.plan.expected_clients))
+        try:
+            mean = about.moved(decoded / np.float32(private.plan.expected_clients))
+        except RangeError as error:  # one client can replace a sum
+            spent = {"void": TOO_LARGE, "charge": charge.number, "epsilon": charge.epsilon}
+            return Released(None, delta | spent, {"void": str(error)})
         deviation = mechanism.sigma * mechanism.step * np.sqrt(len(included)) / private.plan.expected_clients
         public = _public(about, charge, mean, float(deviation)) | {"modulus": mechanism.modulus}
         hidden: dict[str, Any] = {name: facts.pop(name) for name in ("survivors", "liars") if name in facts}

@@ -75,7 +75,8 @@ class CorrelatedMode(CentralMode):
         private, plan = about.private, about.private.plan
         rounds = about.federation.config.run.rounds
         self._correlated = correlated(private.settings, plan.expected_clients, plan.charged, rounds)
-        self._rounds = private.rounds_of(about.arm.name, self._correlated.factor, about.numbers)
+        size = self._correlated.size(about.start.adapter, method=about.method, fixed=about.start.fixed)
+        self._rounds = private.rounds_of(about.arm.name, self._correlated.factor, size)
         # charged before anybody trains, and found again in every later round
         self._charge = private.budget.reserve(self._correlated.inputs_digest(self._rounds))
 

@@ -112,7 +112,8 @@ class Central:
 
         What a method does after its mean (FedSVD's factorisation) and server optimisers come after this. A round with
         fewer clients than expected, or none, is released the same way. Raises PrivacyError where a release would not be
-        private or the noise is for something else, LayoutError or ShapeError for updates that do not fit.
+        private or the noise is for something else, LayoutError or ShapeError for updates that do not fit, RangeError
+        for a reference whose dtypes might not hold the noise: `inputs_digest` raises each before there is a charge.
         """
         check_equal(weights)
         terms = self._terms(updates, method, reference, fixed, number)
@@ -178,6 +179,9 @@ class Central:
         else:
             terms = Terms.of_vectors(updates)
         self._check_drawn(terms.sizes)
+        clips = self._clips(terms.sizes)
+        deviation = self._deviation(clips)
+        terms.check_fits(self.expected_clients, {part: (clip, deviation) for part, clip in clips.items()})
         return terms
 
     def _check_drawn(self, sizes: Mapping[str, int]) -> None:

@@ -112,9 +112,9 @@ class Correlated:
         return Factor(self.rounds, self.separation, participations, self.bands)
 
     def size(self, like: Any, *, method: Method | None = None, fixed: Update | None = None) -> int:
-        """Numbers of a term like this vector or reference."""
+        """Numbers of a term like this vector or reference. Raises RangeError for dtypes that might not hold the noise."""
         updates, reference = ([], like) if isinstance(like, Update) else ([like], None)
-        return sum(_terms(updates, method, reference, fixed).sizes.values())
+        return sum(self._terms(updates, method, reference, fixed).sizes.values())
 
     def dimension(self, size: int) -> int:
         """Noise samples of the whole run for terms of so many numbers: what `Budget` charges as dimension."""
@@ -164,7 +164,7 @@ class Correlated:
         """
         from fedcore.ops.clip_round import clip_grid
 
-        terms = _terms(updates, method, reference, fixed)
+        terms = self._terms(updates, method, reference, fixed)
         size = sum(terms.sizes.values())
         self._check(noise, rounds, size)
         if len(clients) != len(terms.each):
@@ -190,6 +190,19 @@ class Correlated:
             "not_finite": int(np.count_nonzero(~np.isfinite(squared))),
         }
         return Release(released, self, self._public(number, released, inputs, noise, head), private)
+
+    def _terms(
+        self, updates: Iterable[Any], method: Method | None, reference: Update | None, fixed: Update | None
+    ) -> Terms:
+        """What is released, once it is known that it can be."""
+        if reference is None:
+            return Terms.of_vectors(updates)
+        if method is not None and (found := not_summed(method)):
+            raise PrivacyError(found[0])
+        terms = Terms.of_updates(updates, reference, method, 1, fixed, both_factors=False)
+        deviation = self.noise_multiplier * self.clip * float(self.factor.noise_of_rounds.max())
+        terms.check_fits(self.expected_clients, {WHOLE: (self.clip, deviation)})
+        return terms
 
     def _check(self, noise: Noise, rounds: Rounds, size: int) -> None:
         if rounds.factor != self.factor or rounds.size != size:
@@ -227,11 +240,3 @@ def _rows_of(rounds: Rounds, key: bytes, deviation: float, stream: str) -> Noise
     if rounds.noise_rows is None or rounds.noise_rows.made_from != (deviation, key, stream):
         rounds.noise_rows = NoiseRows(rounds.factor, rounds.size, deviation, key, stream)
     return rounds.noise_rows
-
-
-def _terms(updates: Iterable[Any], method: Method | None, reference: Update | None, fixed: Update | None) -> Terms:
-    if reference is None:
-        return Terms.of_vectors(updates)
-    if method is not None and (found := not_summed(method)):
-        raise PrivacyError(found[0])
-    return Terms.of_updates(updates, reference, method, 1, fixed, both_factors=False)

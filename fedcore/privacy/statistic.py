@@ -21,6 +21,10 @@ from fedcore.updates.layout import shown
 
 #: methods whose A stays as it is, so that its rows can be orthonormal
 _FROZEN_A = ("ffa_lora", "fedsvd")
+#: standard deviations beyond which there are 2^-107 of a Gaussian's samples
+FARTHEST = 12
+#: the largest number of each dtype
+_LARGEST = {"float16": 65504.0, "bfloat16": (2 - 2.0**-7) * 2.0**127, "float32": (2 - 2.0**-23) * 2.0**127}
 #: how far A Aᵀ may be from the identity: bf16 rounds by 2^-9 a number
 _TOLERANCE = 2e-2
 
@@ -61,18 +65,35 @@ class Statistic:
             changes = [_less(update.tensors[name], self.reference.tensors[name]).ravel() for name in names]
             return np.concatenate(changes)
 
+    def check_fits(self, reach: Mapping[str, float]) -> None:
+        """Raise RangeError naming a tensor whose dtype might not hold what `applied` makes of it.
+
+        reach  segment -> bound on what a row of unit norm makes of its change: on each number, but for a core's B
+        """
+        layout = self.reference.layout
+        for segment, most in reach.items():
+            if segment in self.reference.modules and self.factors == ("core",):  # B₀ times the core
+                most *= float(np.linalg.norm(self._fixed_b(segment), axis=1).max())
+            for name in self._moved(segment):
+                dtype = layout.dtypes[layout.index[name]]
+                held = float(np.abs(np.asarray(self.reference.tensors[name], np.float32)).max(initial=0))
+                if not held + most <= _LARGEST[dtype]:  # true for NaN
+                    raise RangeError(
+                        f"tensor {name!r}: holds up to {held:.4g} and may be moved by {most:.4g} with this noise, "
+                        f"which does not fit {dtype}; lower the clip, or start from a float32 adapter"
+                    )
+
     def applied(self, change: Mapping[str, np.ndarray]) -> Update:
         """The reference with `change`, one flat array a segment, added to what it releases: rounded to its dtypes.
 
-        Raises RangeError naming a tensor that its dtype does not hold.
+        Raises RangeError naming a tensor that its dtype does not hold, which `check_fits` told before.
         """
         tensors = dict(self.reference.tensors)
         for segment, values in change.items():
-            pair = self.reference.modules.get(segment)
+            pair, names = self.reference.modules.get(segment), self._moved(segment)
             if pair is not None and self.factors == ("core",):
-                names, parts = [pair.b], [(self._fixed_b(segment) @ values.reshape(pair.rank, pair.rank)).ravel()]
+                parts = [(self._fixed_b(segment) @ values.reshape(pair.rank, pair.rank)).ravel()]
             else:
-                names = [segment] if pair is None else [getattr(pair, factor) for factor in self.factors]
                 sizes = [tensors[name].size for name in names]
                 parts = np.split(values, np.cumsum(sizes)[:-1])
             for name, part in zip(names, parts, strict=True):
@@ -95,6 +116,13 @@ class Statistic:
                 raise LayoutError(f"{who}: {difference}, compared with the reference; send the same adapter")
             if update.scaling != self.reference.scaling:
                 raise LayoutError(f"{who}: its scales differ from the reference's; one sum has one scale a module")
+
+    def _moved(self, segment: str) -> list[str]:
+        """The tensors that a segment of a row moves."""
+        pair = self.reference.modules.get(segment)
+        if pair is None:
+            return [segment]
+        return [pair.b] if self.factors == ("core",) else [getattr(pair, factor) for factor in self.factors]
 
     def _fixed_b(self, module: str) -> np.ndarray:
         assert self.fixed is not None

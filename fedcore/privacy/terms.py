@@ -15,7 +15,7 @@ import numpy as np
 from fedcore.errors import PrivacyError, ShapeError
 from fedcore.lora import Method
 from fedcore.ops.rows import as_rows, thread_count
-from fedcore.privacy.statistic import Statistic, statistic_of
+from fedcore.privacy.statistic import FARTHEST, Statistic, statistic_of
 from fedcore.updates import Update
 from fedcore.updates.layout import shown
 
@@ -118,6 +118,20 @@ class Terms:
             pieces = np.split(means[WHOLE], np.cumsum(list(self.sizes.values()))[:-1])
             means = dict(zip(self.sizes, pieces, strict=True))
         return self.statistic.applied(means)
+
+    def check_fits(self, expected: int, bounds: Mapping[str, tuple[float, float]]) -> None:
+        """Raise RangeError for a reference whose dtypes might not hold what it becomes, before anything is charged.
+
+        expected  the fixed denominator
+        bounds    clipped part, or "" for all -> (clip, standard deviation of the noise on each number of the sum)
+        """
+        if self.statistic is None:
+            return
+        share, reach = max(1.0, len(self.each) / expected), {}
+        for segment in self.sizes:
+            clip, deviation = bounds[segment if segment in bounds else WHOLE]
+            reach[segment] = clip * share + FARTHEST * deviation / expected
+        self.statistic.check_fits(reach)
 
     def digest(self, settings: list[Any]) -> str:
         """SHA-256 (hex) of settings, context and the terms in any order."""
