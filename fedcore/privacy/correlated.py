@@ -112,7 +112,7 @@ class Correlated:
         return Factor(self.rounds, self.separation, participations, self.bands)
 
     def size(self, like: Any, *, method: Method | None = None, fixed: Update | None = None) -> int:
-        """Numbers of a term like this vector or reference. Raises RangeError for dtypes that might not hold the noise."""
+        """Numbers of a term like this vector or reference. RangeError for dtypes that may not hold the noise."""
         updates, reference = ([], like) if isinstance(like, Update) else ([like], None)
         return sum(self._terms(updates, method, reference, fixed).sizes.values())
 
