@@ -13,27 +13,54 @@
 #if defined(FC_AMX)
 #include <sys/syscall.h>
 #include <unistd.h>
-
-/* AMX needs the processor, and a kernel that grants tile data to the process. Asked for once: both answers last. */
-static int amx_available(void) {
-    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
-    static int known;                                     /* 1: no, 2: yes */
-    int answer = __atomic_load_n(&known, __ATOMIC_RELAXED);
-    if (!answer) {
-        unsigned a, b, c, d;
-        const int has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 24 & 1 && d >> 25 & 1; /* tiles, int8 */
-        answer = has && !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) ? 2 : 1;
-        __atomic_store_n(&known, answer, __ATOMIC_RELAXED);
-    }
-    return answer == 2;
-}
 #endif
 
 #if defined(__x86_64__)
-/* __builtin_cpu_supports knows no f16c before gcc 11 and clang 18. AVX2 says that the system keeps wide registers. */
-static int f16c_available(void) {
+/* What CPUID says is asked for once: each question takes a virtual machine 20 us and more. */
+static int remembered(int* known, int (*found)(void)) { /* known: 0 not yet, 1 no, 2 yes */
+    int answer = __atomic_load_n(known, __ATOMIC_RELAXED);
+    if (!answer) {
+        answer = found() ? 2 : 1;
+        __atomic_store_n(known, answer, __ATOMIC_RELAXED);
+    }
+    return answer == 2;
+}
+
+/* __builtin_cpu_supports knows no f16c before gcc 11 and clang 18, nor vaes. AVX2 says that the system keeps wide
+ * registers. */
+static int find_f16c(void) {
     unsigned a, b, c, d;
     return __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
+}
+
+static int find_vaes(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1;
+}
+
+static int has_vaes(void) {
+    static int known;
+    return remembered(&known, find_vaes);
+}
+
+static int has_f16c(void) {
+    static int known;
+    return remembered(&known, find_f16c);
+}
+#endif
+
+#if defined(FC_AMX)
+/* AMX needs the processor, and a kernel that grants tile data to the process. */
+static int find_amx(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    unsigned a, b, c, d;
+    const int has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 24 & 1 && d >> 25 & 1; /* tiles, int8 */
+    return has && !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
+}
+
+static int has_amx(void) {
+    static int known;
+    return remembered(&known, find_amx);
 }
 #endif
 
@@ -45,7 +72,7 @@ int fc_isa_available(fc_isa isa) {
 #if defined(__x86_64__)
         case FC_ISA_AVX2:
             __builtin_cpu_init();
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c_available();
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
         case FC_ISA_AVX512:
             __builtin_cpu_init();
             return fc_isa_available(FC_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
@@ -53,7 +80,7 @@ int fc_isa_available(fc_isa isa) {
                    __builtin_cpu_supports("avx512vl");
 #if defined(FC_AMX)
         case FC_ISA_AMX:
-            return fc_isa_available(FC_ISA_AVX512) && amx_available();
+            return fc_isa_available(FC_ISA_AVX512) && has_amx();
 #endif
 #elif defined(__aarch64__)
         case FC_ISA_NEON:
@@ -92,20 +119,6 @@ const fc_kernels* fc_kernels_for(fc_isa isa) {
             return &fc_kernels_ref;
     }
 }
-
-#if defined(__x86_64__)
-/* By CPUID, since older compilers do not know the name. */
-static int has_vaes(void) {
-    static int known; /* 1: no, 2: yes; a virtual machine takes 20 us and more for each question */
-    int answer = __atomic_load_n(&known, __ATOMIC_RELAXED);
-    if (!answer) {
-        unsigned a, b, c, d;
-        answer = __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1 ? 2 : 1;
-        __atomic_store_n(&known, answer, __ATOMIC_RELAXED);
-    }
-    return answer == 2;
-}
-#endif
 
 /* AES-256-CTR: VAES where AVX-512 is asked for, or nothing is, and the processor has it; AES-NI from AVX2 on. */
 static const fc_stream_kernels* aes_for(fc_isa isa) {

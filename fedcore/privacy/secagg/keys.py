@@ -25,6 +25,7 @@ LABELS = (
     "share", "mask", "self", "polynomials", "draw", "noise", "vector",
     "pair", "sealed share", "seed commitment", "chunk",
 )  # fmt: skip
+_LABELLED = {label: b"fedcore secagg 1 " + label.encode() + b"\x00" for label in LABELS}
 #: a key seals one message, so that its nonce need not differ
 _NONCE = bytes(12)
 #: the field and the constant of edwards25519 (RFC 8032 §5.1)
@@ -34,10 +35,7 @@ _D = -121665 * pow(121666, -1, _P) % _P
 
 def hkdf(secret: bytes, label: str, binding: bytes, who: bytes = b"") -> bytes:
     """32 bytes for one purpose in one round: HKDF-SHA256 with no salt, info = name ‖ label ‖ 0 ‖ binding ‖ who."""
-    if label not in LABELS:
-        raise ValueError(f"label: got {label!r}, expected one of {LABELS}")
-    info = b"fedcore secagg 1 " + label.encode() + b"\x00" + binding + who
-    return HKDF(SHA256(), KEY_BYTES, None, info).derive(secret)
+    return HKDF(SHA256(), KEY_BYTES, None, _LABELLED[label] + binding + who).derive(secret)
 
 
 def round_binding(parameters: bytes, roster: bytes, session: bytes, number: int, context: bytes) -> bytes:
@@ -115,7 +113,7 @@ class Sealed:
         self._header = binding + struct.pack("<HH", sender, to)
         self._key = hkdf(agreed(private, public, whose), "sealed share", binding, self._header[-4:])
 
-    def seal(self, data: bytes) -> bytes:
+    def seal(self, data: bytes | memoryview) -> bytes:
         """Encrypted and authenticated: 16 bytes longer."""
         return ChaCha20Poly1305(self._key).encrypt(_NONCE, data, self._header)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -213,9 +213,10 @@ class Parameters:
 
     def to_bytes(self) -> bytes:
         """A canonical form, which the keys of a round are bound to."""
-        _, length, bound, bits, corrupt, dropout, adversary, k, t, in_degree, stream, least = astuple(self)
-        head = (_MAGIC, _VERSION, ADVERSARIES.index(adversary), STREAMS.index(stream), bits)
-        return _LAYOUT.pack(*head, self.clients, corrupt, dropout, k, t, in_degree, least, length, bound)
+        adversary, stream = ADVERSARIES.index(self.adversary), STREAMS.index(self.stream)
+        counts = (self.clients, self.corrupt, self.dropout, self.neighbours, self.threshold, self.in_degree)
+        head = (_MAGIC, _VERSION, adversary, stream, self.modulus_bits)
+        return _LAYOUT.pack(*head, *counts, self.least_included, self.length, self.bound)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Parameters:
