@@ -103,6 +103,13 @@ class FakeLearner:
         )
 
 
+class HalfLearner(FakeLearner):
+    """One whose adapters hold fp16."""
+
+    def _update(self, b: np.ndarray, a: np.ndarray, *others: Any) -> Update:
+        return super()._update(b.astype(np.float16), a.astype(np.float16), *others)
+
+
 def payload(path: Path) -> int:
     """Bytes of a message without its header, whose length safetensors writes in front of it."""
     data = path.read_bytes()

@@ -183,17 +183,10 @@ def test_what_cannot_be_released_is_refused_before_anybody_trains_or_is_charged(
     assert len((tmp_path / "run/private/budget").read_text().splitlines()) == 1  # its opening, and no charge
 
 
-class Halves(fake.FakeLearner):
-    """Its adapters hold fp16."""
-
-    def _update(self, b, a, *others):
-        return super()._update(b.astype(np.float16), a.astype(np.float16), *others)
-
-
 @pytest.mark.parametrize("mode", ["central", "correlated", "local", "distributed"])
 def test_an_adapter_that_may_not_hold_its_noise_is_refused_before_anybody_trains_or_is_charged(tmp_path, mode):
     text = SMALL + f'mode = "{mode}"\nclip = 1e5\n' + "separation = 2\n" * (mode == "correlated")
-    learner = Halves()
+    learner = fake.HalfLearner()
     with pytest.raises(RangeError, match=r"lora_B.weight': .*which does not fit float16; lower the clip"):
         run(tmp_path / "run", config(text), learner=learner)
     assert not learner.trained
@@ -211,7 +204,7 @@ def test_a_sum_that_one_client_replaced_voids_its_round_where_the_adapter_does_n
 
     monkeypatch.setattr(Distributed, "encode", lying)
     text = SMALL + 'mode = "distributed"\nclip = 16000.0\n'
-    folder = run(tmp_path / "run", config(text), learner=Halves())
+    folder = run(tmp_path / "run", config(text), learner=fake.HalfLearner())
     assert [entry["privacy"].get("void") for entry in folder.ledger.entries] == [client_noise.TOO_LARGE] * 2
     assert len(budget(folder.path, concentrated=True).charges) == 2
     assert folder.private.kept("one", 1)["void"].endswith("or start from a float32 adapter")

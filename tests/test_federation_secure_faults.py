@@ -1,4 +1,4 @@
-"""What a run under secure aggregation refuses, before anybody trains."""
+"""What a run under secure aggregation refuses before anybody trains, and sums that a liar replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from test_federation_secure import BASE, CLIENTS, MEAN, NOISE, arms, run
 
 from fedcore.errors import ConfigError, PrivacyError, WeightError
-from fedcore.federation import simulation
+from fedcore.federation import secure_round, simulation
 from fedcore.federation.config_file import check_clients, parse_config
 from fedcore.federation.simulation import run_arms
 
@@ -71,3 +71,26 @@ def test_a_client_refuses_a_round_that_its_policy_does_not_allow(tmp_path):
     with pytest.raises(PrivacyError, match="smallest_cohort = 20"):
         run(tmp_path / "run", arms(a=MEAN), learner=learner, top=f'secure = {{ policy = "{tmp_path}/policy.toml" }}\n')
     assert len(learner.trained) == CLIENTS  # alone, before the arm
+
+
+@pytest.mark.parametrize(
+    ("numbers", "weight", "said"),
+    [(0, -1, "sum: its weights add up to -1"), (2**22, 1, "lora_A.weight': the result does not fit float16")],
+)
+def test_a_sum_that_one_client_replaced_voids_its_round_and_the_run_goes_on(
+    tmp_path, monkeypatch, numbers, weight, said
+):
+    def lying(*given):
+        sums = summed(*given)
+        if given[4] == 1:
+            sums.rows[0, :-1], sums.rows[0, -1] = numbers, weight
+        return sums
+
+    summed = secure_round.summed
+    monkeypatch.setattr(secure_round, "summed", lying)
+    _, folder = run(tmp_path / "run", arms(a=MEAN), learner=fake.HalfLearner())
+    first, second = folder.ledger.entries
+    assert said in first["secure"]["void"]
+    assert first["output"] == first["reference"] == second["reference"]
+    assert "void" not in second["secure"]
+    assert second["output"] != second["reference"]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.engine import aggregate
-from fedcore.errors import NonFiniteError, RuleError, TrainingError, Void, WeightError
+from fedcore.errors import NonFiniteError, RangeError, RuleError, TrainingError, Void, WeightError
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
@@ -29,6 +29,9 @@ from fedcore.federation.start import Start
 from fedcore.lora import FedIT, Method
 from fedcore.privacy import secagg
 from fedcore.updates import Cohort, Update
+
+#: what a sum is that one client replaced: bounds and weights bind honest ones alone
+_NO_MEAN = (WeightError, NonFiniteError, RangeError)
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def added(
 ) -> tuple[Update, Update | None, dict[str, Any]]:
     """What a sum makes of the start, or the rule of the sums over groups: (adapter, beside it, the ledger's facts).
 
-    Raises Void where there is no sum, or too few for the rule.
+    Raises Void where there is no sum, one of which a liar made no mean, or too few for the rule.
     """
     secure = config.secure_of(arm)
     assert secure is not None
@@ -204,14 +207,17 @@ def added(
         return over_groups(config, arm, changes, quantizer, sums, start)
     if sums.void:
         raise Void(sums.void[0])
-    mean, weight = quantizer.mean(sums.rows[0])
-    return *changes.finish(mean, start.side), sums.facts() | {"weight": weight}
+    try:
+        mean, weight = quantizer.mean(sums.rows[0])
+        return *changes.finish(mean, start.side), sums.facts() | {"weight": weight}
+    except _NO_MEAN as error:
+        raise Void(str(error)) from None
 
 
 def over_groups(
     config: Config, arm: Arm, changes: Changes, quantizer: secagg.Quantizer, sums: Sums, start: Start
 ) -> tuple[Update, None, dict[str, Any]]:
-    """The rule over the sums of groups, a void one lacking its row, and so one whose weight a liar made none.
+    """The rule over the sums of groups, a void one lacking its row, and so one of which a liar made no mean.
 
     Raises Void where no more than half are left, so that those lost outweigh the others, or fewer than the rule takes.
     """
@@ -222,10 +228,10 @@ def over_groups(
         name = f"group-{k}"
         try:
             mean, weight = quantizer.mean(row)
-        except WeightError as error:
+            adapter = changes.finish(mean, None)[0]
+        except _NO_MEAN as error:
             void.append(f"{name}: {error}")
             continue
-        adapter = changes.finish(mean, None)[0]
         means.append(adapter.with_tensors({}, client_id=name))
         weights[name] = weight if settings.weights == "counts" else float(len(survivors))
     left, lost = len(means), len(void)
