@@ -123,6 +123,19 @@ class RowTable:
             buffers.append(row)
         return cls(buffers, offsets, np.array([d]), dtype, encoding)
 
+    @classmethod
+    def from_matrix(cls, matrix: np.ndarray) -> RowTable:
+        """The rows of an (n, d) array, as `from_arrays` makes them of a list; of a contiguous one in no time a row."""
+        if not len(matrix) or not matrix.flags.c_contiguous:
+            return cls.from_arrays(list(matrix))
+        table = cls.from_arrays([matrix.reshape(-1)])
+        n, d = matrix.shape
+        table.lengths, table.starts = np.array([d]), np.array([0, d])
+        table.offsets = d * table.itemsize * np.arange(n, dtype=np.int64)[None]
+        table.pointers = table.pointers + table.offsets.astype(np.uint64)
+        table._bytes *= n
+        return table
+
     @property
     def n(self) -> int:
         """Rows."""

@@ -144,3 +144,19 @@ def test_a_slice_outside_the_columns_is_refused(bounds):
     table = RowTable.from_arrays([np.zeros(3, np.float32)])
     with pytest.raises(ShapeError, match=rf"got columns {bounds[0]}:{bounds[1]}, expected a range within 0:3"):
         table.slice(*bounds)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (4, 7), (3, 0), (2, 4096)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_matrix_is_the_table_of_its_rows(shape, dtype):
+    matrix = np.arange(np.prod(shape), dtype=dtype).reshape(shape)
+    one, many = RowTable.from_matrix(matrix), RowTable.from_arrays(list(matrix))
+    assert (one.n, one.d, one.dtype, one.nbytes) == (many.n, many.d, many.dtype, many.nbytes)
+    if matrix.size:
+        assert np.array_equal(one.pointers, many.pointers)
+    last = shape[0] - 1
+    for table in (one, one.take([last]), one.slice(shape[1] // 2, shape[1]), one.extend(many)):
+        columns = matrix[:, shape[1] // 2 :] if table.d < shape[1] else matrix
+        assert np.array_equal(table.columns(table.n - 1, 0, table.d), columns[last])
+    wide = np.arange(2 * np.prod(shape), dtype=dtype).reshape(shape[0], -1)[:, : shape[1]]
+    assert np.array_equal(RowTable.from_matrix(wide).columns(last, 0, shape[1]), wide[last])

@@ -67,6 +67,11 @@ def as_rows(rows: Any) -> Rows:
             raise ShapeError(
                 f"rows: got an array of shape {tuple(rows.shape)}, expected (n, d); give a matrix or a list of rows"
             )
+        if isinstance(rows, np.ndarray) and len(rows):
+            return _from_table(RowTable.from_matrix(rows), rows.dtype)
+        if len(rows) and not isinstance(rows, np.ndarray) and rows.device.type == "cpu" and rows.is_contiguous():
+            table = RowTable.from_matrix(view_of_tensor(rows))
+            return Rows(table, None, table.n, table.d, table.dtype, rows.device)
         rows = list(rows)
     if not isinstance(rows, Sequence) or len(rows) == 0:
         raise ShapeError("rows: got none, expected an (n, d) array or a non-empty sequence of 1-D rows")
@@ -78,8 +83,11 @@ def as_rows(rows: Any) -> Rows:
             raise DTypeError(
                 f"row {i}: got {type(row).__name__}, expected a NumPy array or a torch tensor, all of one kind"
             )
-    table = RowTable.from_arrays(rows)
-    native = rows[0].dtype if table.dtype == "bfloat16" else BF16
+    return _from_table(RowTable.from_arrays(rows), rows[0].dtype)
+
+
+def _from_table(table: RowTable, dtype: Any) -> Rows:
+    native = dtype if table.dtype == "bfloat16" else BF16
     return Rows(table, None, table.n, table.d, table.dtype, bfloat16=native)
 
 

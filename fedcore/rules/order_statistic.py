@@ -15,7 +15,7 @@ from fedcore.rules.geometry import combine, round_coefficients
 from fedcore.rules.stage import Stage
 
 #: bytes of mixed rows that exist at a time, where a budget has room for them, and columns of those at least
-MIXED_BYTES, NARROWEST = 1 << 25, 1 << 10
+MIXED_BYTES, NARROWEST = 1 << 26, 1 << 10
 
 
 @dataclass(frozen=True)

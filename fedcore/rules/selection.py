@@ -121,11 +121,12 @@ def settle(low: np.ndarray, high: np.ndarray, count: int, same: np.ndarray) -> t
     Places with one number in `same` hold equal values, and the lowest of them comes first.
     """
     # where a place comes among its equals, and how many of them come after it
-    order = np.argsort(same, kind="stable")
-    _, start, number = np.unique(same[order], return_index=True, return_counts=True)
-    earlier, later = np.empty(len(same), int), np.empty(len(same), int)
-    earlier[order] = np.arange(len(same)) - np.repeat(start, number)
-    later[order] = np.repeat(number, number) - 1 - earlier[order]
+    earlier, later = np.zeros((2, len(same)), int)
+    if len(set(same.tolist())) < len(same):
+        order = np.argsort(same, kind="stable")
+        _, start, number = np.unique(same[order], return_index=True, return_counts=True)
+        earlier[order] = np.arange(len(same)) - np.repeat(start, number)
+        later[order] = np.repeat(number, number) - 1 - earlier[order]
     maybe_before = np.searchsorted(np.sort(low), high, side="right") - 1 - later
     certainly_before = np.searchsorted(np.sort(high), low, side="left") + earlier
     inside = maybe_before < count
