@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import fake_learner as fake
 import pytest
 
@@ -102,6 +104,30 @@ def test_a_group_whose_weights_add_up_to_none_is_void(whole, tmp_path, monkeypat
     assert len(found["void_groups"]) == 1
     assert "group-1: sum: its weights add up to -1" in found["void_groups"][0]
     assert set(found["group_weights"]) == {"group-0", "group-2"}
+
+
+def test_a_void_round_moves_nothing_though_there_is_momentum(tmp_path, monkeypatch):
+    """Else the groups would be new, and sums over others of nearly the same vectors would show them."""
+
+    def losing(*given):
+        sums = summed(*given)
+        return (
+            sums
+            if given[4] == 1
+            else replace(sums, rows=sums.rows[:1], survivors=sums.survivors[:1], void=["lost"] * 2)
+        )
+
+    summed = secure_round.summed
+    monkeypatch.setattr(secure_round, "summed", losing)
+    base = BASE.replace("rounds = 2", "rounds = 3")
+    config = parse_config(TOP + base + MEDIAN + 'server = { optimizer = "fedavgm" }\n', "c.toml")
+    folder = run_arms(config, fake.texts(CLIENTS), Failing(), tmp_path / "run", resume=False)
+    one, two, three = folder.ledger.entries
+    assert one["output"] == two["output"] == three["output"] != one["reference"]
+    assert two["secure"]["survivors"] == three["secure"]["survivors"] != one["secure"]["survivors"]
+    states = [folder.rounds.load_state("median", e["round"], e["optimizer"]["state"]) for e in (one, two, three)]
+    assert len({str(state.moments) for state in states}) == 1
+    assert two["optimizer"]["aggregate"] is None
 
 
 def test_half_of_the_groups_are_too_few(whole, tmp_path):

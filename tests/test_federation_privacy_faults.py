@@ -13,13 +13,13 @@ import pytest
 from private_runs import SMALL, Interrupting, budget, config, dies, interrupted, run
 
 from fedcore.cli import main
-from fedcore.errors import ConfigError, MissingError, PrivacyError, RangeError
-from fedcore.federation import client_noise
+from fedcore.errors import ConfigError, LayoutError, MissingError, PrivacyError, RangeError
+from fedcore.federation import client_noise, private_round
 from fedcore.federation.config_file import parse_config, to_toml
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.private_run import read_plan
 from fedcore.lora import METHODS
-from fedcore.privacy import Budget, Distributed
+from fedcore.privacy import Budget, Distributed, orthonormal
 from fedcore.report.html import write_report
 
 pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
@@ -194,20 +194,51 @@ def test_an_adapter_that_may_not_hold_its_noise_is_refused_before_anybody_trains
     run(tmp_path / "small", config(text.replace("1e5", "1.0")), learner=learner)
 
 
-def test_a_sum_that_one_client_replaced_voids_its_round_where_the_adapter_does_not_hold_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("clip", "part"), [(16000.0, 4), (16000.0, 8), (8000.0, 4), (1.0, 4)])
+def test_a_sum_that_no_clients_of_the_protocol_make_voids_its_round(tmp_path, monkeypatch, clip, part):
+    """Also where the adapter holds it: the next round could not be charged for what it may come to."""
     honest = Distributed.encode
 
     def lying(self, update, noise):
-        message = honest(self, update, noise)
-        message = (message + self.modulus // 4) % self.modulus
-        return message.astype(np.uint32)
+        return ((honest(self, update, noise) + self.modulus // part) % self.modulus).astype(np.uint32)
 
     monkeypatch.setattr(Distributed, "encode", lying)
-    text = SMALL + 'mode = "distributed"\nclip = 16000.0\n'
+    text = SMALL + f'mode = "distributed"\nclip = {clip}\n'
     folder = run(tmp_path / "run", config(text), learner=fake.HalfLearner())
     assert [entry["privacy"].get("void") for entry in folder.ledger.entries] == [client_noise.TOO_LARGE] * 2
+    assert len({entry["output"] for entry in folder.ledger.entries}) == 1
     assert len(budget(folder.path, concentrated=True).charges) == 2
-    assert folder.private.kept("one", 1)["void"].endswith("or start from a float32 adapter")
+    assert folder.private.kept("one", 1)["void"].startswith("a number of the mean is")
+
+
+@pytest.mark.parametrize("mode", ["central", "distributed"])
+def test_a_step_of_the_server_that_the_adapter_does_not_hold_voids_its_round(tmp_path, mode):
+    server = 'server = { optimizer = "fedavgm", learning_rate = 1e5 }\n'
+    text = SMALL + f'mode = "{mode}"\nclip = 1000.0\n'
+    made = config(text, arms=f'[[arms]]\nname = "one"\n{server}')
+    folder = run(tmp_path / "run", made, learner=fake.HalfLearner())
+    start = orthonormal(fake.HalfLearner().initial())
+    for entry in folder.ledger.entries:
+        assert entry["privacy"]["void"] == private_round.NOT_HELD
+        assert entry["output"] == entry["reference"] == start.digest()
+        assert "lower server.learning_rate" in folder.private.kept("one", entry["round"])["void"]
+    assert len(folder.ledger.entries) == len(budget(folder.path, concentrated=mode == "distributed").charges) == 2
+
+
+class Narrow(fake.FakeLearner):
+    """Its module has fewer rows than the rank."""
+
+    def initial(self):
+        return self._update(np.zeros((1, 2), np.float32), np.eye(2, 4, dtype=np.float32), "", 1)
+
+
+@pytest.mark.parametrize("mode", ["central", "local", "distributed"])
+def test_an_adapter_that_the_method_does_not_take_is_refused_before_anybody_trains(tmp_path, mode):
+    learner = Narrow()
+    with pytest.raises(LayoutError, match="rank"):
+        run(tmp_path / "run", config(SMALL + f'mode = "{mode}"\n'), learner=learner)
+    assert not learner.trained
+    assert len((tmp_path / "run/private/budget").read_text().splitlines()) == 1
 
 
 def test_a_clip_that_adapts_too_fast_stays_where_it_can_be_released(tmp_path):

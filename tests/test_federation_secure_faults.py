@@ -73,12 +73,19 @@ def test_a_client_refuses_a_round_that_its_policy_does_not_allow(tmp_path):
     assert len(learner.trained) == CLIENTS  # alone, before the arm
 
 
+MOMENTUM = 'server = { optimizer = "fedavgm", learning_rate = 2.0 }\n'
+
+
 @pytest.mark.parametrize(
-    ("numbers", "weight", "said"),
-    [(0, -1, "sum: its weights add up to -1"), (2**22, 1, "lora_A.weight': the result does not fit float16")],
+    ("numbers", "weight", "server", "said"),
+    [
+        (0, -1, "", "sum: its weights add up to -1"),
+        (2**22, 1, "", "lora_A.weight': the result does not fit float16"),
+        (45000, 1, MOMENTUM, "server optimiser: tensor"),
+    ],
 )
 def test_a_sum_that_one_client_replaced_voids_its_round_and_the_run_goes_on(
-    tmp_path, monkeypatch, numbers, weight, said
+    tmp_path, monkeypatch, numbers, weight, server, said
 ):
     def lying(*given):
         sums = summed(*given)
@@ -88,9 +95,19 @@ def test_a_sum_that_one_client_replaced_voids_its_round_and_the_run_goes_on(
 
     summed = secure_round.summed
     monkeypatch.setattr(secure_round, "summed", lying)
-    _, folder = run(tmp_path / "run", arms(a=MEAN), learner=fake.HalfLearner())
+    _, folder = run(tmp_path / "run", arms(a=MEAN + server), learner=fake.HalfLearner())
     first, second = folder.ledger.entries
     assert said in first["secure"]["void"]
     assert first["output"] == first["reference"] == second["reference"]
     assert "void" not in second["secure"]
     assert second["output"] != second["reference"]
+
+
+def test_a_policy_that_asks_for_masks_refuses_an_arm_without_them(tmp_path):
+    (tmp_path / "policy.toml").write_text("secure = true\n")
+    learner, top = fake.FakeLearner(), f'secure = {{ policy = "{tmp_path}/policy.toml" }}\n'
+    with pytest.raises(PrivacyError, match="secure = true, but the round sends vectors in the clear"):
+        run(tmp_path / "run", arms(a=MEAN + "secure = false\n"), learner=learner, top=top)
+    assert len(learner.trained) == CLIENTS  # alone, before the arm
+    (tmp_path / "policy.toml").write_text("secure = false\n")
+    run(tmp_path / "again", arms(a=MEAN + "secure = false\n", b=MEAN), top=top)

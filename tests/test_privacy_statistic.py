@@ -12,7 +12,7 @@ from private_releases import KEY, MODULES, Sampler, adapter, noise_for, released
 import fedcore as fc
 from fedcore.errors import PrivacyError
 from fedcore.privacy import AdaptiveClip, Central
-from fedcore.privacy.statistic import error_of_delta
+from fedcore.privacy.statistic import Statistic, error_of_delta
 
 
 @pytest.mark.parametrize("method", [fc.lora.FFALoRA(), fc.lora.FedSVD(), fc.lora.RoLoRA()])
@@ -193,3 +193,10 @@ def test_each_module_has_a_count_of_its_own(silent):
     assert silent.calls[0][1] == pytest.approx(z / clipping.clip_grid(math.sqrt(0.5), 18))
     assert set(got.next.clip) == set(MODULES)
     assert mechanism.dimension(reference, method=fc.lora.FFALoRA()) == 44
+
+
+def test_what_is_released_is_rounded_once_to_its_dtype():
+    """A hair above the middle of two numbers of fp16, by less than fp32 sees."""
+    start = fc.Update.from_tensors({"bias": np.ones(3, np.float16)})
+    moved = Statistic(start, ()).applied({"bias": np.full(3, 2.0**-11 + 2.0**-30)})
+    assert np.asarray(moved.tensors["bias"]).tolist() == [1 + 2.0**-10] * 3

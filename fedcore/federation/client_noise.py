@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedcore.errors import FormatError, PrivacyError, RangeError, Void
+from fedcore.errors import FormatError, PrivacyError, Void
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
 from fedcore.federation.privacy_mechanisms import central, distributed, multiplier_for
@@ -105,9 +105,11 @@ class DistributedMode:
         # the rotation's signs are public, and the same for all clients of a round
         seed = hashlib.sha256(f"rotation {about.arm.name} {about.number}".encode()).digest()
         self._mechanism: Distributed = distributed(settings, plan.population, about.numbers, multiplier, seed)
-        sum_of_clips = math.sqrt(self._mechanism.bound) * self._mechanism.step * plan.population
-        noise = self._mechanism.sigma * self._mechanism.step * math.sqrt(plan.population)
-        about.terms([]).check_fits(plan.expected_clients, {WHOLE: (sum_of_clips / plan.expected_clients, noise)})
+        part = self._mechanism.step / plan.expected_clients
+        clips = math.sqrt(self._mechanism.bound) * plan.population * part
+        #: the largest number of a mean of all clients
+        self._most = clips + FARTHEST * self._mechanism.sigma * math.sqrt(plan.population) * part
+        about.terms([]).check_fits(plan.expected_clients, {WHOLE: (self._most, 0.0)})
         #: of the masks, None where messages are open
         self._masks: secagg.Parameters | None = None
         if (secure := about.federation.config.secure_of(about.arm)) is not None:
@@ -147,11 +149,11 @@ class DistributedMode:
             spent = {"void": UNOPENED, "charge": charge.number, "epsilon": charge.epsilon}
             return Released(None, delta | spent, {"void": str(error)})
         decoded = mechanism.decode(total & np.uint32(mechanism.modulus - 1), included)
-        try:
-            mean = about.moved(decoded / np.float32(private.plan.expected_clients))
-        except RangeError as error:  # one client can replace a sum
+        decoded /= np.float32(private.plan.expected_clients)
+        if not (found := float(np.abs(decoded).max())) <= self._most:  # one client can replace a sum
             spent = {"void": TOO_LARGE, "charge": charge.number, "epsilon": charge.epsilon}
-            return Released(None, delta | spent, {"void": str(error)})
+            return Released(None, delta | spent, {"void": f"a number of the mean is {found:.4g} of {self._most:.4g}"})
+        mean = about.moved(decoded)
         deviation = mechanism.sigma * mechanism.step * np.sqrt(len(included)) / private.plan.expected_clients
         public = _public(about, charge, mean, float(deviation)) | {"modulus": mechanism.modulus}
         hidden: dict[str, Any] = {name: facts.pop(name) for name in ("survivors", "liars") if name in facts}

@@ -148,11 +148,17 @@ def make_plan(
 def _check_drawn(
     settings: Privacy, population: int, rounds: int, arms: Sequence[tuple[Method, Start]], charged: float
 ) -> None:
-    """Raise PrivacyError, before anything trains or is charged, where a mechanism could not release at this noise."""
+    """Raise, before anything trains or is charged, where a mechanism could not release at this noise.
+
+    Raises PrivacyError, RangeError for a dtype that might not hold it, LayoutError for an adapter that the method does
+    not take.
+    """
     expected = 1 if settings.mode == "local" else settings.expected_clients(population)
     for method, start in arms:
         for number, segments in enumerate(_segments(settings, method, start), 1):
             size = sum(segments.values())
+            # what the server makes of a mean, which a module of another shape may not allow
+            method.aggregate([start.adapter], [1.0], start.fixed or start.adapter, number=number)
             if settings.mode == "correlated":
                 correlated(settings, expected, charged, rounds).deviation(size)
             elif settings.mode == "distributed":

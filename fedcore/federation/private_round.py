@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from fedcore.errors import PrivacyBudgetError, TrainingError
+from fedcore.errors import NonFiniteError, PrivacyBudgetError, RangeError, TrainingError
 from fedcore.federation.client_noise import DistributedMode, LocalMode, forget_messages
 from fedcore.federation.config import Arm
 from fedcore.federation.context import Clock, Federation
@@ -33,6 +34,8 @@ MODES: dict[str, Callable[[Round], Mode]] = {
 }
 #: all that the public ledger says of a round that the budget does not hold
 STOPPED = "its charge would pass the budget or the run's share of it"
+#: as above, of a round whose server learning rate is too large for the adapter's dtype
+NOT_HELD = "the adapter's dtype does not hold the server's step: the round is void, and its charge stays"
 #: modes whose charge depends on what was sent; others are charged before anybody trains
 _CHARGED_LAST = ("central", "distributed")
 #: so many clients that fail one after another, and none that does not, tell of the configuration
@@ -105,10 +108,15 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
     with clock.phase("aggregation"):
         found: Released = mode.release(receipts)
         # what a method and a server optimiser do with the mean comes after the noise
-        made, reference = start.adapter, start.fixed or start.adapter
-        if found.mean is not None:
-            made = method.aggregate([found.mean], [1.0], reference, number=number).update
-        moved, state = move(federation, arm, number, start.adapter, made)
+        made: Update | None = None
+        try:
+            if found.mean is not None:
+                made = method.aggregate([found.mean], [1.0], start.fixed or start.adapter, number=number).update
+            moved, state = move(federation, arm, number, start.adapter, made)
+        except (RangeError, NonFiniteError) as error:
+            made, public, hidden = None, found.public | {"void": NOT_HELD}, found.private | {"void": str(error)}
+            found = replace(found, public=public, private=hidden)
+            moved, state = move(federation, arm, number, start.adapter, None)
         following = Start(moved, None, start.fixed)
     with clock.phase("journal"):
         also = optimizer_facts(federation, arm, number, made, state)

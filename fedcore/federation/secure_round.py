@@ -104,11 +104,13 @@ def secure_step(
         federation.progress(arm.name, federation.total, federation.total, round=number, clamped=gathered.clamped)
     with clock.phase("aggregation"):
         sums = summed(config, settings, gathered.vectors, gathered.failed, number, start)
+        adapter: Update | None = None
         try:
             adapter, side, found = added(config, arm, changes, quantizer, sums, start)
-        except Void as error:
-            adapter, side, found = start.adapter, start.side, sums.facts() | {"void": str(error)}
-        moved, state = move(federation, arm, number, start.adapter, adapter)
+            moved, state = move(federation, arm, number, start.adapter, adapter)
+        except (Void, *_NO_MEAN) as error:
+            adapter, side, found = None, start.side, sums.facts() | {"void": str(error)}
+            moved, state = move(federation, arm, number, start.adapter, None)
     with clock.phase("journal"):
         also = optimizer_facts(federation, arm, number, adapter, state)
         starts = start.starts if "void" in found else keeping_own(changes, moved, gathered.own)
@@ -199,7 +201,7 @@ def added(
 ) -> tuple[Update, Update | None, dict[str, Any]]:
     """What a sum makes of the start, or the rule of the sums over groups: (adapter, beside it, the ledger's facts).
 
-    Raises Void where there is no sum, one of which a liar made no mean, or too few for the rule.
+    Raises Void where there is no sum, or too few for the rule, and one of _NO_MEAN where a liar replaced it.
     """
     secure = config.secure_of(arm)
     assert secure is not None
@@ -207,11 +209,8 @@ def added(
         return over_groups(config, arm, changes, quantizer, sums, start)
     if sums.void:
         raise Void(sums.void[0])
-    try:
-        mean, weight = quantizer.mean(sums.rows[0])
-        return *changes.finish(mean, start.side), sums.facts() | {"weight": weight}
-    except _NO_MEAN as error:
-        raise Void(str(error)) from None
+    mean, weight = quantizer.mean(sums.rows[0])
+    return *changes.finish(mean, start.side), sums.facts() | {"weight": weight}
 
 
 def over_groups(

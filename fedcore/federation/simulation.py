@@ -23,7 +23,7 @@ from fedcore.federation.private_run import open_private
 from fedcore.federation.ranks import first_start, initial_of
 from fedcore.federation.round import run_round, scores
 from fedcore.federation.sealing import sealing_key
-from fedcore.federation.secure_sum import with_honest
+from fedcore.federation.secure_sum import agreed_in_the_clear, with_honest
 from fedcore.federation.start import Start
 from fedcore.lora import Method
 from fedcore.privacy.seal import KEY_BYTES, derived
@@ -93,6 +93,7 @@ def run_arms(
 
 def run_arm(federation: Federation, arm: Arm) -> Start:
     """All rounds of one arm from the initial adapter, finished ones read back. Returns what it ends with."""
+    agreed_in_the_clear(federation.config, arm, federation.learner.digest)
     folder, start = federation.folder, first_start(federation, arm)
     for number in range(1, federation.config.run.rounds + 1):
         entry = folder.ledger.find(arm=arm.name, round=number)

@@ -13,9 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
+from fedcore.dtypes import round_from_float64
 from fedcore.errors import LayoutError, PrivacyError, RangeError
 from fedcore.lora import Method
-from fedcore.quantized import to_dtype
 from fedcore.updates import Update
 from fedcore.updates.layout import shown
 
@@ -100,7 +100,7 @@ class Statistic:
                 layout = self.reference.layout
                 moved = np.asarray(tensors[name], np.float64) + part.reshape(tensors[name].shape)
                 dtype = layout.dtypes[layout.index[name]]
-                tensors[name] = to_dtype(moved.astype(np.float32), dtype)
+                tensors[name] = round_from_float64(moved, dtype)
                 if not np.isfinite(np.asarray(tensors[name], np.float32)).all():
                     raise RangeError(
                         f"tensor {name!r}: with this noise it does not fit {dtype}; lower the clip, or start from a "
@@ -185,7 +185,7 @@ def orthonormal(adapter: Update) -> Update:
         q, r = np.linalg.qr(np.asarray(tensors[pair.a], np.float64).T)
         for name, values in ((pair.a, q.T), (pair.b, np.asarray(tensors[pair.b], np.float64) @ r.T)):
             dtype = adapter.layout.dtypes[adapter.layout.index[name]]
-            tensors[name] = to_dtype(values.astype(np.float32), dtype)
+            tensors[name] = round_from_float64(values, dtype)
     return adapter.with_tensors(tensors)
 
 
