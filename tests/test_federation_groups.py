@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import fake_learner as fake
+import numpy as np
 import pytest
 
 from fedcore.errors import ConfigError, TrainingError
@@ -126,7 +127,8 @@ def test_a_void_round_moves_nothing_though_there_is_momentum(tmp_path, monkeypat
     assert one["output"] == two["output"] == three["output"] != one["reference"]
     assert two["secure"]["survivors"] == three["secure"]["survivors"] != one["secure"]["survivors"]
     states = [folder.rounds.load_state("median", e["round"], e["optimizer"]["state"]) for e in (one, two, three)]
-    assert len({str(state.moments) for state in states}) == 1
+    for state in states[1:]:
+        assert all(np.array_equal(state.moments["m"][name], m) for name, m in states[0].moments["m"].items())
     assert two["optimizer"]["aggregate"] is None
 
 
