@@ -2,8 +2,9 @@
 
 `python benchmarks/bench_triton.py [FOLDER]` writes FOLDER/triton.json (by default benchmarks/results). The roofs are
 measured in the same run: a device-to-device copy, counting bytes read and bytes written, and matrix products in fp32
-without tf32, in fp64, and, for LoRA (triton_lora.py), in tf32 and bf16. A kernel that differs from its definition is
-reported as wrong and not timed. Without a GPU there is nothing to measure, and it says so.
+without tf32, in fp64, and, for LoRA (triton_lora.py), in tf32 and bf16; masks, rotations
+and clipping are in triton_streams.py. A kernel that differs from its definition is reported as wrong and not timed.
+Without a GPU there is nothing to measure, and it says so.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import numpy as np
 import torch
 import triton
 from triton_lora import LINES, Sizes, line
+from triton_streams import STREAMS, stream_line
+from triton_streams import Sizes as StreamSizes
 
 from fedcore.dtypes import BF16, STORAGE
 from fedcore.rowtable import RowTable
@@ -195,7 +198,7 @@ def timed(op: Op, n: int, dtype: str, roof: dict[str, float]) -> dict[str, objec
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "results")
-    known = {op.name for op, _ in ops()} | LINES.keys()
+    known = {op.name for op, _ in ops()} | LINES.keys() | STREAMS.keys()
     parser.add_argument("--ops", nargs="+", choices=sorted(known), default=sorted(known), help="by default all")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     arguments = parser.parse_args()
@@ -224,8 +227,10 @@ def main() -> None:
         }  # fmt: skip
         path.write_text(json.dumps(record, indent=1) + "\n")  # each op, so that a run cut short has its figures
         show(op.name + outputs, results[op.name + outputs])
-    for name in [name for name in LINES if name in arguments.ops]:
-        results[name] = line(name, Sizes(), DEVICE, arguments.dtypes, results["roofs"])
+    more = {name: partial(line, name, Sizes(), DEVICE, arguments.dtypes) for name in LINES}
+    more |= {name: partial(stream_line, name, StreamSizes(), DEVICE) for name in STREAMS}
+    for name in [name for name in more if name in arguments.ops]:
+        results[name] = more[name](results["roofs"])
         wrong += "wrong" in results[name]
         path.write_text(json.dumps(record, indent=1) + "\n")
         show(name, results[name])

@@ -1,4 +1,4 @@
-"""benchmarks/triton_lora.py, which measures a GPU, at tiny sizes: its checks pass, fail where an op is wrong, and time.
+"""What measures a GPU, triton_lora.py and triton_streams.py, at tiny sizes: checks pass, or find an op that is wrong.
 
 Interpreted on the CPU, compiled on a GPU.
 """
@@ -75,3 +75,36 @@ def test_each_check_finds_an_op_that_is_a_little_off(lines, batched, device, mon
 
     monkeypatch.setattr(fc.ops, name, off)
     assert list(lines.LINES[op][0](device))
+
+
+@pytest.fixture
+def streams(lines, monkeypatch):
+    module = importlib.import_module("triton_streams")
+    monkeypatch.setattr(module, "UNMASKED", ((9, 2),))
+    monkeypatch.setattr(module, "BLOCKS", (1, 64))
+    yield module
+    sys.modules.pop("triton_streams", None)
+
+
+def test_streams_pass_their_checks_and_have_figures(streams, device):
+    for op in streams.STREAMS:
+        found = streams.stream_line(op, streams.Sizes(40, 1, 2, 1), device, {"copy, bytes/s": 1e9})
+        assert "wrong" not in found, (op, found)
+        for figures in found.values():
+            assert 0 < figures["min"] <= figures["median"] <= figures["max"]
+            assert figures["part of the copy bandwidth"] == pytest.approx(figures["GB/s"])
+
+
+@pytest.mark.parametrize("op", ["unmask_sum", "hadamard", "clip_noise_accumulate"])
+def test_the_checks_of_streams_find_one_bit(streams, device, monkeypatch, op):
+    right = getattr(fc.ops, op)
+
+    def off(*given, **options):
+        found = right(*given, **options)
+        if options["backend"] == "triton":
+            bits = (found.sum if op == "clip_noise_accumulate" else found).view(torch.int32)
+            bits[-1] ^= 1
+        return found
+
+    monkeypatch.setattr(fc.ops, op, off)
+    assert list(streams.STREAMS[op][0](device))
