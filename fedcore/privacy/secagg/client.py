@@ -193,7 +193,7 @@ class Client:
         """Raise Replayed unless this stage is next, or was answered for the same message before."""
         stages = self.round.parameters.stages
         if stage in self._answered:
-            if self._answered[stage] != sha256(message).digest():
+            if self._answered[stage] != sha256(wire.readable(message, f"{stage}: the server's message")).digest():
                 raise Replayed(f"{stage}: this client has answered another message; one a round is answered")
             return
         if stage not in stages or stages.index(stage) != len(self._answered):
