@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from secagg.driver import Rig, complete, rig_of
@@ -9,26 +11,32 @@ from secagg.driver import Rig, complete, rig_of
 import fedcore as fc
 from fedcore.errors import (
     DTypeError,
+    Forged,
     NonFiniteError,
     RangeError,
     ShapeError,
     WeightError,
 )
-from fedcore.privacy.secagg import client, wire
-from fedcore.privacy.secagg.keys import TAG_BYTES
+from fedcore.privacy.secagg import client, unmasking, wire
+from fedcore.privacy.secagg.keys import KEY_BYTES, TAG_BYTES
+
+
+def kept(monkeypatch, where, name):
+    """What every call of a function gave, as it is now."""
+    found, make = [], getattr(where, name)
+
+    def keeping(*arguments):
+        found.append(made := make(*arguments))
+        return made
+
+    monkeypatch.setattr(where, name, keeping)
+    return found
 
 
 @pytest.fixture
 def mask_keys(monkeypatch):
-    """The keys of every vector that is masked, as they are now."""
-    kept, make = [], client.mask_keys
-
-    def keeping(*arguments):
-        kept.append((found := make(*arguments))[0])
-        return found
-
-    monkeypatch.setattr(client, "mask_keys", keeping)
-    return kept
+    """(keys, signs) of every vector that is masked."""
+    return kept(monkeypatch, client, "mask_keys")
 
 
 def test_a_vector_of_a_million_takes_the_bits_of_its_modulus_and_a_thousandth():
@@ -147,22 +155,45 @@ def test_keys_are_overwritten_when_a_vector_is_left_half_way_or_never_begun(mask
     chunks = rig.clients[0].mask(rig.messages[0], rig.vectors[0])
     for _ in range(taken):
         next(chunks)
-    assert mask_keys[-1].any()
+    assert mask_keys[-1][0].any()
     chunks.close()
-    assert not mask_keys[-1].any()
+    assert not mask_keys[-1][0].any()
 
 
 def test_keys_are_overwritten_when_the_state_cannot_be_saved(mask_keys):
     rig = rig_of().run("mask")
 
     def full(_):
-        assert mask_keys[-1].any()
+        assert mask_keys[-1][0].any()
         raise OSError("no space left")
 
     rig.clients[0]._save = full
     with pytest.raises(OSError, match="no space") as held:  # whoever has the error has its frames
         rig.clients[0].mask(rig.messages[0], rig.vectors[0])
-    assert not mask_keys[-1].any(), held
+    assert not mask_keys[-1][0].any(), held
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_server_overwrites_the_keys_that_it_found_again(monkeypatch, fails):
+    given = kept(monkeypatch, unmasking, "mask_keys")
+    rig = rig_of().run("mask").run("unmask", gone=(4,)).run()
+    if fails:
+        monkeypatch.setattr(fc.ops, "unmask_sum", lambda keys: None)
+    with pytest.raises(TypeError) if fails else nullcontext():
+        rig.server.result()
+    assert [keys.any() for keys, _ in given] == [False]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_shares_are_overwritten_once_they_are_sealed_or_cannot_be(monkeypatch, fails):
+    shares = kept(monkeypatch, fc.ops, "shamir_split")
+    rig = rig_of("semi_honest").run("share")
+    message = bytearray(rig.messages[0])
+    if fails:  # for the last neighbour
+        message[-wire.ADVERTISED : KEY_BYTES - wire.ADVERTISED] = bytes(KEY_BYTES)
+    with pytest.raises(Forged, match="low order") if fails else nullcontext():
+        rig.clients[0].share(message)
+    assert [array.any() for array in shares] == [False]
 
 
 @pytest.mark.parametrize(("quantizer", "weight"), [((1000, 1e-310), 1.0), ((1000.0, 1.0), 1.0)])

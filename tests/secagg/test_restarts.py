@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import struct
 import sys
+from itertools import starmap
 
 import pytest
-from secagg.driver import BOTH, SEALING, rig_of
+from secagg.driver import BOTH, SEALING, from_server, rig_of
 
 from fedcore.errors import FormatError, Replayed, Void
-from fedcore.privacy.secagg import folding
+from fedcore.privacy.secagg import folding, wire
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.server import Server
 from fedcore.privacy.secagg.simulate import answer
+
+ENTRY = struct.Struct("<BH")
 
 
 def test_an_old_snapshot_repeats_or_stops():
@@ -47,29 +51,68 @@ def test_the_state_is_saved_before_anything_is_sent():
         assert list(answer(saved[-1], stage, message, vector)) == list(sent)
 
 
-def test_what_could_not_be_saved_is_not_sent_by_a_second_try():
-    """Nor is a restart from the last state that was saved able to mask another vector than was sent."""
+@pytest.mark.parametrize("written", [False, True])
+def test_after_a_save_that_failed_only_the_same_is_sent_once_it_is_saved(written):
+    """Whether or not the state came to the disk: of what is sent there is never a second answer under the same keys."""
     rig = rig_of("malicious", 3, 2)
     client, disk, full = rig.clients[0], [], []
 
     def save(one):
+        if written or not full:
+            disk.append(one.to_bytes(SEALING))
         if full:
             raise OSError("no space left")
-        disk.append(one.to_bytes(SEALING))
 
     client._save = save
-    for stage in rig.p.stages:
+    for number, stage in enumerate(rig.p.stages):
         rig.run(stage)
-        message, generation = rig.messages[0], client.generation
+        message, (vector, other), before = rig.messages[0], rig.vectors[:2], len(disk)
         full.append(True)
         for _ in range(2):
             with pytest.raises(OSError, match="no space"):
-                answer(client, stage, message, rig.vectors[0])
-        assert client.generation == generation
+                answer(client, stage, message, vector)
+        if stage == "mask":  # nothing was sent: from the state before another vector may be
+            assert list(answer(Client.from_bytes(disk[before - 1], SEALING, number), stage, message, other))
         full.clear()
-        sent = list(answer(client, stage, message, rig.vectors[0]))
-        saved = Client.from_bytes(disk[-1], SEALING)
-        assert list(answer(saved, stage, message, rig.vectors[0])) == sent
+        tried = [client, *(Client.from_bytes(state, SEALING) for state in disk[before:])]
+        for one in tried:
+            if stage == "mask":
+                with pytest.raises(Replayed, match="another vector"):
+                    one.mask(message, other)
+            if stage != "advertise":
+                with pytest.raises(Replayed, match="has answered another message"):
+                    answer(one, stage, message + b"\0", vector)
+        sent, saves = list(answer(client, stage, message, vector)), len(disk)
+        assert saves == before + 2 * written + 1
+        for one in [*tried, Client.from_bytes(disk[-1], SEALING)]:
+            assert list(answer(one, stage, message, vector)) == sent
+        assert len(disk) == saves
+
+
+def test_of_two_requests_the_one_whose_save_failed_is_answered():
+    """Both fit the protocol; together they ask for both kinds of share of members 3 and 4."""
+    rig = rig_of("semi_honest").run("mask").run("unmask", gone=(4,))
+    first, second = (
+        from_server(rig, "unmask", wire.members(there, 5) + struct.pack("<H", 4) + b"".join(starmap(ENTRY.pack, asked)))
+        for there, asked in (
+            ([0, 1, 2, 3], [(1, 1), (1, 2), (1, 3), (2, 4)]),
+            ([0, 1, 2, 4], [(1, 1), (1, 2), (2, 3), (1, 4)]),
+        )
+    )
+    client, states = rig.clients[0], []
+
+    def save(one):
+        states.append(one.to_bytes(SEALING))
+        if len(states) == 1:
+            raise OSError("input/output error")
+
+    client._save = save
+    with pytest.raises(OSError, match="input/output"):
+        client.unmask(first)
+    for one in (client, Client.from_bytes(states[0], SEALING)):
+        with pytest.raises(Replayed, match="one a round is answered"):
+            one.unmask(second)
+    assert client.unmask(first) == Client.from_bytes(states[0], SEALING).unmask(first)
 
 
 def test_a_state_has_what_a_client_was_told_and_not_the_proofs_of_it():

@@ -40,7 +40,8 @@ class Client:
     round        number
     context      SHA-256 of the broadcast adapter and configuration, as this client got them
     after        number of the newest round that this client took part in, which it keeps: no round up to it is joined
-    save         called with the client whenever it is about to send something new; write `to_bytes` to disk there
+    save         called with the client whenever it is about to send something new; write `to_bytes` to disk there. What
+                 it raises is raised: nothing is sent, and only the same input is taken again, to be saved first
 
     Each stage takes the server's message and returns what to send. Called again with the same input it returns the same
     bytes, also after a restart; with another it raises Replayed: a second answer would break the masks. Bad messages
@@ -83,11 +84,12 @@ class Client:
         self._answered: dict[str, bytes] = {}  # stage -> SHA-256 of the message that was answered
         self._server = b""  # the server's key for chunks
         self._vector = b""
-        self._fresh = True
+        self._fresh = self._saved = True
 
     @property
     def generation(self) -> int:
-        """How many stages were answered: what to keep where an old state cannot be put in place of the newest."""
+        """How many stages were answered, or may be in a state that a failed save wrote: to be kept where an old state
+        cannot be put in place of the newest, before the state itself is."""
         return len(self._answered)
 
     @property
@@ -191,7 +193,7 @@ class Client:
         """Raise Replayed unless this stage is next, or was answered for the same message before."""
         stages = self.round.parameters.stages
         if stage in self._answered:
-            if self._answered[stage] != sha256(message).digest():
+            if self._answered[stage] != sha256(wire.readable(message, f"{stage}: the server's message")).digest():
                 raise Replayed(f"{stage}: this client has answered another message; one a round is answered")
             return
         if stage not in stages or stages.index(stage) != len(self._answered):
@@ -206,20 +208,15 @@ class Client:
     def _accept(self, stage: str, message: bytes) -> None:
         """Remember what is about to be answered, and have it saved before anything is sent.
 
-        What could not be saved is not remembered either: sent by a second try, it would be unknown to a restart, which
-        then answers otherwise under the same keys.
+        A save that raises may have written: a restart could send what it wrote. So what was to be answered stays, for
+        the same input to be answered once it is saved, and for no other.
         """
-        if stage in self._answered:
-            return
-        self._answered[stage] = sha256(message).digest()
-        try:
-            if self._save is not None:
-                self._save(self)
-        except BaseException:
-            del self._answered[stage]
-            if stage == "mask":
-                self._vector = b""
-            raise
+        if stage not in self._answered:
+            self._saved = False
+            self._answered[stage] = sha256(message).digest()
+        if not self._saved and self._save is not None:
+            self._save(self)
+        self._saved = True
 
     def to_bytes(self, sealing_key: bytes) -> bytes:
         """This client, sealed under 32 secret bytes: its keys, what it was told, and hashes of what it answered."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from fedcore.errors import Forged, PrivacyError, Replayed, Void
 from fedcore.privacy.secagg.groups import partition
 from fedcore.privacy.secagg.roster import Id, Roster
+from fedcore.privacy.secagg.round import check_run
 
 VALUE_BYTES = 32
 
@@ -27,10 +28,11 @@ class GroupDraw:
     with all of those `group` gives the roster for its `Client`. The seed has the member's own 32 random bytes in it,
     which nobody knows before all others are bound to theirs: whatever the server and other members do, it is no choice
     of theirs. They can end the draw, and then it is void: going on without a value would be a choice. Raises
-    PrivacyError for as many groups as `partition` refuses.
+    PrivacyError for as many groups as `partition` refuses, and a session or number that no round has.
     """
 
     def __init__(self, roster: Roster, client_id: Id, groups: int, session: bytes, round: int):
+        check_run(session, round)
         partition(roster.ids, groups, bytes(VALUE_BYTES))  # raises for a number of groups that cannot be
         self._roster, self._position, self._groups = roster, roster.position(client_id), groups
         about = b"fedcore secagg 1 group draw" + roster.digest() + hashlib.sha256(session).digest()

@@ -29,7 +29,7 @@ def mask_keys(
         whose = f"mask: the public key of {names[other]!r}"
         found.append(pair_key(keys.mask, peers[other].mask_public, tag, me, other, whose))
     signs = [1] + [1 if me < other else -1 for other in partners]
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, KEY_BYTES).copy(), np.array(signs, np.int8)
+    return np.frombuffer(bytearray().join(found), np.uint8).reshape(-1, KEY_BYTES), np.array(signs, np.int8)
 
 
 def chunks(

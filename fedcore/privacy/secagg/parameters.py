@@ -221,8 +221,10 @@ class Parameters:
     @classmethod
     def from_bytes(cls, data: bytes) -> Parameters:
         """Parameters that somebody sent. Raises FormatError, and PrivacyError where they are not secure."""
-        if len(data) != _LAYOUT.size:
-            raise FormatError(f"parameters: got {len(data)} bytes, expected {_LAYOUT.size}")
+        data = bytes(data) if isinstance(data, (bytearray, memoryview)) else data
+        if not isinstance(data, bytes) or len(data) != _LAYOUT.size:
+            got = len(data) if isinstance(data, bytes) else type(data).__name__
+            raise FormatError(f"parameters: got {got}, expected {_LAYOUT.size} bytes, as to_bytes gives")
         magic, version, adversary, stream, bits, *counts, length, bound = _LAYOUT.unpack(data)
         n, corrupt, dropout, k, t, in_degree, least = counts
         if (magic, version) != (_MAGIC, _VERSION):

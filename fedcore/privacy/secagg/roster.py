@@ -50,7 +50,10 @@ class Roster:
         return iter(self.ids)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._positions
+        try:
+            return name in self._positions
+        except TypeError:  # a list, say
+            return False
 
     def __getitem__(self, name: Id) -> bytes:
         """The public key of a member."""
@@ -58,7 +61,7 @@ class Roster:
 
     def position(self, name: Id) -> int:
         """Where a member is in the order. Raises PrivacyError for one that is not in the roster."""
-        if name not in self._positions:
+        if name not in self:
             raise PrivacyError(f"roster: {name!r} is not one of its {len(self)} members; enrol it first")
         return self._positions[name]
 
@@ -79,7 +82,7 @@ class Roster:
         """What `to_bytes` wrote. Raises PrivacyError."""
         try:
             return cls({name: bytes.fromhex(key) for name, key in json.loads(data)})
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             if isinstance(error, PrivacyError):
                 raise
             raise PrivacyError("roster: damaged; expected a list of identifiers with keys in hexadecimal") from None

@@ -48,7 +48,7 @@ class RosterFile:
             version, members, retired = found["version"], found["members"], found["retired"]
             if version != VERSION or not all(isinstance(text, str) for text in [*members, *members.values(), *retired]):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise FormatError(f"{self.path}: is no roster of version {VERSION}") from None
         self.members = {name: _written(key) for name, key in members.items()}
         self.retired = [_written(key) for key in retired]

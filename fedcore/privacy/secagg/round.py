@@ -32,10 +32,7 @@ class Round:
                 f"roster: got {len(self.roster)} members, the parameters are for {self.parameters.clients}; choose "
                 "parameters for this cohort"
             )
-        if not isinstance(self.session, bytes) or not 1 <= len(self.session) <= 64:
-            raise PrivacyError("session: expected 1 to 64 bytes that no other run has, from os.urandom")
-        if not isinstance(self.number, int) or not 0 <= self.number < 1 << 63:
-            raise PrivacyError(f"round: got {self.number!r}, expected a whole number from 0 to 2^63 - 1")
+        check_run(self.session, self.number)
         if not isinstance(self.context, bytes) or len(self.context) != CONTEXT_BYTES:
             raise PrivacyError(
                 f"context: expected the {CONTEXT_BYTES} bytes of SHA-256 of the broadcast adapter and configuration"
@@ -78,6 +75,14 @@ class Round:
             int.from_bytes(fields["round"], "little"),
             fields["context"],
         )
+
+
+def check_run(session: bytes, number: int) -> None:
+    """Raise PrivacyError for a session or a number that no round has."""
+    if not isinstance(session, bytes) or not 1 <= len(session) <= 64:
+        raise PrivacyError("session: expected 1 to 64 bytes that no other run has, from os.urandom")
+    if not isinstance(number, int) or not 0 <= number < 1 << 63:
+        raise PrivacyError(f"round: got {number!r}, expected a whole number from 0 to 2^63 - 1")
 
 
 def digest_of(*parts: bytes) -> bytes:

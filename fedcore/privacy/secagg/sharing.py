@@ -21,12 +21,14 @@ def sealed_shares(
     p = round.parameters
     secret = np.frombuffer(keys.mask_bytes + keys.seed, np.uint8)[None]
     shares = shamir_split(secret, p.threshold, p.neighbours, keys.polynomials)
-    there = [(x, holder) for x, holder in enumerate(holders) if holder in peers]
-    parts, plain, size = [wire.positions([holder for _, holder in there])], shares.data.cast("B"), shares[0].nbytes
-    for x, holder in there:
-        box = Sealed(keys.share, peers[holder].share_public, tag, me, holder, _whose("share", round, holder))
-        parts.append(box.seal(plain[x * size : (x + 1) * size]))
-    shares[:] = 0
+    try:
+        there = [(x, holder) for x, holder in enumerate(holders) if holder in peers]
+        parts, plain, size = [wire.positions([holder for _, holder in there])], shares.data.cast("B"), shares[0].nbytes
+        for x, holder in there:
+            box = Sealed(keys.share, peers[holder].share_public, tag, me, holder, _whose("share", round, holder))
+            parts.append(box.seal(plain[x * size : (x + 1) * size]))
+    finally:
+        shares[:] = 0
     return b"".join(parts)
 
 

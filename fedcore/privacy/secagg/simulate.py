@@ -17,7 +17,7 @@ from fedcore.privacy.secagg.parameters import STAGES, Parameters
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.server import Server
 from fedcore.privacy.secagg.unmasking import SecureSum
-from fedcore.privacy.secagg.vector import Weighted
+from fedcore.privacy.secagg.vector import Weighted, vector_of
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,11 @@ def simulate(
     seed        of the groups, as for `partition`; None: drawn here
 
     Raises Void where too many drop out for a sum; with groups, one that is void lacks its row, and others go on.
-    PrivacyError for unknown identifiers and stages, and for parameters of other numbers of clients.
+    PrivacyError for unknown identifiers and stages, parameters of other numbers of clients, and vectors for which there
+    are no parameters; otherwise as `Client.mask`.
     """
-    given: dict[Id, Any] = dict(vectors) if isinstance(vectors, Mapping) else dict(enumerate(vectors))
+    named = vectors if isinstance(vectors, Mapping) else dict(enumerate(vectors))
+    given = {name: vector_of(vector) for name, vector in named.items()}
     gone = _last_stages(dropouts or {}, given)
     if groups is None:
         if isinstance(parameters, Mapping):
@@ -123,17 +125,26 @@ def _last_stages(dropouts: Mapping[str, Collection[Id]], given: Mapping[Id, Any]
     return gone
 
 
-def _chosen(given: Mapping[Id, Any], gone: Collection[Id]) -> Parameters:
+def _chosen(given: Mapping[Id, Weighted | np.ndarray], gone: Collection[Id]) -> Parameters:
     """Parameters for these vectors and at least a third of dropouts."""
     values = list(given.values())
-    bound = max(v.limit if isinstance(v, Weighted) else int(max(np.abs(v).max(), 1)) for v in values)
-    n = len(values)
+    bounds = [v.limit if isinstance(v, Weighted) else _largest(v) for v in values]
+    n, length = len(values), max(map(len, values), default=0)
     most = min(max(n // 3, len(gone)), max(n - 2, 0))
-    return Parameters.choose(n, length=len(values[0]), bound=bound, corrupt=0, dropout=most / n)
+    return Parameters.choose(n, length=length, bound=max(bounds, default=1), corrupt=0, dropout=most / max(n, 1))
+
+
+def _largest(values: np.ndarray) -> int:
+    """In absolute value, at least 1; as Python's numbers, since the least of a dtype has none of its own."""
+    return max(-int(values.min(initial=0)), int(values.max(initial=0)), 1)
 
 
 def _one(
-    given: Mapping[Id, Any], gone: Mapping[Id, int], parameters: Parameters | None, round: int, context: bytes
+    given: Mapping[Id, Weighted | np.ndarray],
+    gone: Mapping[Id, int],
+    parameters: Parameters | None,
+    round: int,
+    context: bytes,
 ) -> tuple[SecureSum | Void, int, int]:
     """One round: (what it gave, or why nothing, bytes up, bytes down)."""
     p = parameters or _chosen(given, given.keys() & gone.keys())

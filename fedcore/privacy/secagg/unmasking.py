@@ -39,7 +39,7 @@ def mask_keys(
     publics: Callable[[int], bytes],
     partners: Callable[[int], list[int]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keys (m, 32) and signs (m,) of what is to be added to the sum of masked vectors to leave the plain one.
+    """Keys (m, 32), to be overwritten, and signs (m,) of what the sum of masked vectors lacks to be the plain one.
 
     included   position -> seed of every vector in the sum: its own mask is taken off
     gone       position -> mask secret of members that had masks with these and are not in the sum
@@ -54,7 +54,7 @@ def mask_keys(
                 whose = f"unmask: the public key of {round.roster.ids[other]!r}"
                 keys.append(pair_key(private, publics(other), tag, position, other, whose))
                 signs.append(-1 if other < position else 1)  # `other` added where its position is the lower one
-    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES), np.array(signs, np.int8)
+    return np.frombuffer(bytearray().join(keys), np.uint8).reshape(-1, KEY_BYTES), np.array(signs, np.int8)
 
 
 def unmasked(
@@ -78,7 +78,10 @@ def unmasked(
         lambda i: advertised[i][32:64],
         partners,
     )
-    plain = unmask_sum(total, keys, signs, p.modulus_bits, stream=p.stream)
+    try:
+        plain = unmask_sum(total, keys, signs, p.modulus_bits, stream=p.stream)
+    finally:
+        keys[:] = 0
     return lifted(plain, p, len(included)) if p.bound else plain.astype(np.uint64)
 
 

@@ -152,18 +152,9 @@ def _tag(key: bytes, head: str, values: np.ndarray) -> bytes:
     return found.tag
 
 
-def checked(vector: Any, p: Parameters) -> Weighted | Integers:
-    """A vector that fits the parameters.
-
-    vector: (length,) integers within `bound`, or below 2**modulus_bits where there is no bound; or what
-    `Quantizer.weighted` gives. Raises ShapeError, DTypeError, RangeError, which never tell a value. Whether numbers
-    are finite is seen when they are tagged, before any key is used for them.
-    """
-    if len(vector) != p.length:
-        raise ShapeError(f"mask: got a vector of {len(vector)} coordinates, expected {p.length}")
+def vector_of(vector: Any) -> Weighted | np.ndarray:
+    """What `Quantizer.weighted` gave, or (length,) integers. Raises DTypeError for anything else."""
     if isinstance(vector, Weighted):
-        if not p.bound or vector.limit > p.bound:
-            raise RangeError(f"mask: the vector is quantised within {vector.limit}, expected at most {p.bound}")
         return vector
     array = np.asarray(vector)
     if array.dtype.kind not in "iu" or array.ndim != 1:
@@ -171,6 +162,23 @@ def checked(vector: Any, p: Parameters) -> Weighted | Integers:
             f"mask: got {array.dtype} of shape {array.shape}, expected a vector of integers; quantise numbers with "
             "fc.secagg.Quantizer(...).weighted"
         )
+    return array
+
+
+def checked(vector: Any, p: Parameters) -> Weighted | Integers:
+    """A vector that fits the parameters.
+
+    vector: (length,) integers within `bound`, or below 2**modulus_bits where there is no bound; or what
+    `Quantizer.weighted` gives. Raises ShapeError, DTypeError, RangeError, which never tell a value. Whether numbers
+    are finite is seen when they are tagged, before any key is used for them.
+    """
+    array = vector_of(vector)
+    if len(array) != p.length:
+        raise ShapeError(f"mask: got a vector of {len(array)} coordinates, expected {p.length}")
+    if isinstance(array, Weighted):
+        if not p.bound or array.limit > p.bound:
+            raise RangeError(f"mask: the vector is quantised within {array.limit}, expected at most {p.bound}")
+        return array
     least, most = (-p.bound, p.bound) if p.bound else (0, (1 << p.modulus_bits) - 1)
     if int(array.min()) < least or int(array.max()) > most:
         where = int(np.argmax((array < least) | (array > most)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fedcore.errors import Forged, FormatError, Replayed
@@ -53,18 +54,25 @@ def chunk(sender: int, tag: bytes, number: int, packed: memoryview, mac: bytes) 
     return b"".join((head, number.to_bytes(4, "little"), packed, mac))
 
 
+def readable(data: bytes, who: str) -> memoryview:
+    """The bytes of a message, not copied. Raises FormatError for what is none."""
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        with suppress(TypeError):  # of a view with gaps
+            view = memoryview(data)
+            return view.cast("B").toreadonly() if view.nbytes else memoryview(b"")
+    raise FormatError(f"{who}: got {type(data).__name__}, expected bytes, or a view of them without gaps")
+
+
 def unpack(data: bytes, kind: int, sender: int, tag: bytes, most: int, who: str) -> Signed:
     """Check all that can be checked without keys. `who` names stage and sender in errors.
 
     Raises FormatError for bytes that are no message or of a wrong length, Replayed for one of another stage or round,
     Forged for one that names another sender.
     """
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise FormatError(f"{who}: got {type(data).__name__}, expected bytes")
+    view = readable(data, who)
     tail = 0 if sender == SERVER else TAG_BYTES if kind == kind_of("mask") else SIGNATURE_BYTES
-    if len(data) < HEADER.size:
-        raise FormatError(f"{who}: got {len(data)} bytes, expected at least {HEADER.size + tail}")
-    view = memoryview(data).cast("B").toreadonly()
+    if len(view) < HEADER.size:
+        raise FormatError(f"{who}: got {len(view)} bytes, expected at least {HEADER.size + tail}")
     magic, version, got, name, length, round_tag = HEADER.unpack(view[: HEADER.size])
     if magic != MAGIC:
         raise FormatError(f"{who}: is not a message of a secure sum")
@@ -77,12 +85,12 @@ def unpack(data: bytes, kind: int, sender: int, tag: bytes, most: int, who: str)
     if got != kind:
         stage = _KINDS[got % FROM_SERVER] if got % FROM_SERVER < len(_KINDS) else "no stage"
         raise Replayed(f"{who}: is a message of {stage}, which came late, again or too early")
-    if length > most or length != len(data) - HEADER.size - tail:
+    if length > most or length != len(view) - HEADER.size - tail:
         raise FormatError(
-            f"{who}: its header claims a body of {length} bytes, it has {len(data) - HEADER.size - tail}, expected at "
+            f"{who}: its header claims a body of {length} bytes, it has {len(view) - HEADER.size - tail}, expected at "
             f"most {most}"
         )
-    return Signed(name, view[HEADER.size : len(data) - tail], bytes(view[len(data) - tail :]))
+    return Signed(name, view[HEADER.size : len(view) - tail], bytes(view[len(view) - tail :]))
 
 
 class Reader:
