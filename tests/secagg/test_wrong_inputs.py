@@ -108,3 +108,9 @@ def test_a_roster_that_is_nested_too_deeply_is_damaged(tmp_path):
     path.write_bytes(deep)
     with pytest.raises(FormatError, match="is no roster"):
         RosterFile(path)
+
+
+def test_a_roster_that_names_a_member_twice_is_refused():
+    one, two = (key_of(k).public_key().public_bytes_raw().hex() for k in (1, 2))
+    with pytest.raises(PrivacyError, match="names a member twice"):
+        fc.secagg.Roster.from_bytes(f'[["a", "{one}"], ["a", "{two}"]]'.encode())

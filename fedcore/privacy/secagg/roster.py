@@ -81,7 +81,10 @@ class Roster:
     def from_bytes(cls, data: bytes) -> Roster:
         """What `to_bytes` wrote. Raises PrivacyError."""
         try:
-            return cls({name: bytes.fromhex(key) for name, key in json.loads(data)})
+            found = [(name, bytes.fromhex(key)) for name, key in json.loads(data)]
+            if len(dict(found)) < len(found):
+                raise PrivacyError("roster: names a member twice; each has one key")
+            return cls(dict(found))
         except (ValueError, TypeError, RecursionError) as error:
             if isinstance(error, PrivacyError):
                 raise
