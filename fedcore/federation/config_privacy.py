@@ -71,7 +71,9 @@ class Privacy(Section):
         default="chacha20", description="keyed stream of the noise; aes256ctr is faster where processors have AES"
     )
     budget: str | None = Field(
-        default=None, description="file of the population's budget, shared by its runs; the run's own if absent"
+        default=None,
+        min_length=1,
+        description="file of the population's budget, shared by its runs; the run's own if absent",
     )
     spend: PositiveFloat | None = Field(
         default=None,
@@ -79,6 +81,7 @@ class Privacy(Section):
     )
     sealing_key: str | None = Field(
         default=None,
+        min_length=1,
         description="file of 32 random bytes that seal noise keys, best kept elsewhere; made beside the budget if "
         "absent",
     )
