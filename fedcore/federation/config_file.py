@@ -1,7 +1,7 @@
 """Reading and writing the TOML file of a federation, and saying in one line each what is wrong with it.
 
-Paths in a file are relative to that file. What `to_toml` writes is exact: a run folder keeps it, with absolute paths, but
-for those of a private run's budget and sealing key, which are empty there and in its private folder (`sealing`).
+Paths in a file are relative to that file. What `to_toml` writes is exact: a run folder keeps it, with absolute paths,
+but for those of a private run's budget and sealing key, which are empty there and in its private folder (`sealing`).
 """
 
 from __future__ import annotations
