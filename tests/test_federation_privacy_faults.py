@@ -171,7 +171,7 @@ def test_the_table_of_privacy_survives_the_round_trip_and_its_files_are_beside_t
         ("clip = 1e40\n", "clip: got 1e+40"),
         ("clip = 1e200\n", "clip: got 1e+200"),
         ('clip = 1e-30\nmode = "local"\n', "clip: got 1e-30"),
-        ("adaptive = { count_noise = 1e12 }\n", "count_noise: 1e+12 makes noise of"),
+        ("adaptive = { count_noise = 1e9 }\n", "count_noise: 1e+09 makes noise of"),
         ('clip = 1e40\nmode = "distributed"\n', "clip: got 1e+40"),
     ],
 )

@@ -110,14 +110,18 @@ def test_a_crash_at_any_point_neither_loses_a_charge_nor_reuses_a_noise(tmp_path
     assert point > 8, "the crash never came"
 
 
-@pytest.mark.parametrize("where", ["charge", "draw", "publish"])
+@pytest.mark.parametrize("where", ["key", "charge", "draw", "publish"])
 def test_a_killed_process_is_continued_with_the_same_noise_for_the_same_inputs(tmp_path, where):
-    """SIGKILL between charge, draw and publish, in a process of its own."""
+    """SIGKILL between key, charge, draw and publish, in a process of its own."""
     code = f"""
 import os, pathlib, signal, hashlib
 import fedcore as fc
 from fedcore.privacy import chain
 folder = pathlib.Path({str(tmp_path)!r})
+if {where!r} == "key":  # the key is on disk, its record is not
+    append = chain.Chain.write
+    chain.Chain.write = lambda self, line: (
+        os.kill(os.getpid(), signal.SIGKILL) if line.head.number == 2 else append(self, line))
 if {where!r} == "charge":  # the record is on disk, its head and its caller do not know of it yet
     real = chain.Chain._write_head
     def die(self):
@@ -134,10 +138,11 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     run = budget(tmp_path)
-    assert len(run.charges) == 1
+    assert len(run.charges) == (where != "key")
     other, same = run.reserve(B), run.reserve(A)
     assert other.key != same.key
     assert len(run.charges) == 2
+    assert len(list((tmp_path / "people.budget.keys").glob("*-aside"))) == (where == "key")
     if where == "publish":
         assert (tmp_path / "drawn").read_text() == hashlib.sha256(same.key).hexdigest()
 

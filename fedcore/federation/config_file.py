@@ -1,6 +1,7 @@
 """Reading and writing the TOML file of a federation, and saying in one line each what is wrong with it.
 
-Paths in a file are relative to that file. What `to_toml` writes is exact: a run folder keeps it, with absolute paths.
+Paths in a file are relative to that file. What `to_toml` writes is exact: a run folder keeps it, with absolute paths,
+but for those of a private run's budget and sealing key, which are empty there and in its private folder (`sealing`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from fedcore.federation.config import Config
 from fedcore.federation.config_data import BUILT_IN_TEXTS
 from fedcore.federation.methods import method_faults
 from fedcore.federation.privacy_faults import privacy_faults
+from fedcore.federation.private_journal import FOLDER
 from fedcore.federation.rule_names import make_chain
+from fedcore.federation.sealing import with_places
 from fedcore.federation.section import Section
 from fedcore.federation.secure_faults import secure_faults
 from fedcore.rules import Rule
@@ -67,6 +70,8 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not TOML: {error}; correct that line") from None
+    if isinstance(data.get("privacy"), dict):
+        data["privacy"] = with_places(data["privacy"], name, folder / FOLDER)
     for table, key in _PATHS:
         section = data.get(table)
         if isinstance(section, dict) and isinstance(value := section.get(key), str):

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from fedcore.federation.section import PositiveFloat, PositiveInt, Section
+from fedcore.privacy.limits import LEAST_COUNT_NOISE, MOST_COUNT_NOISE, MOST_EPSILON
 
 
 class Adaptive(Section):
@@ -14,8 +15,11 @@ class Adaptive(Section):
 
     quantile: float = Field(default=0.5, gt=0, lt=1, description="share of the norms that the clip is to be above")
     learning_rate: PositiveFloat = Field(default=0.2, description="how fast the clip moves")
-    count_noise: PositiveFloat | None = Field(
-        default=None, description="noise on a count of clipped clients; expected clients / 20 if absent"
+    count_noise: float | None = Field(
+        default=None,
+        ge=LEAST_COUNT_NOISE,
+        le=MOST_COUNT_NOISE,
+        description="noise on a count of clipped clients; expected clients / 20 if absent",
     )
 
 
@@ -23,7 +27,7 @@ class Privacy(Section):
     """[privacy]: (ε, δ) for all rounds of its arms; fedcore picks the noise and stops before the budget is passed."""
 
     epsilon: PositiveFloat = Field(
-        description="the clients' budget ε: of all rounds of all private arms, of all runs over one budget file"
+        description="the clients' budget ε: of all rounds of all private arms, of all runs over one budget file",
     )
     delta: float = Field(gt=0, lt=1, description="the probability that the bound does not hold; below 1 / clients")
     mode: Literal["central", "correlated", "local", "distributed"] = Field(
@@ -67,7 +71,9 @@ class Privacy(Section):
         default="chacha20", description="keyed stream of the noise; aes256ctr is faster where processors have AES"
     )
     budget: str | None = Field(
-        default=None, description="file of the population's budget, shared by its runs; the run's own if absent"
+        default=None,
+        min_length=1,
+        description="file of the population's budget, shared by its runs; the run's own if absent",
     )
     spend: PositiveFloat | None = Field(
         default=None,
@@ -75,6 +81,7 @@ class Privacy(Section):
     )
     sealing_key: str | None = Field(
         default=None,
+        min_length=1,
         description="file of 32 random bytes that seal noise keys, best kept elsewhere; made beside the budget if "
         "absent",
     )
@@ -104,6 +111,8 @@ class Privacy(Section):
                 f'clients_per_round: got {self.clients_per_round} with sampling = "none", in which all clients take '
                 'part; set sampling = "poisson"'
             )
+        if self.epsilon > MOST_EPSILON:
+            raise ValueError(f"epsilon: got {self.epsilon:g}, expected at most {MOST_EPSILON:g}")
         if self.spend is not None and self.spend > self.epsilon:
             raise ValueError(
                 f"spend: got {self.spend:g} of epsilon = {self.epsilon:g}, expected at most that: epsilon is the "

@@ -22,6 +22,7 @@ from fedcore.federation.config_file import load_config, to_toml
 from fedcore.federation.journal import Journal, LineLog
 from fedcore.federation.private_journal import PrivateJournal
 from fedcore.federation.round_files import RoundFiles
+from fedcore.federation.sealing import without_places
 from fedcore.updates import Update
 from fedcore.updates.atomic import new_directory, refused
 
@@ -48,7 +49,7 @@ class RunFolder:
         """
         refuse_existing(path)
         with new_directory(path) as beside:
-            (beside / "config.toml").write_text(to_toml(_portable(config)), encoding="utf-8")
+            (beside / "config.toml").write_text(to_toml(_public(config)), encoding="utf-8")
             (beside / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
             if secret is not None and config.privacy is not None:
                 PrivateJournal.begin(beside, secret, config.privacy)
@@ -214,3 +215,9 @@ def same_config(folder: RunFolder, config: Config) -> None:
 def _portable(config: Config) -> Config:
     """The configuration without the place it writes to, which changes nothing of the result."""
     return config.model_copy(update={"run": config.run.model_copy(update={"output": None})})
+
+
+def _public(config: Config) -> Config:
+    """`_portable`, without the places that a private run keeps to itself."""
+    hidden = None if config.privacy is None else without_places(config.privacy)
+    return _portable(config).model_copy(update={"privacy": hidden})

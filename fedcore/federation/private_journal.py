@@ -2,6 +2,7 @@
 
 private/secret (32 bytes, sealed: who is sampled, clients' noise, what commits to the texts)
 private/plan-key (32 bytes, sealed: tells this run's plan from another's)
+private/places.json (where budget and sealing key lie, if the configuration names other places)
 private/updates/ (messages of private arms)
 private/turns/<arm>/rounds (who took part when, hashed, where noise is correlated)
 private/rounds/<arm>-<n>.json (who took part, digests, norms, seconds; why it stopped, is void or left a client out)
@@ -23,7 +24,7 @@ from typing import Any
 
 from fedcore.errors import FormatError, MissingError
 from fedcore.federation.config_privacy import Privacy
-from fedcore.federation.sealing import sealing_key
+from fedcore.federation.sealing import PLACES, places, sealing_key
 from fedcore.privacy.seal import derived, sealed, unsealed
 from fedcore.updates.atomic import sync, write_atomically
 
@@ -47,9 +48,12 @@ class PrivateJournal:
         folder = run / FOLDER
         folder.mkdir(mode=0o700)
         key = derived(sealing_key(settings, folder), _SEAL)
-        for name, data, context in (("secret", secret, _SEAL), ("plan-key", derived(secret, _PLAN), _PLAN)):
+        files = {"secret": sealed(key, secret, _SEAL), "plan-key": sealed(key, derived(secret, _PLAN), _PLAN)}
+        if elsewhere := places(settings):
+            files[PLACES] = json.dumps(elsewhere, indent=1).encode()
+        for name, data in files.items():
             (folder / name).touch(mode=0o600)
-            (folder / name).write_bytes(sealed(key, data, context))
+            (folder / name).write_bytes(data)
 
     def secret(self, sealing: bytes) -> bytes:
         """32 bytes, by the operator's key. Raises MissingError where it expired, FormatError where it does not open."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
-from fedcore.errors import ExistsError, FormatError, MissingError
+from fedcore.errors import ConfigError, ExistsError, FormatError, MissingError
 from fedcore.federation.config_privacy import Privacy
+from fedcore.privacy.files import read
 from fedcore.privacy.seal import KEY_BYTES
 from fedcore.updates.atomic import write_new
+
+#: in a run's private folder, and the keys of [privacy] in it, which are empty in the run's public configuration
+PLACES = "places.json"
+_KEYS = ("budget", "sealing_key")
 
 
 def budget_path(settings: Privacy, private: Path) -> Path:
@@ -32,7 +39,33 @@ def sealing_key(settings: Privacy, private: Path) -> bytes:
             )
         with contextlib.suppress(ExistsError):  # another run over this population may be as quick
             write_new(path, os.urandom(KEY_BYTES))
-    key = path.read_bytes()
+    key = read(path) or b""
     if len(key) != KEY_BYTES:
         raise FormatError(f"{path}: got {len(key)} bytes, expected a sealing key of {KEY_BYTES}; restore it")
     return key
+
+
+def places(settings: Privacy) -> dict[str, str]:
+    """The places that [privacy] names, by key."""
+    return {key: place for key in _KEYS if (place := getattr(settings, key))}
+
+
+def without_places(settings: Privacy) -> Privacy:
+    """What a run's public configuration says of them: empty, so that a copy of it starts no budget of its own."""
+    return settings.model_copy(update=dict.fromkeys(places(settings), ""))
+
+
+def with_places(section: dict[str, Any], name: str, private: Path) -> dict[str, Any]:
+    """A table [privacy] with its empty places filled in from a run's private folder.
+
+    name: of the configuration in errors. Raises ConfigError where the private folder does not have them.
+    """
+    empty = [key for key in _KEYS if section.get(key) == ""]
+    try:
+        kept = json.loads((private / PLACES).read_bytes()) if empty else {}
+        return section | {key: str(kept[key]) for key in empty}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f'{name}: privacy.{empty[0]}: got "", as in the public configuration of a run, whose private/{PLACES} has '
+            "it, and there is none beside this file: give the path, or runs over one population have two budgets"
+        ) from None

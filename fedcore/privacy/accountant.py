@@ -18,9 +18,12 @@ from fedcore.privacy.limits import (
     MOST_SAMPLED_ROUNDS,
     MOST_SAMPLES,
     MOST_WHOLE,
+    check_flag,
     check_multiplier,
     check_whole,
     is_number,
+    settle,
+    shown,
 )
 
 SAMPLING = ("poisson", "fixed", "none")
@@ -57,15 +60,21 @@ class Charge:
         q = self.sampling_rate
         check_multiplier(self.noise_multiplier)
         if not is_number(q) or not 0 < q <= 1:
-            raise PrivacyError(f"sampling_rate: got {q!r}, expected the share of the population in a round, in (0, 1]")
-        check_whole("rounds", self.rounds, most=MOST_WHOLE if q == 1 else MOST_SAMPLED_ROUNDS)
-        check_whole("dimension", self.dimension, 0, MOST_SAMPLES)
+            raise PrivacyError(
+                f"sampling_rate: got {shown(q)}, expected the share of the population in a round, in (0, 1]"
+            )
+        rounds = check_whole("rounds", self.rounds, most=MOST_WHOLE if q == 1 else MOST_SAMPLED_ROUNDS)
+        dimension = check_whole("dimension", self.dimension, 0, MOST_SAMPLES)
         if self.stream not in STREAMS:
             raise PrivacyError(f"stream: got {self.stream!r}, expected one of {', '.join(STREAMS)}")
-        if self.concentrated and q != 1:
+        concentrated = check_flag("concentrated", self.concentrated)
+        if concentrated and q != 1:
             raise PrivacyError(
                 f"sampling_rate: got {q:g} for noise that clients add, expected 1; who adds up messages sees who sent"
             )
+        z = float(self.noise_multiplier)
+        settle(self, noise_multiplier=z, sampling_rate=float(q), rounds=rounds, dimension=dimension)
+        settle(self, concentrated=concentrated)
 
     @property
     def distance(self) -> float:

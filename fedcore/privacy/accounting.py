@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from fedcore.errors import PrivacyBudgetError, PrivacyError
 from fedcore.privacy.accountant import INTERVAL, Charge, check_delta, check_relation, dp_accounting, spent
-from fedcore.privacy.limits import LEAST_MULTIPLIER, MOST_MULTIPLIER
+from fedcore.privacy.limits import LEAST_MULTIPLIER, MOST_EPSILON, MOST_MULTIPLIER, number_of, shown
 
 #: how far below the wanted ε, relative to it, the noise that is looked for may end
 _PRECISION = 1e-4
@@ -105,9 +105,12 @@ def _multiplier(log_z: float) -> float:
 
 
 def check_epsilon(epsilon: float) -> None:
-    """Raise PrivacyError unless 0 < ε < inf."""
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < math.inf:
-        raise PrivacyError(f"epsilon: got {epsilon!r}, expected a finite number above 0; without a budget ask for none")
+    """Raise PrivacyError unless 0 < ε ≤ MOST_EPSILON."""
+    if not 0 < number_of(epsilon) <= MOST_EPSILON:
+        raise PrivacyError(
+            f"epsilon: got {shown(epsilon)}, expected a number above 0, at most {MOST_EPSILON:g}; without a budget ask "
+            "for none"
+        )
 
 
 def _check(charge: Charge, delta: float, sampling: str, neighbours: str, population: int | None) -> None:

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 from fedcore.errors import PrivacyError
 from fedcore.gaussian_table import MOST
-from fedcore.privacy.limits import LARGEST_CLIP, LEAST_CLIP, check_deviation, is_number
+from fedcore.privacy.limits import (
+    LARGEST_CLIP,
+    LEAST_CLIP,
+    LEAST_COUNT_NOISE,
+    MOST_COUNT_NOISE,
+    check_deviation,
+    is_number,
+    number_of,
+    shown,
+)
 
 #: of the largest clip that another may be
 LEAST_SHARE = 2.0**-10
@@ -33,10 +42,14 @@ class AdaptiveClip:
     def __post_init__(self) -> None:
         if not is_number(self.quantile) or not 0 < self.quantile < 1:
             raise PrivacyError(f"quantile: got {self.quantile!r}, expected a share of the norms in (0, 1)")
-        if not is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
-            raise PrivacyError(f"learning_rate: got {self.learning_rate!r}, expected a number above 0, such as 0.2")
-        if self.count_noise is not None and (not is_number(self.count_noise) or not 0 < self.count_noise < math.inf):
-            raise PrivacyError(f"count_noise: got {self.count_noise!r}, expected a number above 0")
+        rate, noise = self.learning_rate, self.count_noise
+        if not 0 < number_of(rate) < math.inf:
+            raise PrivacyError(f"learning_rate: got {shown(rate)}, expected a number above 0, such as 0.2")
+        if noise is not None and not LEAST_COUNT_NOISE <= number_of(noise) <= MOST_COUNT_NOISE:
+            raise PrivacyError(
+                f"count_noise: got {shown(noise)}, expected a number from {LEAST_COUNT_NOISE:.3g} to "
+                f"{MOST_COUNT_NOISE:g}, or None for expected_clients / 20"
+            )
 
     def deviation(self, expected_clients: int) -> float:
         """σ_b."""

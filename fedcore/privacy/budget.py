@@ -6,15 +6,16 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from fedcore.errors import FormatError, PrivacyBudgetError, PrivacyError
 from fedcore.gaussian_table import SAMPLER
 from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
 from fedcore.privacy.accounting import check_epsilon
-from fedcore.privacy.chain import Chain, Head, require, tampered
-from fedcore.privacy.reservation import Noise, charge_of, record_of
+from fedcore.privacy.chain import Chain, Head, Unwritten, require, tampered
+from fedcore.privacy.files import file_path
+from fedcore.privacy.limits import check_text, is_number
+from fedcore.privacy.reservation import Noise, charge_of, check_opening, record_of
 from fedcore.privacy.seal import KEY_BYTES, SealedKeys, commitment, derived
 
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -69,14 +70,16 @@ class Budget:
         """
         check_epsilon(epsilon)
         check_delta(delta, population)
-        if spend is not None and (not isinstance(spend, (int, float)) or not 0 < spend <= epsilon):
+        for name, text in (("unit", unit), ("run", run)):
+            check_text(name, text)
+        if spend is not None and (not is_number(spend) or not 0 < spend <= epsilon):
             raise PrivacyError(
                 f"spend: got {spend!r}, expected a share of epsilon, {epsilon:g}: above 0 and at most that"
             )
-        self._charge = Charge(float(noise_multiplier), float(sampling_rate), 1, dimension, concentrated, stream)
+        self._charge = Charge(noise_multiplier, sampling_rate, 1, dimension, concentrated, stream)
         check_relation(sampling, neighbours, [self._charge])
         self.epsilon, self.delta, self.sampling, self.neighbours = float(epsilon), float(delta), sampling, neighbours
-        self.path, self._run, self.spend = Path(path), run, spend
+        self.path, self._run, self.spend = file_path(path), run, spend
         self._keys = SealedKeys(self.path.with_name(self.path.name + ".keys"), sealing_key)
         self._chain = Chain(self.path, derived(sealing_key, "chain of records"))
         self._opening = {
@@ -87,14 +90,14 @@ class Budget:
             "sampling": sampling,
             "neighbours": neighbours,
             "unit": unit,
-            "population": population,
+            "population": None if population is None else int(population),
         }
         with self._locked() as records:
             if not records:
                 # no two budgets have the same head, so that one started anew shows against any head of the old one
                 self._chain.append({**self._opening, "id": os.urandom(KEY_BYTES).hex()})
             else:
-                self._check_opening(records)
+                check_opening(self.path, self._opening, records)
 
     def reserve(self, inputs_digest: str) -> Noise:
         """Charge for one release of these inputs, or find the charge that they already have, and give its noise.
@@ -108,16 +111,21 @@ class Budget:
         if not isinstance(inputs_digest, str) or not _DIGEST.fullmatch(inputs_digest):
             raise PrivacyError(f"inputs_digest: got {inputs_digest!r}, expected a SHA-256 as 64 hexadecimal digits")
         with self._locked() as records:
-            self._check_opening(records)
+            check_opening(self.path, self._opening, records)
             for record in _charges(records):
                 if record["inputs"] == inputs_digest:
                     return self._again(records, record)
             after = self._after(records)
             number, key = len(records) + 1, os.urandom(KEY_BYTES)
+            line = self._chain.line(record_of(self._charge, inputs_digest, commitment(key), self._run))
             # the key first: a charge without its key would be paid for and never usable, a key without a charge is
             # put aside by the next one
             self._keys.write(number, inputs_digest, key)
-            self._chain.append(record_of(self._charge, inputs_digest, commitment(key), self._run))
+            try:
+                self._chain.write(line)
+            except Unwritten:
+                self._keys.take_back(number)  # a full disk is no crash: nothing of the charge is there, nobody drew
+                raise
             return self._noise(key, inputs_digest, number, after)
 
     def check(self) -> None:
@@ -226,19 +234,6 @@ class Budget:
 
     def _spent(self, charges: list[Charge]) -> float:
         return spent(charges, self.delta, self.sampling, self.neighbours)
-
-    def _check_opening(self, records: list[dict[str, Any]]) -> None:
-        for name, value in self._opening.items():
-            had = records[0].get(name) if records else None
-            if had != value:
-                got, started = (
-                    float.fromhex(str(one)) if name in ("epsilon", "delta") and one else one for one in (value, had)
-                )
-                less = "; a run that is to take less says so as its spend" if name == "epsilon" else ""
-                raise PrivacyError(
-                    f"{name}: got {got!r}, and the budget at {self.path} was started with {started!r}; open it as it "
-                    f"was started: one population has one budget{less}"
-                )
 
 
 def _charges(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

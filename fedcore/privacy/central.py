@@ -17,7 +17,7 @@ from fedcore.privacy.accountant import Charge
 from fedcore.privacy.adaptive import AdaptiveClip, drawn_shares
 from fedcore.privacy.budget import Noise
 from fedcore.privacy.charged import check_charged, check_equal
-from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole
+from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole, settle
 from fedcore.privacy.noise import draw
 from fedcore.privacy.release import Release
 from fedcore.privacy.seal import derived
@@ -60,7 +60,7 @@ class Central:
         if isinstance(self.clip, Mapping) and not self.per_module:
             raise PrivacyError("clip: got one for each module, and per_module is False; set it, or give one number")
         check_multiplier(self.noise_multiplier)
-        check_whole("expected_clients", self.expected_clients)
+        settle(self, expected_clients=check_whole("expected_clients", self.expected_clients))
 
     def inputs_digest(
         self,

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedcore.errors import FedcoreError, FormatError, PrivacyError
+from fedcore.errors import FormatError, PrivacyError, StorageError
+from fedcore.privacy.files import read
 from fedcore.privacy.seal import derived, same_text
 from fedcore.updates.atomic import make_parents, refused, sync, write_atomically
 
@@ -31,6 +32,17 @@ class Head(NamedTuple):
 
     number: int
     mac: str
+
+
+class Line(NamedTuple):
+    """What a record is in the file: its head, and its text."""
+
+    head: Head
+    text: bytes
+
+
+class Unwritten(StorageError):
+    """A record could not be written, and nothing of it is in the file."""
 
 
 class Chain:
@@ -60,24 +72,41 @@ class Chain:
             os.close(descriptor)
 
     def append(self, record: dict[str, Any]) -> Head:
-        """Add a record; when this returns it is on disk, and then in the head. Only while `locked`."""
-        line = {"number": self._last.number + 1, **record}
-        line["mac"] = self._mac(self._last.mac, line)
+        """Add a record, as `line` and `write` do."""
+        return self.write(self.line(record))
+
+    def line(self, record: dict[str, Any]) -> Line:
+        """The next line, of this record, for `write`. Only while `locked`."""
+        content = {"number": self._last.number + 1, **record}
+        content["mac"] = self._mac(self._last.mac, content)
+        return Line(Head(content["number"], content["mac"]), _text(content).encode() + b"\n")
+
+    def write(self, line: Line) -> Head:
+        """Add the next line; when this returns it is on disk, and then in the head. Only while `locked`.
+
+        Raises Unwritten where nothing of it is in the file, StorageError where some of it may be.
+        """
+        left = False
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                data = _text(line).encode() + b"\n"
-                while data:
-                    data = data[os.write(descriptor, data) :]
-                os.fsync(descriptor)
+                size, left, data = os.fstat(descriptor).st_size, True, line.text
+                try:
+                    while data:
+                        data = data[os.write(descriptor, data) :]
+                    os.fsync(descriptor)
+                    sync(self.path.parent)
+                except OSError:
+                    os.ftruncate(descriptor, size)
+                    os.fsync(descriptor)
+                    left = False
+                    raise
             finally:
                 os.close(descriptor)
-            sync(self.path.parent)
         except OSError as error:
-            if isinstance(error, FedcoreError):
-                raise
-            raise refused(self.path, error) from error
-        self._last = Head(line["number"], line["mac"])
+            failed = refused(self.path, error)
+            raise failed if left else Unwritten(*failed.args) from error
+        self._last = line.head
         self._write_head()
         return self._last
 
@@ -87,7 +116,7 @@ class Chain:
         return self._last
 
     def _read(self) -> list[dict[str, Any]]:
-        content = self.path.read_bytes() if self.path.exists() else b""
+        content = read(self.path) or b""
         whole, newline, torn = content.rpartition(b"\n")
         head = self._read_head(bool(whole))
         records, last = [], Head(0, "")
@@ -101,8 +130,11 @@ class Chain:
         if last.number > head.number + 1:  # a crash leaves one record that the head has not counted, never two
             raise self._tampered(f"has {last.number} records where {self.head_path.name} counts only {head.number}")
         if torn:
-            os.truncate(self.path, len(whole) + len(newline))
-            sync(self.path)
+            try:
+                os.truncate(self.path, len(whole) + len(newline))
+                sync(self.path)
+            except OSError as error:
+                raise refused(self.path, error) from error
         self._last = last
         if last != head:
             self._write_head()
@@ -120,13 +152,13 @@ class Chain:
         return {**record, "mac": mac}
 
     def _read_head(self, started: bool) -> Head:
-        if not self.head_path.exists():
+        if (content := read(self.head_path)) is None:
             if started:
                 raise self._tampered(f"its head {self.head_path.name} is missing")
             self._write_head()  # before the first record, so that a file without a head is never a new one
             return self._last
         try:
-            found = json.loads(self.head_path.read_bytes())
+            found = json.loads(content)
             head = Head(found["number"], found["mac"])
             known = same_text(found["seal"], self._seal(head))
         except (ValueError, KeyError, TypeError, RecursionError):

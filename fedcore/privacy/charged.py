@@ -15,6 +15,10 @@ def check_charged(noise: Noise, inputs_digest: str, needed: Charge, of: str, who
     of          whose the noise is where it is not: "other inputs"
     whole_rate  what is released has no gain from sampling: whoever is in it is seen
     """
+    if not isinstance(noise, Noise):
+        raise PrivacyError(
+            f"noise: got {type(noise).__name__}, expected what Budget.reserve gives for inputs_digest of these"
+        )
     if noise.inputs_digest != inputs_digest:
         raise PrivacyError(
             f"noise: was reserved for {of} or other settings, and one noise on two sums shows their difference; "

@@ -19,9 +19,9 @@ from fedcore.privacy.chain import Head
 from fedcore.privacy.charged import check_charged
 from fedcore.privacy.combination import not_summed
 from fedcore.privacy.factorization import UNIT, Factor, best_factor
-from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole
+from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole, settle
 from fedcore.privacy.noise_rows import NoiseRows
-from fedcore.privacy.participation import Rounds
+from fedcore.privacy.participation import Rounds, round_number
 from fedcore.privacy.release import Release
 from fedcore.privacy.seal import derived
 from fedcore.privacy.sums import noisy_mean
@@ -87,10 +87,10 @@ class Correlated:
         check_clip(self.clip)
         check_multiplier(self.noise_multiplier)
         for name in ("expected_clients", "rounds", "separation"):
-            check_whole(name, getattr(self, name))
+            settle(self, **{name: check_whole(name, getattr(self, name))})
         for name in ("participations", "bands"):
             if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name))
+                settle(self, **{name: check_whole(name, getattr(self, name))})
         if self.separation > self.rounds:
             raise PrivacyError(
                 f"separation: got {self.separation} of {self.rounds} rounds, expected at most all, with which "
@@ -164,7 +164,7 @@ class Correlated:
         """
         from fedcore.ops.clip_round import clip_grid
 
-        terms = self._terms(updates, method, reference, fixed)
+        number, terms = round_number(number), self._terms(updates, method, reference, fixed)
         size = sum(terms.sizes.values())
         self._check(noise, rounds, size)
         if len(clients) != len(terms.each):

@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from numbers import Integral
 from typing import Any
 
 from fedcore.errors import PrivacyError
 from fedcore.privacy.chain import Chain, Head, require
 from fedcore.privacy.factorization import Factor
+from fedcore.privacy.files import file_path
+from fedcore.privacy.limits import check_whole
 from fedcore.privacy.seal import KEY_BYTES, derived
 
 
@@ -37,12 +39,12 @@ class Rounds:
         """
         if not isinstance(sealing_key, bytes) or len(sealing_key) != KEY_BYTES:
             raise PrivacyError(f"sealing_key: expected {KEY_BYTES} random bytes; make them with os.urandom")
-        self.path, self.factor, self.size = Path(path), factor, size
+        self.path, self.factor, self.size = file_path(path), factor, check_whole("size", size)
         self.noise_rows: Any = None  #: kept here by the mechanism between rounds
         self._secret = derived(sealing_key, "clients of rounds")
         self._chain = Chain(self.path, derived(sealing_key, "chain of rounds"))
-        schema = {"rounds": factor.rounds, "separation": factor.separation, "participations": factor.participations}
-        started = {"kind": "rounds", "size": size, **schema, "coefficients": list(factor.coefficients)}
+        schema = {name: int(getattr(factor, name)) for name in ("rounds", "separation", "participations")}
+        started = {"kind": "rounds", "size": self.size, **schema, "coefficients": list(factor.coefficients)}
         with self._chain.locked() as records:
             if not records:
                 self._chain.append({**started, "run": os.urandom(KEY_BYTES).hex()})
@@ -74,7 +76,7 @@ class Rounds:
         Raises PrivacyError for a round out of its turn, one that was entered with others, or a client that the schema
         does not allow here (nothing is written); FormatError and StorageError as the constructor does.
         """
-        marks = {self._mark(client): client for client in clients}
+        number, marks = round_number(number), {self._mark(client): client for client in clients}
         if len(marks) < len(clients):
             raise PrivacyError(f"clients: one is named twice in round {number}; each may send one term a round")
         with self._chain.locked() as records:
@@ -131,3 +133,10 @@ class Rounds:
 
     def _mark(self, client: str) -> str:
         return derived(self._secret, f"client {client}").hex()
+
+
+def round_number(number: Any) -> int:
+    """The number of a round as an int. Raises PrivacyError for what is no whole number."""
+    if not isinstance(number, Integral) or isinstance(number, bool):
+        raise PrivacyError(f"number: got {number!r}, expected the number of a round, from 1 on")
+    return int(number)

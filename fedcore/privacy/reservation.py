@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from fedcore.errors import PrivacyError
 from fedcore.gaussian_table import SAMPLER
 from fedcore.privacy.accountant import Charge
 
@@ -56,4 +58,19 @@ def record_of(charge: Charge, inputs_digest: str, key: str, run: str) -> dict[st
 def charge_of(record: dict[str, Any]) -> Charge:
     """The charge that `record_of` wrote."""
     z, q = float.fromhex(record["noise_multiplier"]), float.fromhex(record["sampling_rate"])
-    return Charge(z, q, 1, record["dimension"], record["concentrated"], record["stream"])
+    return Charge(z, q, 1, record["dimension"], bool(record["concentrated"]), record["stream"])
+
+
+def check_opening(path: Path, opening: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    """Raise PrivacyError, naming what differs, unless the first of a file's records has all that `opening` has."""
+    for name, value in opening.items():
+        had = records[0].get(name) if records else None
+        if had != value:
+            got, started = (
+                float.fromhex(str(one)) if name in ("epsilon", "delta") and one else one for one in (value, had)
+            )
+            less = "; a run that is to take less says so as its spend" if name == "epsilon" else ""
+            raise PrivacyError(
+                f"{name}: got {got!r}, and the budget at {path} was started with {started!r}; open it as it was "
+                f"started: one population has one budget{less}"
+            )

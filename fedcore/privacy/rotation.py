@@ -17,7 +17,7 @@ import numpy as np
 from fedcore.dtypes import to_float64
 from fedcore.errors import PrivacyError
 from fedcore.gaussian_table import MOST
-from fedcore.privacy.limits import check_clip, check_multiplier, check_whole
+from fedcore.privacy.limits import check_clip, check_multiplier, check_whole, number_of, settle, shown
 from fedcore.privacy.seal import KEY_BYTES
 
 #: the longest block of the rotation, and the chance of a wrap that the modulus is chosen for
@@ -47,7 +47,7 @@ class Rotation:
         check_clip(self.clip)
         check_multiplier(self.noise_multiplier)
         for name in ("clients", "fewest", "corrupt", "dimension"):
-            check_whole(name, getattr(self, name), int(name != "corrupt"))
+            settle(self, **{name: check_whole(name, getattr(self, name), int(name != "corrupt"))})
         if not self.corrupt < self.fewest <= self.clients:
             raise PrivacyError(
                 f"fewest: got {self.fewest} of {self.clients} clients with {self.corrupt} corrupt, expected more than "
@@ -57,8 +57,8 @@ class Rotation:
             raise PrivacyError(f"seed: expected {KEY_BYTES} public bytes, the same for all clients of a round")
         if not isinstance(self.beta, Real) or not 0 < self.beta < 1:
             raise PrivacyError(f"beta: got {self.beta!r}, expected a number in (0, 1)")
-        if self.grid is not None and (not isinstance(self.grid, Real) or math.frexp(self.grid)[0] != 0.5):
-            raise PrivacyError(f"grid: got {self.grid!r}, expected a power of two, or None to have it chosen")
+        if self.grid is not None and math.frexp(number_of(self.grid))[0] != 0.5:
+            raise PrivacyError(f"grid: got {shown(self.grid)}, expected a power of two, or None to have it chosen")
         if not 0.5 <= self.sigma <= MOST:
             raise PrivacyError(
                 f"grid: {self.step:g} makes a client's noise {self.sigma:g} steps, expected 0.5 to {float(MOST):g}; "

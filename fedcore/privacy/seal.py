@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import itertools
@@ -9,7 +10,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedcore.errors import FormatError, PrivacyError
+from fedcore.errors import FormatError, PrivacyError, StorageError
+from fedcore.privacy.files import read
 from fedcore.updates.atomic import refused, sync, write_atomically
 
 #: bytes of a sealing key and of a noise key
@@ -65,19 +67,35 @@ class SealedKeys:
         self.folder, self._key = folder, derived(sealing_key, "seal of noise keys")
 
     def write(self, number: int, bound: str, key: bytes) -> None:
-        """Seal a key to charge `number` and the text `bound`; when this returns it is on disk. Raises StorageError."""
+        """Seal a key to charge `number` and the text `bound`; when this returns it is on disk.
+
+        Raises StorageError, and then leaves none.
+        """
+        path = self._path(number)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._put_aside(self._path(number))
+            self._put_aside(path)
         except OSError as error:
             raise refused(self.folder, error) from error
-        write_atomically(self._path(number), sealed(self._key, key, _context(number, bound)))
-        os.chmod(self._path(number), 0o600)
+        try:
+            write_atomically(path, sealed(self._key, key, _context(number, bound)))
+            os.chmod(path, 0o600)
+        except OSError as error:
+            self.take_back(number)
+            raise error if isinstance(error, StorageError) else refused(path, error) from error
+
+    def take_back(self, number: int) -> None:
+        """Delete a key that nobody drew from, of a charge that is not in the file; where it stays it is put aside."""
+        with contextlib.suppress(OSError):
+            self._path(number).unlink()
 
     def read(self, number: int, bound: str, expected: str) -> bytes:
-        """The key of a charge with its commitment. Raises FormatError where it is missing or was changed."""
+        """The key of a charge with its commitment.
+
+        Raises FormatError where it is missing or was changed, StorageError where it cannot be read.
+        """
         path = self._path(number)
-        data = path.read_bytes() if path.is_file() else None
+        data = None if path.is_dir() else read(path)
         key = None if data is None else unsealed(self._key, data, _context(number, bound))
         if key is None:
             what = "is missing" if data is None else "does not open: changed, or another key"
@@ -98,7 +116,8 @@ class SealedKeys:
         """The keys put aside for one number, of the first that has more of them than crashes explain, else none."""
         found: dict[str, list[Path]] = {}
         for path in self.folder.glob("*-aside"):
-            found.setdefault(path.stem, []).append(path)
+            if path.stem.isdecimal():  # others are not of this folder
+                found.setdefault(path.stem, []).append(path)
         return next((found[stem] for stem in sorted(found) if len(found[stem]) > _CRASHES), [])
 
     def destroy(self, numbers: Iterable[int]) -> int:
@@ -106,18 +125,21 @@ class SealedKeys:
 
         An empty file stays for each, so that a charge that is put back shows after its key is gone. The deletion is
         final as far as the file system's is. On media that keep old blocks only the loss of the sealing key is: destroy
-        that too where no later charge needs it.
+        that too where no later charge needs it. Raises StorageError where some may be left.
         """
-        gone = []
-        for number in numbers:
-            paths = [path for path in self.folder.glob(f"{number:08d}.*") if path.suffix != _DESTROYED]
-            if paths:
-                write_atomically(self._path(number).with_suffix(_DESTROYED), b"")
-            for path in paths:
-                path.unlink()
-            gone += paths
-        if gone:
-            sync(self.folder)
+        gone: list[Path] = []
+        try:
+            for number in numbers:
+                paths = [path for path in self.folder.glob(f"{number:08d}.*") if path.suffix != _DESTROYED]
+                if paths:
+                    write_atomically(self._path(number).with_suffix(_DESTROYED), b"")
+                for path in paths:
+                    path.unlink()
+                gone += paths
+            if gone:
+                sync(self.folder)
+        except OSError as error:
+            raise error if isinstance(error, StorageError) else refused(self.folder, error) from error
         return sum(path.suffix == _SEALED for path in gone)
 
     def _newest(self, suffix: str) -> int:
