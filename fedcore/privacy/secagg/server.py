@@ -215,7 +215,7 @@ class Server:
         advertised = {i: body for i, (body, _) in self._signed["advertise"].items()}
         secrets = Secrets(self.round, advertised, self._around.drawn.__getitem__)
         for holder, (body, _) in self._signed["unmask"].items():
-            secrets.take(holder, body)
+            secrets.take(holder, body, [of for _, of in self._request[holder]])
         found = secrets.find(self._around.needed(self._included))
         total, partners = self._folding.total, self._around.partners
         total = unmasked(self.round, self._tag, total, found, self._included, advertised, partners)
