@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from secagg.driver import BOUND, Rig, complete, lying, rig_of
+from secagg.driver import BOTH, BOUND, SEALING, Rig, complete, key_of, lying, rig_of
 
 from fedcore import ops
 from fedcore.errors import Void
-from fedcore.privacy.secagg import recovery
+from fedcore.privacy.secagg import recovery, wire
+from fedcore.privacy.secagg.keys import SIGNATURE_BYTES, signed_text
 from fedcore.privacy.secagg.parameters import Parameters
+from fedcore.privacy.secagg.server import Server
 from fedcore.reference.shamir_combine import product, weights
 
 
@@ -46,6 +48,47 @@ def test_shares_that_do_not_open_are_only_left_out():
     rig.run()
     assert (rig.server.result().sum == rig.vectors.sum(0)).all()
     assert rig.clients[0].faults == {4: "mask: its shares do not open"}
+
+
+def sealing_badly(p: Parameters, dealer: int, boxes: int) -> Rig:
+    """A round in which the first boxes of a member do not open, at the stage in which it sends its vector."""
+    rig = Rig(p).run("share")
+    for name in rig.ids:
+        (data,) = rig.answers(name)
+        if name == dealer:
+            body = bytearray(data[wire.HEADER.size : -SIGNATURE_BYTES])
+            first = 2 + 2 * int.from_bytes(body[:2], "little")
+            for i in range(boxes):
+                body[first + wire.SEALED * i] ^= 1
+            signature = key_of(name + 1).sign(signed_text("share", rig.server._tag, name, bytes(body)))
+            data = wire.pack(wire.kind_of("share"), name, rig.server._tag, bytes(body), signature)
+        rig.server.receive(name, data)
+    rig.messages = dict(rig.server.advance())
+    return rig
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("boxes", "gone", "named"),
+    [(19, (), [3]), (5, (), [3]), (3, (17, 18), [3]), (2, (16, 17, 18), []), (4, (), None)],
+)
+def test_a_dealer_whose_shares_do_not_open_is_suspected_where_its_holders_cannot_all_withhold_them(
+    adversary, boxes, gone, named
+):
+    """Of 19 shares 15 are needed. What 2 holders did not get, the most that may be corrupt, they may have kept."""
+    p = Parameters.choose(20, length=5, bound=BOUND, corrupt=0.1, dropout=0.2, adversary=adversary)
+    assert (p.neighbours, p.threshold, p.corrupt) == (19, 15, 2)
+    rig = sealing_badly(p, 3, boxes).run("unmask").run(gone=gone)
+    restored = Server.from_bytes(rig.server.to_bytes(SEALING), SEALING)
+    for server in (rig.server, restored):
+        if named is None:
+            assert (server.result().sum == rig.vectors.sum(0)).all()
+            continue
+        with pytest.raises(
+            Void, match=rf"{19 - boxes - len(gone)} shares of the seed of 3 came.* at least 15"
+        ) as caught:
+            server.result()
+        assert caught.value.suspects == named
 
 
 def test_a_dealer_of_false_shares_has_nobody_named(monkeypatch):

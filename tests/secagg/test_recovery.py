@@ -68,6 +68,7 @@ class Dealt:
         p = complete(n, threshold, corrupt=corrupt)
         roster = Roster({i: key_of(i + 1).public_key().public_bytes_raw() for i in range(n)})
         self.round, self.seeds = Round(p, roster, b"session", 1, CONTEXT), [os.urandom(32) for _ in range(members)]
+        self.withheld: set[tuple[int, int]] = set()  # (member, holder)
         self.shares = [ops.shamir_split(seed, threshold, n - 1, os.urandom(32))[:, 0] for seed in self.seeds]
 
     def found(self) -> tuple[recovery.Secrets, dict[int, bytes]]:
@@ -76,7 +77,8 @@ class Dealt:
         secrets = recovery.Secrets(self.round, advertised, holders.__getitem__)
         for i, shares in enumerate(self.shares):
             for holder, share in zip(holders[i], shares, strict=True):
-                secrets.take(holder, bytes(2) + bytes([SEED]) + i.to_bytes(2, "little") + share.tobytes())
+                given = bytes([SEED]) + i.to_bytes(2, "little") + share.tobytes()
+                secrets.take(holder, bytes(2) + (b"" if (i, holder) in self.withheld else given), [i])
         return secrets, secrets.find(dict.fromkeys(range(len(self.seeds)), SEED))
 
     def lie(self, member: int, holder: int) -> None:
@@ -142,6 +144,18 @@ def test_where_dealer_or_holders_may_have_lied_nobody_is_suspected(monkeypatch):
     with pytest.raises(Void, match=r"the seed of 1 is not found: it or holders of them.*; nobody is certain") as caught:
         dealt.found()
     assert caught.value.suspects == []
+
+
+@pytest.mark.parametrize(("withheld", "suspects"), [((1, 2), [0]), ((1,), [])])
+def test_holders_that_withhold_shares_cannot_be_those_that_give_false_ones(withheld, suspects, monkeypatch):
+    """Two may be corrupt: with one false share beside two that are lacking, it is the dealer."""
+    monkeypatch.setattr(recovery, "TRIES", 6)
+    dealt = Dealt(10, 8 - len(withheld) + 1, corrupt=2)
+    dealt.withheld = {(0, holder) for holder in withheld}
+    dealt.lie(0, 5)
+    with pytest.raises(Void, match="the seed of 0 is not found") as caught:
+        dealt.found()
+    assert caught.value.suspects == suspects
 
 
 def test_liars_beyond_half_the_spare_shares_have_no_honest_dealer_suspected(monkeypatch):

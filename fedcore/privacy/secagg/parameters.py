@@ -35,7 +35,7 @@ class Parameters:
     adversary       'semi_honest': a server that follows the protocol and looks; 'malicious': one that does not
     neighbours      k, clients that hold shares of a client's secrets, at most 255
     threshold       t, shares that give a secret
-    in_degree       most others that may draw one client, where clients draw their neighbours themselves
+    in_degree       most others whose shares one client holds, where clients draw their neighbours themselves
     stream          'chacha20' or 'aes256ctr', which makes masks from keys (`ops.keystream`)
     least_included  clients below which a round is void, whatever else would do (`min_included`)
 

@@ -69,7 +69,7 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> K
         peers[position] = Peer(body[:32], body[32:64], ward)
     reader.done()
     if sum(peer.ward for peer in peers.values()) > p.in_degree:
-        raise Forged(f"{who}: more than {p.in_degree} members have the client as a holder, which honest draws do not")
+        raise Forged(f"{who}: more than {p.in_degree} members have the client as a holder, the server is to cut pairs")
     _enough(len(peers.keys() & mine), round, who, "of the client's holders advertised keys")
     return Keys(root, server, peers)
 

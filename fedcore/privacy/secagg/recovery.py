@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -34,18 +34,22 @@ class Secrets:
     def __init__(self, round: Round, advertised: dict[int, bytes], holders: Callable[[int], list[int]]):
         self._round, self._advertised, self._holders = round, advertised, holders
         self._shares: dict[int, dict[int, bytes]] = {}
+        self._lacking: dict[int, int] = {}  # member -> holders that answered and gave no share of it
         self._off: dict[int, set[int]] = {}  # holder -> members whose other shares its own do not fit
         self._sure: dict[int, set[int]] = {}  # the same, where the polynomial is certain
-        self._dealt: set[int] = set()  # members that dealt false shares, or more than `corrupt` holders lie
+        self._dealt: set[int] = set()  # members that dealt false shares or none, or more than `corrupt` holders lie
         self._tries, self._decodings = TRIES, 0
         #: secrets of which some shares were false
         self.notes: list[str] = []
 
-    def take(self, holder: int, body: bytes) -> None:
-        """The shares of a holder's message."""
+    def take(self, holder: int, body: bytes, asked: Collection[int]) -> None:
+        """The shares of a holder's message, and the members of whom it was asked for one."""
         for at in range(2, len(body), wire.ENTRY + KEY_BYTES):
             _, of = struct.unpack_from("<BH", body, at)
             self._shares.setdefault(of, {})[holder] = body[at + wire.ENTRY : at + wire.ENTRY + KEY_BYTES]
+        for of in asked:
+            if holder not in self._shares.get(of, ()):
+                self._lacking[of] = self._lacking.get(of, 0) + 1
 
     @property
     def liars(self) -> dict[int, str]:
@@ -64,9 +68,10 @@ class Secrets:
         least, left = self._round.parameters.threshold, dict(needed)
         found: dict[int, bytes] = {}
         self._decodings = len(needed) + DECODINGS
-        for of, kind in needed.items():
-            if (count := len(self._shares.get(of, {}))) < least:
-                raise Void(f"unmask: {count} shares of {self._name(of, kind)} came, expected at least {least}")
+        self._dealt |= {of for of, count in self._lacking.items() if count > self._liars_at_most}  # they did not open
+        short = {of: kind for of, kind in needed.items() if len(self._shares.get(of, ())) < least}
+        if short:
+            raise self._void(short)
         while left:
             shown = len(self._off)
             found |= {of: secret for of, kind in left.items() if (secret := self._first(of, kind, self._decoded(of)))}
@@ -106,7 +111,7 @@ class Secrets:
             if false:
                 yield [holder for i, holder in enumerate(order[:count]) if i not in set(false)][:t]
             spare = count - t
-            if (spare if false == [] else spare // 2) >= self._liars_at_most:
+            if (spare if false == [] else spare // 2) >= self._liars_at_most - self._lacking.get(of, 0):
                 self._dealt.add(of)  # so many liars among the holders would have been found
 
     @property
@@ -114,7 +119,7 @@ class Secrets:
         return max(self._round.parameters.corrupt, 1)
 
     def _void(self, left: Mapping[int, int]) -> Void:
-        """The end of a round in which the secrets of these members are not found."""
+        """The end of a round in which these members' secrets are not found, or have too few shares."""
         dealt = sorted(self._dealt & left.keys())
         of = dealt[0] if dealt else next(iter(left))
         names = [self._round.roster.ids[i] for i in dict.fromkeys([*dealt, *self.liars])]
@@ -124,11 +129,16 @@ class Secrets:
             if names
             else "nobody is certain to have lied; parameters for more dropout leave more shares to tell them by"
         )
-        return Void(
-            f"unmask: {self._name(of, left[of])} is not found: {'it' if dealt else 'it or holders of them'} gave false "
-            f"shares, too many to be told from true ones; {advice}",
-            suspects=names,
-        )
+        count, least, name = len(self._shares.get(of, ())), self._round.parameters.threshold, self._name(of, left[of])
+        if count < least:
+            what = (
+                f"{count} shares of {name} came, expected at least {least}: {self._lacking.get(of, 0)} of its holders "
+                f"answered without one{', more than may lie' if dealt else ''}"
+            )
+        else:
+            gave = f"{'it' if dealt else 'it or holders of them'} gave false shares, too many to be told from true ones"
+            what = f"{name} is not found: {gave}"
+        return Void(f"unmask: {what}; {advice}", suspects=names)
 
     def _by_suspicion(self, of: int) -> list[int]:
         """The holders that gave shares of a member's secret, the least suspected first."""

@@ -27,7 +27,7 @@ class Bounds:
 
     exposed   some honest client has so many corrupt neighbours that they could unmask it
     apart     a sum over few clients could be learned
-    void      some neighbourhood falls below the threshold, or is larger than a client accepts
+    void      some neighbourhood falls below the threshold, or honest draws make one larger than a client accepts
     honest    fewest honest clients in a sum that a malicious server can learn, whatever it does; with one that follows
               the protocol those of a round in which as many drop out as expected
     """

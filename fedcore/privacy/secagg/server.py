@@ -152,8 +152,7 @@ class Server:
     def _after_advertise(self, done: set[int]) -> set[int]:
         """To each with enough holders: the root, and its neighbours' keys with proofs."""
         advertised, around = self._signed["advertise"], self._around
-        going = {i for i in done if around.enough(i, done) and len(around.wards[i]) <= self._p.in_degree}
-        self._or_void(going, "advertise")
+        going = self._or_void(around.going(done), "advertise")
         tree = merkle.Tree({i: body for i, (body, _) in advertised.items()}, self._p.clients)
         self._tag = rooted(self.round.binding, tree.root)
         return going
@@ -168,7 +167,7 @@ class Server:
     def _after_share(self, done: set[int]) -> set[int]:
         """To each that enough others hold shares of: with whom to have masks, and the shares it is to hold."""
         around = self._around
-        around.sealing = around.shared(done)
+        around.sealing = around.going(done)
         return self._or_void(around.sealing, "share")
 
     def _after_mask(self, done: set[int]) -> set[int]:
@@ -214,9 +213,9 @@ class Server:
         if self.stage is not None:
             raise Replayed(f"result: stage {self.stage} is not over")
         advertised = {i: body for i, (body, _) in self._signed["advertise"].items()}
-        secrets = Secrets(self.round, advertised, self._around.holders.__getitem__)
+        secrets = Secrets(self.round, advertised, self._around.drawn.__getitem__)
         for holder, (body, _) in self._signed["unmask"].items():
-            secrets.take(holder, body)
+            secrets.take(holder, body, [of for _, of in self._request[holder]])
         found = secrets.find(self._around.needed(self._included))
         total, partners = self._folding.total, self._around.partners
         total = unmasked(self.round, self._tag, total, found, self._included, advertised, partners)

@@ -54,4 +54,4 @@ def take_fields(server: Server, fields: dict[str, bytes]) -> None:
     if "total" in fields:
         server._folding.total[:] = np.frombuffer(fields["total"], server._folding.total.dtype)
     if server.stage == "unmask" or server.stage is None:
-        server._requests(server._expected)
+        server._requests(server._expected | server._signed["unmask"].keys())
