@@ -26,6 +26,7 @@ LABELS = (
     "pair", "sealed share", "seed commitment", "chunk",
 )  # fmt: skip
 _LABELLED = {label: b"fedcore secagg 1 " + label.encode() + b"\x00" for label in LABELS}
+_HASH = SHA256()
 #: a key seals one message, so that its nonce need not differ
 _NONCE = bytes(12)
 #: the field and the constant of edwards25519 (RFC 8032 §5.1)
@@ -35,7 +36,7 @@ _D = -121665 * pow(121666, -1, _P) % _P
 
 def hkdf(secret: bytes, label: str, binding: bytes, who: bytes = b"") -> bytes:
     """32 bytes for one purpose in one round: HKDF-SHA256 with no salt, info = name ‖ label ‖ 0 ‖ binding ‖ who."""
-    return HKDF(SHA256(), KEY_BYTES, None, _LABELLED[label] + binding + who).derive(secret)
+    return HKDF(_HASH, KEY_BYTES, None, _LABELLED[label] + binding + who).derive(secret)
 
 
 def round_binding(parameters: bytes, roster: bytes, session: bytes, number: int, context: bytes) -> bytes:

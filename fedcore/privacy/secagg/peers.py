@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fedcore.errors import Forged, Void
 from fedcore.privacy.secagg import merkle, wire
@@ -18,8 +19,7 @@ from fedcore.privacy.secagg.round import Round
 SEED, MASK = 1, 2  # which share is asked for: of a survivor's seed, or of a dropout's mask secret
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(NamedTuple):
     """What another member advertised, and whether the client is a holder of its shares."""
 
     share_public: bytes
