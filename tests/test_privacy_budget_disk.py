@@ -156,3 +156,22 @@ def test_a_path_that_names_no_file_is_refused(path):
     ):
         with pytest.raises(PrivacyError, match=r"path: got .*, expected the path of a file"):
             make()
+
+
+def test_a_full_disk_hides_no_rollback(tmp_path, monkeypatch):
+    """The key that was put aside tells of the charge that was put back, where the one in its place was taken back."""
+    run, states = budget(tmp_path), []
+    head = run.path.with_name(run.path.name + ".head")
+    for inputs in (A, B, C):
+        states.append((run.path.read_bytes(), head.read_bytes()))
+        run.reserve(inputs)
+    run.path.write_bytes(states[2][0])
+    head.write_bytes(states[2][1])
+    with monkeypatch.context() as patch:
+        full(patch, 0)
+        with pytest.raises(StorageError, match="No space"):
+            budget(tmp_path).reserve("d" * 64)
+    run.path.write_bytes(states[1][0])
+    head.write_bytes(states[1][1])
+    with pytest.raises(FormatError, match="records where the keys"):
+        budget(tmp_path)

@@ -10,7 +10,8 @@ from oracles import clipping
 from private_releases import KEY, MODULES, Sampler, adapter, noise_for, released, vectors
 
 import fedcore as fc
-from fedcore.errors import PrivacyError
+from fedcore.dtypes import round_from_float64, to_float64
+from fedcore.errors import PrivacyError, RangeError
 from fedcore.privacy import AdaptiveClip, Central
 from fedcore.privacy.statistic import Statistic, error_of_delta
 
@@ -200,3 +201,28 @@ def test_what_is_released_is_rounded_once_to_its_dtype():
     start = fc.Update.from_tensors({"bias": np.ones(3, np.float16)})
     moved = Statistic(start, ()).applied({"bias": np.full(3, 2.0**-11 + 2.0**-30)})
     assert np.asarray(moved.tensors["bias"]).tolist() == [1 + 2.0**-10] * 3
+
+
+def test_bf16_is_read_as_numbers(silent):
+    """NumPy knows it as 16 bits: 1.0 would be 16256."""
+
+    def short(update):
+        return update.with_tensors(
+            {name: round_from_float64(to_float64(t), "bfloat16") for name, t in update.tensors.items()}
+        )
+
+    reference, clients = short(adapter(0)), [short(adapter(k, client=f"c{k}")) for k in (1, 2)]
+    mechanism = Central(clip=20.0, noise_multiplier=1.0, expected_clients=2)
+    got = released(mechanism, clients, method=fc.lora.FFALoRA(), reference=reference)
+    same = fc.privacy.orthonormal(reference)
+    for module in MODULES:
+        name, a = f"{module}.lora_B.weight", f"{module}.lora_A.weight"
+        mean = np.mean([to_float64(update.tensors[name]) for update in clients], axis=0)
+        assert np.abs(to_float64(got.mean.tensors[name]) - mean).max() < 0.1
+        deltas = [to_float64(update.tensors[name]) @ to_float64(update.tensors[a]) for update in (reference, same)]
+        assert np.abs(deltas[0] - deltas[1]).max() < 0.05
+    huge = fc.Update.from_tensors({"bias": round_from_float64(np.full(3, 3.3e38), "bfloat16")})
+    with pytest.raises(RangeError, match="does not fit bfloat16"):
+        Statistic(huge, ()).check_fits({"bias": 3.3e38})
+    with pytest.raises(RangeError, match="does not fit bfloat16"):
+        Statistic(huge, ()).applied({"bias": np.full(3, 3.3e38)})

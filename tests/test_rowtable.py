@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fedcore as fc
 from fedcore.dtypes import BF16, STORAGE, bf16_bits
 from fedcore.errors import DTypeError, ShapeError
 from fedcore.rowtable import RowTable
@@ -160,3 +161,12 @@ def test_a_matrix_is_the_table_of_its_rows(shape, dtype):
         assert np.array_equal(table.columns(table.n - 1, 0, table.d), columns[last])
     wide = np.arange(2 * np.prod(shape), dtype=dtype).reshape(shape[0], -1)[:, : shape[1]]
     assert np.array_equal(RowTable.from_matrix(wide).columns(last, 0, shape[1]), wide[last])
+
+
+def test_tensors_that_numpy_does_not_know_are_refused_by_name():
+    torch = pytest.importorskip("torch", reason="they are torch's")
+    ones = torch.ones(3, 4)
+    for tensor in (ones.to(torch.float8_e4m3fn), ones.to(torch.complex64), ones.to(torch.int32)):
+        with pytest.raises((DTypeError, ShapeError)):
+            fc.ops.median(tensor)
+    assert fc.ops.median(ones.to(torch.bfloat16)).tolist() == [1, 1, 1, 1]

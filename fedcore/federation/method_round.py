@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.clients.settings import Metrics
+from fedcore.dtypes import to_float64
 from fedcore.federation.config import Arm
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.journal import Receipt
@@ -121,8 +122,8 @@ def fixing(method: FedSB, estimate: Update) -> Start:
     """The factors that an estimate fixes, and the estimate as a product of B₀, a core and A₀."""
     fixed, tensors = method.fixed(estimate), dict[str, np.ndarray]()
     for pair in estimate.modules.values():
-        left, right = (np.asarray(fixed.tensors[name], np.float64) for name in (pair.b, pair.a))
-        b, a = (np.asarray(estimate.tensors[name], np.float64) for name in (pair.b, pair.a))
+        left, right = (to_float64(fixed.tensors[name]) for name in (pair.b, pair.a))
+        b, a = (to_float64(estimate.tensors[name]) for name in (pair.b, pair.a))
         tensors |= {pair.a: fixed.tensors[pair.a], pair.b: (left @ ((left.T @ b) @ (a @ right.T))).astype(np.float32)}
     return Start(estimate.with_tensors(tensors), fixed=fixed)
 

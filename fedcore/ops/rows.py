@@ -69,7 +69,7 @@ def as_rows(rows: Any) -> Rows:
             )
         if isinstance(rows, np.ndarray) and len(rows):
             return _from_table(RowTable.from_matrix(rows), rows.dtype)
-        if len(rows) and not isinstance(rows, np.ndarray) and rows.device.type == "cpu" and rows.is_contiguous():
+        if len(rows) and not isinstance(rows, np.ndarray) and _is_matrix(rows):
             table = RowTable.from_matrix(view_of_tensor(rows))
             return Rows(table, None, table.n, table.d, table.dtype, rows.device)
         rows = list(rows)
@@ -84,6 +84,12 @@ def as_rows(rows: Any) -> Rows:
                 f"row {i}: got {type(row).__name__}, expected a NumPy array or a torch tensor, all of one kind"
             )
     return _from_table(RowTable.from_arrays(rows), rows[0].dtype)
+
+
+def _is_matrix(tensor: Any) -> bool:
+    """Whether NumPy sees the rows of a tensor as they lie; of others each row is looked at, and errors name it."""
+    plain = tensor.device.type == "cpu" and str(tensor.layout) == "torch.strided"
+    return plain and str(tensor.dtype).removeprefix("torch.") in ROW_DTYPES and tensor.is_contiguous()
 
 
 def _from_table(table: RowTable, dtype: Any) -> Rows:

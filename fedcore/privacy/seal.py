@@ -108,9 +108,11 @@ class SealedKeys:
     def records(self) -> int:
         """How many records the charges' file has had at least.
 
-        A crash may leave a key before its charge; a key is destroyed after its charge and a record that says so.
+        A crash may leave a key before its charge; a key is destroyed after its charge and a record that says so. One
+        that was put aside tells as much as the one that took its place, which a full disk may take back.
         """
-        return max(self._newest(_SEALED) - 1, self._newest(_DESTROYED) + 1 if self._newest(_DESTROYED) else 0)
+        kept = max(self._newest(_SEALED), self._newest("-aside"))
+        return max(kept - 1, self._newest(_DESTROYED) + 1 if self._newest(_DESTROYED) else 0)
 
     def put_aside_often(self) -> list[Path]:
         """The keys put aside for one number, of the first that has more of them than crashes explain, else none."""

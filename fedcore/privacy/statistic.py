@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedcore.dtypes import round_from_float64
+from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import LayoutError, PrivacyError, RangeError
 from fedcore.lora import Method
 from fedcore.updates import Update
@@ -60,7 +60,7 @@ class Statistic:
             pair = self.reference.modules[segment]
             if self.factors == ("core",):
                 change = _less(update.tensors[pair.b], self.reference.tensors[pair.b])
-                return np.asarray(np.linalg.pinv(self._fixed_b(segment)) @ change, np.float32).ravel()
+                return (np.linalg.pinv(self._fixed_b(segment)) @ change).astype(np.float32).ravel()
             names = [getattr(pair, factor) for factor in self.factors]
             changes = [_less(update.tensors[name], self.reference.tensors[name]).ravel() for name in names]
             return np.concatenate(changes)
@@ -76,7 +76,7 @@ class Statistic:
                 most *= float(np.linalg.norm(self._fixed_b(segment), axis=1).max())
             for name in self._moved(segment):
                 dtype = layout.dtypes[layout.index[name]]
-                held = float(np.abs(np.asarray(self.reference.tensors[name], np.float32)).max(initial=0))
+                held = float(np.abs(_fp32(self.reference.tensors[name])).max(initial=0))
                 if not held + most <= _LARGEST[dtype]:  # true for NaN
                     raise RangeError(
                         f"tensor {name!r}: holds up to {held:.4g} and may be moved by {most:.4g} with this noise, "
@@ -98,10 +98,10 @@ class Statistic:
                 parts = np.split(values, np.cumsum(sizes)[:-1])
             for name, part in zip(names, parts, strict=True):
                 layout = self.reference.layout
-                moved = np.asarray(tensors[name], np.float64) + part.reshape(tensors[name].shape)
+                moved = to_float64(tensors[name]) + part.reshape(tensors[name].shape)
                 dtype = layout.dtypes[layout.index[name]]
                 tensors[name] = round_from_float64(moved, dtype)
-                if not np.isfinite(np.asarray(tensors[name], np.float32)).all():
+                if not np.isfinite(_fp32(tensors[name])).all():
                     raise RangeError(
                         f"tensor {name!r}: with this noise it does not fit {dtype}; lower the clip, or start from a "
                         "float32 adapter"
@@ -126,7 +126,7 @@ class Statistic:
 
     def _fixed_b(self, module: str) -> np.ndarray:
         assert self.fixed is not None
-        return np.asarray(self.fixed.tensors[self.fixed.modules[module].b], np.float64)
+        return to_float64(self.fixed.tensors[self.fixed.modules[module].b])
 
 
 def statistic_of(
@@ -164,7 +164,7 @@ def statistic_of(
             f"{name}: fixed: expected the adapter (B0, A0) around the core, with the reference's tensors"
         )
     for module, pair in reference.modules.items() if name in _FROZEN_A else ():
-        a = np.asarray(reference.tensors[pair.a], np.float64)
+        a = to_float64(reference.tensors[pair.a])
         if np.abs(a @ a.T - np.eye(pair.rank)).max() > _TOLERANCE:
             raise PrivacyError(
                 f"{name}: module {shown(module)}: the rows of A are not orthonormal, so a clip of B is no clip of its "
@@ -182,8 +182,8 @@ def orthonormal(adapter: Update) -> Update:
     for module, pair in adapter.modules.items():
         if pair.rank > pair.d_in:
             raise LayoutError(f"module {shown(module)}: rank {pair.rank} exceeds d_in {pair.d_in}; lower the rank")
-        q, r = np.linalg.qr(np.asarray(tensors[pair.a], np.float64).T)
-        for name, values in ((pair.a, q.T), (pair.b, np.asarray(tensors[pair.b], np.float64) @ r.T)):
+        q, r = np.linalg.qr(to_float64(tensors[pair.a]).T)
+        for name, values in ((pair.a, q.T), (pair.b, to_float64(tensors[pair.b]) @ r.T)):
             dtype = adapter.layout.dtypes[adapter.layout.index[name]]
             tensors[name] = round_from_float64(values, dtype)
     return adapter.with_tensors(tensors)
@@ -197,7 +197,7 @@ def error_of_delta(reference: Update, factors: Sequence[str], deviation: float) 
     """
     total = 0.0
     for module, pair in reference.modules.items():
-        a, b = (np.square(np.asarray(reference.tensors[name], np.float64)).sum() for name in (pair.a, pair.b))
+        a, b = (np.square(to_float64(reference.tensors[name])).sum() for name in (pair.a, pair.b))
         variance = deviation**2
         terms = [variance * pair.d_out * a] if "b" in factors else []
         terms += [variance * pair.d_in * b] if "a" in factors else []
@@ -215,4 +215,9 @@ def both_and_b(reference: Update, deviation: float) -> dict[str, float]:
 
 def _less(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """values - reference in fp32, from any dtype."""
-    return np.asarray(values, np.float32) - np.asarray(reference, np.float32)
+    return _fp32(values) - _fp32(reference)
+
+
+def _fp32(values: np.ndarray) -> np.ndarray:
+    """Numbers of any dtype as fp32, exactly; NumPy takes those of bf16 for their bits."""
+    return values if values.dtype == np.float32 else to_float64(values).astype(np.float32)
