@@ -1,47 +1,91 @@
-"""Members that all draw the same holders: nobody is left out for what others drew, and the sum comes."""
+"""Members that all draw the same holders: they lose them, hardly anybody else does, and the sum comes."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 import pytest
 from secagg.driver import BOUND, SEALING, Rig
 
-from fedcore.privacy.secagg.neighbourhoods import MOST_CUT, Neighbourhoods
+from fedcore.privacy.secagg.crowding import uncrowded
+from fedcore.privacy.secagg.neighbourhoods import Neighbourhoods
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.server import Server
 
 
-def draws(n: int, k: int, corrupt: int, victims: int, seed: int) -> dict[int, list[int]]:
-    """What members draw by chance, but for the first ones, who draw among the last ones as far as these go."""
+def draws(n: int, k: int, corrupt: int, victims: int, seed: int, each: int | None = None) -> dict[int, list[int]]:
+    """What members draw by chance, but for the first ones, each of whom draws `each` (None: all that it can) of the
+    last ones, all of these equally often."""
     rng, found = np.random.default_rng(seed), {}
+    each = min(k, victims) if each is None else each
     for i in range(n):
-        order = rng.permutation([j for j in range(n) if j != i])
         if i < corrupt:
-            order = np.concatenate([order[order >= n - victims], order[order < n - victims]])
-        found[i] = sorted(order[:k].tolist())
+            crowded = n - victims + (i * each + np.arange(each)) % victims
+            others = rng.choice(np.delete(np.arange(n - victims), i), k - each, replace=False)
+            found[i] = sorted([*crowded.tolist(), *others.tolist()])
+        else:
+            found[i] = sorted(rng.choice(np.delete(np.arange(n), i), k, replace=False).tolist())
     return found
 
 
 @pytest.mark.parametrize(
-    ("n", "corrupt", "victims"), [(400, 0.2, 105), (1000, 0.1, 98), (1000, 0.1, 2), (1000, 0.3, 1)]
+    ("n", "corrupt", "dropout", "victims", "each", "lose"),
+    [
+        (150, 0.3, 0.02, 11, 11, 4),
+        (400, 0.3, 0.02, 7, 5, 20),
+        (1000, 0.3, 0.05, 10, 4, 40),
+        (1000, 0.3, 0.05, 5, 2, 40),
+        (1000, 0.1, 0.05, 98, None, 12),
+        (1000, 0.1, 0.05, 2, 2, 20),
+        (1000, 0.3, 0.05, 1, 1, 60),
+    ],
 )
-def test_who_crowds_others_goes_and_who_is_crowded_stays(n, corrupt, victims):
-    p = Parameters.choose(n, length=4, bound=BOUND, corrupt=corrupt, dropout=0.05, adversary="malicious")
-    drawn, around, other = draws(n, p.neighbours, p.corrupt, victims, 1), Neighbourhoods(p), Neighbourhoods(p)
+def test_who_crowds_others_loses_them_and_hardly_anybody_else_does(n, corrupt, dropout, victims, each, lose):
+    p = Parameters.choose(n, length=4, bound=BOUND, corrupt=corrupt, dropout=dropout, adversary="malicious")
+    drawn, around, other = draws(n, p.neighbours, p.corrupt, victims, 1, each), Neighbourhoods(p), Neighbourhoods(p)
     assert max(np.bincount(np.concatenate([*drawn.values()]))) > p.in_degree
     for i in drawn:
         around.add(i, drawn[i])
         other.add(n - 1 - i, drawn[n - 1 - i])
-    out = drawn.keys() - around.holders.keys()
     assert other.holders == around.holders
-    assert around.going(set(drawn)) == around.holders.keys()
-    assert not out & set(range(n - victims, n))
-    assert sum(i >= p.corrupt for i in out) <= 3
     assert max(map(len, around.wards.values())) == p.in_degree
-    for i, holders in around.holders.items():
-        cut = set(drawn[i]) - set(holders) - out
-        assert len(cut) <= MOST_CUT
-        assert not any(i in drawn[j] or i in around.neighbours[j] or j in around.neighbours[i] for j in cut)
+    lost = {i: set(drawn[i]) - set(around.holders[i]) for i in drawn}
+    assert not any(i in drawn[j] or i in around.neighbours[j] for i, cut in lost.items() for j in cut)
+    honest = [len(lost[i]) for i in range(p.corrupt, n) if lost[i]]
+    assert len(honest) <= lose
+    assert max(honest, default=0) <= 3
+    assert set(range(p.corrupt, n)) <= around.going(set(drawn))
+
+
+def test_what_is_cut_is_no_more_than_is_too_much_and_never_one_of_a_pair_that_drew_each_other():
+    rng = np.random.default_rng(3)
+    for trial in range(200):
+        n = int(rng.integers(3, 15))
+        k = int(rng.integers(1, n))
+        most, popular = int(rng.integers(k, n)), rng.random(n) ** (trial % 3)
+        drawn = {}
+        for i in rng.permutation(n)[: rng.integers(1, n + 1)].tolist():
+            order = np.argsort(-rng.random(n) * popular)
+            drawn[i] = sorted(order[order != i][:k].tolist())
+        kept = uncrowded(drawn, most, n)
+        before, after = (Counter(h for holders in of.values() for h in holders) for of in (drawn, kept))
+        assert kept.keys() == drawn.keys()
+        assert all(after[h] == (min(before[h], most) if h in drawn else before[h]) for h in range(n))
+        assert all(h in kept[i] or i not in drawn[h] for i in drawn for h in drawn[i] if h in drawn)
+        assert all(kept[i] == [h for h in drawn[i] if h in kept[i]] for i in drawn)
+
+
+def test_a_round_that_nobody_leaves_gives_its_sum_though_members_crowd_others():
+    n, k, corrupt = 40, 8, 9
+    p = Parameters(n, 5, BOUND, 17, 0, 2, "malicious", k, 5, 11)
+    rig = Rig(p)
+    for i, holders in draws(n, k, corrupt, 4, 9, 3).items():
+        rig.clients[i]._holders = holders
+    rig.run("share")
+    assert rig.messages.keys() == set(range(n))
+    assert {i for i in range(n) if rig.server._around.holders[i] != rig.holders(i)}
+    assert (rig.run().server.result().sum == rig.vectors.sum(0)).all()
 
 
 @pytest.mark.parametrize("gone", [(), (9, 15)])
@@ -54,7 +98,7 @@ def test_a_round_in_which_members_crowd_others_gives_its_sum(gone):
     rig.run("share")
     left_out = set(range(n)) - rig.messages.keys()
     assert left_out < set(range(corrupt))
-    cut = {i for i in rig.messages if set(rig.holders(i)) - left_out - set(rig.server._around.holders[i])}
+    cut = {i for i in rig.messages if set(rig.holders(i)) != set(rig.server._around.holders[i])}
     assert cut - set(range(corrupt))  # honest ones too lose a holder
     restored = Server.from_bytes(rig.server.to_bytes(SEALING), SEALING)
     assert dict(restored.answers()) == rig.messages

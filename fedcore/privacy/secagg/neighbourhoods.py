@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import cached_property
-from hashlib import sha256
-from heapq import heapify, heappop, heappush
 
-from fedcore.privacy.secagg.graph import random_order
+from fedcore.privacy.secagg.crowding import uncrowded
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import MASK, SEED
-
-#: holders that a member loses at most because others drew them too; each makes it two to eight times as likely that a
-#: member's holders become too few
-MOST_CUT = 2
 
 
 class Neighbourhoods:
@@ -33,16 +25,10 @@ class Neighbourhoods:
             self.__dict__.pop(made, None)
 
     @cached_property
-    def holders(self) -> dict[int, list[int]]:
-        """Member -> who is to hold its shares: those it drew, but for `crowding`.
-
-        Who is left out is to others as if it had advertised nothing, and to each other the two of a pair that is cut.
-        """
-        out, cut = crowding(self.drawn, self._p.in_degree, self._p.clients)
-        if not cut and not out:
-            return self.drawn
-        going = {i: found for i, found in self.drawn.items() if i not in out}
-        return {i: [h for h in found if h not in out and (i, h) not in cut] for i, found in going.items()}
+    def holders(self) -> Mapping[int, list[int]]:
+        """Member -> who is to hold its shares: those it drew, but for what `uncrowded` cuts. To each other the two of a
+        pair that is cut are as if they had advertised nothing."""
+        return uncrowded(self.drawn, self._p.in_degree, self._p.clients)
 
     @cached_property
     def wards(self) -> dict[int, list[int]]:
@@ -88,45 +74,3 @@ class Neighbourhoods:
             if there & set(self.neighbours[i]):
                 found[i] = MASK
         return found
-
-
-def crowding(drawn: Mapping[int, list[int]], most: int, clients: int) -> tuple[set[int], set[tuple[int, int]]]:
-    """Who is left out, and (drawer, holder) that are cut, so that no member is the holder of more than `most` others.
-
-    As long as any has drawn more than `MOST_CUT` of those that are over-drawn, the one that has drawn most of them is
-    left out: whoever crowds others has drawn many of them, whoever draws by chance few. Of those that draw one that is
-    over-drawn still, as many as are too many lose that holder, and so nobody more than `MOST_CUT`. Pairs that drew each
-    other stay, for nobody is to lose a holder for what others drew; there are enough without, since none draws more
-    than `most`. Who is first of equals is by chance, but the same for the same draws: no member knows the others' when
-    it advertises.
-    """
-    counts = Counter(holder for found in drawn.values() for holder in found)
-    over = {holder: count - most for holder, count in counts.items() if count > most and holder in drawn}
-    out: set[int] = set()
-    if not over:
-        return out, set()
-    lists = (struct.pack(f"<{len(drawn[i]) + 1}H", i, *drawn[i]) for i in sorted(drawn))
-    order = random_order(clients, sha256(b"".join(lists)).digest()).tolist()
-    loads = {i: over.keys() & drawn[i] for i in order if i in drawn}
-    heap = [(-len(load), rank, i) for rank, (i, load) in enumerate(loads.items()) if len(load) > MOST_CUT]
-    heapify(heap)
-    while heap:
-        weight, rank, i = heappop(heap)
-        load = loads[i] = loads[i] & over.keys()
-        if len(load) <= MOST_CUT:
-            continue
-        if len(load) < -weight:  # some are over-drawn no more, and another may have drawn more of those that are
-            heappush(heap, (-len(load), rank, i))
-        else:
-            out.add(i)
-            over.pop(i, None)
-            for holder in load:
-                over[holder] -= 1
-                if not over[holder]:
-                    del over[holder]
-    drawers: dict[int, list[int]] = {holder: [] for holder in over}
-    for i in sorted((i for i in loads if i not in out), key=lambda i: -len(loads[i] & over.keys())):
-        for holder in loads[i] & over.keys():
-            if i not in drawn[holder]:
-                drawers[holder].append(i)
-    return out, {(i, holder) for holder, count in over.items() for i in drawers[holder][:count]}
