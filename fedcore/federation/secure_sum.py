@@ -176,7 +176,8 @@ def compare_with_plain(sums: Sums, vectors: Mapping[str, Any]) -> None:
     for row, survivors in zip(sums.rows, sums.survivors, strict=True):
         total: Any = np.zeros(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
         for name in survivors:
-            secagg.checked(vectors[name], p).packed(0, packed, p.length, none, signs, p)
+            vector = secagg.checked(vectors[name], p)
+            vector.packed(vector.values, 0, p.length, packed, none, signs, p)
             ops.unpack_add(packed, p.modulus_bits, total)
         mask = np.uint64((1 << p.modulus_bits) - 1)
         if not np.array_equal(total, row.astype(np.int64).view(np.uint64) & mask):

@@ -7,14 +7,17 @@ import struct
 import sys
 from itertools import starmap
 
+import numpy as np
 import pytest
-from secagg.driver import BOTH, SEALING, from_server, rig_of
+from secagg.driver import BOTH, BOUND, SEALING, Rig, complete, from_server, rig_of
 
+import fedcore as fc
 from fedcore.errors import FormatError, Replayed, Void
 from fedcore.privacy.secagg import folding, wire
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.server import Server
 from fedcore.privacy.secagg.simulate import answer
+from fedcore.privacy.secagg.tagging import AT_ONCE
 
 ENTRY = struct.Struct("<BH")
 
@@ -37,6 +40,29 @@ def test_an_old_snapshot_repeats_or_stops():
             one.mask(rig.messages[0], rig.vectors[1])
     with pytest.raises(FormatError, match="does not open"):
         Client.from_bytes(old[:-1] + bytes([old[-1] ^ 1]), SEALING)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_vector_that_changed_since_it_was_given_is_not_sent_first_or_again(weighted):
+    rig = Rig(complete(3, 2, length=AT_ONCE + 9)).run("mask")
+    client, message = rig.clients[0], rig.messages[0]
+    quantizer = fc.secagg.Quantizer(BOUND, 1.0)
+    numbers = np.linspace(-1, 1, AT_ONCE + 8, dtype=np.float32) if weighted else rig.vectors[0].copy()
+    vector = quantizer.weighted(numbers) if weighted else numbers
+    once, was = client.mask(message, vector), numbers[-1]
+    first = [next(once) for _ in range(4)]
+    numbers[-1] -= 1
+    with pytest.raises(Replayed, match=f"changed between coordinates {AT_ONCE} and"):
+        next(once)
+    with pytest.raises(Replayed, match="another vector"):
+        client.mask(message, vector)
+    numbers[-1] = was
+    sent = list(client.mask(message, vector))
+    assert sent[:4] == first
+    again = client.mask(message, vector)
+    numbers[0] += 1
+    with pytest.raises(Replayed, match="changed between coordinates 0 and"):
+        next(again)
 
 
 def test_the_state_is_saved_before_anything_is_sent():

@@ -26,6 +26,7 @@ from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.sharing import opened_shares, sealed_shares
 from fedcore.privacy.secagg.state import seal, unseal
+from fedcore.privacy.secagg.tagging import tags
 from fedcore.privacy.secagg.vector import Integers, Weighted, checked
 
 
@@ -130,28 +131,30 @@ class Client:
     def mask(self, message: bytes, vector: Any) -> Iterator[bytes]:
         """The masked vector in chunks, to be sent in their order.
 
-        vector: (length,) integers within the bound, or a `Quantizer`'s `weighted`; it must not change until the last
-        chunk is made. Raises also ShapeError, DTypeError, RangeError, NonFiniteError, before the keys are used.
+        vector: (length,) integers within the bound, or a `Quantizer`'s `weighted`. Raises also ShapeError, DTypeError,
+        RangeError, NonFiniteError, before the keys are used; while chunks are made Replayed, where the vector changed.
         """
         values = checked(vector, self.round.parameters)
         self._expect("mask", message)
-        tag = values.tag(self._keys.vector)
-        if self._vector and tag != self._vector:
+        known = tags(values, self._keys.vector)
+        if self._vector and known != self._vector:
             raise Replayed("mask: this client masked another vector in this round; the same one may be sent again only")
         partners, sealed = read_sealed(self.round, self._me, self._holders, self._peers, self._tag, message)
         keys = mask_keys(self._keys, self._tag, self._me, partners, self._peers, self.round.roster.ids)
-        found = self._chunks(values, *keys)
+        found = self._chunks(values, known, *keys)
         next(found)  # from here on whatever ends it, before its first chunk too, overwrites the keys
         try:
             self._held = opened_shares(self.round, self._keys, self._me, self._peers, self._tag, sealed)
-            self._partners, self._vector = partners, tag
+            self._partners, self._vector = partners, known
             self._accept("mask", message)
         except BaseException:
             found.close()
             raise
         return found
 
-    def _chunks(self, values: Weighted | Integers, keys: np.ndarray, signs: np.ndarray) -> Generator[bytes, None, None]:
+    def _chunks(
+        self, values: Weighted | Integers, known: bytes, keys: np.ndarray, signs: np.ndarray
+    ) -> Generator[bytes, None, None]:
         """Nothing, for `mask` to take, then what it sends. `keys` are overwritten at the end, or where it is left."""
         p = self.round.parameters
         assert self._tags is not None
@@ -159,7 +162,7 @@ class Client:
             yield b""
             if p.malicious:
                 yield self._message(wire.INCLUDED, wire.positions(self._partners))
-            yield from chunks(values, keys, signs, p, self._me, self._tag, self._tags)
+            yield from chunks(values, known, self._keys, keys, signs, p, self._me, self._tag, self._tags)
         finally:
             keys[:] = 0
 

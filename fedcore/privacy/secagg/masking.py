@@ -11,10 +11,8 @@ from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, RoundKeys, pair_ke
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import Peer
 from fedcore.privacy.secagg.roster import Id
+from fedcore.privacy.secagg.tagging import AT_ONCE, copied
 from fedcore.privacy.secagg.vector import Integers, Weighted
-
-#: coordinates that are masked at a time, whole chunks: what a client holds of its message beside one chunk
-AT_ONCE = 4 * wire.CHUNK
 
 
 def mask_keys(
@@ -34,6 +32,8 @@ def mask_keys(
 
 def chunks(
     values: Weighted | Integers,
+    known: bytes,
+    own: RoundKeys,
     keys: np.ndarray,
     signs: np.ndarray,
     p: Parameters,
@@ -41,11 +41,17 @@ def chunks(
     tag: bytes,
     tags: ChunkTags,
 ) -> Iterator[bytes]:
-    """The messages that carry a masked vector, in order."""
+    """The messages that carry a masked vector, in order.
+
+    known: the vector's `tags`. Each part is copied and compared with them before it is masked: under these keys nothing
+    but this vector goes out, whatever is done to `values` in between. Raises Replayed.
+    """
     packed = np.empty((min(AT_ONCE, p.length) * p.modulus_bits + 7) // 8, np.uint8)
+    room = np.empty(min(AT_ONCE, len(values.values)), values.values.dtype)
     for start in range(0, p.length, AT_ONCE):
         count, at = min(AT_ONCE, p.length - start), 0
-        values.packed(start, packed[: (count * p.modulus_bits + 7) // 8], count, keys, signs, p)
+        block = copied(values, own.vector, known, start, room)
+        values.packed(block, start, count, packed[: (count * p.modulus_bits + 7) // 8], keys, signs, p)
         for number in range(start // wire.CHUNK, -(-(start + count) // wire.CHUNK)):
             part = packed[at : at + wire.chunk_bytes(p, number)].data
             yield wire.chunk(me, tag, number, part, tags.tag(number, part))

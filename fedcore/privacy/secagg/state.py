@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedcore.errors import FormatError, PrivacyError
 
-_MAGIC, _SALT, _TAG, _PIECE = b"fcss\x04", 32, 16, 1 << 24
+_MAGIC, _SALT, _TAG, _PIECE = b"fcss\x05", 32, 16, 1 << 24
 
 
 def seal(fields: dict[str, bytes], kind: str, sealing_key: bytes) -> bytes:

@@ -8,15 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import GCM
 
-from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError, WeightError
+from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
 from fedcore.privacy.secagg.parameters import Parameters
-
-#: numbers that are tagged and checked at a time
-BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -83,22 +77,27 @@ class Weighted:
     def __len__(self) -> int:
         return len(self.values) + 1
 
-    def tag(self, key: bytes) -> bytes:
-        """What tells these numbers, with all that decides what is sent, from any others: see `_tag`.
-
-        Raises NonFiniteError.
-        """
-        return _tag(key, f"{self.values.dtype} {self.scale.hex()} {self.tail} {self.limit}", self.values)
+    @property
+    def head(self) -> str:
+        """What beside the numbers decides what is sent."""
+        return f"{self.values.dtype} {self.scale.hex()} {self.tail} {self.limit}"
 
     def packed(
-        self, start: int, out: np.ndarray, count: int, keys: np.ndarray, signs: np.ndarray, p: Parameters
+        self,
+        block: np.ndarray,
+        start: int,
+        count: int,
+        out: np.ndarray,
+        keys: np.ndarray,
+        signs: np.ndarray,
+        p: Parameters,
     ) -> None:
-        """Write `count` coordinates from `start` on, a multiple of 8, with masks, packed."""
+        """Write `count` coordinates from `start` on, a multiple of 8, masked and packed; `block`: those of `values`."""
         from fedcore.ops import mask_add, pack_bits
 
         bits, stream, last = p.modulus_bits, p.stream, start + count == len(self)
         whole = (count - 1) // 8 * 8 if last else count  # what is left shares bytes with the weight
-        part, rest = self.values[start : start + whole], self.values[start + whole : start + count]
+        part, rest = block[:whole], block[whole:]
         head, tail = out[: whole * bits // 8], out[whole * bits // 8 :]
         scaled: dict[str, Any] = {"scale": self.scale, "limit": self.limit, "stream": stream}
         mask_add(part, keys, signs, bits, counter=start, packed=True, out=head, **scaled)
@@ -118,38 +117,25 @@ class Integers:
     def __len__(self) -> int:
         return len(self.values)
 
-    def tag(self, key: bytes) -> bytes:
-        """What tells these integers from any others: see `_tag`."""
-        return _tag(key, f"{self.values.dtype}", self.values)
+    @property
+    def head(self) -> str:
+        """As of `Weighted`."""
+        return f"{self.values.dtype}"
 
     def packed(
-        self, start: int, out: np.ndarray, count: int, keys: np.ndarray, signs: np.ndarray, p: Parameters
+        self,
+        block: np.ndarray,
+        start: int,
+        count: int,
+        out: np.ndarray,
+        keys: np.ndarray,
+        signs: np.ndarray,
+        p: Parameters,
     ) -> None:
-        """Write `count` coordinates from `start` on, a multiple of 8, with masks, packed."""
+        """Write `count` coordinates from `start` on, a multiple of 8, masked and packed; `block`: those of `values`."""
         from fedcore.ops import mask_add
 
-        part, bits = self.values[start : start + count], p.modulus_bits
-        mask_add(part, keys, signs, bits, counter=start, stream=p.stream, packed=True, out=out)
-
-
-def _tag(key: bytes, head: str, values: np.ndarray) -> bytes:
-    """GMAC (NIST SP 800-38D) of a vector under a client's secret key of the round: ten times as fast as SHA-256.
-
-    Two vectors have one tag with a chance of at most (bytes + 144) / 2**132, since nobody who could choose them
-    sees the key, nor a tag, which stays in the sealed state. Raises NonFiniteError: once keys are used for a vector, no
-    other can go in its place.
-    """
-    found = Cipher(AES(key), GCM(bytes(12))).encryptor()
-    found.authenticate_additional_data(head.encode().ljust(128, b"\x00"))
-    numbers, room = values.dtype.kind == "f", np.empty(BLOCK, bool)
-    for at in range(0, len(values), BLOCK):  # both while a block is in the cache
-        block = values[at : at + BLOCK]
-        found.authenticate_additional_data(block.data.cast("B"))
-        if numbers and not np.isfinite(block, out=room[: len(block)]).all():
-            index = at + int(np.isfinite(block).argmin())
-            raise NonFiniteError(f"mask: number {index} of the vector is NaN or Inf; leave such updates out")
-    found.finalize()
-    return found.tag
+        mask_add(block, keys, signs, p.modulus_bits, counter=start, stream=p.stream, packed=True, out=out)
 
 
 def vector_of(vector: Any) -> Weighted | np.ndarray:
