@@ -7,9 +7,20 @@ import pytest
 from secagg.driver import SEALING, key_of, rig_of
 
 import fedcore as fc
-from fedcore.errors import DTypeError, Forged, FormatError, PrivacyError, ShapeError
+from fedcore.errors import (
+    ConfigError,
+    DTypeError,
+    Forged,
+    FormatError,
+    PrivacyError,
+    RangeError,
+    ShapeError,
+    StorageError,
+    WeightError,
+)
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.roster_file import RosterFile
+from fedcore.privacy.secagg.server import Server
 
 STRIDED = memoryview(bytes(400))[::2]
 
@@ -84,6 +95,7 @@ def test_who_is_no_member_is_refused(name):
         (b"session", -1, "round: got -1"),
         (b"session", 1 << 70, "round: got 1180591620717411303424"),
         (b"session", 1.5, "round: got 1.5"),
+        (b"session", True, "round: got True"),
     ],
 )
 def test_groups_are_drawn_for_a_round_that_can_be(session, number, why):
@@ -114,3 +126,94 @@ def test_a_roster_that_names_a_member_twice_is_refused():
     one, two = (key_of(k).public_key().public_bytes_raw().hex() for k in (1, 2))
     with pytest.raises(PrivacyError, match="names a member twice"):
         fc.secagg.Roster.from_bytes(f'[["a", "{one}"], ["a", "{two}"]]'.encode())
+
+
+@pytest.mark.parametrize("as_kind", [bytearray, memoryview])
+def test_states_come_from_bytes_of_any_kind_and_from_nothing_else(as_kind):
+    rig = rig_of()
+    state, of_server = rig.clients[0].to_bytes(SEALING), rig.server.to_bytes(SEALING)
+    assert Client.from_bytes(as_kind(state), SEALING).client_id == 0
+    assert Server.from_bytes(as_kind(of_server), SEALING).stage == "advertise"
+    for kind, data in ((Client, None), (Server, "text"), (Client, STRIDED)):
+        with pytest.raises(FormatError, match=r"state of a .*: got .*, expected bytes"):
+            kind.from_bytes(data, SEALING)
+
+
+def test_who_joins_says_what_and_after_which_round():
+    rig = rig_of()
+    about = (rig.roster, b"session", 7, bytes(32))
+    for after in ("6", True, 6.0):
+        with pytest.raises(PrivacyError, match=f"after: got {after!r}, expected the number"):
+            Client(rig.p, 0, key_of(1), *about, after=after)
+    with pytest.raises(PrivacyError, match=r"parameters: got bytes, expected fc\.secagg\.Parameters"):
+        Server(rig.p.to_bytes(), *about)
+    with pytest.raises(PrivacyError, match="roster: got NoneType, expected a mapping"):
+        Server(rig.p, None, *about[1:])
+    with pytest.raises(FormatError, match="part 1 of the broadcast: got str, expected bytes"):
+        fc.secagg.digest_of(b"a", "a")
+    assert fc.secagg.digest_of(bytearray(b"a"), memoryview(b"b")) == fc.secagg.digest_of(b"a", b"b")
+
+
+@pytest.mark.parametrize("groups", [0, 3, 1.5, 1.0, True, "2", None])
+def test_groups_are_a_whole_number_that_members_form(groups):
+    roster = fc.secagg.Roster({i: key_of(i + 1).public_key().public_bytes_raw() for i in range(4)})
+    for use in (
+        lambda: fc.secagg.partition([1, 2, 3, 4], groups, bytes(32)),
+        lambda: fc.secagg.group_parameters(4, groups, corrupt=0, length=1, bound=1),
+        lambda: fc.secagg.tolerated(4, groups, 1),
+        lambda: fc.secagg.GroupDraw(roster, 0, groups, b"session", 1),
+    ):
+        with pytest.raises(PrivacyError, match=f"groups: got {groups!r} of 4 members, expected a whole number"):
+            use()
+
+
+def test_groups_are_drawn_from_each_member_once():
+    with pytest.raises(PrivacyError, match="members: 2 is there twice"):
+        fc.secagg.partition([1, 2, 2, 3], 2, bytes(32))
+    roster = fc.secagg.Roster({i: key_of(i + 1).public_key().public_bytes_raw() for i in range(4)})
+    draw = fc.secagg.GroupDraw(roster, 0, 2, b"session", 1)
+    for given in (None, []):
+        with pytest.raises(PrivacyError, match=r"group draw: got .*, expected a mapping"):
+            draw.reveal(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"bound": "7"}, {"bound": True}, {"bound": 0}, {"bound": 7.0}, {"largest": "1"}, {"largest_weight": float("nan")}],
+)
+def test_a_quantizer_is_of_numbers(given):
+    ((name, value),) = given.items()
+    with pytest.raises(RangeError, match=f"{name}: got {value!r}, expected"):
+        fc.secagg.Quantizer(**({"bound": 7, "largest": 1.0} | given))
+
+
+def test_what_is_quantised_and_averaged_are_vectors_of_numbers():
+    torch = pytest.importorskip("torch")
+    quantizer = fc.secagg.Quantizer(7, 1.0)
+    for values in (torch.ones(2, requires_grad=True), torch.ones(2, dtype=torch.bfloat16), [[1.0], [1.0, 2.0]], None):
+        with pytest.raises(DTypeError, match=r"values: got .*expected a vector"):
+            quantizer.weighted(values)
+    with pytest.raises(WeightError, match="weight: got '1'"):
+        quantizer.weighted(np.ones(2), "1")
+    for total in (np.zeros(0, int), [], 3):
+        with pytest.raises(ShapeError, match="sum: got shape"):
+            quantizer.mean(total)
+    with pytest.raises(ShapeError, match="parts: got no shapes"):
+        fc.secagg.Parts({})
+
+
+def test_a_policy_and_an_offer_have_values_of_their_kinds(tmp_path):
+    for given in ({"smallest_cohort": -1}, {"corrupt": 1.0}, {"model": "A" * 64}, {"methods": "fedit"}):
+        ((name, value),) = given.items()
+        with pytest.raises(ConfigError, match=f"^{name}: got {value!r}, expected"):
+            fc.secagg.Policy(**given)
+    with pytest.raises(StorageError, match="expected the client's policy"):
+        fc.secagg.Policy.load(tmp_path)
+    for epsilon in (None, "3"):
+        with pytest.raises(PrivacyError, match=f"epsilon: got {epsilon!r}, expected a number"):
+            fc.secagg.Offer(rig_of().p, epsilon)
+
+
+def test_tokens_are_counted_whatever_whole_numbers_they_are():
+    for tokens in (10, np.int64(10), [4, 6], np.array([4, 6])):
+        assert "trained on 10 tokens" in fc.secagg.leaks(5, hidden_size=64, tokens=tokens)[0]

@@ -61,9 +61,11 @@ class Client:
         save: Callable[[Client], object] | None = None,
         after: int | None = None,
     ):
+        made = Round(parameters, Roster.of(roster), session, round, context)
+        if after is not None and type(after) is not int:
+            raise PrivacyError(f"after: got {after!r}, expected the number of a round, or None before the first")
         if after is not None and round <= after:
             raise Replayed(f"round: got {round}, but this client took part in round {after}; join a later one")
-        made = Round(parameters, Roster.of(roster), session, round, context)
         self._start(made, client_id, signing_key, os.urandom(KEY_BYTES))
         self._save = save
 
@@ -141,7 +143,7 @@ class Client:
             raise Replayed("mask: this client masked another vector in this round; the same one may be sent again only")
         partners, sealed = read_sealed(self.round, self._me, self._holders, self._peers, self._tag, message)
         keys = mask_keys(self._keys, self._tag, self._me, partners, self._peers, self.round.roster.ids)
-        found = self._chunks(values, known, *keys)
+        found = self._chunks(values, *keys)
         next(found)  # from here on whatever ends it, before its first chunk too, overwrites the keys
         try:
             self._held = opened_shares(self.round, self._keys, self._me, self._peers, self._tag, sealed)
@@ -152,9 +154,7 @@ class Client:
             raise
         return found
 
-    def _chunks(
-        self, values: Weighted | Integers, known: bytes, keys: np.ndarray, signs: np.ndarray
-    ) -> Generator[bytes, None, None]:
+    def _chunks(self, values: Weighted | Integers, keys: np.ndarray, signs: np.ndarray) -> Generator[bytes, None, None]:
         """Nothing, for `mask` to take, then what it sends. `keys` are overwritten at the end, or where it is left."""
         p = self.round.parameters
         assert self._tags is not None
@@ -162,7 +162,7 @@ class Client:
             yield b""
             if p.malicious:
                 yield self._message(wire.INCLUDED, wire.positions(self._partners))
-            yield from chunks(values, known, self._keys, keys, signs, p, self._me, self._tag, self._tags)
+            yield from chunks(values, self._vector, self._keys, keys, signs, p, self._me, self._tag, self._tags)
         finally:
             keys[:] = 0
 

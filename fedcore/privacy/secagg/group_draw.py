@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 
 from fedcore.errors import Forged, PrivacyError, Replayed, Void
-from fedcore.privacy.secagg.groups import partition
+from fedcore.privacy.secagg.groups import check_groups, partition
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import check_run
 
@@ -33,7 +33,7 @@ class GroupDraw:
 
     def __init__(self, roster: Roster, client_id: Id, groups: int, session: bytes, round: int):
         check_run(session, round)
-        partition(roster.ids, groups, bytes(VALUE_BYTES))  # raises for a number of groups that cannot be
+        check_groups(groups, len(roster))
         self._roster, self._position, self._groups = roster, roster.position(client_id), groups
         about = b"fedcore secagg 1 group draw" + roster.digest() + hashlib.sha256(session).digest()
         self._about = about + round.to_bytes(8, "little") + groups.to_bytes(4, "little")
@@ -83,7 +83,9 @@ class GroupDraw:
         return hashlib.sha256(self._about + position.to_bytes(4, "little") + value).digest()
 
     def _all(self, given: Mapping[Id, bytes], error: type[PrivacyError] | type[Void]) -> None:
-        """Raise `error` unless all members are there, each with 32 bytes."""
+        """Raise `error` unless all members are there, each with 32 bytes, PrivacyError for no mapping."""
+        if not isinstance(given, Mapping):
+            raise PrivacyError(f"group draw: got {type(given).__name__}, expected a mapping of members to their bytes")
         for name in self._roster:
             if not isinstance(given.get(name), bytes) or len(given[name]) != VALUE_BYTES:
                 raise error(f"group draw: expected {VALUE_BYTES} bytes of {name!r}; draw again without it")

@@ -7,6 +7,7 @@ as `fc.rules.Median` g rows, of which each liar spoils one. The price is privacy
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,16 +25,25 @@ def partition(members: Sequence[Id], groups: int, seed: bytes) -> list[list[Id]]
     seed: 32 bytes, the same for all sides, which fix the groups: who chooses them, or is the last to add to them, tries
     until the corrupt members meet whom it likes. Against a malicious server each client makes the groups itself, from a
     seed that nobody could choose (`GroupDraw`) or know when the members were fixed (a public beacon's), and takes its
-    own as the roster of its round. Raises PrivacyError for a group of one, whose sum is its member's vector.
+    own as the roster of its round. Raises PrivacyError for a group of one, whose sum is its member's vector, and for a
+    member that is there twice.
     """
-    if not 1 <= groups <= len(members) // 2:
-        raise PrivacyError(
-            f"groups: got {groups} of {len(members)} members, expected at most {len(members) // 2}: a group of one is "
-            "not hidden by its sum"
-        )
+    check_groups(groups, len(members))
+    if len(set(members)) < len(members):
+        twice = next(name for name, count in Counter(members).items() if count > 1)
+        raise PrivacyError(f"members: {twice!r} is there twice, expected each once")
     order = random_order(len(members), seed).tolist()
     names = sorted(members)
     return [sorted(names[i] for i in order[g::groups]) for g in range(groups)]
+
+
+def check_groups(groups: int, members: int) -> None:
+    """Raise PrivacyError for a number of groups that so many members do not form."""
+    if type(groups) is not int or not 1 <= groups <= members // 2:
+        raise PrivacyError(
+            f"groups: got {groups!r} of {members} members, expected a whole number from 1 to {members // 2}: a group "
+            "of one is not hidden by its sum"
+        )
 
 
 def group_parameters(
@@ -49,6 +59,7 @@ def group_parameters(
     the adversary neither chose nor knew. Raises PrivacyError where that leaves fewer than two honest members in a
     group, fewer than least_included, or admits no threshold.
     """
+    check_groups(groups, members)
     liars, gone = counted("corrupt", corrupt, members), counted("dropout", dropout, members)
     # what is wrong in any number of groups
     Parameters.choose(2, **{**others, "corrupt": 0.0, "dropout": 0.0, "least_included": 0})
@@ -113,5 +124,7 @@ def tolerated(members: int, groups: int, liars: int) -> tuple[int, bool]:
     """(clients a member hides among, whether a median over the groups' sums withstands so many liars).
 
     Each liar spoils at most its own group: fewer than half of the groups must hold one, or be void for want of others.
+    Raises PrivacyError.
     """
+    check_groups(groups, members)
     return members // groups, 2 * min(liars, groups) < groups

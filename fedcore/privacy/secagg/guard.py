@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from fedcore.errors import ConfigError, MissingError, PrivacyError
+import numpy as np
+
+from fedcore.errors import ConfigError, MissingError, PrivacyError, StorageError
 from fedcore.privacy.secagg.parameters import Parameters
 
 if sys.version_info >= (3, 11):
@@ -44,13 +47,27 @@ def leaks(
         if size - corrupt <= 1:
             found.append(f"group {number} has {size} members, {corrupt} may be corrupt: its sum shows one's vector")
     if tokens is not None and hidden_size is not None:
-        total = tokens if isinstance(tokens, int) else sum(tokens)
+        total = int(np.sum(tokens))
         if total < hidden_size:
             found.append(
                 f"the cohort trained on {total} tokens, fewer than the hidden size {hidden_size}: the tokens can be "
                 "read from the sum; use more clients or longer texts, or add noise (fc.privacy.Distributed)"
             )
     return found
+
+
+_FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "smallest_cohort": (lambda v: type(v) is int and v >= 2, "a whole number from 2 on"),
+    "largest_epsilon": (lambda v: v is None or (type(v) in (int, float) and v > 0), "a number above 0"),
+    "secure": (lambda v: type(v) is bool, "true or false"),
+    "adversary": (lambda v: v in ("semi_honest", "malicious"), "'semi_honest' or 'malicious'"),
+    "corrupt": (lambda v: type(v) in (int, float) and 0 <= v < 1, "a part of the members, from 0 to below 1"),
+    "model": (
+        lambda v: v is None or (isinstance(v, str) and len(v) == 64 and set(v) <= set("0123456789abcdef")),
+        "64 hexadecimal digits, in lower case",
+    ),
+    "methods": (lambda v: isinstance(v, (list, tuple)) and all(isinstance(x, str) for x in v), "a list of names"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,8 @@ class Policy:
     corrupt           smallest part of the members, rounded down to members, that may be corrupt without harm
     model             SHA-256 (hex) of the base model; None: any
     methods           names of the methods it takes part in; empty: any
+
+    Raises ConfigError for a value that is none of its key's.
     """
 
     smallest_cohort: int = 2
@@ -74,36 +93,35 @@ class Policy:
     model: str | None = None
     methods: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for key, (fits, expected) in _FITS.items():
+            if not fits(value := getattr(self, key)):
+                raise ConfigError(f"{key}: got {value!r}, expected {expected}")
+        object.__setattr__(self, "methods", tuple(self.methods))
+
     @classmethod
     def load(cls, path: str | Path) -> Policy:
-        """From `policy.toml`, whose keys are those above. Raises MissingError, ConfigError naming a key."""
+        """From `policy.toml`, whose keys are those above. Raises MissingError, StorageError, ConfigError."""
         try:
             found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise MissingError(f"{path}: no such file; write the client's policy there") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from None
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}, expected the client's policy, a TOML file") from None
+        except ValueError as error:  # of TOML, of UTF-8, or of the path
+            raise ConfigError(f"{str(path)!r}: {error}") from None
         return cls.checked(found, str(path))
 
     @classmethod
     def checked(cls, given: Mapping[str, Any], where: str) -> Policy:
-        """From a mapping; every key and its type is checked."""
-        fits = {
-            "smallest_cohort": lambda v: type(v) is int and v >= 2,
-            "largest_epsilon": lambda v: type(v) in (int, float) and v > 0,
-            "secure": lambda v: type(v) is bool,
-            "adversary": lambda v: v in ("semi_honest", "malicious"),
-            "corrupt": lambda v: type(v) in (int, float) and 0 <= v < 1,
-            "model": lambda v: isinstance(v, str) and len(v) == 64 and set(v) <= set("0123456789abcdef"),
-            "methods": lambda v: isinstance(v, (list, tuple)) and all(isinstance(name, str) for name in v),
-        }
-        for key, value in given.items():
-            if key not in fits:
-                raise ConfigError(f"{where}: unknown key {key!r}, expected one of {', '.join(fits)}")
-            if not fits[key](value):
-                raise ConfigError(f"{where}: {key} = {value!r} is not a value of it; see fc.secagg.Policy")
-        values: dict[str, Any] = {key: tuple(value) if key == "methods" else value for key, value in given.items()}
-        return cls(**values)
+        """From a mapping of keys that may be unknown. Raises ConfigError, which names the place as well."""
+        for key in given:
+            if key not in _FITS:
+                raise ConfigError(f"{where}: unknown key {key!r}, expected one of {', '.join(_FITS)}")
+        try:
+            return cls(**given)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
     def check(self, offer: Offer) -> None:
         """Raise PrivacyError for the first thing that this client does not accept."""
@@ -142,12 +160,18 @@ class Offer:
     epsilon      ε that the client will have spent after it, by its own accounting; inf without noise
     model        SHA-256 (hex) of the base model
     method       name of the aggregation method
+
+    Raises PrivacyError for an ε that is no number.
     """
 
     parameters: Parameters | None
     epsilon: float = float("inf")
     model: str | None = None
     method: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.epsilon, Real):
+            raise PrivacyError(f"epsilon: got {self.epsilon!r}, expected a number, inf without noise")
 
 
 def require_linear(method: Any) -> None:

@@ -22,6 +22,8 @@ class Roster:
     """
 
     def __init__(self, keys: Mapping[Id, bytes]):
+        if not isinstance(keys, Mapping):
+            raise PrivacyError(f"roster: got {type(keys).__name__}, expected a mapping of identifiers to public keys")
         kinds = {type(name) for name in keys}
         if not keys or not (kinds <= {str} or kinds <= {int}):
             raise PrivacyError("roster: expected identifiers of at least one member, all text or all whole numbers")

@@ -11,6 +11,7 @@ from fedcore.privacy.secagg.graph import Graph
 from fedcore.privacy.secagg.keys import round_binding
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.roster import Roster
+from fedcore.privacy.secagg.wire import readable
 
 CONTEXT_BYTES = 32
 
@@ -27,6 +28,9 @@ class Round:
     context: bytes
 
     def __post_init__(self) -> None:
+        if not isinstance(self.parameters, Parameters):
+            got = type(self.parameters).__name__
+            raise PrivacyError(f"parameters: got {got}, expected fc.secagg.Parameters, which from_bytes reads")
         if len(self.roster) != self.parameters.clients:
             raise PrivacyError(
                 f"roster: got {len(self.roster)} members, the parameters are for {self.parameters.clients}; choose "
@@ -81,13 +85,18 @@ def check_run(session: bytes, number: int) -> None:
     """Raise PrivacyError for a session or a number that no round has."""
     if not isinstance(session, bytes) or not 1 <= len(session) <= 64:
         raise PrivacyError("session: expected 1 to 64 bytes that no other run has, from os.urandom")
-    if not isinstance(number, int) or not 0 <= number < 1 << 63:
+    if type(number) is not int or not 0 <= number < 1 << 63:
         raise PrivacyError(f"round: got {number!r}, expected a whole number from 0 to 2^63 - 1")
 
 
 def digest_of(*parts: bytes) -> bytes:
-    """SHA-256 of what the server broadcast, part after part, each with its length: a round's context."""
+    """SHA-256 of what the server broadcast, part after part, each with its length: a round's context.
+
+    Raises FormatError for what is no bytes.
+    """
     found = hashlib.sha256()
-    for part in parts:
-        found.update(len(part).to_bytes(8, "little") + part)
+    for number, part in enumerate(parts):
+        view = readable(part, f"part {number} of the broadcast")
+        found.update(len(view).to_bytes(8, "little"))
+        found.update(view)
     return found.digest()

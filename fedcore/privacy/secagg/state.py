@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedcore.errors import FormatError, PrivacyError
+from fedcore.privacy.secagg.wire import readable
 
 _MAGIC, _SALT, _TAG, _PIECE = b"fcss\x05", 32, 16, 1 << 24
 
@@ -36,10 +37,11 @@ def seal(fields: dict[str, bytes], kind: str, sealing_key: bytes) -> bytes:
 
 def unseal(data: bytes, kind: str, sealing_key: bytes) -> dict[str, bytes]:
     """What was sealed. Raises FormatError for a state that was changed, cut, of another kind or under another key."""
-    if len(data) < len(_MAGIC) + _SALT + _TAG or data[: len(_MAGIC)] != _MAGIC:
+    view = readable(data, f"state of a {kind}")
+    if len(view) < len(_MAGIC) + _SALT + _TAG or view[: len(_MAGIC)] != _MAGIC:
         raise FormatError(f"state of a {kind}: is not one; expected what to_bytes gave")
-    cipher, plain = _cipher(sealing_key, data[len(_MAGIC) : len(_MAGIC) + _SALT], kind), bytearray()
-    body = memoryview(data)[len(_MAGIC) + _SALT :]
+    cipher, plain = _cipher(sealing_key, bytes(view[len(_MAGIC) : len(_MAGIC) + _SALT]), kind), bytearray()
+    body = view[len(_MAGIC) + _SALT :]
     count = -(-len(body) // (_PIECE + _TAG))
     try:
         for i in range(count):

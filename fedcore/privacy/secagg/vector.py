@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -30,25 +31,31 @@ class Quantizer:
     largest_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("bound", "largest", "largest_weight"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise RangeError(f"{name}: got {getattr(self, name)!r}, expected a finite number above 0")
-        if not isinstance(self.bound, int) or self.bound > 1 << 53:
-            raise RangeError(f"bound: got {self.bound!r}, expected a whole number up to 2^53, which fp64 holds")
+        if type(self.bound) is not int or not 1 <= self.bound <= 1 << 53:
+            raise RangeError(f"bound: got {self.bound!r}, expected a whole number from 1 to 2^53, which fp64 holds")
+        for name in ("largest", "largest_weight"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+                raise RangeError(f"{name}: got {value!r}, expected a finite number above 0")
 
     def weighted(self, values: Any, weight: float = 1.0) -> Weighted:
         """An update (d,) of fp32 or fp64, with its weight, for `Client.mask`.
 
         Raises WeightError, also for a weight that rounds to W = 0, DTypeError, RangeError.
         """
-        if not 0 < weight <= self.largest_weight:
+        if not isinstance(weight, Real) or not 0 < weight <= self.largest_weight:
             raise WeightError(f"weight: got {weight!r}, expected one above 0, at most {self.largest_weight}")
         if (whole := round(float(weight) / self.largest_weight * self.bound)) == 0:
             raise WeightError(
                 f"weight: got {weight!r} of at most {self.largest_weight}, which bound {self.bound} rounds to 0; take "
                 "a larger bound or a smaller largest_weight"
             )
-        array = np.ascontiguousarray(values)
+        try:
+            array = np.ascontiguousarray(values)
+        except (TypeError, ValueError, RuntimeError) as error:  # of tensors that PyTorch does not turn into arrays
+            raise DTypeError(
+                f"values: got {type(values).__name__}, expected a vector of fp32 or fp64: {error}"
+            ) from None
         if array.dtype not in (np.float32, np.float64) or array.ndim != 1:
             raise DTypeError(f"values: got {array.dtype} of shape {array.shape}, expected a vector of fp32 or fp64")
         if not (scale := whole / self.largest) < math.inf:
@@ -56,7 +63,9 @@ class Quantizer:
         return Weighted(array, scale, whole, whole)
 
     def mean(self, total: np.ndarray) -> tuple[np.ndarray, float]:
-        """(weighted mean (d,) fp64, sum of the weights) of a sum. Raises WeightError where no weight is in it."""
+        """(weighted mean (d,) fp64, sum of the weights) of a sum. Raises ShapeError, WeightError where it has no weight."""
+        if np.ndim(total) != 1 or not len(total):
+            raise ShapeError(f"sum: got shape {np.shape(total)}, expected (d + 1,): the numbers' sums and the weights'")
         if total[-1] <= 0:
             raise WeightError(
                 f"sum: its weights add up to {total[-1]}, expected more than 0; a client lied about its own"
@@ -176,9 +185,13 @@ def checked(vector: Any, p: Parameters) -> Weighted | Integers:
 
 @dataclass(frozen=True)
 class Parts:
-    """Several adapters, or tensors, in one vector: name -> shape, in this order."""
+    """Several adapters, or tensors, in one vector: name -> shape, in this order. Raises ShapeError for none."""
 
     shapes: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        if not self.shapes:
+            raise ShapeError("parts: got no shapes, expected those of one part at least")
 
     @property
     def length(self) -> int:
