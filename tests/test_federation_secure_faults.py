@@ -103,6 +103,30 @@ def test_a_sum_that_one_client_replaced_voids_its_round_and_the_run_goes_on(
     assert second["output"] != second["reference"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_changes_that_round_to_nothing_are_said(tmp_path):
+    told = []
+    config = parse_config("secure = { largest = 1e300 }\n" + BASE + arms(a=MEAN), "c.toml")
+    folder = run_arms(
+        config,
+        fake.texts(CLIENTS),
+        fake.FakeLearner(),
+        tmp_path / "run",
+        resume=False,
+        progress=lambda *where, **facts: told.append(facts),
+    )
+    for entry in folder.ledger.entries:
+        assert entry["output"] == entry["reference"]
+        (said,) = [note for note in entry["secure"]["warnings"] if "0 in every number" in note]
+        assert "secure.largest = 1e+300" in said
+    assert [fact["vanished"] for fact in told if "vanished" in fact] == [CLIENTS] * 2
+
+
+def test_one_client_has_no_sum_to_hide_in():
+    with pytest.raises(ConfigError, match="secure: got 1 client, expected at least two"):
+        parse_config("secure = true\n" + BASE.replace("clients = 6", "clients = 1") + arms(a=MEAN), "c.toml")
+
+
 def test_a_policy_that_asks_for_masks_refuses_an_arm_without_them(tmp_path):
     (tmp_path / "policy.toml").write_text("secure = true\n")
     learner, top = fake.FakeLearner(), f'secure = {{ policy = "{tmp_path}/policy.toml" }}\n'

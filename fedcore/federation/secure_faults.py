@@ -86,6 +86,8 @@ def _size_faults(config: Config, index: int, clients: int) -> list[str]:
     settings = config.secure_of(config.arms[index])
     assert settings is not None
     groups = settings.groups or 1
+    if clients < 2:
+        return [f"secure: got {clients} client, expected at least two: the sum of one's changes is its own"]
     if clients < 2 * groups:
         return [f"secure.groups: got {groups} for {clients} clients, expected at most {clients // 2}: one of a group "
                 "of one is not hidden by its sum"]  # fmt: skip

@@ -23,7 +23,7 @@ from fedcore.federation.method_round import training_options
 from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import kept
 from fedcore.federation.rule_names import make_chain
-from fedcore.federation.secure_sum import Sums, agreed, parameters_of, quantizer_of, summed, weight_of
+from fedcore.federation.secure_sum import Sums, agreed, parameters_of, quantizer_of, still, summed, weight_of
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.start import Start
 from fedcore.lora import FedIT, Method
@@ -78,12 +78,14 @@ class Changes:
 
 @dataclass
 class Gathered:
-    """The vectors that clients have summed, and what became of them on the way there."""
+    """The vectors that clients have summed, and what became of them on the way there: of `clamped` numbers, and of the
+    `vanished` clients' changes, in which every number rounds to 0."""
 
     vectors: dict[str, Any]
     failed: dict[str, str]
     own: dict[str, Update]
     clamped: int = 0
+    vanished: int = 0
 
 
 def secure_step(
@@ -100,8 +102,9 @@ def secure_step(
     agreed(settings, made, math.inf, federation.learner.digest, name)
     quantizer = quantizer_of(config, arm, [len(client.texts) for client in federation.clients])
     gathered = gather(federation, arm, start, changes, quantizer, clock)
-    if gathered.clamped:  # by clients, of which a server would see nothing: no fact for the ledger
-        federation.progress(arm.name, federation.total, federation.total, round=number, clamped=gathered.clamped)
+    if gathered.clamped or gathered.vanished:  # of which a server would see nothing: no fact for the ledger
+        lost = {"clamped": gathered.clamped, "vanished": gathered.vanished}
+        federation.progress(arm.name, federation.total, federation.total, round=number, **lost)
     with clock.phase("aggregation"):
         sums = summed(config, settings, gathered.vectors, gathered.failed, number, start)
         adapter: Update | None = None
@@ -129,7 +132,7 @@ def secure_step(
         "not_counted": {},
         "secure": found
         | ({} if settings.groups is None else {"groups": settings.groups})
-        | {"warnings": leaks(config, changes, found)},
+        | {"warnings": leaks(config, changes, found) + still(settings, sums)},
         "report": {},
         **also,
         **names,
@@ -156,8 +159,9 @@ def gather(
             else:
                 found.own[client.id] = update
             weight = weight_of(federation.config, arm, len(client.texts), quantizer)
-            found.clamped += int(np.count_nonzero(np.abs(change) > quantizer.largest))
-            found.vectors[client.id] = quantizer.weighted(change, weight)
+            found.clamped += int(np.count_nonzero(np.abs(change) > np.float64(quantizer.largest)))
+            vector = found.vectors[client.id] = quantizer.weighted(change, weight)
+            found.vanished += bool(change.any()) and float(np.abs(change).max()) * vector.scale <= 0.5
     return found
 
 

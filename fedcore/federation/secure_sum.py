@@ -184,6 +184,16 @@ def compare_with_plain(sums: Sums, vectors: Mapping[str, Any]) -> None:
             raise PrivacyError("secure sum: differs from the plain sum of the same integers; report this as a fault")
 
 
+def still(settings: Secure, sums: Sums) -> list[str]:
+    """What to say of sums that are 0 in every number."""
+    if all(row[:-1].any() for row in sums.rows):
+        return []
+    return [
+        f"a sum is 0 in every number: with secure.largest = {settings.largest:g} and secure.bits = {settings.bits} "
+        f"changes up to {settings.largest / settings.bound / 2:.2g} at least round to 0; set a smaller secure.largest"
+    ]
+
+
 def with_honest(privacy: Privacy, masks: Sequence[Secure], clients: int) -> Privacy:
     """[privacy] for the fewest honest clients that a sum under masks has: their noise is all that counts.
 

@@ -45,6 +45,10 @@ def test_a_client_refuses_rounds_outside_its_policy(tmp_path):
     ):
         with pytest.raises(PrivacyError, match=why):
             policy.check(fc.secagg.Offer(**(good | change)))
+    open_ones = fc.secagg.Policy(secure=False)
+    open_ones.check(fc.secagg.Offer(None))
+    with pytest.raises(PrivacyError, match="smallest_cohort = 7, but the round sends vectors in the clear"):
+        fc.secagg.Policy(secure=False, smallest_cohort=7).check(fc.secagg.Offer(None))
     for text, why in (
         ("cohort = 3", "unknown key 'cohort'"),
         ("smallest_cohort = 1", "smallest_cohort"),

@@ -74,7 +74,7 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 class Policy:
     """What a client accepts; a round that is outside is refused before anything is computed.
 
-    smallest_cohort   fewest honest clients in a sum
+    smallest_cohort   fewest honest clients in a sum; above 2 it refuses rounds in the clear, which show each one alone
     largest_epsilon   most ε that the client may have spent after the round; None: any, or none at all
     secure            whether the round must be a secure sum
     adversary         'malicious': a sum must withstand its server; 'semi_honest': either kind will do
@@ -128,6 +128,11 @@ class Policy:
         p = offer.parameters
         if p is None and self.secure:
             raise PrivacyError("policy: secure = true, but the round sends vectors in the clear; refused")
+        if p is None and self.smallest_cohort > 2:
+            raise PrivacyError(
+                f"policy: smallest_cohort = {self.smallest_cohort}, but the round sends vectors in the clear, where "
+                "the server sees each one alone; refused"
+            )
         if p is not None and p.min_honest < self.smallest_cohort:
             raise PrivacyError(
                 f"policy: smallest_cohort = {self.smallest_cohort}, but only {p.min_honest} honest clients are "

@@ -63,7 +63,7 @@ class Quantizer:
         return Weighted(array, scale, whole, whole)
 
     def mean(self, total: np.ndarray) -> tuple[np.ndarray, float]:
-        """(weighted mean (d,) fp64, sum of the weights) of a sum. Raises ShapeError, WeightError where it has no weight."""
+        """(weighted mean (d,) fp64, sum of the weights) of a sum. Raises ShapeError, WeightError for one without."""
         if np.ndim(total) != 1 or not len(total):
             raise ShapeError(f"sum: got shape {np.shape(total)}, expected (d + 1,): the numbers' sums and the weights'")
         if total[-1] <= 0:
