@@ -9,19 +9,25 @@ import numpy as np
 
 from fedcore.privacy.secagg.graph import random_order
 
+#: holders that a member loses at most before it is left out: each makes it two to eight times as likely that a
+#: member's holders become too few
+MOST_CUT = 2
+
 
 def uncrowded(drawn: Mapping[int, list[int]], most: int, clients: int) -> Mapping[int, list[int]]:
     """Member -> the holders that it keeps, so that none is the holder of more than `most` others; `drawn` if all do.
 
-    drawn: member -> as many holders each, ascending. A pair that drew each other is never cut, for nobody is to lose a
-    holder for what others drew; there are enough without, since none draws more than `most`.
+    drawn: member -> as many holders each, ascending. Who is left out is missing, as a holder too. A pair that drew each
+    other is never cut, for nobody is to lose a holder for what others drew; there are enough without, since none draws
+    more than `most`.
 
     A member's load is how many holders it drew that are over-drawn still and that it has not lost. Whoever has the
-    highest load loses one of them, again and again, until none is over-drawn; of equals first who has lost none yet,
-    then who had the highest load before any was cut, then by chance. Why: to keep V holders over-drawn, c members have
-    to draw each s times, s being what honest draws leave of `most`, so that the highest load is at least V s / c; an
-    honest member's is k V / n on average, and s is k c / n and some standard deviations more. So cuts fall on who
-    crowds others, whether it draws few or many of them, and on honest members that chance made draw far more than most.
+    highest load loses one of them, or is left out if it has lost `MOST_CUT`, again and again, until none is over-drawn.
+    Of equals first who has lost fewer, then who had the highest load before any was cut, then by chance. Why: to keep V
+    holders over-drawn, c members have to draw each s times, s being what honest draws leave of `most`, so that the
+    highest load is at least V s / c; an honest member's is k V / n on average, and s is k c / n and some standard
+    deviations more. So it falls on who crowds others, whether it draws few or many of them, and on honest members that
+    chance made draw far more than most.
 
     The same for the same draws, in whatever order they came: chance comes from a hash of all, and no member knows the
     others' when it advertises. Each pass lowers the highest load, so that there are at most as many passes as holders.
@@ -34,10 +40,11 @@ def uncrowded(drawn: Mapping[int, list[int]], most: int, clients: int) -> Mappin
         return drawn
     key = sha256(np.column_stack([members, lists]).astype("<u2").tobytes()).digest()
     row, column = _cuttable(members, lists, excess)
-    cut = _cut(members[row], lists[row, column], excess, random_order(clients, key))
-    kept, found = np.ones(lists.shape, bool), dict(drawn)
+    cut, out = _cut(members[row], lists[row, column], excess, random_order(clients, key), drawn)
+    kept = ~out[lists]
     kept[row[cut], column[cut]] = False
-    for i in np.flatnonzero(~kept.all(1)).tolist():
+    found = {i: holders for i, holders in drawn.items() if not out[i]}
+    for i in np.flatnonzero(~kept.all(1) & ~out[members]).tolist():
         found[int(members[i])] = lists[i, kept[i]].tolist()
     return found
 
@@ -56,8 +63,10 @@ def _cuttable(members: np.ndarray, lists: np.ndarray, excess: np.ndarray) -> tup
     return row[found], column[found]
 
 
-def _cut(member: np.ndarray, holder: np.ndarray, excess: np.ndarray, by_chance: np.ndarray) -> np.ndarray:
-    """Which of the pairs, given by holder, are cut. `excess` falls to 0."""
+def _cut(
+    member: np.ndarray, holder: np.ndarray, excess: np.ndarray, by_chance: np.ndarray, drawn: Mapping[int, list[int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(which of the pairs, given by holder, are cut, who is left out). `excess` falls to 0."""
     clients, rank = len(excess), np.argsort(by_chance)
     load = np.bincount(member, minlength=clients)
     first = by_chance[np.argsort(-load[by_chance], kind="stable")]
@@ -65,12 +74,22 @@ def _cut(member: np.ndarray, holder: np.ndarray, excess: np.ndarray, by_chance: 
     turned = ((rank[holder] + rank[member]) % clients).astype(np.uint16)
     queue = np.argsort(turned, kind="stable")
     queue = queue[np.argsort(member[queue], kind="stable")]
-    following = np.cumsum(load) - load  # of each member the place in the queue of the pair that it may lose next
-    starts = np.searchsorted(holder, np.arange(clients + 1))
-    lost = np.zeros(clients, bool)
+    ends = np.cumsum(load)
+    following = ends - load  # of each member the place in the queue of the pair that it may lose next
+    begins, starts = following.copy(), np.searchsorted(holder, np.arange(clients + 1))
+    lost, out = np.zeros(clients, np.int64), np.zeros(clients, bool)
     counts, cut = np.ones(len(member), bool), np.zeros(len(member), bool)  # pairs that count in a load; that are cut
+
+    def settle(holders: np.ndarray) -> None:
+        for h in holders.tolist():
+            those = np.flatnonzero(counts[starts[h] : starts[h + 1]]) + starts[h]
+            counts[those] = False
+            load[member[those]] -= 1
+
     while (over := excess > 0).any():
-        at = first[load[first] == load.max()]
+        top = load.max()
+        at = first[load[first] == top]
+        at, spent = at[lost[at] < MOST_CUT], at[lost[at] == MOST_CUT]
         at = at[np.argsort(lost[at], kind="stable")]
         while (gone := ~counts[queue[following[at]]]).any():
             following[at[gone]] += 1
@@ -81,10 +100,19 @@ def _cut(member: np.ndarray, holder: np.ndarray, excess: np.ndarray, by_chance: 
         pairs = pairs[turn < excess[wanted]]  # of the others the holder is settled, and the load lower all the same
         cut[pairs], counts[pairs] = True, False
         load[member[pairs]] -= 1
-        lost[member[pairs]] = True
+        lost[member[pairs]] += 1
         excess -= np.bincount(holder[pairs], minlength=clients)
-        for h in np.flatnonzero(over & (excess == 0)).tolist():
-            those = np.flatnonzero(counts[starts[h] : starts[h + 1]]) + starts[h]
-            counts[those] = False
-            load[member[those]] -= 1
-    return cut
+        settle(np.flatnonzero(over & (excess == 0)))
+        for i in spent.tolist():
+            if load[i] < top or out[i]:
+                continue
+            own = queue[begins[i] : ends[i]]
+            left = np.setdiff1d(drawn[i], holder[own[cut[own]]])
+            left = left[excess[left] > 0]
+            excess[left] -= 1
+            out[i], counts[own], load[i] = True, False, 0
+            settled = left[excess[left] == 0]
+            if excess[i]:
+                excess[i], settled = 0, np.append(settled, i)
+            settle(settled)
+    return cut, out

@@ -26,8 +26,10 @@ class Neighbourhoods:
 
     @cached_property
     def holders(self) -> Mapping[int, list[int]]:
-        """Member -> who is to hold its shares: those it drew, but for what `uncrowded` cuts. To each other the two of a
-        pair that is cut are as if they had advertised nothing."""
+        """Member -> who is to hold its shares: those it drew, but for what `uncrowded` cuts, and whom it leaves out.
+
+        Who is left out is to others as if it had advertised nothing, and to each other the two of a pair that is cut.
+        """
         return uncrowded(self.drawn, self._p.in_degree, self._p.clients)
 
     @cached_property
