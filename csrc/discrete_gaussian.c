@@ -42,18 +42,18 @@ static void make_block(const job* j, int64_t number, space* s, int64_t* out) {
     for (int64_t at = 0; at < BLOCK; at += CHUNK) {
         for (int64_t draw = 0; draw < j->table->draws; draw++)
             fill(j, draw, 0, (number * BLOCK + at) / CHUNK, 4 * CHUNK, s->words + draw * CHUNK);
-        j->kernels->gaussian(j->table, s->arranged, s->words, at, &s->ties, out + at);
+        j->kernels->gaussian->draw(j->table, s->arranged, s->words, at, &s->ties, out + at);
     }
     fc_order_ties(&s->ties);
     fill(j, 0, 1, number, sizeof s->rest, s->rest);
-    j->kernels->gaussian_settle(j->table, &s->ties, s->rest, out);
+    j->kernels->gaussian->settle(j->table, &s->ties, s->rest, out);
 }
 
 static void work(void* context, int worker) {
     job* j = context;
     space s;
     (void)worker;
-    if (j->kernels->gaussian_arrange) j->kernels->gaussian_arrange(j->table, s.arranged);
+    if (j->kernels->gaussian->arrange) j->kernels->gaussian->arrange(j->table, s.arranged);
     const int64_t first = j->counter / BLOCK, skipped = j->counter % BLOCK;
     for (int64_t start; (start = BLOCK * fc_next(&j->next)) < j->size + skipped;) {
         const int64_t from = start ? 0 : skipped; /* of the block's samples */

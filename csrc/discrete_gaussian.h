@@ -16,6 +16,35 @@ static inline uint32_t fc_tie_at(int64_t sample, int64_t draw) {
     return 1u << FC_TIE_HELD | (uint32_t)sample << FC_TIE_SAMPLE | (uint32_t)draw;
 }
 
+/* A search by halves for how many first words a draw's word is below, whose levels lie in registers of `lanes` words:
+ * level l of n halves the counts from j * 2h to (j + 1) * 2h - 1, h = 2^(n - 1 - l), at entry j * 2h + h - 1, whose
+ * first word is at j of the level. 0, which no word is below, from the first entry of 0 on. */
+enum { FC_GAUSSIAN_LEVELS = 7 };
+_Static_assert((int)FC_GAUSSIAN_HEADS < (1 << (int)FC_GAUSSIAN_LEVELS) - 1, "counts up to HEADS, and an entry of 0");
+
+static inline int fc_level_at(int level, int lanes) {
+    int at = 0;
+    for (int l = 0; l < level; l++) at += 1 << l > lanes ? 1 << l : lanes;
+    return at;
+}
+
+/* Public, as the table is. */
+static inline int fc_levels_of(const fc_gaussian_table* table) {
+    int64_t heads = 0;
+    while (table->first[heads]) heads++;
+    return heads < 31 ? 5 : heads < 63 ? 6 : FC_GAUSSIAN_LEVELS;
+}
+
+static inline void fc_arrange(const fc_gaussian_table* table, int lanes, uint32_t* arranged) {
+    const int levels = fc_levels_of(table);
+    memset(arranged, 0, FC_GAUSSIAN_ARRANGED * sizeof *arranged);
+    for (int level = 0; level < levels; level++)
+        for (int64_t j = 0, half = 1 << (levels - 1 - level); j < 1 << level; j++) {
+            const int64_t k = j * 2 * half + half - 1;
+            if (k < table->entries) arranged[fc_level_at(level, lanes) + j] = table->first[k];
+        }
+}
+
 /* a < b and a == b without comparisons that a compiler could turn into branches (Warren, Hacker's Delight, 2-12). */
 static inline uint64_t fc_below(uint64_t a, uint64_t b) { return ((~a & b) | (~(a ^ b) & (a - b))) >> 63; }
 static inline uint64_t fc_equal(uint64_t a, uint64_t b) { return 1 ^ ((a - b) | (b - a)) >> 63; }

@@ -5,41 +5,18 @@
 #include "discrete_gaussian.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum { LANES = 16, AT_ONCE = 4, LEVELS = 7, MOST_RECORDS = 16 };
-_Static_assert((int)FC_GAUSSIAN_HEADS < (1 << (int)LEVELS) - 1, "a draw's count is below the number of leaves");
+enum { LANES = 16, AT_ONCE = 4, MOST_RECORDS = 16 };
 _Static_assert((int)FC_GAUSSIAN_GROUP == LANES * (int)AT_ONCE, "ties come group by group");
 _Static_assert((int)FC_GAUSSIAN_TIES <= (int)MOST_RECORDS && (int)FC_GAUSSIAN_TIES == 8, "in one register");
+_Static_assert((int)FC_GAUSSIAN_ARRANGED == (int)LANES * 11, "levels of 1, 2, 4, ... 64 entries in registers");
 
-/* Level l of n halves the counts from j * 2h to (j + 1) * 2h - 1, h = 2^(n - 1 - l), at entry j * 2h + h - 1: its first
- * word is at j of the level, which begins at level_at(l). 0, which no word is below, from the last entry on. */
-INLINE int level_at(int level) {
-    static const int at[LEVELS] = {0, 1, 2, 3, 4, 5, 7}; /* in registers: levels of 1, 2, 4, ... 64 entries */
-    return LANES * at[level];
-}
-_Static_assert((int)FC_GAUSSIAN_ARRANGED == (int)LANES * 11, "all levels");
-
-/* Of a search among the entries whose first word is not 0, and one of 0: public, as the table is. */
-static int levels_of(const fc_gaussian_table* table) {
-    int64_t heads = 0;
-    while (table->first[heads]) heads++;
-    return heads < 31 ? 5 : heads < 63 ? 6 : 7;
-}
-
-void fc_discrete_gaussian_arrange_avx512(const fc_gaussian_table* table, uint32_t* arranged) {
-    const int levels = levels_of(table);
-    memset(arranged, 0, FC_GAUSSIAN_ARRANGED * sizeof *arranged);
-    for (int level = 0; level < levels; level++)
-        for (int64_t j = 0, half = 1 << (levels - 1 - level); j < 1 << level; j++) {
-            const int64_t k = j * 2 * half + half - 1;
-            if (k < table->entries) arranged[level_at(level) + j] = table->first[k];
-        }
-}
+static void arrange(const fc_gaussian_table* table, uint32_t* arranged) { fc_arrange(table, LANES, arranged); }
 
 /* word[u] = entry j[u] of a level; the upper bit of j in the widest level, a mask here, by a blend. Each register of
  * the level is loaded once. */
 INLINE void look_up(const uint32_t* levels, int level, const __m512i j[AT_ONCE], const __mmask16 above[AT_ONCE],
                     __m512i word[AT_ONCE]) {
-    const uint32_t* at = levels + level_at(level);
+    const uint32_t* at = levels + fc_level_at(level, LANES);
     if (level < 5) {
         for (int u = 0; u < AT_ONCE; u++) word[u] = _mm512_permutexvar_epi32(j[u], _mm512_load_si512(at));
         return;
@@ -141,19 +118,18 @@ INLINE void draw_chunk(const fc_gaussian_table* table, const uint32_t* arranged,
     ties->count = held;
 }
 
-void fc_discrete_gaussian_avx512(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words,
-                                 int64_t at, fc_gaussian_ties* ties, int64_t* out) {
+static void draw(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words, int64_t at,
+                 fc_gaussian_ties* ties, int64_t* out) {
     int64_t most = 0;
     for (int64_t draw = 0; draw < table->draws; draw++) most += table->strides[draw] * table->entries;
-    const int levels = levels_of(table), wide = most > INT32_MAX;
+    const int levels = fc_levels_of(table), wide = most > INT32_MAX;
     if (wide) draw_chunk(table, arranged, levels, 1, words, at, ties, out);
     else if (levels == 5) draw_chunk(table, arranged, 5, 0, words, at, ties, out);
     else if (levels == 6) draw_chunk(table, arranged, 6, 0, words, at, ties, out);
     else draw_chunk(table, arranged, 7, 0, words, at, ties, out);
 }
 
-void fc_discrete_gaussian_settle_avx512(const fc_gaussian_table* table, const fc_gaussian_ties* ties,
-                                        const uint64_t* words, int64_t* out) {
+static void settle(const fc_gaussian_table* table, const fc_gaussian_ties* ties, const uint64_t* words, int64_t* out) {
     const __m512i even = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), odd = _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1);
     const __m512i one = _mm512_set1_epi64(1), w[2] = {_mm512_loadu_si512(words), _mm512_loadu_si512(words + 8)};
     const __m512i high = _mm512_permutex2var_epi64(w[0], even, w[1]), low = _mm512_permutex2var_epi64(w[0], odd, w[1]);
@@ -187,3 +163,5 @@ void fc_discrete_gaussian_settle_avx512(const fc_gaussian_table* table, const fc
         _mm512_storeu_si512(out + at, x);
     }
 }
+
+const fc_gaussian_kernels fc_discrete_gaussian_avx512 = {arrange, draw, settle};

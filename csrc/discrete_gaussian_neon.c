@@ -42,8 +42,8 @@ INLINE void add_draws(const fc_gaussian_table* table, int64_t draw, int64_t samp
     }
 }
 
-void fc_discrete_gaussian_neon(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words,
-                               int64_t at, fc_gaussian_ties* ties, int64_t* out) {
+static void draw(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words, int64_t at,
+                 fc_gaussian_ties* ties, int64_t* out) {
     (void)arranged;
     memset(out, 0, FC_GAUSSIAN_CHUNK * sizeof *out);
     for (int64_t group = 0; group < FC_GAUSSIAN_CHUNK; group += FC_GAUSSIAN_GROUP)
@@ -52,7 +52,4 @@ void fc_discrete_gaussian_neon(const fc_gaussian_table* table, const uint32_t* a
                 add_draws(table, draw, at + i, words + draw * FC_GAUSSIAN_CHUNK + i, ties, out + i);
 }
 
-void fc_discrete_gaussian_settle_neon(const fc_gaussian_table* table, const fc_gaussian_ties* ties,
-                                      const uint64_t* words, int64_t* out) {
-    fc_settle(table, ties, words, out);
-}
+const fc_gaussian_kernels fc_discrete_gaussian_neon = {NULL, draw, fc_settle};

@@ -1,8 +1,8 @@
 /* Portable draws from a table: comparisons without a branch. */
 #include "discrete_gaussian.h"
 
-void fc_discrete_gaussian_ref(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words,
-                              int64_t at, fc_gaussian_ties* ties, int64_t* out) {
+static void draw(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words, int64_t at,
+                 fc_gaussian_ties* ties, int64_t* out) {
     (void)arranged;
     memset(out, 0, FC_GAUSSIAN_CHUNK * sizeof *out);
     for (int64_t group = 0; group < FC_GAUSSIAN_CHUNK; group += FC_GAUSSIAN_GROUP)
@@ -21,7 +21,4 @@ void fc_discrete_gaussian_ref(const fc_gaussian_table* table, const uint32_t* ar
             }
 }
 
-void fc_discrete_gaussian_settle_ref(const fc_gaussian_table* table, const fc_gaussian_ties* ties,
-                                     const uint64_t* words, int64_t* out) {
-    fc_settle(table, ties, words, out);
-}
+const fc_gaussian_kernels fc_discrete_gaussian_ref = {NULL, draw, fc_settle};

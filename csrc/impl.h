@@ -142,16 +142,17 @@ typedef struct {
     uint32_t records[16];
     uint32_t count;
 } fc_gaussian_ties;
-/* out[k] = the sample of word k of each draw, words[draw * FC_GAUSSIAN_CHUNK + k], k < FC_GAUSSIAN_CHUNK, as far as
- * first words tell: sample `at` + k of a block. Ties go behind those that are there, by groups, draws and samples, so
- * that every ISA notes the same ones where there are more than fit. arranged: what the ISA's gaussian_arrange made of
- * the table, FC_GAUSSIAN_ARRANGED words; not read where that is NULL. */
-typedef void fc_gaussian_fn(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words, int64_t at,
-                            fc_gaussian_ties* ties, int64_t* out);
-typedef void fc_gaussian_arrange_fn(const fc_gaussian_table* table, uint32_t* arranged);
-/* out[k] += what the ties of a block add to sample k of it; tie t has words 2t and 2t + 1, the high one first. */
-typedef void fc_gaussian_settle_fn(const fc_gaussian_table* table, const fc_gaussian_ties* ties, const uint64_t* words,
-                                   int64_t* out);
+typedef struct {
+    /* Makes of the table what `draw` reads, FC_GAUSSIAN_ARRANGED words; NULL: it reads the table itself. */
+    void (*arrange)(const fc_gaussian_table* table, uint32_t* arranged);
+    /* out[k] = the sample of word k of each draw, words[draw * FC_GAUSSIAN_CHUNK + k], k < FC_GAUSSIAN_CHUNK, as far as
+     * first words tell: sample `at` + k of a block. Ties go behind those that are there, by groups, draws and samples,
+     * so that every ISA notes the same ones where there are more than fit. */
+    void (*draw)(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words, int64_t at,
+                 fc_gaussian_ties* ties, int64_t* out);
+    /* out[k] += what the ties of a block add to sample k of it; tie t has words 2t and 2t + 1, the high one first. */
+    void (*settle)(const fc_gaussian_table* table, const fc_gaussian_ties* ties, const uint64_t* words, int64_t* out);
+} fc_gaussian_kernels;
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
@@ -204,10 +205,13 @@ typedef struct {
 void fc_chacha20_schedule(const uint8_t key[32], uint32_t* schedule);
 void fc_aes256_schedule(const uint8_t key[32], uint32_t* schedule);
 extern const fc_stream_kernels fc_chacha20_ref;
+extern const fc_gaussian_kernels fc_discrete_gaussian_ref;
 #if defined(__x86_64__)
 extern const fc_stream_kernels fc_chacha20_avx2, fc_chacha20_avx512, fc_aes256ctr_aesni, fc_aes256ctr_vaes;
+extern const fc_gaussian_kernels fc_discrete_gaussian_avx2, fc_discrete_gaussian_avx512;
 #elif defined(__aarch64__)
 extern const fc_stream_kernels fc_chacha20_neon;
+extern const fc_gaussian_kernels fc_discrete_gaussian_neon;
 #endif
 /* keystream.c. Any number of bytes of a stream; whether its kernels give the published answers, and the same bytes at
  * every length. */
@@ -243,9 +247,7 @@ typedef struct {
     fc_hadamard_near_fn* hadamard_near;
     fc_hadamard_far_fn* hadamard_far;
     const fc_stream_kernels* chacha20;
-    fc_gaussian_fn* gaussian;
-    fc_gaussian_arrange_fn* gaussian_arrange;
-    fc_gaussian_settle_fn* gaussian_settle;
+    const fc_gaussian_kernels* gaussian;
     fc_quantise_fn* quantise[2][2]; /* of fp32, fp64; to 32, 64 bits */
     fc_reduce_fn* reduce;
     fc_pack_bits_fn* pack_bits;
@@ -279,8 +281,6 @@ fc_clip_noise_accumulate_fn fc_clip_noise_accumulate_f32_ref, fc_clip_noise_accu
 fc_hadamard_near_fn fc_hadamard_near_ref;
 fc_hadamard_far_fn fc_hadamard_far_ref;
 fc_to_f32_fn fc_to_f32_f32_ref, fc_to_f32_f16_ref, fc_to_f32_bf16_ref;
-fc_gaussian_fn fc_discrete_gaussian_ref;
-fc_gaussian_settle_fn fc_discrete_gaussian_settle_ref;
 fc_quantise_fn fc_quantise_f32_32_ref, fc_quantise_f32_64_ref, fc_quantise_f64_32_ref, fc_quantise_f64_64_ref;
 fc_reduce_fn fc_reduce_ref;
 fc_pack_bits_fn fc_pack_bits_ref;

@@ -47,8 +47,8 @@ def discrete_gaussian(
     first word. 2048 samples, from a multiple of it on, have words for eight such ties. They are compared always, so
     that a tie takes no other path than the rest; that there are more is counted in the distance.
 
-    Constant time: the word of each draw is compared with every first word of the table, or on AVX-512 with five to
-    seven that permutations of registers look up, one for each half of a search; where a tie belongs is found by
+    Constant time: the word of each draw is compared with every first word of the table, or with AVX2 and AVX-512 with
+    five to seven that permutations of registers look up, one for each half of a search; where a tie belongs is found by
     comparing it with every place. No branch, address or count of instructions depends on what is drawn or on the key
     (benchmarks/constant_time.py). Time depends on σ, size and counter. NumPy's reference promises nothing.
 
