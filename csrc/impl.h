@@ -52,15 +52,14 @@ enum {
     FC_SCHEDULE = 60,           /* words of a key's schedule at most: the round keys of AES-256 */
     FC_STREAM_GROUP = 1024,     /* bytes that a step of a stream's kernel makes at most */
     FC_STREAM_CHUNK = 16384,    /* bytes that all keys are added to in turn: they stay in the first-level cache */
-    FC_STACK = 32768,          /* bytes of stack that workers of streams use at most: round keys may be spilled there */
-    FC_GAUSSIAN_ENTRIES = 254, /* of a table at most: fedcore/gaussian_table.py, like the next four */
-    FC_GAUSSIAN_HEADS = 126,   /* of them whose first word is not 0, at most */
-    FC_GAUSSIAN_DRAWS = 9,     /* of a sample at most */
-    FC_GAUSSIAN_BLOCK = 2048,  /* samples that share words for ties */
-    FC_GAUSSIAN_TIES = 8,      /* ties that these words are for */
+    FC_STACK = 32768,         /* bytes of stack that workers of streams use at most: round keys may be spilled there */
+    FC_GAUSSIAN_HEADS = 126,  /* entries that do not begin with 0, at most: fedcore/gaussian_table.py; the next too */
+    FC_GAUSSIAN_DRAWS = 9,    /* of a sample at most */
+    FC_GAUSSIAN_BLOCK = 2048, /* samples that share words for ties */
+    FC_GAUSSIAN_TIES = 8,     /* ties that these words are for */
+    FC_GAUSSIAN_CHUNK = 512,  /* samples that are made at a time: their words stay in the first-level cache */
+    FC_GAUSSIAN_GROUP = 64,   /* samples whose ties are noted draw by draw */
     FC_GAUSSIAN_ARRANGED = 176,
-    FC_GAUSSIAN_CHUNK = 512, /* samples that are made at a time: their words stay in the first-level cache */
-    FC_GAUSSIAN_GROUP = 64,  /* samples whose ties are noted draw by draw */
     FC_ALIGN = 64,
 };
 
