@@ -73,8 +73,10 @@ class Client:
         if self._signing.public_key().public_bytes_raw() != round.roster.public(self._me):
             raise PrivacyError(f"signing_key: is not the one that the roster has for {client_id!r}")
         self._keys = RoundKeys(secret, round.binding)
-        public = round.graph.public
-        self._holders = round.graph.holders(self._me) if public else drawn(round.parameters, self._keys.derived("draw"), self._me)
+        if round.graph.public:
+            self._holders = round.graph.holders(self._me)
+        else:
+            self._holders = drawn(round.parameters, self._keys.derived("draw"), self._me)
         self._tag = round.binding  # of messages: rooted once the keys are committed to
         self._peers: dict[int, Peer] = {}
         self._tags: ChunkTags | None = None  # from 'share' on

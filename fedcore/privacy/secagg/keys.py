@@ -111,7 +111,7 @@ def self_key(seed: bytes, binding: bytes) -> bytes:
 
 
 class Seals:
-    """Seals shares of one member to others, and opens theirs: a key is of one pair and direction, and seals one message.
+    """Seals a member's shares to others and opens theirs: a key is of one pair and direction, so it seals one message.
 
     whose: what errors call a public key, with the stage before it and the name from `names`, by position, after it
     """
@@ -121,12 +121,12 @@ class Seals:
         self._whose, self._names = whose, names
 
     def seal(self, to: int, public: bytes, data: bytes | memoryview) -> bytes:
-        """Encrypted and authenticated, to the owner of a public key: 16 bytes longer. Raises Forged as `agreed` does."""
+        """Encrypted to the owner of a public key and authenticated: 16 bytes longer. Raises Forged as `agreed`."""
         header = self._binding + _PAIR.pack(self._me, to)
         return self._cipher(to, public, header).encrypt(_NONCE, data, header)
 
     def open(self, sender: int, public: bytes, data: bytes) -> bytes | None:
-        """What its sender sealed to this member, or None for anything else. Raises Forged as `agreed` does."""
+        """What its sender sealed to this member, or None for anything else. Raises Forged as `agreed`."""
         header = self._binding + _PAIR.pack(sender, self._me)
         try:
             return self._cipher(sender, public, header).decrypt(_NONCE, data, header)

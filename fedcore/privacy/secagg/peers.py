@@ -74,9 +74,7 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> K
     return Keys(root, server, {i: Peer(record[:32], record[32:64], i in wards) for i, record in records.items()})
 
 
-def _check_advertised(
-    round: Round, proofs: merkle.Proofs, position: int, body: bytes, signed: bytes, who: str
-) -> None:
+def _check_advertised(round: Round, proofs: merkle.Proofs, position: int, body: bytes, signed: bytes, who: str) -> None:
     """A member's signature on its keys, and the proof that they are the ones that the server committed to."""
     name = round.roster.ids[position]
     signature, proof = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
