@@ -13,10 +13,11 @@ from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from fedcore.errors import Forged, PrivacyError
 
@@ -30,6 +31,8 @@ _LABELLED = {label: b"fedcore secagg 1 " + label.encode() + b"\x00" for label in
 _HASH = SHA256()
 #: a key seals one message, so that its nonce need not differ
 _NONCE = bytes(12)
+#: what makes 32 bytes an X25519 public key in DER (RFC 8410 §4), read faster than by X25519PublicKey.from_public_bytes
+_X25519 = bytes.fromhex("302a300506032b656e032100")
 #: positions of two members
 _PAIR = struct.Struct("<HH")
 #: the field and the constant of edwards25519 (RFC 8032 §5.1)
@@ -91,7 +94,7 @@ def agreed(private: X25519PrivateKey, public: bytes, whose: str, name: str | int
     whose: what errors call the public key, with the stage in which it came; `name`, if it has one, comes after it
     """
     try:
-        return private.exchange(X25519PublicKey.from_public_bytes(public))
+        return private.exchange(load_der_public_key(_X25519 + public))  # type: ignore[arg-type]
     except ValueError:
         whose = whose if name is None else f"{whose} {name!r}"
         raise Forged(f"{whose} is of low order, which would make a known secret") from None
