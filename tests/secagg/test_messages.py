@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from secagg.driver import SEALING, Rig, complete, key_of, sparse
 
-from fedcore.errors import FedcoreError, Forged, PrivacyError
+from fedcore.errors import FedcoreError, Forged, FormatError, PrivacyError
 from fedcore.privacy import distributed
 from fedcore.privacy.secagg import keys, merkle, wire
 from fedcore.privacy.secagg.client import Client
@@ -101,6 +101,16 @@ def test_the_seal_is_that_of_rfc_8439():
     text += b"sunscreen would be it."
     sealed = ChaCha20Poly1305(bytes(range(0x80, 0xA0))).encrypt(nonce, text, header)
     assert sealed[-16:].hex() == "1ae10b594f09e26a7e902ecbd0600691"
+
+
+def test_fields_that_are_not_all_there_are_not_read():
+    reader = wire.Reader(memoryview(bytes(range(10))), "share: the server's message")
+    with pytest.raises(FormatError, match="is cut short: 12 bytes expected, 10 left"):
+        reader.each(3, 4)
+    assert reader.each(2, 4) == [bytes(range(4)), bytes(range(4, 8))]
+    assert reader.each(0, 4) == []
+    with pytest.raises(FormatError, match="has 2 bytes too many"):
+        reader.done()
 
 
 def test_no_key_serves_two_purposes_rounds_or_directions():
