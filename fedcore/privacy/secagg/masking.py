@@ -26,8 +26,8 @@ def mask_keys(
     """
     found = [self_key(keys.seed, tag)]
     for other in partners:
-        whose = f"mask: the public key of {names[other]!r}"
-        found.append(pair_key(keys.mask, peers[other].mask_public, tag, me, other, whose))
+        public = peers[other].mask_public
+        found.append(pair_key(keys.mask, public, tag, me, other, "mask: the public key of", names[other]))
     signs = [1] + [1 if me < other else -1 for other in partners]
     return np.frombuffer(bytearray().join(found), np.uint8).reshape(-1, KEY_BYTES), np.array(signs, np.int8)
 
