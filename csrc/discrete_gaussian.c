@@ -36,6 +36,24 @@ static void fill(const job* j, int64_t draw, int tie, int64_t number, int64_t by
     fc_stream_fill(j->stream, j->schedule, nonce, (uint32_t)block, bytes, out);
 }
 
+/* Ties in their order: each goes where as many are before it. In a frame of its own, which the end of `work`
+ * wipes. */
+__attribute__((noinline)) static void order_ties(fc_gaussian_ties* ties) {
+    uint32_t ordered[FC_GAUSSIAN_TIES] = {0};
+    uint64_t keys[FC_GAUSSIAN_TIES];
+    for (uint32_t t = 0; t < FC_GAUSSIAN_TIES; t++) {
+        const uint32_t record = ties->records[t], none = (record >> FC_TIE_HELD ^ 1) << FC_TIE_SIGN;
+        keys[t] = (record & ((1u << FC_TIE_SIGN) - 1)) | none | (t & (0 - (none >> FC_TIE_SIGN)));
+    }
+    for (int t = 0; t < FC_GAUSSIAN_TIES; t++) {
+        uint64_t rank = 0;
+        for (int u = 0; u < FC_GAUSSIAN_TIES; u++) rank += fc_below(keys[u], keys[t]);
+        for (uint64_t u = 0; u < FC_GAUSSIAN_TIES; u++)
+            ordered[u] |= ties->records[t] & (0 - (uint32_t)fc_equal(rank, u));
+    }
+    memcpy(ties->records, ordered, sizeof ordered);
+}
+
 /* Samples number * BLOCK to number * BLOCK + BLOCK - 1. */
 static void make_block(const job* j, int64_t number, space* s, int64_t* out) {
     memset(&s->ties, 0, sizeof s->ties);
@@ -44,7 +62,7 @@ static void make_block(const job* j, int64_t number, space* s, int64_t* out) {
             fill(j, draw, 0, (number * BLOCK + at) / CHUNK, 4 * CHUNK, s->words + draw * CHUNK);
         j->kernels->gaussian->draw(j->table, s->arranged, s->words, at, &s->ties, out + at);
     }
-    fc_order_ties(&s->ties);
+    order_ties(&s->ties);
     fill(j, 0, 1, number, sizeof s->rest, s->rest);
     j->kernels->gaussian->settle(j->table, &s->ties, s->rest, out);
 }

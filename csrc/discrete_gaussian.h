@@ -59,23 +59,6 @@ static inline void fc_note(fc_gaussian_ties* ties, uint32_t record, uint32_t tie
     ties->count += tie;
 }
 
-/* Ties in their order: each goes where as many are before it. */
-static inline void fc_order_ties(fc_gaussian_ties* ties) {
-    uint32_t ordered[FC_GAUSSIAN_TIES] = {0};
-    uint64_t keys[FC_GAUSSIAN_TIES];
-    for (uint32_t t = 0; t < FC_GAUSSIAN_TIES; t++) {
-        const uint32_t record = ties->records[t], none = (record >> FC_TIE_HELD ^ 1) << FC_TIE_SIGN;
-        keys[t] = (record & ((1u << FC_TIE_SIGN) - 1)) | none | (t & (0 - (none >> FC_TIE_SIGN)));
-    }
-    for (int t = 0; t < FC_GAUSSIAN_TIES; t++) {
-        uint64_t rank = 0;
-        for (int u = 0; u < FC_GAUSSIAN_TIES; u++) rank += fc_below(keys[u], keys[t]);
-        for (uint64_t u = 0; u < FC_GAUSSIAN_TIES; u++)
-            ordered[u] |= ties->records[t] & (0 - (uint32_t)fc_equal(rank, u));
-    }
-    memcpy(ties->records, ordered, sizeof ordered);
-}
-
 /* What a record says: its sample in the block, and what an entry above its draw counts for. */
 static inline void fc_tie_of(const fc_gaussian_table* table, uint32_t record, uint64_t* sample, uint64_t* by) {
     const uint64_t draw = record & ((1u << FC_TIE_SAMPLE) - 1), minus = 0 - (uint64_t)(record >> FC_TIE_SIGN & 1);

@@ -114,8 +114,9 @@ def _spreads(sigma: Fraction, strides: list[int]) -> list[float]:
 
 
 def plan(sigma: Fraction) -> list[int]:
-    """Strides c_i of the fewest draws whose table is short enough; in exact arithmetic.
+    """Strides c_i of as few draws as make a table that is short enough; in exact arithmetic.
 
+    Where σ is about to take one draw more, as from 162 to 175, that may be one too many, by the rounding of strides.
     A search by halves costs nearly the same for every table, and a draw its word of a stream. 6.25 σ₀ + 1 is at least
     the number of entries from 2⁻³¹ on, 12 σ₀ + 1 that of all.
     """

@@ -25,22 +25,24 @@ def test_samples(device, size, sigma, counter):
     assert (fc.ops.discrete_gaussian(size, sigma, KEY, counter, backend="triton") == expected).all()
 
 
-def test_ties_of_the_first_word(device):
-    """A table of words that are drawn, noted in another order than that of ties, and of a few rests each."""
-    v = np.array([definition.words_of(KEY, draw, 0, 0, BLOCK) for draw in range(2)])
-    w = definition.words_of(KEY, 0, 1, 0, 4 * TIES).view("<u8").reshape(TIES, 2)
-    places = [(0, 0), (1, 3), (0, 63), (1, 63), (0, 64), (1, 700), (0, BLOCK - 1)]
+@pytest.mark.parametrize("block", [0, (1 << 31) - 1, 1 << 31])
+def test_ties_of_the_first_word(device, block):
+    """A table of words that are drawn, noted in another order than that of ties, and of a few rests each; also where
+    the numbers of cipher blocks pass 2³²."""
+    v = np.array([definition.words_of(KEY, draw, 0, block * BLOCK, BLOCK) for draw in range(3)])
+    w = definition.words_of(KEY, 0, 1, block * 4 * TIES, 4 * TIES).view("<u8").reshape(TIES, 2)
+    places = [(0, 0), (1, 3), (0, 63), (1, 63), (0, 64), (1, 700), (2, 70), (0, BLOCK - 1)]
     order = sorted(places, key=lambda place: place[::-1])
     rows = [
         (int(v[place]) & ~1, int(high), (int(low) + step) % 2**64)
-        for place, (high, low) in zip(order, w, strict=False)
+        for place, (high, low) in zip(order, w, strict=True)
         for step in (0, 1, 2)
     ]
     rows = [*sorted(rows, reverse=True), (0, 7, 7)]
     first, rest = np.array([row[0] for row in rows], np.uint32), np.array([row[1:] for row in rows], np.uint64)
-    table = GaussianTable(first, rest, np.array([1, 3]), 0.0)
+    table = GaussianTable(first, rest, np.array([1, 3, 7]), 0.0)
     expected, out = np.empty(BLOCK, np.int64), torch.empty(BLOCK, dtype=torch.int64, device=device)
-    definition.discrete_gaussian(expected, table, KEY, 0, "chacha20")
+    definition.discrete_gaussian(expected, table, KEY, block * BLOCK, "chacha20")
     assert (definition.samples(v, ~np.zeros_like(w), table) != expected).sum() >= len(places) - 1
-    discrete_gaussian(out, table, KEY, 0)
+    discrete_gaussian(out, table, KEY, block * BLOCK)
     assert (out.cpu().numpy() == expected).all()

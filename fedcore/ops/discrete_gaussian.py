@@ -80,8 +80,8 @@ def discrete_gaussian(
 def discrete_gaussian_bits(sigma: Any) -> float:
     """b such that a sample of discrete_gaussian is within 2^−b of the discrete Gaussian of sigma in total variation.
 
-    Above 100. It counts the entries' rounding, the values that a table leaves out, the sums of draws, and draws of one
-    sample that tie at once, for a stream of uniform bits. Raises RangeError.
+    Above 100. It counts the entries' rounding, the values that a table leaves out, the sums of draws, and blocks with
+    more ties than they have words for, for a stream of uniform bits. Raises RangeError.
     """
     distance = gaussian_table(_exact("discrete_gaussian_bits", sigma)).distance
     return math.floor(-100 * math.log2(distance) - 1e-6) / 100  # log2 itself is rounded

@@ -667,6 +667,69 @@ static void check_stacks(fc_stream stream) {
     }
     free(stack);
 }
+
+typedef struct {
+    fc_isa isa;
+    const fc_gaussian_table* table;
+    const uint8_t* key;
+    int64_t out[FC_GAUSSIAN_BLOCK];
+} gaussian_call;
+
+static void* call_gaussian(void* context) {
+    gaussian_call* c = context;
+    fc_discrete_gaussian(c->table, FC_CHACHA20, c->key, 0, c->out, FC_GAUSSIAN_BLOCK, c->isa, 1);
+    return NULL;
+}
+
+/* Neither key nor words nor records of ties (csrc/discrete_gaussian.h) stay on the stack that samples were made on. */
+static void check_gaussian_stack(void) {
+    enum { TIES = 6, EVERY = 300 };
+    static uint32_t words[FC_GAUSSIAN_BLOCK];
+    static gaussian_call call;
+    uint8_t key[32];
+    const uint8_t nonce[12] = {0, 0, 'd', 'g'};
+    uint32_t first[TIES + 1] = {0}, records[TIES];
+    uint64_t rest[2 * (TIES + 1)] = {0};
+    const int64_t stride = 1;
+    for (size_t k = 0; k < sizeof key; k++) key[k] = (uint8_t)draw();
+    fc_keystream(FC_CHACHA20, key, nonce, 0, (uint8_t*)words, sizeof words, FC_ISA_REF, 1);
+    for (int k = 0; k < TIES; k++) {
+        first[k] = words[EVERY * (k + 1)] & ~1u;
+        for (int j = k; j && first[j] > first[j - 1]; j--) {
+            const uint32_t other = first[j];
+            first[j] = first[j - 1];
+            first[j - 1] = other;
+        }
+    }
+    for (uint32_t k = 0; k < TIES; k++) {
+        const uint32_t at = EVERY * (k + 1), word = words[at];
+        uint32_t count = 0;
+        while (first[count] > (word & ~1u)) count++;
+        records[k] = 1u << 31 | count << 16 | (word & 1) << 15 | at << 4;
+    }
+    const fc_gaussian_table table = {first, rest, &stride, TIES + 1, 1};
+    char* stack = fc_alloc(STACK);
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
+        pthread_attr_t attributes;
+        pthread_t thread;
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        call.isa = (fc_isa)isa, call.table = &table, call.key = key;
+        memset(stack, 0, STACK);
+        pthread_attr_init(&attributes);
+        pthread_attr_setstack(&attributes, stack, STACK);
+        if (pthread_create(&thread, &attributes, call_gaussian, &call)) abort();
+        pthread_join(thread, NULL);
+        pthread_attr_destroy(&attributes);
+        int64_t left = 0;
+        for (size_t at = 0; at + 8 <= STACK; at += 4) {
+            left += !memcmp(stack + at, key, 8) || !memcmp(stack + at, key + 24, 8);
+            for (int k = 0; k < TIES; k++)
+                left += !memcmp(stack + at, records + k, 4) || !memcmp(stack + at, words + 60 * k, 8);
+        }
+        compare(&left, &(int64_t){0}, sizeof left, "secrets of samples left on a stack", (fc_isa)isa, FC_F32, left);
+    }
+    free(stack);
+}
 #endif
 
 /* Samples of a table of any words, some of which are drawn, in memory that ends where they end. */
@@ -711,7 +774,7 @@ static void check_gaussian(int64_t size, int64_t counter, int64_t heads, int64_t
 
 int main(void) {
     check_the_check();
-    static const int64_t heads[] = {0, 7, 30, 31, 62, 63, 126};
+    static const int64_t heads[] = {0, 7, 30, 31, 32, 62, 63, 64, 126};
     for (size_t e = 0; e < sizeof heads / sizeof *heads; e++) {
         check_gaussian(2100 + (int64_t)e, 0, heads[e], 1 + (int64_t)e % 3 * 20);
         check_gaussian(377, 16ll * 4294967296 - 300, heads[e], 9);
@@ -731,6 +794,7 @@ int main(void) {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which keep copies of their own */
     check_stacks(FC_CHACHA20);
     check_stacks(FC_AES256CTR);
+    check_gaussian_stack();
 #endif
     enum { LONG = 4000 }; /* what takes most of the time, under an emulator and sanitizers, comes in fewer kinds */
     static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8209};

@@ -65,18 +65,17 @@ def aes_words(draw: int, tie: int, first: int, size: int) -> np.ndarray:
     return openssl("aes256ctr", KEY, nonce_of(draw, tie, high), low, 4 * size).view("<u4")
 
 
-def drawn_words(draws: int) -> tuple[np.ndarray, list[int]]:
-    """The words of each draw of the first block of KEY, and those of its ties as integers of 128 bits."""
-    w = definition.words_of(KEY, 0, 1, 0, 4 * TIES).view("<u8").reshape(TIES, 2)
-    return np.array([definition.words_of(KEY, draw, 0, 0, BLOCK) for draw in range(draws)]), [
-        int(a) << 64 | int(b) for a, b in w
-    ]
+def drawn_words(draws: int, block: int) -> tuple[np.ndarray, list[int]]:
+    """The words of each draw of a block of KEY, and those of its ties as integers of 128 bits."""
+    w = definition.words_of(KEY, 0, 1, block * 4 * TIES, 4 * TIES).view("<u8").reshape(TIES, 2)
+    v = [definition.words_of(KEY, draw, 0, block * BLOCK, BLOCK) for draw in range(draws)]
+    return np.array(v), [int(a) << 64 | int(b) for a, b in w]
 
 
-def tied(places: list[tuple[int, int]], draws: int) -> tuple[GaussianTable, np.ndarray]:
-    """A table whose first words are those of (draw, sample) in these places, with rests about the words of the ties,
-    some of them with one first word; and the samples that it gives, in integers of 159 bits."""
-    v, w = drawn_words(draws)
+def tied(places: list[tuple[int, int]], draws: int, block: int) -> tuple[GaussianTable, np.ndarray]:
+    """A table whose first words are those of (draw, sample) in these places of a block, with rests about the words of
+    the ties, some of them with one first word; and the block's samples, in integers of 159 bits."""
+    v, w = drawn_words(draws, block)
     order = sorted(places, key=lambda place: place[::-1])
     pairs = [(0, 9), (0, 5)]
     for turn, (draw, n) in enumerate(order):
@@ -106,17 +105,31 @@ PLACES = {
 @pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
 def test_ties_of_the_first_word(compiled, places):
     """Words for ties go to them in order, as in integers of 159 bits: the definition and every ISA."""
-    from fedcore.native.discrete_gaussian import discrete_gaussian
-
     draws = 1 + max(draw for draw, _ in places)
-    table, expected = tied(places, draws)
-    v, w = drawn_words(draws)
+    table, expected = tied(places, draws, 0)
+    v, w = drawn_words(draws, 0)
     halves = np.array([[one >> 64, one & (2**64 - 1)] for one in w], np.uint64)
     assert (definition.samples(v, halves, table) == expected).all()
     assert (definition.samples(v, ~np.zeros_like(halves), table) != expected).any(), "the words decided nothing"
-    again = np.empty(BLOCK, np.int64)
-    discrete_gaussian(again, table, KEY, 0, "chacha20")
-    assert (again == expected).all()
+    check_ties(table, 0, expected)
+
+
+@pytest.mark.parametrize("block", [1, (1 << 25) - 1, (1 << 31) - 1, 1 << 31, (1 << 52) - 1])
+def test_ties_have_the_words_of_their_block(compiled, block):
+    """Also where the numbers of cipher blocks pass 2³², of draws or of ties, in calls that begin before."""
+    table, expected = tied(PLACES["far apart"], 3, block)
+    check_ties(table, block, expected)
+
+
+def check_ties(table: GaussianTable, block: int, expected: np.ndarray) -> None:
+    """The definition and an ISA give these samples of a block, alone and with some of the blocks beside it."""
+    from fedcore.native.discrete_gaussian import discrete_gaussian
+
+    for before, after in ((0, 0), (min(block, 1) * 9, 0 if block == (1 << 52) - 1 else 5)):
+        for work in (definition.discrete_gaussian, discrete_gaussian):
+            out = np.empty(before + BLOCK + after, np.int64)
+            work(out, table, KEY, block * BLOCK - before, "chacha20")
+            assert (out[before : before + BLOCK] == expected).all()
 
 
 def test_a_known_answer(compiled):
