@@ -26,6 +26,8 @@ import fedcore as fc
 from fedcore.privacy.secagg.keys import agreed, hkdf, verified
 from fedcore.privacy.secagg.masking import mask_keys
 from fedcore.privacy.secagg.simulate import answer
+from fedcore.privacy.secagg.tagging import tags
+from fedcore.privacy.secagg.vector import Integers
 
 CLIENTS, LENGTH, BOUND, GONE = 1000, 1_000_000, 32767, 50
 WIDE = 10_000_000
@@ -231,6 +233,7 @@ def server(results: dict[str, object]) -> None:
             drawn = rng.integers(0, 1 << p.modulus_bits, LENGTH, dtype)
             left -= drawn
             shown = Shown((left + drawn if i == there[-1] else drawn) & np.uint32((1 << p.modulus_bits) - 1))
+            clients[i]._vector = tags(shown, clients[i]._keys.derived("vector"))
             made = clients[i]._chunks(shown, np.zeros((0, 32), np.uint8), np.zeros(0, np.int8))
             next(made)  # as `mask` does
             for data in made:
@@ -253,14 +256,13 @@ def server(results: dict[str, object]) -> None:
     }
 
 
-class Shown:
+class Shown(Integers):
     """Residues that go out as they are."""
 
-    def __init__(self, values: np.ndarray):
-        self._values = values
-
-    def packed(self, start: int, out: np.ndarray, count: int, _keys: object, _signs: object, p: object) -> None:
-        fc.ops.pack_bits(self._values[start : start + count], p.modulus_bits, out)
+    def packed(
+        self, block: np.ndarray, start: int, count: int, out: np.ndarray, keys: object, signs: object, p
+    ) -> None:
+        fc.ops.pack_bits(block, p.modulus_bits, out)
 
 
 def main() -> None:

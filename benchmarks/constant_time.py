@@ -3,7 +3,7 @@ Reparaz, Balasch and Verbauwhede, DATE 2017), whose calls come in random order.
 
     outcomes   a table whose every comparison fails against one whose every comparison holds: all draws 0 against all
                draws the largest, which reach the first against the last entry of every look-up
-    ties       a table of first words that are drawn against one of their neighbours, which none is
+    ties       a table of which eight first words are drawn, as many ties as have words, against one of which none is
     keys       one key against a fresh key for each call
 
 |t| above 4.5 says that the times differ. A look-up by binary search, which is not constant time, is the control: the
@@ -22,12 +22,12 @@ from fractions import Fraction
 import numpy as np
 from measure import save
 
-from fedcore.gaussian_table import MOST_TERMS, GaussianTable, gaussian_table, nonce_of
+from fedcore.gaussian_table import TIES, GaussianTable, gaussian_table, nonce_of
 from fedcore.native import isa_available
 from fedcore.native.discrete_gaussian import discrete_gaussian
 from fedcore.ops import keystream
 
-SIZE, CALLS, LIMIT = 1024, 100_000, 4.5
+SIZE, CALLS, LIMIT = 2048, 100_000, 4.5
 KEY = bytes(range(32))
 
 
@@ -60,33 +60,34 @@ def key_of(which: int) -> bytes:
 
 def table_of(words: np.ndarray) -> GaussianTable:
     """A table of these first words, largest first, and a last one of 0 (csrc/fedcore.h), for one draw."""
-    first = np.append(np.sort(words)[::-1], np.uint64(0))
-    return GaussianTable(first, first >> np.uint64(MOST_TERMS) << np.uint64(MOST_TERMS), np.array([1]), 0.0)
+    first = np.append(np.sort(words)[::-1], np.uint32(0)).astype(np.uint32)
+    rest = np.repeat(np.arange(len(first), 0, -1, np.uint64)[:, None] << np.uint64(56), 2, axis=1)
+    return GaussianTable(first, rest, np.array([1]), 0.0)
 
 
-def flat(entries: int, word: int) -> GaussianTable:
-    """A table of one word: no draw is below 0, and every draw is below 2^64 - 2."""
-    return table_of(np.full(entries - 1, word, np.uint64))
+def flat(heads: int, word: int) -> GaussianTable:
+    """A table of one word: no draw is below 2, and every draw is below 2^32 - 2."""
+    return table_of(np.full(heads, word, np.uint32))
 
 
-def ties(entries: int, off: int, stream: str) -> GaussianTable:
-    """A table of first words that samples of KEY draw, or of those `off` from them."""
-    drawn = keystream(8 * (entries - 1), KEY, nonce_of(0, 0, 0), 0, stream).view("<u8")
-    return table_of(drawn + np.uint64(off))
+def ties(heads: int, off: int, stream: str) -> GaussianTable:
+    """A table of which TIES first words are drawn by samples of KEY, or by none if they are `off` from them."""
+    drawn = keystream(4 * heads, KEY, nonce_of(0, 0, 0), 0, stream).view("<u4") & ~np.uint32(1)
+    return table_of(np.append(drawn[:TIES] + np.uint32(off), drawn[TIES:] + np.uint32(2)))
 
 
 def control() -> float:
     """Inversion by binary search: words that all take one path against words that take any."""
     table = gaussian_table(Fraction(10)).first[::-1].copy()
     generator = np.random.default_rng(1)
-    words = [np.full(SIZE, 1 << 60, np.uint64), generator.integers(0, 1 << 64, SIZE, np.uint64)]
+    words = [np.full(SIZE, 1 << 28, np.uint32), generator.integers(0, 1 << 32, SIZE, np.uint32)]
     return compare(lambda given: np.searchsorted(table, given), lambda which: words[which])
 
 
 def main() -> None:
     out, real = np.empty(SIZE, np.int64), gaussian_table(Fraction(10))
-    entries = len(real.first)
-    tables = [flat(entries, 0), flat(entries, 2**64 - 2)]
+    heads = np.count_nonzero(real.first)
+    tables = [flat(heads, 2), flat(heads, 2**32 - 2)]
     found: dict[str, float] = {}
     for isa in isa_available():
         os.environ["FEDCORE_ISA"] = isa
@@ -95,7 +96,7 @@ def main() -> None:
             found[f"{isa}, {stream}, outcomes"] = compare(
                 lambda table, s=stream: discrete_gaussian(out, table, KEY, 0, s), lambda which: tables[which], calls
             )
-            tied = [ties(entries, off, stream) for off in (0, 1)]
+            tied = [ties(heads, off, stream) for off in (0, 2)]
             found[f"{isa}, {stream}, ties"] = compare(
                 lambda table, s=stream: discrete_gaussian(out, table, KEY, 0, s), lambda which, t=tied: t[which], calls
             )

@@ -1,10 +1,10 @@
-/* discrete_gaussian: chunks of samples with absolute numbers, so that a chunk's words are whole blocks of its streams.
+/* discrete_gaussian: blocks of samples with absolute numbers, so that a block's words are whole blocks of its streams.
  */
 #include <stdlib.h>
 
-#include "impl.h"
+#include "discrete_gaussian.h"
 
-enum { CHUNK = FC_GAUSSIAN_CHUNK };
+enum { CHUNK = FC_GAUSSIAN_CHUNK, BLOCK = FC_GAUSSIAN_BLOCK };
 
 typedef struct {
     const fc_gaussian_table* table;
@@ -17,43 +17,67 @@ typedef struct {
 
 /* What a thread works in. */
 typedef struct {
-    _Alignas(FC_ALIGN) uint64_t words[(FC_GAUSSIAN_DRAWS + 1) * CHUNK];
-    _Alignas(FC_ALIGN) uint64_t arranged[FC_GAUSSIAN_ARRANGED];
-    int64_t samples[CHUNK];
+    _Alignas(FC_ALIGN) uint32_t words[FC_GAUSSIAN_DRAWS * CHUNK];
+    _Alignas(FC_ALIGN) uint32_t arranged[FC_GAUSSIAN_ARRANGED];
+    uint64_t rest[2 * FC_GAUSSIAN_TIES];
+    fc_gaussian_ties ties;
+    int64_t samples[BLOCK];
 } space;
 
-/* The nonce of fedcore/gaussian_table.py for the words of a draw, or those that all draws share; `high`: the block's
- * number without 32 bits. */
-static void nonce_of(int64_t draw, int shared, int64_t high, uint32_t nonce[3]) {
-    const uint64_t upper = (uint64_t)high;
-    const uint8_t bytes[4] = {(uint8_t)draw, (uint8_t)shared, 'd', 'g'};
-    memcpy(nonce, bytes, 4);
+/* Item `number` of `bytes` of a draw's stream, or of the one for ties, with the nonce of fedcore/gaussian_table.py:
+ * never across a change of it, since an item is whole blocks of the cipher whose number divides 2^32. */
+static void fill(const job* j, int64_t draw, int tie, int64_t number, int64_t bytes, void* out) {
+    const int64_t block = number * (bytes / j->stream->block);
+    const uint64_t upper = (uint64_t)(block >> 32);
+    const uint8_t start[4] = {(uint8_t)draw, (uint8_t)tie, 'd', 'g'};
+    uint32_t nonce[3];
+    memcpy(nonce, start, 4);
     memcpy(nonce + 1, &upper, 8);
+    fc_stream_fill(j->stream, j->schedule, nonce, (uint32_t)block, bytes, out);
 }
 
-/* Samples number * CHUNK to number * CHUNK + CHUNK - 1: never across a change of nonce, since a chunk's blocks divide
- * 2^32. */
-static void make_chunk(const job* j, int64_t number, space* s) {
-    const int64_t block = number * (8 * CHUNK / j->stream->block), draws = j->table->draws;
-    for (int64_t i = 0; i <= draws; i++) { /* the words that all draws share come last */
-        uint32_t nonce[3];
-        nonce_of(i % draws, i == draws, block >> 32, nonce);
-        fc_stream_fill(j->stream, j->schedule, nonce, (uint32_t)block, 8 * CHUNK, (uint8_t*)(s->words + i * CHUNK));
+/* Ties in their order: each goes where as many are before it. In a frame of its own, which the end of `work`
+ * wipes. */
+__attribute__((noinline)) static void order_ties(fc_gaussian_ties* ties) {
+    uint32_t ordered[FC_GAUSSIAN_TIES] = {0};
+    uint64_t keys[FC_GAUSSIAN_TIES];
+    for (uint32_t t = 0; t < FC_GAUSSIAN_TIES; t++) {
+        const uint32_t record = ties->records[t], none = (record >> FC_TIE_HELD ^ 1) << FC_TIE_SIGN;
+        keys[t] = (record & ((1u << FC_TIE_SIGN) - 1)) | none | (t & (0 - (none >> FC_TIE_SIGN)));
     }
-    j->kernels->gaussian(j->table, s->arranged, s->words, s->samples);
+    for (int t = 0; t < FC_GAUSSIAN_TIES; t++) {
+        uint64_t rank = 0;
+        for (int u = 0; u < FC_GAUSSIAN_TIES; u++) rank += fc_below(keys[u], keys[t]);
+        for (uint64_t u = 0; u < FC_GAUSSIAN_TIES; u++)
+            ordered[u] |= ties->records[t] & (0 - (uint32_t)fc_equal(rank, u));
+    }
+    memcpy(ties->records, ordered, sizeof ordered);
+}
+
+/* Samples number * BLOCK to number * BLOCK + BLOCK - 1. */
+static void make_block(const job* j, int64_t number, space* s, int64_t* out) {
+    memset(&s->ties, 0, sizeof s->ties);
+    for (int64_t at = 0; at < BLOCK; at += CHUNK) {
+        for (int64_t draw = 0; draw < j->table->draws; draw++)
+            fill(j, draw, 0, (number * BLOCK + at) / CHUNK, 4 * CHUNK, s->words + draw * CHUNK);
+        j->kernels->gaussian->draw(j->table, s->arranged, s->words, at, &s->ties, out + at);
+    }
+    order_ties(&s->ties);
+    fill(j, 0, 1, number, sizeof s->rest, s->rest);
+    j->kernels->gaussian->settle(j->table, &s->ties, s->rest, out);
 }
 
 static void work(void* context, int worker) {
     job* j = context;
     space s;
     (void)worker;
-    if (j->kernels->gaussian_arrange) j->kernels->gaussian_arrange(j->table, s.arranged);
-    const int64_t first = j->counter / CHUNK;
-    for (int64_t start; (start = CHUNK * fc_next(&j->next)) < j->size + j->counter % CHUNK;) {
-        const int64_t from = start ? 0 : j->counter % CHUNK; /* of the chunk's samples */
-        const int64_t at = start + from - j->counter % CHUNK, length = fc_min(CHUNK - from, j->size - at);
-        make_chunk(j, first + start / CHUNK, &s);
-        memcpy(j->out + at, s.samples + from, (size_t)length * sizeof *j->out);
+    if (j->kernels->gaussian->arrange) j->kernels->gaussian->arrange(j->table, s.arranged);
+    const int64_t first = j->counter / BLOCK, skipped = j->counter % BLOCK;
+    for (int64_t start; (start = BLOCK * fc_next(&j->next)) < j->size + skipped;) {
+        const int64_t from = start ? 0 : skipped; /* of the block's samples */
+        const int64_t at = start + from - skipped, length = fc_min(BLOCK - from, j->size - at);
+        make_block(j, first + start / BLOCK, &s, length == BLOCK ? j->out + at : s.samples);
+        if (length < BLOCK) memcpy(j->out + at, s.samples + from, (size_t)length * sizeof *j->out);
     }
     fc_wipe(&s, sizeof s);
     fc_wipe_stack();
@@ -72,7 +96,7 @@ int fc_discrete_gaussian(const fc_gaussian_table* table, fc_stream stream, const
     if (!fc_stream_checked(j.stream, stream)) return FC_WRONG_STREAM;
     if (!size) return FC_OK;
     j.stream->schedule(key, j.schedule);
-    fc_parallel((int)fc_min(threads, fc_ceil(size, CHUNK)), work, &j);
+    fc_parallel((int)fc_min(threads, fc_ceil(counter % BLOCK + size, BLOCK)), work, &j);
     fc_wipe(j.schedule, sizeof j.schedule);
     fc_wipe_stack();
     return FC_OK;

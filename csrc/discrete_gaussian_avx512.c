@@ -1,132 +1,167 @@
-/* Draws from a table with AVX-512 F, 32 at a time: a search by halves whose every look-up is by permutations of
+/* Draws from a table with AVX-512 F and DQ, 64 at a time: a search by halves whose every look-up is by permutations of
  * registers over the whole level: time does not depend on the index, and memory is read in one order. */
 #include <immintrin.h>
 
-#include "impl.h"
+#include "discrete_gaussian.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum { LANES = 8, AT_ONCE = 4, LEVELS = 7, FEWER = 6, LAID_OUT = LANES * 18, WORD = 64, NUMBER = 56 };
-_Static_assert((int)FC_GAUSSIAN_ENTRIES < 1 << (int)LEVELS, "a draw's count is below the number of leaves");
-_Static_assert((int)FC_GAUSSIAN_ARRANGED == 2 * (int)LAID_OUT, "first words and ties");
+enum { LANES = 16, AT_ONCE = 4, MOST_RECORDS = 16 };
+_Static_assert((int)FC_GAUSSIAN_GROUP == LANES * (int)AT_ONCE, "ties come group by group");
+_Static_assert((int)FC_GAUSSIAN_TIES <= (int)MOST_RECORDS && (int)FC_GAUSSIAN_TIES == 8, "in one register");
+_Static_assert((int)FC_GAUSSIAN_ARRANGED == (int)LANES * 11, "levels of 1, 2, 4, ... 64 entries in registers");
 
-/* A search of a short table has a level less, which depends on the table alone. */
-static int levels_of(const fc_gaussian_table* table) { return table->entries < 1 << FEWER ? FEWER : LEVELS; }
+static void arrange(const fc_gaussian_table* table, uint32_t* arranged) { fc_arrange(table, LANES, arranged); }
 
-/* Level l of n halves the counts from j * 2h to (j + 1) * 2h - 1, h = 2^(n - 1 - l), at entry j * 2h + h - 1: its word
- * is at j of the level, which begins at level_at(l). 0, which no draw is below, from the last entry on. */
-INLINE int level_at(int level) {
-    static const int at[LEVELS] = {0, 1, 2, 3,
-                                   4, 6, 10}; /* in registers: levels of 1, 2, 4, 8, 16, 32 and 64 entries */
-    return LANES * at[level];
-}
-
-static void lay_out(const uint64_t* words, int64_t entries, int count, uint64_t* levels) {
-    memset(levels, 0, LAID_OUT * sizeof *levels);
-    for (int level = 0; level < count; level++)
-        for (int64_t j = 0, half = 1 << (count - 1 - level); j < 1 << level; j++) {
-            const int64_t k = j * 2 * half + half - 1;
-            if (k < entries) levels[level_at(level) + j] = words[k];
-        }
-}
-
-/* A tie is searched for as one word: 127 less the number of the first entry that has the first word, then 56 bits of
- * the second, whose low bits are 0. These words fall, too. */
-void fc_discrete_gaussian_arrange_avx512(const fc_gaussian_table* table, uint64_t* arranged) {
-    uint64_t ties[FC_GAUSSIAN_ENTRIES];
-    for (int64_t k = 0, same = 0; k < table->entries; k++) {
-        if (table->first[k] != table->first[same]) same = k;
-        ties[k] = (uint64_t)(FC_GAUSSIAN_ENTRIES - same) << NUMBER | table->second[k] >> (WORD - NUMBER);
-    }
-    lay_out(table->first, table->entries, levels_of(table), arranged);
-    lay_out(ties, table->entries, levels_of(table), arranged + LAID_OUT);
-}
-
-/* word[u] = entry j[u] of a level: the lower bits of j by permutation, the two upper bits of the widest levels, masks
- * here, by blends. Each register of the level is loaded once. */
-INLINE void look_up(const uint64_t* levels, int level, const __m512i j[AT_ONCE], __mmask8 above[LEVELS][AT_ONCE],
+/* word[u] = entry j[u] of a level; the upper bit of j in the widest level, a mask here, by a blend. Each register of
+ * the level is loaded once. */
+INLINE void look_up(const uint32_t* levels, int level, const __m512i j[AT_ONCE], const __mmask16 above[AT_ONCE],
                     __m512i word[AT_ONCE]) {
-    const uint64_t* at = levels + level_at(level);
-    if (level < 4) {
-        for (int u = 0; u < AT_ONCE; u++) word[u] = _mm512_permutexvar_epi64(j[u], _mm512_load_si512(at));
+    const uint32_t* at = levels + fc_level_at(level, LANES);
+    if (level < 5) {
+        for (int u = 0; u < AT_ONCE; u++) word[u] = _mm512_permutexvar_epi32(j[u], _mm512_load_si512(at));
         return;
     }
-    const int parts = 1 << (level - 4);
-    __m512i held[2][AT_ONCE];
-#pragma GCC unroll 4
-    for (int part = 0; part < parts; part++) {
-        const __m512i low = _mm512_load_si512(at + 2 * LANES * part),
-                      high = _mm512_load_si512(at + 2 * LANES * part + LANES);
-#pragma GCC unroll 4
-        for (int u = 0; u < AT_ONCE; u++) {
-            word[u] = _mm512_permutex2var_epi64(low, j[u], high);
-            if (part % 2) word[u] = _mm512_mask_mov_epi64(held[0][u], above[level - 5][u], word[u]);
-            if (part == 3) word[u] = _mm512_mask_mov_epi64(held[1][u], above[0][u], word[u]);
-            held[part % 2][u] = word[u];
-        }
-    }
+    for (int u = 0; u < AT_ONCE; u++)
+        word[u] = _mm512_permutex2var_epi32(_mm512_load_si512(at), j[u], _mm512_load_si512(at + LANES));
+    if (level == 5) return;
+    for (int u = 0; u < AT_ONCE; u++)
+        word[u] = _mm512_mask_mov_epi32(
+            word[u], above[u],
+            _mm512_permutex2var_epi32(_mm512_load_si512(at + 2 * LANES), j[u], _mm512_load_si512(at + 3 * LANES)));
 }
 
-/* How many words each of x is below, and the first one that it is not below. */
-INLINE void search(const uint64_t* levels, int number, const __m512i x[AT_ONCE], __m512i count[AT_ONCE],
+/* How many first words each of x is below, and the first one that it is not below. */
+INLINE void search(const uint32_t* levels, int number, const __m512i x[AT_ONCE], __m512i count[AT_ONCE],
                    __m512i next[AT_ONCE]) {
-    const __m512i one = _mm512_set1_epi64(1);
-    __mmask8 below[LEVELS][AT_ONCE];
-    for (int u = 0; u < AT_ONCE; u++) {
-        count[u] = _mm512_setzero_si512();
-        next[u] = _mm512_set1_epi64(-1); /* which no word is */
-    }
+    const __m512i one = _mm512_set1_epi32(1);
+    __mmask16 below[AT_ONCE], first[AT_ONCE];
+    for (int u = 0; u < AT_ONCE; u++) count[u] = next[u] = _mm512_setzero_si512();
 #pragma GCC unroll 7
     for (int level = 0; level < number; level++) {
         __m512i word[AT_ONCE];
-        look_up(levels, level, count, below, word);
+        look_up(levels, level, count, first, word);
 #pragma GCC unroll 4
         for (int u = 0; u < AT_ONCE; u++) { /* bit by bit, the highest first: 1 where x is below the entry */
-            below[level][u] = _mm512_cmplt_epu64_mask(x[u], word[u]);
-            next[u] = _mm512_mask_mov_epi64(word[u], below[level][u], next[u]);
-            count[u] = _mm512_add_epi64(count[u], count[u]);
-            count[u] = _mm512_mask_add_epi64(count[u], below[level][u], count[u], one);
+            below[u] = _mm512_cmplt_epu32_mask(x[u], word[u]);
+            if (level == 0) first[u] = below[u];
+            next[u] = _mm512_mask_mov_epi32(word[u], below[u], next[u]);
+            count[u] = _mm512_add_epi32(count[u], count[u]);
+            count[u] = _mm512_mask_add_epi32(count[u], below[u], count[u], one);
         }
     }
 }
 
-INLINE void draw_chunk(const fc_gaussian_table* table, const uint64_t* arranged, int levels, const uint64_t* words,
-                       int64_t* out) {
-    const uint64_t* w = words + table->draws * FC_GAUSSIAN_CHUNK;
-    const __m512i most = _mm512_set1_epi64(FC_GAUSSIAN_ENTRIES);
-    for (int i = 0; i < FC_GAUSSIAN_CHUNK; i += LANES * AT_ONCE) {
-        __m512i x[AT_ONCE], count[AT_ONCE], next[AT_ONCE], sum[AT_ONCE], tied[AT_ONCE], times[AT_ONCE];
-        for (int u = 0; u < AT_ONCE; u++) sum[u] = tied[u] = times[u] = _mm512_setzero_si512();
+/* Sums of 64 samples: narrow ones in 32 bits, wide ones in 64, the even lanes first. */
+typedef struct {
+    __m512i low[AT_ONCE], high[AT_ONCE];
+} sums;
+
+INLINE void add(sums* s, int u, int wide, __m512i count, __m512i stride, __mmask16 negative) {
+    if (!wide) {
+        const __m512i by = _mm512_mullo_epi32(count, stride);
+        s->low[u] = _mm512_mask_sub_epi32(_mm512_add_epi32(s->low[u], by), negative, s->low[u], by);
+        return;
+    }
+    count = _mm512_mask_sub_epi32(count, negative, _mm512_setzero_si512(), count);
+    s->low[u] = _mm512_add_epi64(s->low[u], _mm512_mul_epi32(count, stride));
+    s->high[u] = _mm512_add_epi64(s->high[u], _mm512_mul_epi32(_mm512_srli_epi64(count, 32), stride));
+}
+
+INLINE void put(const sums* s, int u, int wide, int64_t* out) {
+    __m512i first = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(s->low[u])),
+            second = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(s->low[u], 1));
+    if (wide) {
+        const __m512i lower = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0),
+                      upper = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
+        first = _mm512_permutex2var_epi64(s->low[u], lower, s->high[u]);
+        second = _mm512_permutex2var_epi64(s->low[u], upper, s->high[u]);
+    }
+    _mm512_storeu_si512(out, first);
+    _mm512_storeu_si512(out + LANES / 2, second);
+}
+
+INLINE void draw_chunk(const fc_gaussian_table* table, const uint32_t* arranged, int levels, int wide,
+                       const uint32_t* words, int64_t at, fc_gaussian_ties* ties, int64_t* out) {
+    const __m512i lane =
+        _mm512_slli_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), FC_TIE_SAMPLE);
+    const __m512i last = _mm512_set1_epi32(1), sign = _mm512_set1_epi32(1 << FC_TIE_SIGN);
+    __m512i records = _mm512_loadu_si512(ties->records);
+    uint32_t held = ties->count;
+    for (int64_t i = 0; i < FC_GAUSSIAN_CHUNK; i += FC_GAUSSIAN_GROUP) {
+        sums s;
+        for (int u = 0; u < AT_ONCE; u++) s.low[u] = s.high[u] = _mm512_setzero_si512();
         for (int64_t draw = 0; draw < table->draws; draw++) {
-            const __m128i sign = _mm_cvtsi64_si128(draw);
-            const __m512i stride = _mm512_set1_epi64(table->strides[draw]);
+            const __m512i stride = _mm512_set1_epi32((int)table->strides[draw]);
+            const __m512i place = _mm512_or_si512(lane, _mm512_set1_epi32((int)fc_tie_at(at + i, draw)));
+            __m512i x[AT_ONCE], count[AT_ONCE], next[AT_ONCE];
             for (int u = 0; u < AT_ONCE; u++)
                 x[u] = _mm512_loadu_si512(words + draw * FC_GAUSSIAN_CHUNK + i + LANES * u);
             search(arranged, levels, x, count, next);
+#pragma GCC unroll 4
             for (int u = 0; u < AT_ONCE; u++) {
-                const __m512i minus =
-                    _mm512_srai_epi64(_mm512_sll_epi64(_mm512_loadu_si512(w + i + LANES * u), sign), WORD - 1);
-                const __m512i by = _mm512_sub_epi64(_mm512_xor_si512(stride, minus), minus);
-                const __mmask8 tie = _mm512_cmpeq_epi64_mask(x[u], next[u]);
-                sum[u] = _mm512_add_epi64(sum[u], _mm512_mul_epi32(count[u], by));
-                tied[u] = _mm512_mask_mov_epi64(tied[u], tie, count[u]);
-                times[u] = _mm512_mask_mov_epi64(times[u], tie, by);
+                const __mmask16 negative = _mm512_test_epi32_mask(x[u], last);
+                const __mmask16 tie = _mm512_cmple_epu32_mask(_mm512_sub_epi32(x[u], next[u]), last);
+                __m512i record =
+                    _mm512_or_si512(_mm512_or_si512(place, _mm512_set1_epi32((LANES * u) << FC_TIE_SAMPLE)),
+                                    _mm512_slli_epi32(count[u], FC_TIE_COUNT));
+                record = _mm512_mask_or_epi32(record, negative, record, sign);
+                records = _mm512_mask_expand_epi32(records, (__mmask16)(0xffffu << held),
+                                                   _mm512_maskz_compress_epi32(tie, record));
+                held += (uint32_t)__builtin_popcount(tie);
+                held = held < MOST_RECORDS ? held : MOST_RECORDS;
+                add(&s, u, wide, count[u], stride, negative);
             }
         }
-        for (int u = 0; u < AT_ONCE; u++) {
-            const __m512i low = _mm512_slli_epi64(_mm512_loadu_si512(w + i + LANES * u), FC_GAUSSIAN_DRAWS);
-            x[u] = _mm512_or_si512(_mm512_slli_epi64(_mm512_sub_epi64(most, tied[u]), NUMBER),
-                                   _mm512_srli_epi64(low, WORD - NUMBER));
-        }
-        search(arranged + LAID_OUT, levels, x, count, next);
-        for (int u = 0; u < AT_ONCE; u++) {
-            const __m512i more = _mm512_mul_epi32(_mm512_sub_epi64(count[u], tied[u]), times[u]);
-            _mm512_storeu_si512(out + i + LANES * u, _mm512_add_epi64(sum[u], more));
-        }
+        for (int u = 0; u < AT_ONCE; u++) put(&s, u, wide, out + i + LANES * u);
+    }
+    _mm512_storeu_si512(ties->records, records);
+    ties->count = held;
+}
+
+static void draw(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words, int64_t at,
+                 fc_gaussian_ties* ties, int64_t* out) {
+    int64_t most = 0;
+    for (int64_t draw = 0; draw < table->draws; draw++) most += table->strides[draw] * table->entries;
+    const int levels = fc_levels_of(table), wide = most > INT32_MAX;
+    if (wide) draw_chunk(table, arranged, levels, 1, words, at, ties, out);
+    else if (levels == 5) draw_chunk(table, arranged, 5, 0, words, at, ties, out);
+    else if (levels == 6) draw_chunk(table, arranged, 6, 0, words, at, ties, out);
+    else draw_chunk(table, arranged, 7, 0, words, at, ties, out);
+}
+
+static void settle(const fc_gaussian_table* table, const fc_gaussian_ties* ties, const uint64_t* words, int64_t* out) {
+    const __m512i even = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), odd = _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1);
+    const __m512i one = _mm512_set1_epi64(1), w[2] = {_mm512_loadu_si512(words), _mm512_loadu_si512(words + 8)};
+    const __m512i high = _mm512_permutex2var_epi64(w[0], even, w[1]), low = _mm512_permutex2var_epi64(w[0], odd, w[1]);
+    const __m512i records = _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i*)ties->records));
+    const __m512i count =
+        _mm512_and_si512(_mm512_srli_epi64(records, FC_TIE_COUNT), _mm512_set1_epi64(FC_GAUSSIAN_HEADS | 1));
+    uint64_t sample[FC_GAUSSIAN_TIES], by[FC_GAUSSIAN_TIES];
+    __m512i more = _mm512_setzero_si512();
+    for (int64_t k = 0, same = 0; k < table->entries; k++) {
+        const __m512i h = _mm512_set1_epi64((int64_t)table->rest[2 * k]),
+                      l = _mm512_set1_epi64((int64_t)table->rest[2 * k + 1]);
+        if (table->first[k] != table->first[same]) same = k; /* the first entry of this first word */
+        const __mmask8 here = _mm512_cmpeq_epi64_mask(count, _mm512_set1_epi64(same));
+        const __mmask8 below = _mm512_mask_cmplt_epu64_mask(here, high, h);
+        const __mmask8 equal = _mm512_mask_cmpeq_epi64_mask(here, high, h);
+        more = _mm512_mask_add_epi64(more, below | _mm512_mask_cmplt_epu64_mask(equal, low, l), more, one);
+    }
+    for (int t = 0; t < FC_GAUSSIAN_TIES; t++) fc_tie_of(table, ties->records[t], sample + t, by + t);
+    const __m512i add = _mm512_mullo_epi64(more, _mm512_loadu_si512(by));
+    const __m512i step = _mm512_set1_epi64(8);
+    __m512i adds[FC_GAUSSIAN_TIES], places[FC_GAUSSIAN_TIES];
+    __m512i i = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+    for (int t = 0; t < FC_GAUSSIAN_TIES; t++) {
+        adds[t] = _mm512_permutexvar_epi64(_mm512_set1_epi64(t), add);
+        places[t] = _mm512_set1_epi64((int64_t)sample[t]);
+    }
+    for (int at = 0; at < FC_GAUSSIAN_BLOCK; at += 8, i = _mm512_add_epi64(i, step)) {
+        __m512i x = _mm512_loadu_si512(out + at);
+        for (int t = 0; t < FC_GAUSSIAN_TIES; t++)
+            x = _mm512_mask_add_epi64(x, _mm512_cmpeq_epi64_mask(i, places[t]), x, adds[t]);
+        _mm512_storeu_si512(out + at, x);
     }
 }
 
-void fc_discrete_gaussian_avx512(const fc_gaussian_table* table, const uint64_t* arranged, const uint64_t* words,
-                                 int64_t* out) {
-    if (levels_of(table) == FEWER) draw_chunk(table, arranged, FEWER, words, out);
-    else draw_chunk(table, arranged, LEVELS, words, out);
-}
+const fc_gaussian_kernels fc_discrete_gaussian_avx512 = {arrange, draw, settle};

@@ -76,12 +76,12 @@ typedef struct {
     int64_t d_in;
 } fc_factors;
 
-/* A discrete Gaussian as fedcore/gaussian_table.py defines it: entry k of the table is first[k] * 2^64 + second[k].
- * There are 1 to 127, they fall, no first word is 2^64 - 1, the last one is 0, and the low 12 bits of second words are
- * 0. `draws` is 1 to 12, strides are below 2^31. */
+/* A discrete Gaussian as fedcore/gaussian_table.py defines it: entry k of the table is first[k] / 2 * 2^128 +
+ * rest[2k] * 2^64 + rest[2k + 1]. There are 1 to 254, they fall, first words are even, the last one is 0, and at most
+ * 126 are not. `draws` is 1 to 9, strides are below 2^31. */
 typedef struct {
-    const uint64_t* first;
-    const uint64_t* second;
+    const uint32_t* first;
+    const uint64_t* rest;
     const int64_t* strides;
     int64_t entries;
     int64_t draws;

@@ -51,7 +51,7 @@ const fc_kernels fc_kernels_ref = {
     .lora_tile = fc_lora_tile_ref,
     .lora_gram_tile = fc_lora_gram_tile_ref,
     .chacha20 = &fc_chacha20_ref,
-    .gaussian = fc_discrete_gaussian_ref,
+    .gaussian = &fc_discrete_gaussian_ref,
     .quantise = {{fc_quantise_f32_32_ref, fc_quantise_f32_64_ref}, {fc_quantise_f64_32_ref, fc_quantise_f64_64_ref}},
     .reduce = fc_reduce_ref,
     .pack_bits = fc_pack_bits_ref,
@@ -84,7 +84,6 @@ fc_gram_tile_fn fc_gram_tile_avx2;
 fc_pair_squares_fn fc_pair_squares_avx2;
 fc_lora_tile_fn fc_lora_tile_avx2;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx2;
-fc_gaussian_fn fc_discrete_gaussian_avx2;
 fc_quantise_fn fc_quantise_f32_32_avx2, fc_quantise_f64_32_avx2;
 fc_reduce_fn fc_reduce_avx2;
 fc_pack_bits_fn fc_pack_bits_avx2;
@@ -111,7 +110,7 @@ const fc_kernels fc_kernels_avx2 = {
     .lora_tile = fc_lora_tile_avx2,
     .lora_gram_tile = fc_lora_gram_tile_avx2,
     .chacha20 = &fc_chacha20_avx2,
-    .gaussian = fc_discrete_gaussian_avx2,
+    .gaussian = &fc_discrete_gaussian_avx2,
     .quantise = {{fc_quantise_f32_32_avx2, fc_quantise_f32_64_ref}, {fc_quantise_f64_32_avx2, fc_quantise_f64_64_ref}},
     .reduce = fc_reduce_avx2,
     .pack_bits = fc_pack_bits_avx2,
@@ -143,8 +142,6 @@ fc_gram_tile_fn fc_gram_tile_avx512;
 fc_pair_squares_fn fc_pair_squares_avx512;
 fc_lora_tile_fn fc_lora_tile_avx512;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx512;
-fc_gaussian_fn fc_discrete_gaussian_avx512;
-fc_gaussian_arrange_fn fc_discrete_gaussian_arrange_avx512;
 fc_quantise_fn fc_quantise_f32_32_avx512, fc_quantise_f32_64_avx512, fc_quantise_f64_32_avx512,
     fc_quantise_f64_64_avx512;
 fc_reduce_fn fc_reduce_avx512;
@@ -164,8 +161,7 @@ fc_read_fn fc_read_avx512;
     .clip_round = THREE(fc_clip_round, avx512), .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx512),      \
     .pair_squares = fc_pair_squares_avx512, .lora_tile = fc_lora_tile_avx512,                                          \
     .lora_gram_tile = fc_lora_gram_tile_avx512, .to_f32 = THREE(fc_to_f32, avx512), .read = fc_read_avx512,            \
-    .chacha20 = &fc_chacha20_avx512, .gaussian = fc_discrete_gaussian_avx512,                                          \
-    .gaussian_arrange = fc_discrete_gaussian_arrange_avx512,                                                           \
+    .chacha20 = &fc_chacha20_avx512, .gaussian = &fc_discrete_gaussian_avx512,                                         \
     .quantise = {{fc_quantise_f32_32_avx512, fc_quantise_f32_64_avx512},                                               \
                  {fc_quantise_f64_32_avx512, fc_quantise_f64_64_avx512}},                                              \
     .reduce = fc_reduce_avx512, .pack_bits = fc_pack_bits_avx512, .unpack_add = fc_unpack_add_avx512,                  \
@@ -205,7 +201,6 @@ fc_finish_fn fc_weighted_sum_to_f16_neon, fc_weighted_sum_to_bf16_neon;
 fc_gram_tile_fn fc_gram_tile_neon;
 fc_lora_tile_fn fc_lora_tile_neon;
 fc_lora_gram_tile_fn fc_lora_gram_tile_neon;
-fc_gaussian_fn fc_discrete_gaussian_neon;
 fc_quantise_fn fc_quantise_f32_32_neon, fc_quantise_f32_64_neon, fc_quantise_f64_32_neon, fc_quantise_f64_64_neon;
 fc_gf_sum_fn fc_gf_sum_neon;
 fc_gf_horner_fn fc_gf_horner_neon;
@@ -231,7 +226,7 @@ const fc_kernels fc_kernels_neon = {
     .lora_tile = fc_lora_tile_neon,
     .lora_gram_tile = fc_lora_gram_tile_neon,
     .chacha20 = &fc_chacha20_neon,
-    .gaussian = fc_discrete_gaussian_neon,
+    .gaussian = &fc_discrete_gaussian_neon,
     .quantise = {{fc_quantise_f32_32_neon, fc_quantise_f32_64_neon},
                  {fc_quantise_f64_32_neon, fc_quantise_f64_64_neon}},
     .reduce = fc_reduce_ref,

@@ -2,9 +2,9 @@
 
 The discrete Gaussian of scale σ has P(x) ∝ exp(−x² / 2σ²) on the integers. A table holds, for k = 0, 1, …,
 
-    2¹²⁸ · P(|X| > k), rounded to a multiple of 2^MOST_TERMS, as two 64-bit words,
+    2¹⁵⁹ · P(|X| > k), rounded, as a first word of 31 bits and two more of 64,
 
-from integer arithmetic of BITS bits, so that |X| is the number of entries above a uniform one of those multiples.
+from integer arithmetic of BITS bits, so that |X| is the number of entries above a uniform number of 159 bits.
 
 A table of a large σ would be long, so X = Σ c_i X_i of T draws at σ₀ = σ / √(Σ c_i²), c_0 = 1. The sum of the first i
 draws and c_i X_i has, by Poisson summation, the ratios of a discrete Gaussian up to 1 ± ε, ε = 2 Σ_j exp(−2π² s² j²),
@@ -12,11 +12,11 @@ where s² = σ₀² A / (A + c_i²), A = c_0² + … + c_{i−1}² (Micciancio a
 stride a are the case c_i = aⁱ, whose first step asks for a² ≤ (σ₀/s)² − 1). Strides here are the largest for which
 s² ≥ SMOOTHING, so that a step costs less than 2⁻¹⁰⁴ in total variation.
 
-A draw has a first word v of its own; one word w is shared by the draws of a sample. A first word decides alone unless
-it is that of an entry, which w then decides. As long as at most one draw of a sample ties in this way, its draws are
-what they would be with a second word each, independent of the other draws: one draw reads w, the others do not
-depend on it. A draw ties with probability at most E / 2⁶⁴ for E entries, so that two of T tie with probability
-at most T (T − 1) / 2 · E² / 2¹²⁸: below 2⁻¹⁰⁷, and part of a table's distance like the rest.
+A draw has a word of 32 bits: its sign, and v of 31 bits. v decides alone unless it is the first word of an entry. Such
+ties are rare, so that BLOCK samples share words of 128 bits for TIES of them: the first tie of a block takes the first,
+and so on, in the order of samples and then draws. With no more ties than that, every draw is what a number of 159 bits
+of its own makes of it. A block has more with probability at most (BLOCK · T · H / 2³¹)⁹ / 9! for a table of H different
+first words, which is part of its distance.
 """
 
 from __future__ import annotations
@@ -37,37 +37,43 @@ TAIL_BITS = 106
 SMOOTHING = Fraction(37, 10)
 #: strides up to MOST stay below 2^31, which csrc/fedcore.h asks for
 LEAST, MOST = Fraction(1, 2), Fraction(10**9)
-#: draws of a sample at most, and bits of its shared word that are signs, the top one first; the others decide ties
-MOST_TERMS = 12
+#: draws of a sample at most
+MOST_TERMS = 9
+#: samples that share words for ties, from a multiple of it on, and how many ties those are for
+BLOCK, TIES = 2048, 8
+#: bits of a first word, and of the rest of an entry
+FIRST, REST = 31, 128
 #: the base σ is looked for in steps of 1 / GRID
 GRID = 64
 #: raised whenever a key comes to give other samples: charges name it
-SAMPLER = 3
-#: entries of a table at most: csrc/impl.h
-MOST_ENTRIES = 127
+SAMPLER = 4
+#: entries of a table at most, and those whose first word is not 0: csrc/impl.h
+MOST_ENTRIES, MOST_HEADS = 254, 126
 
 
 @dataclass(frozen=True)
 class GaussianTable:
     """What a sampler needs for one σ.
 
-    first, second   (entries,) uint64: the words of the entries, the high one first; entries fall, the last first is 0
-    strides         (terms,) int64: c_i
-    distance        an upper bound on the total variation distance between a sample and the discrete Gaussian of σ
+    first     (entries,) uint32: twice an entry's first word, which a draw's word is compared with, its sign in the last
+              bit; they fall, the last is 0
+    rest      (entries, 2) uint64: the rest of an entry, the high word first
+    strides   (terms,) int64: c_i
+    distance  an upper bound on the total variation distance between a sample and the discrete Gaussian of σ
     """
 
     first: np.ndarray
-    second: np.ndarray
+    rest: np.ndarray
     strides: np.ndarray
     distance: float
 
     def __post_init__(self):
-        for array in (self.first, self.second, self.strides):
+        for array in (self.first, self.rest, self.strides):
             array.flags.writeable = False
 
 
 def nonce_of(draw: int, shared: int, high: int) -> bytes:
-    """12 bytes: the draw, 0, b"dg", and the block number's bits from 2³² on (the rest: counter); (0, 1) of w."""
+    """12 bytes: the draw, 0, b"dg", the cipher block's number from bit 32 on (the rest: counter); (0, 1): for ties."""
     return bytes([draw, shared]) + b"dg" + high.to_bytes(8, "little")
 
 
@@ -76,24 +82,26 @@ def gaussian_table(sigma: Fraction) -> GaussianTable:
     """The table of σ, a Fraction from LEAST to MOST. Made once in milliseconds; the same on every machine."""
     strides = plan(sigma)
     entries = thresholds(sigma**2 / _squares(strides))
-    words = [[entry >> 64 for entry in entries], [entry & (2**64 - 1) for entry in entries]]
-    if not 0 < len(entries) <= MOST_ENTRIES or words[0][0] == 2**64 - 1 or words[0][-1]:
+    first = [entry >> REST for entry in entries]
+    if not 0 < len(entries) <= MOST_ENTRIES or not 0 <= len(first) - first.count(0) <= MOST_HEADS or first[-1]:
         raise RangeError(
             f"gaussian_table: sigma={float(sigma)!r} has a table that kernels cannot read; a plan is wrong"
         )
-    first, second = (np.array(column, np.uint64) for column in words)
-    found = _distance(sigma, strides, len(entries))
+    rest = [[entry >> 64 & (2**64 - 1), entry & (2**64 - 1)] for entry in entries]
+    found = _distance(sigma, strides, first)
     if found >= Fraction(1, 2**100):
         raise RangeError(f"gaussian_table: sigma={float(sigma)!r} is {float(found):.3g} off, expected below 2^-100")
-    return GaussianTable(first, second, np.array(strides, np.int64), math.nextafter(float(found), 1.0))
+    doubled = np.array([2 * word for word in first], np.uint32)
+    bound = math.nextafter(float(found), 1.0)
+    return GaussianTable(doubled, np.array(rest, np.uint64), np.array(strides, np.int64), bound)
 
 
-def _distance(sigma: Fraction, strides: list[int], entries: int) -> Fraction:
+def _distance(sigma: Fraction, strides: list[int], first: list[int]) -> Fraction:
     """Total variation, at most, between a sample and the discrete Gaussian of σ; exact but for the bound of exp."""
     terms = len(strides)
-    # what is left out of a table, and half of each |difference| of two rounded entries, k = 0 to `entries`
-    draw = Fraction(1, 2**TAIL_BITS) + Fraction(entries + 1, 2 ** (129 - MOST_TERMS))
-    ties = Fraction(terms * (terms - 1) // 2 * entries**2, 2**128)
+    # what is left out of a table, and half of each |difference| of two rounded entries, k = 0 to their number
+    draw = Fraction(1, 2**TAIL_BITS) + Fraction(len(first) + 1, 2 ** (FIRST + REST + 1))
+    ties = Fraction(BLOCK * terms * len(set(first)), 2**FIRST) ** (TIES + 1) / math.factorial(TIES + 1)
     steps = sum(Fraction(2.0001 * math.exp(-2 * math.pi**2 * s)) for s in _spreads(sigma, strides))
     return terms * draw + ties + steps
 
@@ -106,16 +114,18 @@ def _spreads(sigma: Fraction, strides: list[int]) -> list[float]:
 
 
 def plan(sigma: Fraction) -> list[int]:
-    """Strides c_i of the fewest draws whose table is short enough; in exact arithmetic.
+    """Strides c_i of as few draws as make a table that is short enough; in exact arithmetic.
 
-    A search by halves costs nearly the same for every table, and a draw its word of a stream.
+    Where σ is about to take one draw more, as from 162 to 175, that may be one too many, by the rounding of strides.
+    A search by halves costs nearly the same for every table, and a draw its word of a stream. 6.25 σ₀ + 1 is at least
+    the number of entries from 2⁻³¹ on, 12 σ₀ + 1 that of all.
     """
     for terms in range(1, MOST_TERMS + 1):
         strides = _strides_of(sigma, terms) if terms > 1 else [1]
         if strides is None:
             continue
-        entries = 12 * Fraction(math.isqrt(math.floor(sigma**2 * GRID**2 / _squares(strides))) + 1, GRID)
-        if entries < MOST_ENTRIES:
+        base = Fraction(math.isqrt(math.floor(sigma**2 * GRID**2 / _squares(strides))) + 1, GRID)
+        if Fraction(25, 4) * base + 1 <= MOST_HEADS and 12 * base + 1 <= MOST_ENTRIES:
             return strides
     raise RangeError(f"gaussian_table: got sigma={float(sigma)!r}, which takes more than {MOST_TERMS} draws")
 
@@ -173,7 +183,7 @@ def _exponential(x: Fraction) -> int:
 
 
 def thresholds(variance: Fraction) -> list[int]:
-    """2¹²⁸ · P(|X| > k), rounded to multiples of 2^MOST_TERMS, k = 0, 1, … as long as P(|X| > k) ≥ 2^−TAIL_BITS.
+    """2¹⁵⁹ · P(|X| > k), rounded, k = 0, 1, … as long as P(|X| > k) ≥ 2^−TAIL_BITS.
 
     variance: σ₀², exact.
     """
@@ -182,11 +192,11 @@ def thresholds(variance: Fraction) -> list[int]:
     while weight:
         weights.append(weight)
         weight, ratio = weight * ratio >> BITS, ratio * step >> BITS
-    total, kept = 2 * sum(weights) - weights[0], 128 - MOST_TERMS
+    total = 2 * sum(weights) - weights[0]
     above, entries = total - weights[0], []
     for following in [*weights[1:], 0]:
         if above << TAIL_BITS < total:
             break
-        entries.append((((above << kept + 1) + total) // (2 * total)) << MOST_TERMS)
+        entries.append(((above << FIRST + REST + 1) + total) // (2 * total))
         above -= 2 * following
     return entries

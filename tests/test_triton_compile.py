@@ -103,7 +103,7 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
     for full in (True, False):
         types = words | {"counter": "i64", "length": "i64"}
         found["keystream_add" + "-cut" * (not full)] = ("keystream_add", {"FULL": full}, types)
-    integers = dict.fromkeys(("block", "at", "size"), "i64") | dict.fromkeys(("entries", "draws"), "i32")
+    integers = dict.fromkeys(("block", "at", "size"), "i64") | dict.fromkeys(("entries", "firsts", "draws"), "i32")
     masks = words | dict.fromkeys(("at", "length", "block"), "i64") | {"signs": "*i64", "settings": "*fp64"}
     for dtype, wide in (("fp32", False), ("fp64", True), ("i32", False), ("i64", True)):
         types = masks | {"values": f"*{dtype}", "out": "*i64" if wide else "*i32", "mask": "*i64"}
@@ -112,7 +112,7 @@ def variants() -> dict[str, tuple[str, dict[str, object], dict[str, str]]]:
         kind, lengths = "*i64" if bits > 32 else "*i32", {"length": "i64", "size": "i64"}
         found[f"pack_bits-{bits}"] = ("pack_bits", {"BITS": bits}, lengths | {"residues": kind, "out": "*u8"})
         found[f"unpack_add-{bits}"] = ("unpack_add", {"BITS": bits}, lengths | {"packed": "*u8", "total": kind})
-    words |= {"nonces": "*i32", "table": "*i64", "strides": "*i64", "out": "*i64"}
+    words |= {"nonces": "*i32", "table": "*i32"} | dict.fromkeys(("rests", "first_of", "strides", "out"), "*i64")
     found["discrete_gaussian"] = ("discrete_gaussian", {}, words | integers)
     found["weighted_sums-cut"] = ("weighted_sums", {**cut, "out_dtype": "float32"}, {"d": "i64"})
     for op in ORDER:  # the most rows in registers, and an odd number of rows that are not aligned
@@ -232,7 +232,7 @@ ARITHMETIC = {
     "mask_add": {"xor.b32", "shf.l.wrap.b32"},
     "pack_bits": {"st.global.b8"},
     "unpack_add": {"ld.global.b8"},
-    "discrete_gaussian": {"xor.b32", "shf.l.wrap.b32", "setp.lt.u64"},
+    "discrete_gaussian": {"xor.b32", "shf.l.wrap.b32", "setp.lt.u32"},
     "lora_blocks": set(),
     "lora_delta_half": {"mul.rn.f32", "add.rn.f32"},
     "lora_delta_sum": {"fma.rn.f32", "mul.rn.f64", "add.rn.f64"},

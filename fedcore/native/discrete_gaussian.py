@@ -14,7 +14,7 @@ def discrete_gaussian(
 ) -> None:
     """As fedcore.reference.discrete_gaussian, and `stream` may be 'aes256ctr'. The GIL is released while it runs."""
     struct = ffi.new("fc_gaussian_table *")
-    struct.first, struct.second = (address(words, "const uint64_t *") for words in (table.first, table.second))
+    struct.first, struct.rest = address(table.first, "const uint32_t *"), address(table.rest, "const uint64_t *")
     struct.strides = address(table.strides, "const int64_t *")
     struct.entries, struct.draws = len(table.first), len(table.strides)
     code = stream_code("discrete_gaussian", stream)

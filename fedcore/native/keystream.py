@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedcore.errors import BackendError
-from fedcore.native import address, checked, ffi, isa_code, isa_selected, lib
+from fedcore.native import checked, ffi, isa_code, isa_selected, lib
 
 STREAMS = {"chacha20": lib.FC_CHACHA20, "aes256ctr": lib.FC_AES256CTR}
 
@@ -32,8 +32,7 @@ def checked_stream(status: int, op: str, stream: str) -> None:
 def keystream(out: np.ndarray, key: bytes, nonce: bytes, counter: int, stream: str, threads: int = 1) -> None:
     """As fedcore.reference.keystream, and `stream` may be 'aes256ctr'. The GIL is released while it runs."""
     code = stream_code("keystream", stream)
-    target = address(out, "uint8_t *")
     status = lib.fc_keystream(
-        code, ffi.from_buffer(key), ffi.from_buffer(nonce), counter, target, out.size, isa_code(), threads
+        code, ffi.from_buffer(key), ffi.from_buffer(nonce), counter, ffi.from_buffer(out), out.size, isa_code(), threads
     )
     checked_stream(status, "keystream", stream)

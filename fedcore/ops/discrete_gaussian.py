@@ -41,19 +41,19 @@ def discrete_gaussian(
     private after T releases of D samples each; the advantage of telling the stream from uniform bits comes on top.
     Both belong in δ.
 
-    Method. Inversion of a table of 128-bit entries (Peikert, CRYPTO 2010), made for this σ in integer arithmetic, and
+    Method. Inversion of a table of 159-bit entries (Peikert, CRYPTO 2010), made for this σ in integer arithmetic, and
     sums c_0 X_0 + c_1 X_1 + … where σ is large (Micciancio and Walter, CRYPTO 2017): fedcore/gaussian_table.py.
-    Each draw takes a 64-bit word from a stream of its own. One word more, which the draws of a sample share, gives
-    their signs and decides where a draw's word equals an entry's first one. It is drawn and compared always, so a tie
-    takes no other path than the rest; that two draws of a sample tie is counted in the distance.
+    Each draw takes a 32-bit word from a stream of its own: a sign, and 31 bits that decide unless they are an entry's
+    first word. 2048 samples, from a multiple of it on, have words for eight such ties. They are compared always, so
+    that a tie takes no other path than the rest; that there are more is counted in the distance.
 
-    Constant time: the word of each draw is compared with every entry of the table, or on AVX-512 with seven that
-    permutations of registers look up, one for each half of a search; no branch, address or count of instructions
-    depends on it or on the key (benchmarks/constant_time.py). Time depends on σ and size. NumPy's reference promises
-    nothing.
+    Constant time: the word of each draw is compared with every first word of the table, or with AVX2 and AVX-512 with
+    five to seven that permutations of registers look up, one for each half of a search; where a tie belongs is found by
+    comparing it with every place. No branch, address or count of instructions depends on what is drawn or on the key
+    (benchmarks/constant_time.py). Time depends on σ, size and counter. NumPy's reference promises nothing.
 
-    Numbers. Each of these streams has a nonce of its own, and sample n is made of word n of each: block n // 8 of
-    ChaCha20, n // 2 of AES. The block's lower 32 bits are the counter and its upper bits go into the nonce, so nothing
+    Numbers. Each of these streams has a nonce of its own, and sample n is made of word n of each: cipher block n // 16
+    of ChaCha20, n // 4 of AES. The block's lower 32 bits are the counter and its upper bits go into the nonce: nothing
     repeats and nothing wraps up to sample 2⁶³ − 1.
 
     Raises ShapeError for the key, RangeError for a size, counter or sigma out of range, BackendError as keystream does.
@@ -80,10 +80,11 @@ def discrete_gaussian(
 def discrete_gaussian_bits(sigma: Any) -> float:
     """b such that a sample of discrete_gaussian is within 2^−b of the discrete Gaussian of sigma in total variation.
 
-    Above 100. It counts the entries' rounding, the values that a table leaves out, the sums of draws, and draws of one
-    sample that tie at once, for a stream of uniform bits. Raises RangeError.
+    Above 100. It counts the entries' rounding, the values that a table leaves out, the sums of draws, and blocks with
+    more ties than they have words for, for a stream of uniform bits. Raises RangeError.
     """
-    return math.floor(-100 * math.log2(gaussian_table(_exact("discrete_gaussian_bits", sigma)).distance)) / 100
+    distance = gaussian_table(_exact("discrete_gaussian_bits", sigma)).distance
+    return math.floor(-100 * math.log2(distance) - 1e-6) / 100  # log2 itself is rounded
 
 
 def _exact(op: str, sigma: Any) -> Fraction:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from fedcore.errors import DependencyError, PrivacyError
-from fedcore.gaussian_table import MOST_TERMS
+from fedcore.gaussian_table import MOST_TERMS, TIES
 from fedcore.privacy.limits import (
     MOST_SAMPLED_ROUNDS,
     MOST_SAMPLES,
@@ -84,8 +84,9 @@ class Charge:
         differs from a function (the PRP/PRF switching lemma: Bellare and Rogaway 2006, "The Security of Triple
         Encryption and a Framework for Code-Based Game-Playing Proofs", EUROCRYPT, Lemma 1).
         """
-        # a sample takes a word of each of its draws and one that they share, each in one block of its stream
-        blocks = (MOST_TERMS + 1) * self.dimension if self.stream == "aes256ctr" else 0
+        # a sample rests on a word of each of its draws, on those of samples before it, which count for themselves, and
+        # on words for ties, each in one block of its stream; a part of a release begins with its sample 0
+        blocks = (MOST_TERMS + TIES) * self.dimension if self.stream == "aes256ctr" else 0
         return self.rounds * (self.dimension * 2.0**-BITS + blocks**2 * 2.0**-129)
 
 

@@ -667,41 +667,117 @@ static void check_stacks(fc_stream stream) {
     }
     free(stack);
 }
+
+typedef struct {
+    fc_isa isa;
+    const fc_gaussian_table* table;
+    const uint8_t* key;
+    int64_t out[FC_GAUSSIAN_BLOCK];
+} gaussian_call;
+
+static void* call_gaussian(void* context) {
+    gaussian_call* c = context;
+    fc_discrete_gaussian(c->table, FC_CHACHA20, c->key, 0, c->out, FC_GAUSSIAN_BLOCK, c->isa, 1);
+    return NULL;
+}
+
+/* Neither key nor words nor records of ties (csrc/discrete_gaussian.h) stay on the stack that samples were made on. */
+static void check_gaussian_stack(void) {
+    enum { TIES = 6, EVERY = 300 };
+    static uint32_t words[FC_GAUSSIAN_BLOCK];
+    static gaussian_call call;
+    uint8_t key[32];
+    const uint8_t nonce[12] = {0, 0, 'd', 'g'};
+    uint32_t first[TIES + 1] = {0}, records[TIES];
+    uint64_t rest[2 * (TIES + 1)] = {0};
+    const int64_t stride = 1;
+    for (size_t k = 0; k < sizeof key; k++) key[k] = (uint8_t)draw();
+    fc_keystream(FC_CHACHA20, key, nonce, 0, (uint8_t*)words, sizeof words, FC_ISA_REF, 1);
+    for (int k = 0; k < TIES; k++) {
+        first[k] = words[EVERY * (k + 1)] & ~1u;
+        for (int j = k; j && first[j] > first[j - 1]; j--) {
+            const uint32_t other = first[j];
+            first[j] = first[j - 1];
+            first[j - 1] = other;
+        }
+    }
+    for (uint32_t k = 0; k < TIES; k++) {
+        const uint32_t at = EVERY * (k + 1), word = words[at];
+        uint32_t count = 0;
+        while (first[count] > (word & ~1u)) count++;
+        records[k] = 1u << 31 | count << 16 | (word & 1) << 15 | at << 4;
+    }
+    const fc_gaussian_table table = {first, rest, &stride, TIES + 1, 1};
+    char* stack = fc_alloc(STACK);
+    for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
+        pthread_attr_t attributes;
+        pthread_t thread;
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        call.isa = (fc_isa)isa, call.table = &table, call.key = key;
+        memset(stack, 0, STACK);
+        pthread_attr_init(&attributes);
+        pthread_attr_setstack(&attributes, stack, STACK);
+        if (pthread_create(&thread, &attributes, call_gaussian, &call)) abort();
+        pthread_join(thread, NULL);
+        pthread_attr_destroy(&attributes);
+        int64_t left = 0;
+        for (size_t at = 0; at + 8 <= STACK; at += 4) {
+            left += !memcmp(stack + at, key, 8) || !memcmp(stack + at, key + 24, 8);
+            for (int k = 0; k < TIES; k++)
+                left += !memcmp(stack + at, records + k, 4) || !memcmp(stack + at, words + 60 * k, 8);
+        }
+        compare(&left, &(int64_t){0}, sizeof left, "secrets of samples left on a stack", (fc_isa)isa, FC_F32, left);
+    }
+    free(stack);
+}
 #endif
 
 /* Samples of a table of any words, some of which are drawn, in memory that ends where they end. */
-static void check_gaussian(int64_t size, int64_t counter, int64_t entries) {
-    uint64_t first[FC_GAUSSIAN_ENTRIES], second[FC_GAUSSIAN_ENTRIES];
-    const int64_t strides[3] = {1, 5, 123457};
-    uint8_t key[32], nonce[12] = {0, 0, 'd', 'g'};
+static void check_gaussian(int64_t size, int64_t counter, int64_t heads, int64_t zeros) {
+    enum { DRAWS = 3 };
+    const int64_t entries = heads + zeros, strides[2][DRAWS] = {{1, 5, 123457}, {1, 3, 2147483647}};
+    uint32_t* first = malloc((size_t)entries * 4);
+    uint64_t* rest = malloc((size_t)entries * 16);
+    uint8_t key[32];
     for (size_t k = 0; k < sizeof key; k++) key[k] = (uint8_t)draw();
-    fc_keystream(FC_CHACHA20, key, nonce, 0, (uint8_t*)first, entries * 8, FC_ISA_REF, 1);
-    for (int64_t k = 0; k < entries; k++) { /* sorted, largest first */
-        second[k] = k % 2 ? UINT64_MAX << 12 : 0;
-        for (int64_t at = k; at && first[at] > first[at - 1]; at--) {
-            const uint64_t other = first[at];
-            first[at] = first[at - 1];
-            first[at - 1] = other;
+    for (int64_t k = 0; k < heads; k++) { /* of a draw's stream, every one or two hundredth */
+        const uint8_t nonce[12] = {(uint8_t)(k % DRAWS), 0, 'd', 'g'};
+        uint32_t block[16];
+        const uint32_t at = (uint32_t)(counter / 16 % 4294967296 + k * 11);
+        fc_keystream(FC_CHACHA20, key, nonce, at, (uint8_t*)block, sizeof block, FC_ISA_REF, 1);
+        first[k] = (k % 40 == 39 ? first[k - 1] : block[k % 16]) & ~1u;
+        for (int64_t j = k; j && first[j] > first[j - 1]; j--) { /* sorted, largest first */
+            const uint32_t other = first[j];
+            first[j] = first[j - 1];
+            first[j - 1] = other;
         }
     }
-    first[entries - 1] = 0;
-    const fc_gaussian_table table = {first, second, strides, entries, 3};
+    for (int64_t k = 0; k < entries; k++) {
+        if (k >= heads) first[k] = 0;
+        rest[2 * k] = UINT64_MAX / (uint64_t)(entries + 1) * (uint64_t)(entries - k);
+        rest[2 * k + 1] = (uint64_t)k;
+    }
     int64_t* samples[2] = {malloc((size_t)size * 8 + 1), malloc((size_t)size * 8 + 1)};
-    for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
-        if (!fc_isa_available((fc_isa)isa)) continue;
-        fc_discrete_gaussian(&table, FC_CHACHA20, key, counter, samples[isa != FC_ISA_REF], size, (fc_isa)isa, 2);
-        if (isa != FC_ISA_REF)
-            compare(samples[0], samples[1], (size_t)size * 8, "discrete_gaussian", (fc_isa)isa, FC_F32, size);
+    for (int far = 0; far < 2; far++) {
+        const fc_gaussian_table table = {first, rest, strides[far], entries, DRAWS};
+        for (int isa = FC_ISA_REF; isa <= FC_ISA_AMX; isa++) {
+            if (!fc_isa_available((fc_isa)isa)) continue;
+            fc_discrete_gaussian(&table, FC_CHACHA20, key, counter, samples[isa != FC_ISA_REF], size, (fc_isa)isa, 2);
+            if (isa != FC_ISA_REF)
+                compare(samples[0], samples[1], (size_t)size * 8, "discrete_gaussian", (fc_isa)isa, FC_F32, size);
+        }
     }
     for (int m = 0; m < 2; m++) free(samples[m]);
+    free(rest);
+    free(first);
 }
 
 int main(void) {
     check_the_check();
-    static const int64_t entries[] = {1, 2, 7, 8, 9, 63, 64, 126, 127};
-    for (size_t e = 0; e < sizeof entries / sizeof *entries; e++) {
-        check_gaussian(1500, 0, entries[e]);
-        check_gaussian(777 + (int64_t)e, 8ll * 4294967296 - 300, entries[e]);
+    static const int64_t heads[] = {0, 7, 30, 31, 32, 62, 63, 64, 126};
+    for (size_t e = 0; e < sizeof heads / sizeof *heads; e++) {
+        check_gaussian(2100 + (int64_t)e, 0, heads[e], 1 + (int64_t)e % 3 * 20);
+        check_gaussian(377, 16ll * 4294967296 - 300, heads[e], 9);
     }
     for (int64_t size = 0; size < 2100; size += size < 140 ? 1 : 61)
         for (int stream = FC_CHACHA20; stream <= FC_AES256CTR; stream++)
@@ -718,6 +794,7 @@ int main(void) {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which keep copies of their own */
     check_stacks(FC_CHACHA20);
     check_stacks(FC_AES256CTR);
+    check_gaussian_stack();
 #endif
     enum { LONG = 4000 }; /* what takes most of the time, under an emulator and sanitizers, comes in fewer kinds */
     static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8209};

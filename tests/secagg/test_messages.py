@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from secagg.driver import SEALING, Rig, complete, key_of, sparse
 
-from fedcore.errors import FedcoreError, Forged, PrivacyError
+from fedcore.errors import FedcoreError, Forged, FormatError, PrivacyError
 from fedcore.privacy import distributed
 from fedcore.privacy.secagg import keys, merkle, wire
 from fedcore.privacy.secagg.client import Client
-from fedcore.privacy.secagg.keys import LABELS, Sealed, agreed, hkdf, pair_key, signed_text, signing_key, verified
+from fedcore.privacy.secagg.keys import LABELS, Seals, agreed, hkdf, pair_key, signed_text, signing_key, verified
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.server import Server
 
@@ -103,20 +103,34 @@ def test_the_seal_is_that_of_rfc_8439():
     assert sealed[-16:].hex() == "1ae10b594f09e26a7e902ecbd0600691"
 
 
+def test_fields_that_are_not_all_there_are_not_read():
+    reader = wire.Reader(memoryview(bytes(range(10))), "share: the server's message")
+    with pytest.raises(FormatError, match="is cut short: 12 bytes expected, 10 left"):
+        reader.each(3, 4)
+    assert reader.each(2, 4) == [bytes(range(4)), bytes(range(4, 8))]
+    assert reader.each(0, 4) == []
+    with pytest.raises(FormatError, match="has 2 bytes too many"):
+        reader.done()
+
+
 def test_no_key_serves_two_purposes_rounds_or_directions():
     one, other = X25519PrivateKey.generate(), X25519PrivateKey.generate()
     publics = [key.public_key().public_bytes_raw() for key in (one, other)]
     found = {hkdf(bytes(32), label, bytes(32)) for label in LABELS}
     assert len(found) == len(LABELS)
-    mask = pair_key(one, publics[1], bytes(32), 3, 5, "b")
-    assert mask == pair_key(other, publics[0], bytes(32), 5, 3, "a")
-    assert mask != pair_key(one, publics[1], b"\x01" * 32, 3, 5, "b")
-    there, back = Sealed(one, publics[1], bytes(32), 3, 5, "b"), Sealed(other, publics[0], bytes(32), 5, 3, "a")
-    same = Sealed(other, publics[0], bytes(32), 3, 5, "a")
-    sealed = there.seal(b"shares")
-    assert same.open(sealed) == b"shares"
-    assert back.open(sealed) is None
-    assert same.open(sealed[:-1] + bytes([sealed[-1] ^ 1])) is None
+    mask = pair_key(one, publics[1], bytes(32), 3, 5, "key of", "b")
+    assert mask == pair_key(other, publics[0], bytes(32), 5, 3, "key of", "a")
+    assert mask != pair_key(one, publics[1], b"\x01" * 32, 3, 5, "key of", "b")
+    names = [*range(6)]
+    there, back = Seals(one, bytes(32), 3, "key of", names), Seals(other, bytes(32), 5, "key of", names)
+    sealed = there.seal(5, publics[1], b"shares")
+    assert back.open(3, publics[0], sealed) == b"shares"
+    assert there.open(5, publics[1], sealed) is None
+    assert back.open(4, publics[0], sealed) is None
+    assert Seals(other, b"\x01" * 32, 5, "key of", names).open(3, publics[0], sealed) is None
+    assert back.open(3, publics[0], sealed[:-1] + bytes([sealed[-1] ^ 1])) is None
+    with pytest.raises(Forged, match="key of 4 is of low order"):
+        there.seal(4, bytes(32), b"shares")
 
 
 def test_noise_and_rounding_of_a_secure_round_are_drawn_under_keys_of_their_own(monkeypatch):

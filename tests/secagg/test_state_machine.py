@@ -100,11 +100,14 @@ class Rounds(RuleBasedStateMachine):
         def held(i, there):
             return len(set(rig.holders(i)) & there) >= p.threshold
 
+        def going(there):
+            while any(not held(i, there) for i in there):
+                there = {i for i in there if held(i, there)}
+            return there
+
         if at["share"] is None:
-            return None if sum(held(i, at["advertise"]) for i in at["advertise"]) < p.min_included else set()
-        sealing = set(at["share"])
-        while any(not held(i, sealing) for i in sealing):
-            sealing = {i for i in sealing if held(i, sealing)}
+            return None if len(going(at["advertise"])) < p.min_included else set()
+        sealing = going(at["share"])
         if len(sealing) < p.min_included:
             return None
         if at["mask"] is None:

@@ -76,8 +76,10 @@ class Client:
         if self._signing.public_key().public_bytes_raw() != round.roster.public(self._me):
             raise PrivacyError(f"signing_key: is not the one that the roster has for {client_id!r}")
         self._keys = RoundKeys(secret, round.binding)
-        public = round.graph.public
-        self._holders = round.graph.holders(self._me) if public else drawn(round.parameters, self._keys.draw, self._me)
+        if round.graph.public:
+            self._holders = round.graph.holders(self._me)
+        else:
+            self._holders = drawn(round.parameters, self._keys.derived("draw"), self._me)
         self._tag = round.binding  # of messages: rooted once the keys are committed to
         self._peers: dict[int, Peer] = {}
         self._tags: ChunkTags | None = None  # from 'share' on
@@ -104,7 +106,7 @@ class Client:
     @property
     def noise_key(self) -> bytes:
         """32 secret bytes of this round for `fc.privacy.Distributed.encode`, the same ones after a restart."""
-        return self._keys.noise
+        return self._keys.derived("noise")
 
     def advertise(self) -> bytes:
         """Public keys, and against a malicious server the holders that this client drew."""
@@ -138,7 +140,7 @@ class Client:
         """
         values = checked(vector, self.round.parameters)
         self._expect("mask", message)
-        known = tags(values, self._keys.vector)
+        known = tags(values, self._keys.derived("vector"))
         if self._vector and known != self._vector:
             raise Replayed("mask: this client masked another vector in this round; the same one may be sent again only")
         partners, sealed = read_sealed(self.round, self._me, self._holders, self._peers, self._tag, message)
@@ -215,8 +217,7 @@ class Client:
         the same input to be answered once it is saved, and for no other.
         """
         if stage not in self._answered:
-            self._saved = False
-            self._answered[stage] = sha256(message).digest()
+            self._saved, self._answered[stage] = False, sha256(message).digest()
         if not self._saved and self._save is not None:
             self._save(self)
         self._saved = True
@@ -241,7 +242,6 @@ class Client:
         """
         fields = unseal(data, "client", sealing_key)
         self, round = cls.__new__(cls), Round.from_fields(fields)
-        self._save = None
         self._start(round, round.roster.ids[int(fields["client"])], fields["signing"], fields["secret"])
         take_fields(self, fields)
         if generation is not None and generation != self.generation:

@@ -42,6 +42,7 @@ class Graph:
         """The holders of a client's shares, ascending; the share of each has x = its index here + 1."""
         if self._p.complete:
             return [other for other in range(self._p.clients) if other != position]
-        half = self._p.neighbours // 2
-        steps = np.concatenate([np.arange(-half, 0), np.arange(1, half + 1)])
-        return sorted(self._order[(self._rank[position] + steps) % self._p.clients].tolist())
+        half, at = self._p.neighbours // 2, self._rank[position]
+        around = self._order.take(np.arange(at - half, at + half + 1), mode="wrap").tolist()
+        del around[half]  # the client itself
+        return sorted(around)

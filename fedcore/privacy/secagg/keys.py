@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from fedcore.errors import Forged, PrivacyError
 
@@ -29,6 +31,10 @@ _LABELLED = {label: b"fedcore secagg 1 " + label.encode() + b"\x00" for label in
 _HASH = SHA256()
 #: a key seals one message, so that its nonce need not differ
 _NONCE = bytes(12)
+#: what makes 32 bytes an X25519 public key in DER (RFC 8410 §4), read faster than by X25519PublicKey.from_public_bytes
+_X25519 = bytes.fromhex("302a300506032b656e032100")
+#: positions of two members
+_PAIR = struct.Struct("<HH")
 #: the field and the constant of edwards25519 (RFC 8032 §5.1)
 _P = (1 << 255) - 19
 _D = -121665 * pow(121666, -1, _P) % _P
@@ -67,16 +73,13 @@ class RoundKeys:
 
     def __init__(self, secret: bytes, binding: bytes):
         self._secret, self._binding = secret, binding
-        self.share = X25519PrivateKey.from_private_bytes(self._derived("share"))
-        self.mask_bytes = clamped(self._derived("mask"))
+        self.share = X25519PrivateKey.from_private_bytes(self.derived("share"))
+        self.mask_bytes = clamped(self.derived("mask"))
         self.mask = X25519PrivateKey.from_private_bytes(self.mask_bytes)
-        self.seed = self._derived("self")
-        self.polynomials = self._derived("polynomials")
-        self.draw = self._derived("draw")
-        self.noise = self._derived("noise")
-        self.vector = self._derived("vector")
+        self.seed = self.derived("self")
 
-    def _derived(self, label: str) -> bytes:
+    def derived(self, label: str) -> bytes:
+        """The key for another purpose, made when it is used."""
         return hkdf(self._secret, label, self._binding)
 
     def advertised(self) -> bytes:
@@ -85,21 +88,24 @@ class RoundKeys:
         return public + commitment(self.seed, self._binding)
 
 
-def agreed(private: X25519PrivateKey, public: bytes, whose: str) -> bytes:
+def agreed(private: X25519PrivateKey, public: bytes, whose: str, name: str | int | None = None) -> bytes:
     """The shared secret of X25519. Raises Forged for a public key that gives zeros whatever the private one.
 
-    whose: what errors call the public key, with the stage in which it came
+    whose: what errors call the public key, with the stage in which it came; `name`, if it has one, comes after it
     """
     try:
-        return private.exchange(X25519PublicKey.from_public_bytes(public))
+        return private.exchange(load_der_public_key(_X25519 + public))  # type: ignore[arg-type]
     except ValueError:
+        whose = whose if name is None else f"{whose} {name!r}"
         raise Forged(f"{whose} is of low order, which would make a known secret") from None
 
 
-def pair_key(private: X25519PrivateKey, public: bytes, binding: bytes, mine: int, theirs: int, whose: str) -> bytes:
+def pair_key(
+    private: X25519PrivateKey, public: bytes, binding: bytes, mine: int, theirs: int, whose: str, name: str | int
+) -> bytes:
     """The key of the mask between two members; both sides find the same."""
-    pair = struct.pack("<HH", min(mine, theirs), max(mine, theirs))
-    return hkdf(agreed(private, public, whose), "pair", binding, pair)
+    pair = _PAIR.pack(min(mine, theirs), max(mine, theirs))
+    return hkdf(agreed(private, public, whose, name), "pair", binding, pair)
 
 
 def self_key(seed: bytes, binding: bytes) -> bytes:
@@ -107,23 +113,32 @@ def self_key(seed: bytes, binding: bytes) -> bytes:
     return hkdf(seed, "self", binding)
 
 
-class Sealed:
-    """Shares sealed from one member to another: the key depends on the direction, so it seals one message."""
+class Seals:
+    """Seals a member's shares to others and opens theirs: a key is of one pair and direction, so it seals one message.
 
-    def __init__(self, private: X25519PrivateKey, public: bytes, binding: bytes, sender: int, to: int, whose: str):
-        self._header = binding + struct.pack("<HH", sender, to)
-        self._key = hkdf(agreed(private, public, whose), "sealed share", binding, self._header[-4:])
+    whose: what errors call a public key, with the stage before it and the name from `names`, by position, after it
+    """
 
-    def seal(self, data: bytes | memoryview) -> bytes:
-        """Encrypted and authenticated: 16 bytes longer."""
-        return ChaCha20Poly1305(self._key).encrypt(_NONCE, data, self._header)
+    def __init__(self, private: X25519PrivateKey, binding: bytes, me: int, whose: str, names: Sequence[str | int]):
+        self._private, self._binding, self._me = private, binding, me
+        self._whose, self._names = whose, names
 
-    def open(self, data: bytes) -> bytes | None:
-        """What was sealed, or None for anything else."""
+    def seal(self, to: int, public: bytes, data: bytes | memoryview) -> bytes:
+        """Encrypted to the owner of a public key and authenticated: 16 bytes longer. Raises Forged as `agreed`."""
+        header = self._binding + _PAIR.pack(self._me, to)
+        return self._cipher(to, public, header).encrypt(_NONCE, data, header)
+
+    def open(self, sender: int, public: bytes, data: bytes) -> bytes | None:
+        """What its sender sealed to this member, or None for anything else. Raises Forged as `agreed`."""
+        header = self._binding + _PAIR.pack(sender, self._me)
         try:
-            return ChaCha20Poly1305(self._key).decrypt(_NONCE, data, self._header)
+            return self._cipher(sender, public, header).decrypt(_NONCE, data, header)
         except InvalidTag:
             return None
+
+    def _cipher(self, other: int, public: bytes, header: bytes) -> ChaCha20Poly1305:
+        secret = agreed(self._private, public, self._whose, self._names[other])
+        return ChaCha20Poly1305(hkdf(secret, "sealed share", header))
 
 
 class ChunkTags:

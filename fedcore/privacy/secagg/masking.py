@@ -24,8 +24,8 @@ def mask_keys(
     """
     found = [self_key(keys.seed, tag)]
     for other in partners:
-        whose = f"mask: the public key of {names[other]!r}"
-        found.append(pair_key(keys.mask, peers[other].mask_public, tag, me, other, whose))
+        public = peers[other].mask_public
+        found.append(pair_key(keys.mask, public, tag, me, other, "mask: the public key of", names[other]))
     signs = [1] + [1 if me < other else -1 for other in partners]
     return np.frombuffer(bytearray().join(found), np.uint8).reshape(-1, KEY_BYTES), np.array(signs, np.int8)
 
@@ -47,10 +47,10 @@ def chunks(
     but this vector goes out, whatever is done to `values` in between. Raises Replayed.
     """
     packed = np.empty((min(AT_ONCE, p.length) * p.modulus_bits + 7) // 8, np.uint8)
-    room = np.empty(min(AT_ONCE, len(values.values)), values.values.dtype)
+    key, room = own.derived("vector"), np.empty(min(AT_ONCE, len(values.values)), values.values.dtype)
     for start in range(0, p.length, AT_ONCE):
         count, at = min(AT_ONCE, p.length - start), 0
-        block = copied(values, own.vector, known, start, room)
+        block = copied(values, key, known, start, room)
         values.packed(block, start, count, packed[: (count * p.modulus_bits + 7) // 8], keys, signs, p)
         for number in range(start // wire.CHUNK, -(-(start + count) // wire.CHUNK)):
             part = packed[at : at + wire.chunk_bytes(p, number)].data

@@ -35,7 +35,7 @@ def read_advertised(round: Round, private: X25519PrivateKey, position: int, read
     body = reader.take(wire.advertised_bytes(round.parameters))
     reader.done()
     for public in (body[:KEY_BYTES], body[KEY_BYTES : 2 * KEY_BYTES]):
-        agreed(private, public, f"advertise: a public key of {round.roster.ids[position]!r}")
+        agreed(private, public, "advertise: a public key of", round.roster.ids[position])
     return holders_of(round, position, body, who)
 
 

@@ -54,33 +54,30 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> K
     most = merkle.HASH + KEY_BYTES + 2 + wire.degree(p) * (2 + size + proof)
     reader, who = _open(round, round.binding, "share", data, most)
     root, server = reader.take(merkle.HASH), reader.take(KEY_BYTES)
-    mine, peers, proofs = set(holders), {}, merkle.Proofs(root, p.clients)
     found = reader.positions(p.clients, wire.degree(p))
     if me in found:
         raise Forged(f"{who}: names the client as its own neighbour")
-    for position in found:
-        body = reader.take(size)
-        if proof:
-            _check_advertised(round, proofs, position, body, reader, who)
-        # the public graphs are symmetric
-        ward = position in mine if public else me in holders_of(round, position, body, who)
-        if position not in mine and not ward:
-            raise Forged(f"{who}: names {round.roster.ids[position]!r}, which is no neighbour")
-        peers[position] = Peer(body[:32], body[32:64], ward)
+    records = dict(zip(found, reader.each(len(found), size + proof), strict=True))
     reader.done()
-    if sum(peer.ward for peer in peers.values()) > p.in_degree:
+    if proof:
+        proofs = merkle.Proofs(root, p.clients)
+        for position, record in records.items():
+            _check_advertised(round, proofs, position, record[:size], record[size:], who)
+    mine = set(holders) & records.keys()
+    # the public graphs are symmetric
+    wards = mine if public else {i for i, record in records.items() if me in holders_of(round, i, record, who)}
+    if strangers := records.keys() - mine - wards:
+        raise Forged(f"{who}: names {round.roster.ids[min(strangers)]!r}, which is no neighbour")
+    if len(wards) > p.in_degree:
         raise Forged(f"{who}: more than {p.in_degree} members have the client as a holder, the server is to cut pairs")
-    _enough(len(peers.keys() & mine), round, who, "of the client's holders advertised keys")
-    return Keys(root, server, peers)
+    _enough(len(mine), round, who, "of the client's holders advertised keys")
+    return Keys(root, server, {i: Peer(record[:32], record[32:64], i in wards) for i, record in records.items()})
 
 
-def _check_advertised(
-    round: Round, proofs: merkle.Proofs, position: int, body: bytes, reader: wire.Reader, who: str
-) -> None:
+def _check_advertised(round: Round, proofs: merkle.Proofs, position: int, body: bytes, signed: bytes, who: str) -> None:
     """A member's signature on its keys, and the proof that they are the ones that the server committed to."""
-    name, clients = round.roster.ids[position], round.parameters.clients
-    signature = reader.take(SIGNATURE_BYTES)
-    proof = reader.take(merkle.HASH * merkle.depth(clients))
+    name = round.roster.ids[position]
+    signature, proof = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
     if not verified(round.roster.public(position), signature, signed_text("advertise", round.binding, position, body)):
         raise Forged(f"{who}: holds keys of {name!r} that it did not sign for this round")
     if not proofs.holds(position, body, proof):
@@ -110,7 +107,8 @@ def read_sealed(
     partners = reader.positions(round.parameters.clients, len(peers))
     if not set(partners) <= peers.keys():
         raise Forged(f"{who}: names a member whose keys the client never saw")
-    sealed = {position: reader.take(wire.SEALED) for position in partners if peers[position].ward}
+    wards = [position for position in partners if peers[position].ward]
+    sealed = dict(zip(wards, reader.each(len(wards), wire.SEALED), strict=True))
     reader.done()
     _enough(len(set(partners) & set(holders)), round, who, "of the client's holders shared their secrets")
     return partners, sealed

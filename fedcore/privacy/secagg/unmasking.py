@@ -51,8 +51,8 @@ def mask_keys(
         private = X25519PrivateKey.from_private_bytes(secret)
         for other in partners(position):
             if other in included:
-                whose = f"unmask: the public key of {round.roster.ids[other]!r}"
-                keys.append(pair_key(private, publics(other), tag, position, other, whose))
+                whose, name = "unmask: the public key of", round.roster.ids[other]
+                keys.append(pair_key(private, publics(other), tag, position, other, whose, name))
                 signs.append(-1 if other < position else 1)  # `other` added where its position is the lower one
     return np.frombuffer(bytearray().join(keys), np.uint8).reshape(-1, KEY_BYTES), np.array(signs, np.int8)
 

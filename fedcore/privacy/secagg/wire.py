@@ -106,6 +106,11 @@ class Reader:
         found, self._left = bytes(self._left[:size]), self._left[size:]
         return found
 
+    def each(self, count: int, size: int) -> list[bytes]:
+        """The next `count` fields of `size` bytes."""
+        found = self.take(count * size)
+        return [found[at : at + size] for at in range(0, len(found), size)]
+
     def number(self, size: int = 2) -> int:
         """A whole number of `size` bytes."""
         return int.from_bytes(self.take(size), "little")
