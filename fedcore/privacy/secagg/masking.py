@@ -11,8 +11,11 @@ from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, RoundKeys, pair_ke
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import Peer
 from fedcore.privacy.secagg.roster import Id
-from fedcore.privacy.secagg.tagging import AT_ONCE, copied
+from fedcore.privacy.secagg.tagging import AT_ONCE, Tagging
 from fedcore.privacy.secagg.vector import Integers, Weighted
+
+#: numbers that are copied and masked at a time: their copy stays in a cache, and threads are worth their start
+_BLOCK = 1 << 18
 
 
 def mask_keys(
@@ -43,16 +46,23 @@ def chunks(
 ) -> Iterator[bytes]:
     """The messages that carry a masked vector, in order.
 
-    known: the vector's `tags`. Each part is copied and compared with them before it is masked: under these keys nothing
-    but this vector goes out, whatever is done to `values` in between. Raises Replayed.
+    known: the vector's `tags`. What is masked is a copy, which is compared with them before any of its part goes out:
+    under these keys nothing but this vector is sent, whatever is done to `values` in between. Raises Replayed.
     """
     packed = np.empty((min(AT_ONCE, p.length) * p.modulus_bits + 7) // 8, np.uint8)
-    key, room = own.derived("vector"), np.empty(min(AT_ONCE, len(values.values)), values.values.dtype)
+    key, room = own.derived("vector"), np.empty(min(_BLOCK, len(values.values)), values.values.dtype)
     for start in range(0, p.length, AT_ONCE):
-        count, at = min(AT_ONCE, p.length - start), 0
-        block = copied(values, key, known, start, room)
-        values.packed(block, start, count, packed[: (count * p.modulus_bits + 7) // 8], keys, signs, p)
-        for number in range(start // wire.CHUNK, -(-(start + count) // wire.CHUNK)):
+        stop, at, tagging = min(start + AT_ONCE, p.length), 0, Tagging(values, key, start)
+        for first in range(start, stop, _BLOCK):
+            count, to = min(_BLOCK, stop - first), (first - start) * p.modulus_bits // 8
+            block = values.values[first : first + count]
+            copy = room[: len(block)]
+            copy[:] = block
+            tagging.add(copy)
+            out = packed[to : to + (count * p.modulus_bits + 7) // 8]
+            values.packed(copy, first, count, out, keys, signs, p)
+        tagging.check(known)
+        for number in range(start // wire.CHUNK, -(-stop // wire.CHUNK)):
             part = packed[at : at + wire.chunk_bytes(p, number)].data
             yield wire.chunk(me, tag, number, part, tags.tag(number, part))
             at += len(part)
