@@ -1,9 +1,37 @@
-/* Ties of discrete_gaussian: what a kernel notes of them, and what comes of it, without a branch or an address that
- * depends on them. */
+/* What the kernels of discrete_gaussian share: sizes, the table of an ISA, and ties: what is noted of them and what
+ * comes of it, without a branch or an address that depends on them. */
 #ifndef FC_DISCRETE_GAUSSIAN_H
 #define FC_DISCRETE_GAUSSIAN_H
 
 #include "impl.h"
+
+enum {
+    FC_GAUSSIAN_HEADS = 126,  /* entries that do not begin with 0, at most: fedcore/gaussian_table.py; the next too */
+    FC_GAUSSIAN_DRAWS = 9,    /* of a sample at most */
+    FC_GAUSSIAN_BLOCK = 2048, /* samples that share words for ties */
+    FC_GAUSSIAN_TIES = 8,     /* ties that these words are for */
+    FC_GAUSSIAN_CHUNK = 512,  /* samples that are made at a time: their words stay in the first-level cache */
+    FC_GAUSSIAN_GROUP = 64,   /* samples whose ties are noted draw by draw */
+    FC_GAUSSIAN_ARRANGED = 176,
+};
+
+/* Ties of a block: records as below, 0 where there is none yet; and how many there are, or that
+ * none fits any more. */
+typedef struct {
+    uint32_t records[16];
+    uint32_t count;
+} fc_gaussian_ties;
+struct fc_gaussian_kernels {
+    /* Makes of the table what `draw` reads, FC_GAUSSIAN_ARRANGED words; NULL: it reads the table itself. */
+    void (*arrange)(const fc_gaussian_table* table, uint32_t* arranged);
+    /* out[k] = the sample of word k of each draw, words[draw * FC_GAUSSIAN_CHUNK + k], k < FC_GAUSSIAN_CHUNK, as far as
+     * first words tell: sample `at` + k of a block. Ties go behind those that are there, by groups, draws and samples,
+     * so that every ISA notes the same ones where there are more than fit. */
+    void (*draw)(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words, int64_t at,
+                 fc_gaussian_ties* ties, int64_t* out);
+    /* out[k] += what the ties of a block add to sample k of it; tie t has words 2t and 2t + 1, the high one first. */
+    void (*settle)(const fc_gaussian_table* table, const fc_gaussian_ties* ties, const uint64_t* words, int64_t* out);
+};
 
 /* A record: the draw, the sample in its block, the sign, the number of entries above the draw's word, and that there is
  * one. Ties come in the order of samples, then draws. */

@@ -52,14 +52,7 @@ enum {
     FC_SCHEDULE = 60,           /* words of a key's schedule at most: the round keys of AES-256 */
     FC_STREAM_GROUP = 1024,     /* bytes that a step of a stream's kernel makes at most */
     FC_STREAM_CHUNK = 16384,    /* bytes that all keys are added to in turn: they stay in the first-level cache */
-    FC_STACK = 32768,         /* bytes of stack that workers of streams use at most: round keys may be spilled there */
-    FC_GAUSSIAN_HEADS = 126,  /* entries that do not begin with 0, at most: fedcore/gaussian_table.py; the next too */
-    FC_GAUSSIAN_DRAWS = 9,    /* of a sample at most */
-    FC_GAUSSIAN_BLOCK = 2048, /* samples that share words for ties */
-    FC_GAUSSIAN_TIES = 8,     /* ties that these words are for */
-    FC_GAUSSIAN_CHUNK = 512,  /* samples that are made at a time: their words stay in the first-level cache */
-    FC_GAUSSIAN_GROUP = 64,   /* samples whose ties are noted draw by draw */
-    FC_GAUSSIAN_ARRANGED = 176,
+    FC_STACK = 32768, /* bytes of stack that workers of streams use at most: round keys may be spilled there */
     FC_ALIGN = 64,
 };
 
@@ -135,23 +128,6 @@ typedef int fc_hadamard_near_fn(float* x, int64_t length, int64_t block, float s
 /* Stages 1, 2, ... rows / 2 across `rows` (2, 4 or FC_HADAMARD_ROWS) rows of `width` columns, `stride` apart; as above.
  * width: a multiple of 16. */
 typedef int fc_hadamard_far_fn(float* x, int64_t stride, int rows, int64_t width, float scale);
-/* Ties of a block: records as discrete_gaussian.h has them, 0 where there is none yet; and how many there are, or that
- * none fits any more. */
-typedef struct {
-    uint32_t records[16];
-    uint32_t count;
-} fc_gaussian_ties;
-typedef struct {
-    /* Makes of the table what `draw` reads, FC_GAUSSIAN_ARRANGED words; NULL: it reads the table itself. */
-    void (*arrange)(const fc_gaussian_table* table, uint32_t* arranged);
-    /* out[k] = the sample of word k of each draw, words[draw * FC_GAUSSIAN_CHUNK + k], k < FC_GAUSSIAN_CHUNK, as far as
-     * first words tell: sample `at` + k of a block. Ties go behind those that are there, by groups, draws and samples,
-     * so that every ISA notes the same ones where there are more than fit. */
-    void (*draw)(const fc_gaussian_table* table, const uint32_t* arranged, const uint32_t* words, int64_t at,
-                 fc_gaussian_ties* ties, int64_t* out);
-    /* out[k] += what the ties of a block add to sample k of it; tie t has words 2t and 2t + 1, the high one first. */
-    void (*settle)(const fc_gaussian_table* table, const fc_gaussian_ties* ties, const uint64_t* words, int64_t* out);
-} fc_gaussian_kernels;
 typedef void fc_to_f32_fn(const void* row, int64_t length, float* out);
 typedef uint64_t fc_read_fn(const void* const* rows, int count, int64_t bytes);
 /* out[k] = element first + k, k < length, of a quantised tensor whose scale arrays are `scales`. */
@@ -203,6 +179,7 @@ typedef struct {
 } fc_stream_kernels;
 void fc_chacha20_schedule(const uint8_t key[32], uint32_t* schedule);
 void fc_aes256_schedule(const uint8_t key[32], uint32_t* schedule);
+typedef struct fc_gaussian_kernels fc_gaussian_kernels; /* discrete_gaussian.h */
 extern const fc_stream_kernels fc_chacha20_ref;
 extern const fc_gaussian_kernels fc_discrete_gaussian_ref;
 #if defined(__x86_64__)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "discrete_gaussian.h"
 #include "impl.h"
 
 #ifndef OFFSETS /* places where rows begin: fewer where all is slow */
