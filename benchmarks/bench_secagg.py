@@ -1,14 +1,12 @@
 """A secure sum: a client's set-up, its mask stage beside Flower's SecAgg+, bytes on the wire, a server's whole round.
 
-`--server` times a server's round, otherwise what a client does is timed, on the cores that the process may run on.
+What a client does takes one thread, the server's round all cores.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import importlib
-import json
 import multiprocessing
 import os
 import resource
@@ -20,7 +18,7 @@ from bench_mask_add import flower
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from measure import RESULTS, alternate, require_green, save
+from measure import alternate, require_green, save
 
 import fedcore as fc
 from fedcore.privacy.secagg.keys import agreed, hkdf, verified
@@ -266,17 +264,13 @@ class Shown(Integers):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--server", action="store_true", help="the server's round, on all cores")
-    chosen = parser.parse_args()
-    path = RESULTS / "secagg.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else {}
-    if chosen.server:
-        server(results)
-    else:
-        require_green("secagg", "secagg/test_rounds.py")
-        results["set-up of a client"] = {adversary: setup(adversary) for adversary in ("semi_honest", "malicious")}
-        client(results)
+    require_green("secagg", "secagg/test_rounds.py")
+    results: dict[str, object] = {"threads of a client": 1}
+    os.environ["FEDCORE_NUM_THREADS"] = "1"
+    results["set-up of a client"] = {adversary: setup(adversary) for adversary in ("semi_honest", "malicious")}
+    client(results)
+    del os.environ["FEDCORE_NUM_THREADS"]
+    server(results)
     save("secagg", results, ("flwr",))
 
 

@@ -37,11 +37,12 @@ NAMES = (
     "discrete_gaussian",
     "mask_add",
     "shamir",
+    "secagg",
     "central",
     "demo",
 )
 #: what is measured beside speed: scripts under their own names
-CHECKS = ("peer_failures", "breakdown", "correlated_noise", "privacy_audit")
+CHECKS = ("peer_failures", "breakdown", "correlated_noise", "privacy_audit", "crowding")
 #: proofs that take minutes each and whose answer changes with the sampler alone
 SLOW = ("sampler_proof", "constant_time", "constant_time_shares")
 

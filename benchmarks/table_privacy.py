@@ -198,6 +198,21 @@ def secagg_rows() -> list[Row]:
     return rows
 
 
+def crowding_rows() -> list[Row]:
+    """What members that crowd others reach, where no more of them are corrupt than may drop out."""
+    results, rows = _entries("crowding"), []
+    for entry in results.get("cohorts", ()):
+        if entry["corrupt"] > entry["dropout"] or not entry["worst"]:
+            continue
+        worst, tried = entry["worst"], entry["attacks that over-drew"]
+        what = f"crowding, {tried} attacks by {entry['corrupt']} of {entry['clients']:,} members: chance of a void round"
+        found = f"2^{worst['void']['value']:.1f}".replace("-", "−")
+        plain = f"2^{entry['log2 of the chance of a void round, not attacked']:.1f}".replace("-", "−")
+        out = f"{worst['honest left out']['value']:.0f} honest members left out"
+        rows.append((what, f"{found}, not attacked {plain}; {out}", "2^−20", "crowding"))
+    return rows
+
+
 def privacy_rows() -> list[Row]:
     return [
         *clip_rows(),
@@ -210,4 +225,5 @@ def privacy_rows() -> list[Row]:
         *mask_rows(),
         *shamir_rows(),
         *secagg_rows(),
+        *crowding_rows(),
     ]

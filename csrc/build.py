@@ -48,6 +48,7 @@ ISA_FLAGS = {
     "amx": [*AVX512, "-mamx-tile", "-mamx-int8"],
     "neon": [],
     "aesni": ["-mavx2", "-maes"],
+    "vaes256": ["-mavx2", "-maes", "-mvaes"],
     "vaes": [*AVX512, "-maes", "-mvaes"],
 }
 #: the end of a file's name says what it is compiled for
@@ -65,7 +66,7 @@ def declarations() -> str:
 
 def sources(machine: str, amx: bool = False) -> list[tuple[Path, list[str]]]:
     """Each C file that this machine needs, with the flags it is compiled with; `amx`: the compiler knows AMX."""
-    isas = {"avx2", "avx512", "aesni", "vaes"} if machine in X86 else {"neon"} if machine in ARM else set()
+    isas = {"avx2", "avx512", "aesni", "vaes256", "vaes"} if machine in X86 else {"neon"} if machine in ARM else set()
     flags = list(FLAGS)
     if machine in X86 and amx:
         isas.add("amx")

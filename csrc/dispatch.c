@@ -120,12 +120,13 @@ const fc_kernels* fc_kernels_for(fc_isa isa) {
     }
 }
 
-/* AES-256-CTR: VAES where AVX-512 is asked for, or nothing is, and the processor has it; AES-NI from AVX2 on. */
+/* AES-256-CTR from AVX2 on: by VAES in the vectors of the ISA where the processor has it, else by AES-NI. */
 static const fc_stream_kernels* aes_for(fc_isa isa) {
 #if defined(__x86_64__)
     if (isa == FC_ISA_AUTO) isa = fc_isa_best();
     if (isa == FC_ISA_REF || !fc_isa_available(isa) || !__builtin_cpu_supports("aes")) return NULL;
-    return isa != FC_ISA_AVX2 && has_vaes() ? &fc_aes256ctr_vaes : &fc_aes256ctr_aesni;
+    if (!has_vaes()) return &fc_aes256ctr_aesni;
+    return isa == FC_ISA_AVX2 ? &fc_aes256ctr_vaes256 : &fc_aes256ctr_vaes;
 #else
     (void)isa;
     return NULL;

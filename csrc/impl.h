@@ -183,7 +183,8 @@ typedef struct fc_gaussian_kernels fc_gaussian_kernels; /* discrete_gaussian.h *
 extern const fc_stream_kernels fc_chacha20_ref;
 extern const fc_gaussian_kernels fc_discrete_gaussian_ref;
 #if defined(__x86_64__)
-extern const fc_stream_kernels fc_chacha20_avx2, fc_chacha20_avx512, fc_aes256ctr_aesni, fc_aes256ctr_vaes;
+extern const fc_stream_kernels fc_chacha20_avx2, fc_chacha20_avx512;
+extern const fc_stream_kernels fc_aes256ctr_aesni, fc_aes256ctr_vaes256, fc_aes256ctr_vaes;
 extern const fc_gaussian_kernels fc_discrete_gaussian_avx2, fc_discrete_gaussian_avx512;
 #elif defined(__aarch64__)
 extern const fc_stream_kernels fc_chacha20_neon;

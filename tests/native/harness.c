@@ -547,6 +547,19 @@ static void check_the_check(void) {
     }
 }
 
+#if defined(__x86_64__)
+/* Every table of AES that runs here, also one that dispatch leaves for a better one. */
+static void check_aes(void) {
+    const fc_stream_kernels *chosen = fc_stream_for(FC_AES256CTR, FC_ISA_AVX2), *some[2] = {&fc_aes256ctr_aesni};
+    if (!chosen) return;
+    if (chosen != some[0]) some[1] = chosen;
+    for (int k = 0; k < 2 && some[k]; k++) {
+        const int found = fc_stream_right(some[k], FC_AES256CTR), right = 1;
+        compare(&found, &right, sizeof found, "tables of AES", FC_ISA_AVX2, FC_F32, k);
+    }
+}
+#endif
+
 /* Masks, packing and shares of every ISA against the portable ones, in memory that ends where they end. */
 static void check_residues(int64_t length, int bits, int offset) {
     const int size = bits > 32 ? 8 : 4;
@@ -775,6 +788,9 @@ static void check_gaussian(int64_t size, int64_t counter, int64_t heads, int64_t
 
 int main(void) {
     check_the_check();
+#if defined(__x86_64__)
+    check_aes();
+#endif
     static const int64_t heads[] = {0, 7, 30, 31, 32, 62, 63, 64, 126};
     for (size_t e = 0; e < sizeof heads / sizeof *heads; e++) {
         check_gaussian(2100 + (int64_t)e, 0, heads[e], 1 + (int64_t)e % 3 * 20);

@@ -56,7 +56,7 @@ def x86_isas() -> dict[str, list[str]]:
         ["gcc", "-E", *_build.ISA_FLAGS["amx"], "-x", "c", os.devnull], check=False, capture_output=True
     )
     amx = ("amx",) if known.returncode == 0 and sys.platform == "linux" else ()
-    return {isa: _build.ISA_FLAGS[isa] for isa in ("avx2", "avx512", "aesni", "vaes", *amx)}
+    return {isa: _build.ISA_FLAGS[isa] for isa in ("avx2", "avx512", "aesni", "vaes256", "vaes", *amx)}
 
 
 def run(command: list[str]) -> str:

@@ -18,13 +18,13 @@ from fedcore.errors import PrivacyError, Replayed
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.client_state import client_fields, take_fields
 from fedcore.privacy.secagg.graph import drawn
-from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, RoundKeys, rooted, signed_text, signing_key
+from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, RoundKeys, Seals, rooted, signed_text, signing_key
 from fedcore.privacy.secagg.masking import chunks, mask_keys
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import SEED, Peer, read_included, read_keys, read_request, read_sealed
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import Round
-from fedcore.privacy.secagg.sharing import opened_shares, sealed_shares
+from fedcore.privacy.secagg.sharing import opened_shares, sealed_shares, seals_of
 from fedcore.privacy.secagg.state import seal, unseal
 from fedcore.privacy.secagg.tagging import tags
 from fedcore.privacy.secagg.vector import Integers, Weighted, checked
@@ -82,12 +82,11 @@ class Client:
             self._holders = drawn(round.parameters, self._keys.derived("draw"), self._me)
         self._tag = round.binding  # of messages: rooted once the keys are committed to
         self._peers: dict[int, Peer] = {}
-        self._tags: ChunkTags | None = None  # from 'share' on
+        self._tags: ChunkTags | None = None  # from 'share' on, as are `_server` and `_seals`
         self._partners: list[int] = []
         self._held: dict[int, bytes] = {}
         self._included: set[int] | None = None
         self._answered: dict[str, bytes] = {}  # stage -> SHA-256 of the message that was answered
-        self._server = b""  # the server's key for chunks
         self._vector = b""
         self._fresh = self._saved = True
 
@@ -121,16 +120,17 @@ class Client:
         self._expect("share", message)
         found = read_keys(self.round, self._me, self._holders, message)
         tag = rooted(self.round.binding, found.root)
-        body = sealed_shares(self.round, self._keys, self._me, self._holders, found.peers, tag)
-        self._take_keys(tag, found.server, found.peers)
+        seals = seals_of(self.round, self._keys, self._me, tag)
+        body = sealed_shares(self.round, self._keys, seals, self._holders, found.peers)
+        self._take_keys(tag, found.server, found.peers, seals)
         self._accept("share", message)
         return self._message("share", body)
 
-    def _take_keys(self, tag: bytes, server: bytes, peers: dict[int, Peer]) -> None:
+    def _take_keys(self, tag: bytes, server: bytes, peers: dict[int, Peer], seals: Seals) -> None:
         """What all further messages are bound to, the server's key, from which that of chunks comes, and neighbours."""
         whose = "share: the server's own public key"
         self._tags = ChunkTags(self._keys.share, server, tag, self._me, server, whose)
-        self._tag, self._server, self._peers = tag, server, peers
+        self._tag, self._server, self._peers, self._seals = tag, server, peers, seals
 
     def mask(self, message: bytes, vector: Any) -> Iterator[bytes]:
         """The masked vector in chunks, to be sent in their order.
@@ -148,7 +148,7 @@ class Client:
         found = self._chunks(values, *keys)
         next(found)  # from here on whatever ends it, before its first chunk too, overwrites the keys
         try:
-            self._held = opened_shares(self.round, self._keys, self._me, self._peers, self._tag, sealed)
+            self._held = opened_shares(self._seals, self._peers, sealed)
             self._partners, self._vector = partners, known
             self._accept("mask", message)
         except BaseException:

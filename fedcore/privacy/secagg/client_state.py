@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedcore.privacy.secagg.peers import Peer
+from fedcore.privacy.secagg.sharing import seals_of
 from fedcore.privacy.secagg.state import positions, read_positions, read_records, records
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def take_fields(client: Client, fields: dict[str, bytes]) -> None:
         peers = {
             i: Peer(share, mask, ward == b"\1") for i, (share, mask, ward) in read_records(fields["peers"]).items()
         }
-        client._take_keys(fields["tag"], fields["server"], peers)
+        tag = fields["tag"]
+        client._take_keys(tag, fields["server"], peers, seals_of(client.round, client._keys, client._me, tag))
     if "held" in fields:
         client._partners = read_positions(fields["partners"])
         client._held = {i: shares for i, (shares,) in read_records(fields["held"]).items()}

@@ -116,29 +116,29 @@ def self_key(seed: bytes, binding: bytes) -> bytes:
 class Seals:
     """Seals a member's shares to others and opens theirs: a key is of one pair and direction, so it seals one message.
 
-    whose: what errors call a public key, with the stage before it and the name from `names`, by position, after it
+    whose: what errors call a public key, with the name from `names`, by position, after it. What was agreed on to seal
+    is kept, for it opens too where two members hold each other's shares.
     """
 
     def __init__(self, private: X25519PrivateKey, binding: bytes, me: int, whose: str, names: Sequence[str | int]):
         self._private, self._binding, self._me = private, binding, me
         self._whose, self._names = whose, names
+        self._agreed: dict[bytes, bytes] = {}
 
     def seal(self, to: int, public: bytes, data: bytes | memoryview) -> bytes:
         """Encrypted to the owner of a public key and authenticated: 16 bytes longer. Raises Forged as `agreed`."""
         header = self._binding + _PAIR.pack(self._me, to)
-        return self._cipher(to, public, header).encrypt(_NONCE, data, header)
+        secret = self._agreed[public] = agreed(self._private, public, self._whose, self._names[to])
+        return ChaCha20Poly1305(hkdf(secret, "sealed share", header)).encrypt(_NONCE, data, header)
 
     def open(self, sender: int, public: bytes, data: bytes) -> bytes | None:
         """What its sender sealed to this member, or None for anything else. Raises Forged as `agreed`."""
         header = self._binding + _PAIR.pack(sender, self._me)
+        secret = self._agreed.get(public) or agreed(self._private, public, self._whose, self._names[sender])
         try:
-            return self._cipher(sender, public, header).decrypt(_NONCE, data, header)
+            return ChaCha20Poly1305(hkdf(secret, "sealed share", header)).decrypt(_NONCE, data, header)
         except InvalidTag:
             return None
-
-    def _cipher(self, other: int, public: bytes, header: bytes) -> ChaCha20Poly1305:
-        secret = agreed(self._private, public, self._whose, self._names[other])
-        return ChaCha20Poly1305(hkdf(secret, "sealed share", header))
 
 
 class ChunkTags:

@@ -12,9 +12,12 @@ from fedcore.privacy.secagg.peers import Peer
 from fedcore.privacy.secagg.round import Round
 
 
-def sealed_shares(
-    round: Round, keys: RoundKeys, me: int, holders: list[int], peers: Mapping[int, Peer], tag: bytes
-) -> bytes:
+def seals_of(round: Round, keys: RoundKeys, me: int, tag: bytes) -> Seals:
+    """What seals a client's shares and opens those that it holds."""
+    return Seals(keys.share, tag, me, "share: the public key of", round.roster.ids)
+
+
+def sealed_shares(round: Round, keys: RoundKeys, seals: Seals, holders: list[int], peers: Mapping[int, Peer]) -> bytes:
     """Positions of the holders that are there, then 80 bytes for each: its shares of seed and mask secret, sealed."""
     from fedcore.ops import shamir_split
 
@@ -24,7 +27,6 @@ def sealed_shares(
     try:
         there = [(x, holder) for x, holder in enumerate(holders) if holder in peers]
         parts, plain, size = [wire.positions([holder for _, holder in there])], shares.data.cast("B"), shares[0].nbytes
-        seals = Seals(keys.share, tag, me, "share: the public key of", round.roster.ids)
         for x, holder in there:
             parts.append(seals.seal(holder, peers[holder].share_public, plain[x * size : (x + 1) * size]))
     finally:
@@ -32,9 +34,6 @@ def sealed_shares(
     return b"".join(parts)
 
 
-def opened_shares(
-    round: Round, keys: RoundKeys, me: int, peers: Mapping[int, Peer], tag: bytes, sealed: Mapping[int, bytes]
-) -> dict[int, bytes]:
+def opened_shares(seals: Seals, peers: Mapping[int, Peer], sealed: Mapping[int, bytes]) -> dict[int, bytes]:
     """Sender -> its shares, none of one whose do not open."""
-    seals = Seals(keys.share, tag, me, "mask: the public key of", round.roster.ids)
     return {sender: seals.open(sender, peers[sender].share_public, data) or b"" for sender, data in sealed.items()}
