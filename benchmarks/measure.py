@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import date
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -80,7 +81,7 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
-def recorded(name: str, results: dict[str, object], packages: tuple[str, ...] = ()) -> dict[str, object]:
+def recorded(name: str, results: dict[str, object], packages: tuple[str, ...] = ()) -> dict[str, Any]:
     """Results with command, machine, versions and date."""
     return {
         "benchmark": name,
@@ -93,10 +94,13 @@ def recorded(name: str, results: dict[str, object], packages: tuple[str, ...] = 
 
 
 def save(name: str, results: dict[str, object], packages: tuple[str, ...] = ()) -> Path:
-    """Write results/<name>.json with command, machine, versions and date."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(recorded(name, results, packages), indent=1) + "\n")
+    """Write <name>.json with command, machine, versions and date, into results, or a folder there of lesser vectors."""
+    record = recorded(name, results, packages)
+    isa = record["machine"]["isa"]
+    folder = RESULTS if isa in ("avx512", "amx") else RESULTS / isa
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"{path.relative_to(ROOT)}:")
     print(json.dumps(results, indent=1))
     return path

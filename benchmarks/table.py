@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import table_lora_methods
@@ -16,14 +18,21 @@ README = HERE.parent / "README.md"
 BEGIN, END = "<!-- measured: written by benchmarks/table.py -->", "<!-- end of measured -->"
 FAILURES_BEGIN, FAILURES_END = "<!-- failures: written by benchmarks/table.py -->", "<!-- end of failures -->"
 Row = tuple[str, str, str, str]
+Entries = Callable[[str], dict]
 
 
-def load(name: str) -> dict:
-    return json.loads((HERE / "results" / f"{name}.json").read_text())
+#: machines beside the one that the table is of: the folder of results/ that they have, and what the column is called
+OTHERS = {"avx2": "without AVX-512"}
 
 
-def weighted_sum_rows() -> list[Row]:
-    results, rows = load("weighted_sum")["results"], []
+def load(name: str, folder: str = "") -> dict:
+    """A result file, {} if there is none."""
+    path = HERE / "results" / folder / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def weighted_sum_rows(entries: Entries) -> list[Row]:
+    results, rows = entries("weighted_sum"), []
     for shape, entry in results.items():
         if not isinstance(entry, dict):
             continue
@@ -68,8 +77,8 @@ def weighted_sum_rows() -> list[Row]:
     return rows
 
 
-def squared_norms_rows() -> list[Row]:
-    results = load("squared_norms")["results"]
+def squared_norms_rows(entries: Entries) -> list[Row]:
+    results = entries("squared_norms")
     return [
         (
             f"squared_norms, {shape}",
@@ -82,8 +91,8 @@ def squared_norms_rows() -> list[Row]:
     ]
 
 
-def gram_rows() -> list[Row]:
-    results = load("gram")["results"]
+def gram_rows(entries: Entries) -> list[Row]:
+    results = entries("gram")
     rows = [
         (
             f"gram, {shape.removeprefix('speed, ')}",
@@ -103,8 +112,9 @@ def gram_rows() -> list[Row]:
     return rows
 
 
-def lora_rows() -> list[Row]:
-    results = load("lora_cohort")["results"]
+def lora_rows(entries: Entries) -> list[Row]:
+    if not (results := entries("lora_cohort")):
+        return []
     mean = results["mean, bf16 rows"]["fedcore"]
     size = f"{results['tensors']} tensors, {results['parameters'] / 1e6:.0f}M parameters"
     name = f"mean of {results['clients']} LoRA adapters, {size}, bf16, from files"
@@ -115,11 +125,9 @@ def lora_rows() -> list[Row]:
     ]
 
 
-def demo_rows() -> list[Row]:
-    path = HERE / "results" / "demo.json"
-    if not path.exists():
+def demo_rows(entries: Entries) -> list[Row]:
+    if not (results := entries("demo")):
         return []
-    results = load("demo")["results"]
     # a private arm's time is in the wall time; a file from before its journal was read has nothing of its aggregation
     silent = {line["arm"] for line in results["rounds"] if "aggregation" not in line["seconds"]}
     left_out = f" ({', '.join(sorted(silent))}'s aggregation left out)" if silent else ""
@@ -132,32 +140,62 @@ def demo_rows() -> list[Row]:
     ]
 
 
+def rows_of(folder: str) -> list[Row]:
+    """All rows from the result files of one folder."""
+
+    def entries(name: str) -> dict:
+        return load(name, folder).get("results", {})
+
+    rows = [*weighted_sum_rows(entries), *squared_norms_rows(entries), *gram_rows(entries), *order_rows(entries)]
+    rows += [*rule_rows(entries), *file_rows(entries), *lora_rows(entries), *kernel_rows(entries)]
+    return [*rows, *truncate_rows(entries), *privacy_rows(entries), *demo_rows(entries)]
+
+
+def numbered(rows: list[Row]) -> dict[tuple[str, int], Row]:
+    """Rows by what they are about, and which one of those about the same it is."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for row in rows:
+        found[row[0], seen[row[0]]] = row
+        seen[row[0]] += 1
+    return found
+
+
 def table() -> str:
-    rows = [*weighted_sum_rows(), *squared_norms_rows(), *gram_rows(), *order_rows(), *rule_rows(), *file_rows()]
-    rows += [*lora_rows(), *kernel_rows(), *truncate_rows(), *privacy_rows(), *demo_rows()]
-    lines = [BEGIN, "| what | measured | goal | file in benchmarks/results |", "|---|---|---|---|"]
-    lines += [f"| {what} | {measured} | {goal} | {source}.json |" for what, measured, goal, source in rows]
-    lines += ["", *taken_on([source for *_, source in rows]), ""]
+    rows, others = numbered(rows_of("")), [numbered(rows_of(folder)) for folder in OTHERS]
+    heads = ["what", "measured", "goal", *OTHERS.values(), "file in benchmarks/results"]
+    lines = [BEGIN, f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for key, (what, measured, goal, source) in rows.items():
+        beside = [other[key][1] if key in other else "" for other in others]
+        lines.append(f"| {' | '.join([what, measured, goal, *beside, f'{source}.json'])} |")
+    for other in others:
+        if strange := other.keys() - rows.keys():
+            sys.exit(f"results: got {sorted(strange)[0][0]!r} on another machine alone, expected it in results/ too")
+    sources = list(dict.fromkeys(source for *_, source in rows.values()))
+    lines += ["", *taken_on(["", *OTHERS], sources), ""]
     lines += [
         "Medians of 11 alternations with the roof, a plain multi-stream read of the same rows by the same threads in "
         "the same run. The command and the versions are in each file; `make bench` takes them all again, and with "
-        "BENCHMARKS=--slow also those about noise that take minutes.",
+        "BENCHMARKS=--slow also those about noise that take minutes. Figures without AVX-512 are in a folder of the "
+        "instruction set, avx2.",
         END,
     ]
     return "\n".join(lines)
 
 
-def taken_on(sources: list[str]) -> list[str]:
+def taken_on(folders: list[str], sources: list[str]) -> list[str]:
     """Where and when the figures are from: a line for each machine and day, with its files."""
     found: dict[str, list[str]] = {}
-    for source in dict.fromkeys(sources):
-        record = load(source)
-        machine = record["machine"]
-        where = (
-            f"{record['date']}: {machine['cpu']} (family-model-stepping {machine['family_model_stepping']}), "
-            f"{machine['cores']} cores, {machine['isa']}, {machine['system']}"
-        )
-        found.setdefault(where, []).append(source)
+    for folder in folders:
+        for source in sources:
+            if not (record := load(source, folder)):
+                continue
+            machine = record["machine"]
+            where = (
+                f"{record['date']}: {machine['cpu']} (family-model-stepping {machine['family_model_stepping']}), "
+                f"{machine['cores']} cores, {machine['isa']}, {machine['system']}"
+            )
+            found.setdefault(where, []).append(source)
     if len(found) == 1:
         return [f"Taken on {where}." for where in found]
     return [f"- Taken on {where}: {', '.join(names)}." for where, names in found.items()]

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 
-RESULTS = Path(__file__).parent / "results"
 Row = tuple[str, str, str, str]
+Entries = Callable[[str], dict]
 TORCH = "of torch's rate"
 
 
-def _entries(name: str) -> dict:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text())["results"] if path.exists() else {}
-
-
-def kernel_rows() -> list[Row]:
+def kernel_rows(entries: Entries) -> list[Row]:
     """lora_delta_sum against torch and the published servers, lora_gram against the peak, the median against torch."""
     rows: list[Row] = []
-    for shape, entry in _entries("lora_delta_sum").items():
+    for shape, entry in entries("lora_delta_sum").items():
         if not isinstance(entry, dict):
             continue
         ours, weighted = entry["fedcore"], entry["fedcore, with the weight"]
@@ -31,11 +25,11 @@ def kernel_rows() -> list[Row]:
                 rows.append((what, f"{times['median'] / own['median']:.1f}× {peer}", "–", "lora_delta_sum"))
         extra = entry["bytes that a call adds to the peak beside its output"]
         rows.append((f"{what}: memory beside the output", f"{extra / 1e6:.1f} MB", "–", "lora_delta_sum"))
-    for shape, entry in _entries("lora_gram").items():
+    for shape, entry in entries("lora_gram").items():
         if isinstance(entry, dict):
             found = f"{entry['seconds']:.1f} s, {entry['times the arithmetic bound']:.2f}× the arithmetic bound"
             rows.append((f"lora_gram, {shape}", found, "1.5×", "lora_gram"))
-    results = _entries("lora_delta_order")
+    results = entries("lora_delta_order")
     for shape, entry in results.items():
         if isinstance(entry, dict):
             for op in ("median", "trimmed mean"):
@@ -44,10 +38,10 @@ def kernel_rows() -> list[Row]:
     return rows
 
 
-def truncate_rows() -> list[Row]:
+def truncate_rows(entries: Entries) -> list[Row]:
     """lora_truncate against dense SVD and QR, its errors, and a whole cohort in delta space."""
     rows: list[Row] = []
-    for shape, entry in _entries("lora_truncate").items():
+    for shape, entry in entries("lora_truncate").items():
         if shape.startswith("accuracy"):
             name = shape.removeprefix("accuracy, ")
             rows.append((f"lora_truncate, error, {name}", f"{entry['error']:.0e}", "1e-6", "lora_truncate"))
@@ -56,7 +50,7 @@ def truncate_rows() -> list[Row]:
             svd, qr = f"{entry['times dense SVD']:.0f}×", f"{entry['times QR core']:.1f}×"
             rows.append((f"lora_truncate, {name}, against SVD of the summed delta", svd, "500×", "lora_truncate"))
             rows.append((f"the same, against a QR core in fp64 NumPy, {name}", qr, "1.8×", "lora_truncate"))
-    if found := _entries("lora_delta_cohort"):
+    if found := entries("lora_delta_cohort"):
         what = f"mean in delta space of {found['clients']} adapters, {found['modules']} modules, bf16, from files"
         memory = f"{found['peak resident MB'] / 1000:.2f} GB"
         rows.append((f"{what}, truncated to rank 16", f"{found['seconds']:.0f} s", "60 s", "lora_delta_cohort"))

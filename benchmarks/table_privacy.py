@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 
-RESULTS = Path(__file__).parent / "results"
 Row = tuple[str, str, str, str]
+Entries = Callable[[str], dict]
 PEER, TIMES = "Flower, float noise", "times Flower's"
 
 
-def _entries(name: str) -> dict:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text())["results"] if path.exists() else {}
-
-
-def clip_rows() -> list[Row]:
+def clip_rows(entries: Entries) -> list[Row]:
     """Clip and sum beside the two passes that it is made of, and the rotation of distributed noise."""
     rows: list[Row] = []
-    for shape, entry in _entries("clip_noise").items():
+    for shape, entry in entries("clip_noise").items():
         if isinstance(entry, dict) and "fedcore, with noise" in entry:
             ratio, goal = entry["fedcore, with noise"]["of the two passes"], "1.3×" if "float32" in shape else "–"
             what = f"clip_noise_accumulate, {shape.replace('x', '×')}, against squared_norms + weighted_sum"
             rows.append((what, f"{ratio:.2f}×", goal, "clip_noise"))
-    results = _entries("hadamard")
+    results = entries("hadamard")
     if entry := results.get("blocks of 65536"):
         what = f"hadamard, {results['length'] >> 20} Mi fp32 in blocks of 65,536"
         rows.append((f"{what}, of the bandwidth of a read", f"{entry['fedcore, of bandwidth']:.2f}", "0.5", "hadamard"))
@@ -32,10 +26,10 @@ def clip_rows() -> list[Row]:
     return rows
 
 
-def central_rows() -> list[Row]:
+def central_rows(entries: Entries) -> list[Row]:
     """A whole central release beside Flower's, whose noise is a float one."""
     rows: list[Row] = []
-    for cohort, entry in _entries("central").items():
+    for cohort, entry in entries("central").items():
         if not isinstance(entry, dict):
             continue
         for name, times in entry.items():
@@ -47,9 +41,9 @@ def central_rows() -> list[Row]:
     return rows
 
 
-def keystream_rows() -> list[Row]:
+def keystream_rows(entries: Entries) -> list[Row]:
     """Streams added to a vector, one core, and both streams written out against OpenSSL's."""
-    results, rows = _entries("keystream"), []
+    results, rows = entries("keystream"), []
     for stream, goal in (("AES-256-CTR", "14 GB/s"), ("ChaCha20", "5 GB/s")):
         if f"{stream}, 16 keys added" not in results:
             continue
@@ -63,9 +57,9 @@ def keystream_rows() -> list[Row]:
     return rows
 
 
-def sampler_rows() -> list[Row]:
+def sampler_rows(entries: Entries) -> list[Row]:
     """Discrete Gaussians, one core, by both streams, and the normals that are not private."""
-    results, rows = _entries("discrete_gaussian"), []
+    results, rows = entries("discrete_gaussian"), []
     for sigma, goal in (("4", "200 M/s"), ("1000", "30 M/s"), ("1e+06", "15 M/s")):
         for stream in ("AES-256-CTR", "ChaCha20"):
             if (name := f"sigma {sigma}, {stream}") in results:
@@ -84,16 +78,16 @@ def sampler_rows() -> list[Row]:
     return rows
 
 
-def proof_rows() -> list[Row]:
+def proof_rows(entries: Entries) -> list[Row]:
     """The sampler at 10⁹ samples, and whether its time tells what was drawn."""
     rows: list[Row] = []
-    if proof := _entries("sampler_proof"):
+    if proof := entries("sampler_proof"):
         greatest = max(entry["greatest"] for entry in proof.values())
         count = sum(len(entry["standard deviations"]) for entry in proof.values())
         n = min(entry["samples"] for entry in proof.values())
         what = f"discrete_gaussian, {len(proof)} σ, {n:.0e} samples each: greatest of {count} deviations"
         rows.append((what, f"{greatest:.1f} standard deviations", "5", "sampler_proof"))
-    if timing := _entries("constant_time"):
+    if timing := entries("constant_time"):
         greatest = max(abs(t) for t in timing["t"].values())
         control = abs(timing["t of the control, a binary search"])
         found = f"{greatest:.1f} ({control:.0f} for a binary search, which is not)"
@@ -101,9 +95,9 @@ def proof_rows() -> list[Row]:
     return rows
 
 
-def mask_rows() -> list[Row]:
+def mask_rows(entries: Entries) -> list[Row]:
     """A client's mask stage and a server's fold, one core, beside Flower's SecAgg+."""
-    results, rows = _entries("mask_add"), []
+    results, rows = entries("mask_add"), []
     if not results:
         return rows
     client, what = results["client"], f"mask_add, {results['elements']:,} fp32 to {results['bits']} bits, one core"
@@ -127,24 +121,24 @@ def mask_rows() -> list[Row]:
     return rows
 
 
-def shamir_rows() -> list[Row]:
+def shamir_rows(entries: Entries) -> list[Row]:
     """Shares of one secret, beside what Flower calls, and whether times tell secrets."""
-    results, rows = _entries("shamir"), []
+    results, rows = entries("shamir"), []
     for name in ("split", "combine") if results else ():
         entry, sizes = results[name], f"{results['threshold']} of {results['shares']}, {results['bytes']} bytes"
         found = f"{entry['median'] * 1e3:.3f} ms, {entry['times as fast as Flower']:,.0f}× as fast as Flower"
         rows.append((f"shamir_{name}, {sizes}, one core", found, "1 ms, 1,000×", "shamir"))
-    if timing := _entries("constant_time_shares"):
+    if timing := entries("constant_time_shares"):
         greatest, control = max(abs(t) for t in timing["t"].values()), abs(timing["t of the control"])
         found = f"{greatest:.1f} ({control:.0f} for products that leave out zeros)"
         rows.append(("shares and masks, constant time: greatest t of all ISAs", found, "4.5", "constant_time_shares"))
     return rows
 
 
-def correlated_rows() -> list[Row]:
+def correlated_rows(entries: Entries) -> list[Row]:
     """What correlated noise gains over independent noise of the same ε and schema."""
     rows: list[Row] = []
-    for plan, entry in _entries("correlated_noise").items():
+    for plan, entry in entries("correlated_noise").items():
         if isinstance(entry, dict) and "independent, times correlated" in entry:
             found = f"{entry['independent, times correlated']:.2f}× (independent {entry['independent']:.1f} clips)"
             what = f"privacy.Correlated, {plan}: independent noise's error in sums of rounds, over its own, same ε"
@@ -152,10 +146,10 @@ def correlated_rows() -> list[Row]:
     return rows
 
 
-def audit_rows() -> list[Row]:
+def audit_rows(entries: Entries) -> list[Row]:
     """What attacks on the mechanisms show of ε, as claimed and where the noise is halved on purpose."""
     rows: list[Row] = []
-    for audit, modes in _entries("privacy_audit").items():
+    for audit, modes in entries("privacy_audit").items():
         for mode, entry in modes.items():
             whole, half = (entry[name]["epsilon at least"] for name in ("noise as claimed", "half the noise"))
             what = f"{mode} noise audited by {audit}: ε is at least, where {entry['claimed epsilon']:.2f} is claimed"
@@ -163,9 +157,9 @@ def audit_rows() -> list[Row]:
     return rows
 
 
-def secagg_rows() -> list[Row]:
+def secagg_rows(entries: Entries) -> list[Row]:
     """What a secure sum costs a client, the wire and the server."""
-    results, rows = _entries("secagg"), []
+    results, rows = entries("secagg"), []
     for adversary, entry in results.get("set-up of a client", {}).items():
         what = f"secure sum, 1,000 clients, {entry['neighbours']} neighbours, set-up of a client, {adversary} server"
         took = f"{entry['a client'] * 1e3:.1f} ms"
@@ -198,14 +192,16 @@ def secagg_rows() -> list[Row]:
     return rows
 
 
-def crowding_rows() -> list[Row]:
+def crowding_rows(entries: Entries) -> list[Row]:
     """What members that crowd others reach, where no more of them are corrupt than may drop out."""
-    results, rows = _entries("crowding"), []
+    results, rows = entries("crowding"), []
     for entry in results.get("cohorts", ()):
         if entry["corrupt"] > entry["dropout"] or not entry["worst"]:
             continue
         worst, tried = entry["worst"], entry["attacks that over-drew"]
-        what = f"crowding, {tried} attacks by {entry['corrupt']} of {entry['clients']:,} members: chance of a void round"
+        what = (
+            f"crowding, {tried} attacks by {entry['corrupt']} of {entry['clients']:,}: chance of a void round"
+        )
         found = f"2^{worst['void']['value']:.1f}".replace("-", "−")
         plain = f"2^{entry['log2 of the chance of a void round, not attacked']:.1f}".replace("-", "−")
         out = f"{worst['honest left out']['value']:.0f} honest members left out"
@@ -213,17 +209,17 @@ def crowding_rows() -> list[Row]:
     return rows
 
 
-def privacy_rows() -> list[Row]:
+def privacy_rows(entries: Entries) -> list[Row]:
     return [
-        *clip_rows(),
-        *central_rows(),
-        *keystream_rows(),
-        *sampler_rows(),
-        *proof_rows(),
-        *correlated_rows(),
-        *audit_rows(),
-        *mask_rows(),
-        *shamir_rows(),
-        *secagg_rows(),
-        *crowding_rows(),
+        *clip_rows(entries),
+        *central_rows(entries),
+        *keystream_rows(entries),
+        *sampler_rows(entries),
+        *proof_rows(entries),
+        *correlated_rows(entries),
+        *audit_rows(entries),
+        *mask_rows(entries),
+        *shamir_rows(entries),
+        *secagg_rows(entries),
+        *crowding_rows(entries),
     ]

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 
-RESULTS = Path(__file__).parent / "results"
 Row = tuple[str, str, str, str]
+Entries = Callable[[str], dict]
 #: times np.median, and of the roof, by number of rows
 MEDIAN_GOALS = {10: ("110×", "0.65"), 100: ("100×", "0.45"), 1000: ("30×", "–")}
-
-
-def _results(name: str) -> dict:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text())["results"] if path.exists() else {}
 
 
 def _slower(entry: dict, peer: str) -> str | None:
@@ -21,11 +15,11 @@ def _slower(entry: dict, peer: str) -> str | None:
     return f"{found[0]['times slower than fedcore']:.0f}×" if found else None
 
 
-def order_rows() -> list[Row]:
+def order_rows(entries: Entries) -> list[Row]:
     """Each order statistic: of the roof at every n, against NumPy and ByzFL, and 16-bit rows against fp32."""
     rows: list[Row] = []
     for op in ("median", "trimmed_mean", "mean_around_median"):
-        results = _results(op)
+        results = entries(op)
         for shape, entry in results.items():
             if not isinstance(entry, dict) or "float32" not in shape:
                 continue
@@ -49,10 +43,10 @@ def order_rows() -> list[Row]:
     return rows
 
 
-def rule_rows() -> list[Row]:
+def rule_rows(entries: Entries) -> list[Row]:
     """Rules against their parts and against ByzFL."""
     rows: list[Row] = []
-    for shape, entry in _results("rules").items():
+    for shape, entry in entries("rules").items():
         if not isinstance(entry, dict):
             continue
         for name, times in entry.items():
@@ -70,17 +64,17 @@ def rule_rows() -> list[Row]:
                     at_most = f"{times['times ByzFL at the bound']:.1f}×"
                     measured += f"; {times['of the bound']:.2f} of the fp32 bound, which is at {at_most}"
                 rows.append((what, measured, goal, "rules"))
-    for shape, entry in _results("weighted_sums").items():
+    for shape, entry in entries("weighted_sums").items():
         if isinstance(entry, dict) and shape.startswith("mixing"):
             share = f"{entry['fedcore']['of the fp64 peak']:.2f} of the fp64 peak"
             rows.append((f"weighted_sums, {shape}", share, "0.70" if "100 x" in shape else "–", "weighted_sums"))
     return rows
 
 
-def file_rows() -> list[Row]:
+def file_rows(entries: Entries) -> list[Row]:
     """Cohorts in files larger than the budget: of what `cat` reads, and the peak of resident memory."""
     rows: list[Row] = []
-    for shape, entry in _results("outofcore").items():
+    for shape, entry in entries("outofcore").items():
         if isinstance(entry, dict):
             speed = f"{entry['of cat']:.2f} of cat ({entry['fedcore GB/s']:.1f} GB/s)"
             peak = f"{entry['peak resident MB'] / 1000:.2f} GB"

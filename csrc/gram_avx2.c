@@ -4,6 +4,7 @@
 #include "impl.h"
 
 #define INLINE static inline __attribute__((always_inline))
+enum { AHEAD = 1024 }; /* bytes of a row that lines are brought into the first level ahead of its packing */
 
 INLINE __m256 load8(const char* row, fc_dtype type) {
     if (type == FC_F32) return _mm256_loadu_ps((const float*)row);
@@ -39,6 +40,8 @@ INLINE int64_t pack(const void* const* rows, int count, const float* center, int
     int64_t k = 0;
     for (; k + 8 <= length; k += 8) {
         const __m256 c = center ? _mm256_loadu_ps(center + k) : _mm256_setzero_ps();
+        if (k * size % 64 == 0)
+            for (int r = 0; r < count; r++) _mm_prefetch((const char*)rows[r] + size * k + AHEAD, _MM_HINT_T0);
         for (int h = 0; h < 2; h++) {
             __m256 x[8];
             for (int r = 0; r < 8; r++)
@@ -73,46 +76,70 @@ PACK(f32, FC_F32, 4)
 PACK(f16, FC_F16, 2)
 PACK(bf16, FC_BF16, 2)
 
-enum { ROWS = 4 };
+enum { CHAINS = 8 }; /* what two multiply-adds a cycle need, of four cycles each */
 
-INLINE void add_scaled(double* at, __m256d value, const double* row_scale, const double* column_scale) {
-    if (row_scale)
-        value = _mm256_mul_pd(value, _mm256_mul_pd(_mm256_set1_pd(*row_scale), _mm256_loadu_pd(column_scale)));
-    _mm256_storeu_pd(at, _mm256_add_pd(_mm256_loadu_pd(at), value));
+/* sum[0..8) += value, times the scales of a row and of columns (NULL: 1). */
+INLINE void add_scaled(double* sum, __m256 value, const double* row_scale, const double* column_scale) {
+    for (int h = 0; h < 8; h += 4) {
+        __m256d wide = _mm256_cvtps_pd(h ? _mm256_extractf128_ps(value, 1) : _mm256_castps256_ps128(value));
+        if (row_scale)
+            wide = _mm256_mul_pd(wide, _mm256_mul_pd(_mm256_set1_pd(*row_scale), _mm256_loadu_pd(column_scale + h)));
+        _mm256_storeu_pd(sum + h, _mm256_add_pd(_mm256_loadu_pd(sum + h), wide));
+    }
 }
 
+/* One column: `rows` broadcasts times CHAINS / rows vectors of a panel. */
+INLINE void step(__m256 dot[CHAINS], const float* a, const float* b, int rows) {
+    const __m256 first = _mm256_load_ps(b), second = _mm256_load_ps(b + 8);
+    for (int r = 0; r < rows; r++) {
+        const __m256 row = _mm256_broadcast_ss(a + r);
+        dot[r] = _mm256_fmadd_ps(row, first, dot[r]);
+        if (rows < CHAINS) dot[rows + r] = _mm256_fmadd_ps(row, second, dot[rows + r]);
+    }
+}
+
+/* Products of the columns start..end, from zero; `ahead`: NULL, or what is asked for meanwhile. */
+INLINE void run(__m256 dot[CHAINS], const float* a, const float* b, int64_t start, int64_t end, const char* ahead,
+                int rows) {
+    for (int i = 0; i < CHAINS; i++) dot[i] = _mm256_setzero_ps();
+    int64_t k = start;
+    for (; k + 4 <= end; k += 4) {
+        if (ahead) _mm_prefetch(ahead + k * 16, _MM_HINT_T1);
+        for (int i = 0; i < 4; i++) step(dot, a + (k + i) * FC_GRAM_PANEL, b + (k + i) * FC_GRAM_PANEL, rows);
+    }
+    for (; k < end; k++) step(dot, a + k * FC_GRAM_PANEL, b + k * FC_GRAM_PANEL, rows);
+}
+
+INLINE void tile(const float* a, const float* b, int64_t length, double* sum, int64_t stride, const double* row_scale,
+                 const double* column_scale, const char* ahead, int rows) {
+    __m256 dot[CHAINS], before[CHAINS];
+    run(before, a, b, 0, fc_min(FC_GRAM_RUN, length), ahead, rows);
+    for (int64_t k = FC_GRAM_RUN; k < length; k += FC_GRAM_RUN) {
+        run(dot, a, b, k, fc_min(k + FC_GRAM_RUN, length), ahead, rows);
+        for (int i = 0; i < CHAINS; i++) before[i] = _mm256_add_ps(before[i], dot[i]);
+    }
+    for (int i = 0; i < CHAINS; i++)
+        add_scaled(sum + i % rows * stride + i / rows * 8, before[i], row_scale ? row_scale + i % rows : NULL,
+                   row_scale ? column_scale + i / rows * 8 : NULL);
+}
+
+#define TILE(rows, top, ahead)                                                                      \
+    tile(a + (top), b + p * panel_stride, length, sum + (top) * stride + p * FC_GRAM_PANEL, stride, \
+         row_scale ? row_scale + (top) : NULL, row_scale ? column_scale + p * FC_GRAM_PANEL : NULL, ahead, rows)
+
+/* A panel by half of the rows at a time, half a panel by all: either way there are CHAINS products. */
 void fc_gram_tile_avx2(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
                        double* sum, int64_t stride, const double* row_scale, const double* column_scale,
                        const char* const ahead[2]) {
+    enum { HALF = FC_GRAM_ROWS / 2 };
     for (int p = 0; p < (halves + 1) / 2; p++)
-        for (int top = 0; top < rows; top += ROWS) {
-            __m256 dot[ROWS][2], before[ROWS][2];
-            for (int r = 0; r < ROWS; r++) dot[r][0] = dot[r][1] = _mm256_setzero_ps();
-            const float* column = b + p * panel_stride;
-            for (int64_t k = 0; k < length; k++) {
-                if (p == 0 && k % 4 == 0) _mm_prefetch(ahead[top / ROWS] + k * 16, _MM_HINT_T1);
-                const __m256 first = _mm256_load_ps(column + k * FC_GRAM_PANEL);
-                const __m256 second = _mm256_load_ps(column + k * FC_GRAM_PANEL + 8);
-                for (int r = 0; r < ROWS; r++) {
-                    const __m256 row = _mm256_broadcast_ss(a + k * FC_GRAM_PANEL + top + r);
-                    dot[r][0] = _mm256_fmadd_ps(row, first, dot[r][0]);
-                    dot[r][1] = _mm256_fmadd_ps(row, second, dot[r][1]);
-                }
-                if ((k + 1) % FC_GRAM_RUN && k + 1 < length) continue;
-                for (int r = 0; r < ROWS; r++)
-                    for (int h = 0; h < 2; h++) {
-                        before[r][h] = k < FC_GRAM_RUN ? dot[r][h] : _mm256_add_ps(before[r][h], dot[r][h]);
-                        dot[r][h] = _mm256_setzero_ps();
-                    }
-            }
-            for (int r = 0; r < ROWS; r++)
-                for (int h = 0; h < 4; h++) {
-                    const __m128 half =
-                        h % 2 ? _mm256_extractf128_ps(before[r][h / 2], 1) : _mm256_castps256_ps128(before[r][h / 2]);
-                    const int64_t c = p * FC_GRAM_PANEL + 4 * h;
-                    add_scaled(sum + (top + r) * stride + c, _mm256_cvtps_pd(half),
-                               row_scale ? row_scale + top + r : NULL, column_scale ? column_scale + c : NULL);
-                }
+        if (halves == 1 && rows == FC_GRAM_ROWS) TILE(FC_GRAM_ROWS, 0, ahead[0]);
+        else if (p == 0) {
+            TILE(HALF, 0, ahead[0]);
+            if (rows == FC_GRAM_ROWS) TILE(HALF, HALF, ahead[1]);
+        } else {
+            TILE(HALF, 0, NULL);
+            if (rows == FC_GRAM_ROWS) TILE(HALF, HALF, NULL);
         }
 }
 
