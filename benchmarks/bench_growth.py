@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from inputs import rows
-from measure import RESULTS, alternate, require_green, save
+from measure import alternate, require_green, save
 
 import fedcore as fc
 from fedcore.ops.rows import available_cores
@@ -78,7 +78,6 @@ def main() -> None:
         require_green(op)
     by_clients = grow([(n, ELEMENTS // n) for n in CLIENTS], threads)
     by_columns = grow([(100, d) for d in COLUMNS], threads)
-    plot(by_clients, by_columns, str(RESULTS / "growth.svg"))
     results = {
         "threads": threads,
         "clients": CLIENTS,
@@ -89,7 +88,8 @@ def main() -> None:
         "power of n in time, d fixed": {name: 1 + slope(CLIENTS, values) for name, values in by_clients.items()},
         "power of d in time, n fixed": {name: 1 + slope(COLUMNS, values) for name, values in by_columns.items()},
     }
-    save("growth", results, ("matplotlib",))
+    path = save("growth", results, ("matplotlib",))
+    plot(by_clients, by_columns, str(path.with_suffix(".svg")))
 
 
 if __name__ == "__main__":

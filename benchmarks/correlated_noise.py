@@ -78,7 +78,7 @@ def main() -> None:
     for rounds, separation in PLANS:
         results[f"{rounds} rounds, {separation} apart"] = compared(rounds, separation)
     results[f"seconds, {LONG} numbers"] = seconds()
-    save("correlated_noise", results, ("dp-accounting",))
+    save("correlated_noise", results, ("dp-accounting",), timed=False)
 
 
 if __name__ == "__main__":

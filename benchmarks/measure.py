@@ -93,11 +93,12 @@ def recorded(name: str, results: dict[str, object], packages: tuple[str, ...] = 
     }
 
 
-def save(name: str, results: dict[str, object], packages: tuple[str, ...] = ()) -> Path:
-    """Write <name>.json with command, machine, versions and date, into results, or a folder there of lesser vectors."""
+def save(name: str, results: dict[str, object], packages: tuple[str, ...] = (), timed: bool = True) -> Path:
+    """Write <name>.json with command, machine, versions and date into results, or, where it is about times and the
+    machine has lesser vectors, into a folder there of its instruction set."""
     record = recorded(name, results, packages)
     isa = record["machine"]["isa"]
-    folder = RESULTS if isa in ("avx512", "amx") else RESULTS / isa
+    folder = RESULTS / isa if timed and isa not in ("avx512", "amx") else RESULTS
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")

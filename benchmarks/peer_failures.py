@@ -169,7 +169,7 @@ def main() -> None:
     if failing := [entry["what"] for entry in results if entry["fails here"]]:
         sys.exit(f"peer_failures: fedcore fails too: {'; '.join(failing)}; nothing is written")
     packages = tuple(name for name in ("torch", "flwr", "nvflare", "byzfl") if version(name))
-    save("peer_failures", {"cases": results}, packages)
+    save("peer_failures", {"cases": results}, packages, timed=False)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--stream", default="chacha20", choices=["chacha20", "aes256ctr"])
     given = parser.parse_args()
     results = {f"sigma {name}": proof(sigma, given.samples, given.stream) for name, sigma in SIGMAS.items()}
-    save("sampler_proof", results)
+    save("sampler_proof", results, timed=False)
     beyond = [name for name, entry in results.items() if float(str(entry["greatest"])) > MOST]
     if beyond:
         raise SystemExit(f"sampler_proof: {', '.join(beyond)} beyond {MOST:g} standard deviations; see the result file")

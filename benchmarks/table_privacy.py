@@ -167,12 +167,12 @@ def secagg_rows(entries: Entries) -> list[Row]:
             took += f", {entry['least by these'] * 1e3:.1f} ms of it {checked} signatures and the key agreements"
         rows.append((f"{what}, one core", took, "5 ms", "secagg"))
     if entry := results.get("client stage, n=10"):
-        found = f"{entry['fedcore']['median'] * 1e3:.0f} ms, {entry['times as fast as Flower']:.0f}× Flower's"
+        threads = "one thread" if results.get("threads of a client") == 1 else "all cores"
+        found = f"{entry['fedcore']['median'] * 1e3:.0f} ms on {threads}, "
+        found += f"{entry['times as fast as Flower']:.0f}× Flower's"
         if times := entry.get("times as fast as Flower's arithmetic"):
             found += f", {times:.0f}× its arithmetic alone"
-        rows.append(
-            ("secure sum, whole mask stage, 10⁷ fp32, 10 clients, AES-256-CTR, one core", found, "20×", "secagg")
-        )
+        rows.append(("secure sum, whole mask stage, 10⁷ fp32, 10 clients, AES-256-CTR", found, "20×", "secagg"))
     if entry := results.get("wire"):
         found = f"{entry['bytes'] / 1e6:.2f} MB, {entry['bits a coordinate']:.3f} bits a number"
         rows.append(
@@ -199,9 +199,7 @@ def crowding_rows(entries: Entries) -> list[Row]:
         if entry["corrupt"] > entry["dropout"] or not entry["worst"]:
             continue
         worst, tried = entry["worst"], entry["attacks that over-drew"]
-        what = (
-            f"crowding, {tried} attacks by {entry['corrupt']} of {entry['clients']:,}: chance of a void round"
-        )
+        what = f"crowding, {tried} attacks by {entry['corrupt']} of {entry['clients']:,}: chance of a void round"
         found = f"2^{worst['void']['value']:.1f}".replace("-", "−")
         plain = f"2^{entry['log2 of the chance of a void round, not attacked']:.1f}".replace("-", "−")
         out = f"{worst['honest left out']['value']:.0f} honest members left out"

@@ -37,10 +37,36 @@ def test_installing_names_every_package_that_the_metadata_does():
     assert [name for line in needed if (name := re.split(r"[>=; ]", line)[0]) not in said] == []
 
 
-def test_the_measured_table_was_generated():
-    """Its rows come from benchmarks/results, by benchmarks/table.py."""
-    assert "<!-- measured" in TEXT
+def test_the_measured_table_is_that_of_the_result_files(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import table
+
+    assert table.table() in TEXT
+    assert table.failures_table() in TEXT
     assert TEXT.count(".json |") > 10
+
+
+def test_a_machine_without_avx512_has_a_column_of_its_own(monkeypatch):
+    """Its figures stand beside those about the same, in their order; one that stands alone is an error."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import table
+
+    record = table.load("gram")
+    ours, theirs = (
+        [("a", "1", "2", "gram"), ("a", "3", "4", "gram"), ("b", "5", "–", "gram")],
+        [("a", "7", "2", "gram")],
+    )
+    monkeypatch.setattr(table, "rows_of", lambda folder: theirs if folder else ours)
+    monkeypatch.setattr(table, "load", lambda name, folder="": record)
+    lines = table.table().splitlines()
+    assert lines[3:6] == [
+        "| a | 1 | 2 | 7 | gram.json |",
+        "| a | 3 | 4 |  | gram.json |",
+        "| b | 5 | – |  | gram.json |",
+    ]
+    theirs.append(("c", "8", "9", "gram"))
+    with pytest.raises(SystemExit, match="'c' on another machine alone"):
+        table.table()
 
 
 def test_the_table_of_lora_methods_is_that_of_its_runs_and_names_settings(monkeypatch):

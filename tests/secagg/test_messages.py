@@ -133,6 +133,16 @@ def test_no_key_serves_two_purposes_rounds_or_directions():
         there.seal(4, bytes(32), b"shares")
 
 
+def test_what_was_agreed_on_to_seal_opens_too(monkeypatch):
+    one, other = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+    publics = [key.public_key().public_bytes_raw() for key in (one, other)]
+    there, back = Seals(one, bytes(32), 3, "key of", [*range(6)]), Seals(other, bytes(32), 5, "key of", [*range(6)])
+    sealed, answer = there.seal(5, publics[1], b"shares"), back.seal(3, publics[0], b"others")
+    monkeypatch.setattr("fedcore.privacy.secagg.keys.agreed", None)
+    assert there.open(5, publics[1], answer) == b"others"
+    assert back.open(3, publics[0], sealed) == b"shares"
+
+
 def test_noise_and_rounding_of_a_secure_round_are_drawn_under_keys_of_their_own(monkeypatch):
     """All of a member's keys of a round, and what `Distributed.encode` makes of its noise key: no two are the same."""
     found, derived = {}, distributed.derived
