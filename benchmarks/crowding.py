@@ -8,10 +8,15 @@ lost: as many drop out as may, or as are left out if those are more, whoever the
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import numpy as np
-from measure import require_green, save
+from measure import ROOT, require_green, save
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from secagg.crowds import draws
 
 from fedcore.privacy.secagg.neighbourhoods import Neighbourhoods
 from fedcore.privacy.secagg.parameters import Parameters
@@ -25,20 +30,6 @@ COHORTS = (
 )  # fmt: skip
 VICTIMS = (1, 2, 5, 10, 20, 50, 100, 200)
 SEEDS = 3
-
-
-def draws(p: Parameters, victims: int, each: int, rng: np.random.Generator) -> dict[int, list[int]]:
-    """Member -> its holders. The first p.corrupt members draw `each` of the last `victims` members."""
-    n, k, found = p.clients, p.neighbours, {}
-    for i in range(n):
-        if i < p.corrupt:
-            crowded = n - victims + (i * each + np.arange(each)) % victims
-            others = rng.choice(np.delete(np.arange(n - victims), i), k - each, replace=False)
-            found[i] = sorted([*crowded.tolist(), *others.tolist()])
-        else:
-            holders = rng.choice(n - 1, k, replace=False)
-            found[i] = sorted((holders + (holders >= i)).tolist())
-    return found
 
 
 def outcome(p: Parameters, drawn: dict[int, list[int]]) -> dict[str, float]:
@@ -81,7 +72,8 @@ def cohort(n: int, corrupt: float, dropout: float) -> dict[str, object]:
     tried = 0
     for victims, each in attacks(p):
         for seed in range(SEEDS):
-            found = outcome(p, draws(p, victims, each, np.random.default_rng([seed, victims, each])))
+            drawn = draws(n, p.neighbours, p.corrupt, victims, [seed, victims, each], each)
+            found = outcome(p, drawn)
             if not found.pop("over-drawn"):
                 continue
             tried += 1
