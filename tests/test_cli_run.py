@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import fake_learner as fake
@@ -241,6 +242,7 @@ def test_report_is_written_again(config, tmp_path, capsys):
 
 def test_demo_has_an_arm_for_every_method_where_it_is_asked_for(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(simulation, "QLoRALearner", lambda *_: fake.FakeLearner())
+    monkeypatch.setattr(simulation, "Workers", lambda _: nullcontext())
     # one round of the same clients
     monkeypatch.setattr(demo_command, "carry_out", lambda config, *rest: carry_out(one_round(config), *rest))
     assert main(["demo", "--methods", "-o", str(tmp_path / "out"), "--json"]) == 0
@@ -262,6 +264,7 @@ def one_round(config):
 
 def test_demo_prints_its_configuration_and_takes_a_seed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(simulation, "QLoRALearner", lambda *_: fake.FakeLearner())
+    monkeypatch.setattr(simulation, "Workers", lambda _: nullcontext())
     assert main(["demo", "-o", str(tmp_path / "out"), "--seed", "3"]) == 0
     assert "[[arms]]" in capsys.readouterr().out
     assert "seed = 3" in (tmp_path / "out/config.toml").read_text()

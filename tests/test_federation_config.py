@@ -63,7 +63,7 @@ def test_text_of_any_kind_survives_the_round_trip():
             SMALLEST + "[[arms]]\nname = 'a'\n[[arms]]\nname = 'b'\nattack = { scal = 2.0 }\n",
             "c.toml: arms[1].attack.scal: unknown key; did you mean 'scale'?",
         ),
-        (SMALLEST + "[run]\nzzzz = 1\n", "known keys: seed, rounds, output, adapter_from"),
+        (SMALLEST + "[run]\nzzzz = 1\n", "known keys: seed, rounds, output, workers, adapter_from"),
         (SMALLEST + "[run]\nrounds = 0\n", "c.toml: run.rounds: got 0; input should be greater than or equal to 1"),
         (SMALLEST + "[partition]\nclients = 0\n", "c.toml: partition.clients: got 0;"),
         (SMALLEST + "[adapter]\nranks = []\n", "c.toml: adapter.ranks: got [];"),

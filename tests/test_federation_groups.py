@@ -29,7 +29,7 @@ class Failing(fake.FakeLearner):
         self.failing, self.stops = failing, stops
 
     def train(self, adapter, client, *rest, **options):
-        if client.id in self.failing and len(rest) > 2:
+        if client.id in self.failing and rest[0] == 12:  # steps of one round, as in an arm
             raise TrainingError(f"client {client.id!r}: the loss is NaN")
         if self.stops and len(self.trained) > CLIENTS * 5 // 2:
             raise KeyboardInterrupt

@@ -306,6 +306,10 @@ def test_an_existing_folder_is_refused_before_any_work(tmp_path):
     assert learner.trained == []
 
 
+def test_how_many_train_at_a_time_may_be_another_number_when_a_run_is_resumed(whole):
+    simulate(whole, resume=True, config=fake.config(fake.CONFIG.replace("seed = 5", "seed = 5\nworkers = 3")))
+
+
 def test_a_run_cannot_be_resumed_on_another_configuration_base_or_text(whole, tmp_path):
     with pytest.raises(ConfigError, match=r"^run: differs from"):
         simulate(whole, resume=True, config=fake.config(fake.CONFIG.replace("seed = 5", "seed = 6")))

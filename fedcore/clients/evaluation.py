@@ -27,7 +27,7 @@ def evaluate(
     texts: Sequence[str],
     questions: Sequence[Question],
     *,
-    batch_size: int = 16,
+    batch_size: int = 32,
     sequence_length: int = 64,
 ) -> Metrics:
     """Loss and perplexity on `texts`, ranking accuracy on `questions`, of the base and the adapter on it, if any.
@@ -50,7 +50,7 @@ def evaluate(
     return Metrics(loss, math.exp(loss) if loss < 700 else math.inf, accuracy)
 
 
-def score(base: Base, questions: Sequence[Question], *, batch_size: int = 16) -> list[list[float]]:
+def score(base: Base, questions: Sequence[Question], *, batch_size: int = 32) -> list[list[float]]:
     """How much a question's prompt raises each of its answers, in nats per token of the answer.
 
     That is the mean log-likelihood of its tokens given the prompt, less the same at the start of a text: the pointwise

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from fedcore.clients.quiet import quiet
 from fedcore.clients.seeding import seeded
 from fedcore.clients.settings import PretrainingSettings, Progress
 from fedcore.clients.training import next_token_loss
+from fedcore.clients.workers import Call, Workers
 from fedcore.errors import ConfigError, ExistsError, ShapeError, TrainingError
 from fedcore.updates.atomic import locked_beside, new_directory
 
@@ -43,14 +45,15 @@ def make_base(
     settings: PretrainingSettings,
     seed: int,
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> Path:
     """Make a base model from the texts of `silos` (name -> texts); returns the directory, which transformers loads.
 
     A directory that was made from the same settings, seed, texts and library versions is returned at once; one made
     from others is replaced; one that fedcore did not make is refused. It is written beside and renamed, so it is whole
     or not there, and of two processes that make one base the first one's stays. The same input gives the same weights
-    on one machine with one number of torch threads (which fedcore.json notes). progress("pretraining", round, rounds,
-    loss=mean inner loss, tokens=so far).
+    on one machine with one number of torch threads (which fedcore.json notes). `workers` train silos side by side, with
+    fewer threads each. progress("pretraining", round, rounds, loss=mean inner loss, tokens=so far).
 
     Raises ShapeError (no silo, or one without text), ConfigError (settings that do not fit), TrainingError (a loss that
     is not finite), ExistsError, StorageError.
@@ -66,7 +69,7 @@ def make_base(
         tokenizer = _tokenizer([text for name in sorted(silos) for text in silos[name]], settings.vocabulary)
         with seeded(seed):
             model = _model(tokenizer, settings)
-        _diloco(model, tokenizer, silos, settings, seed, progress)
+        _diloco(model, tokenizer, silos, settings, seed, progress, workers)
         _write(directory, model, tokenizer, key)
     return directory
 
@@ -152,6 +155,7 @@ def _diloco(
     settings: PretrainingSettings,
     seed: int,
     progress: Progress | None,
+    workers: Workers | None = None,
 ) -> None:
     """Train `model` in place, round by round; each silo keeps its inner optimiser's moments, only weights travel."""
     total = settings.rounds * settings.local_steps
@@ -169,16 +173,20 @@ def _diloco(
     outer = torch.optim.SGD([weights], lr=settings.outer_learning_rate, momentum=momentum, nesterov=momentum > 0)
     model.train()
     for done in range(settings.rounds):
-        changes, losses = [], []
-        for position in range(len(batches)):
-            vector_to_parameters(weights.detach().clone(), model.parameters())
-            loss, moments[position] = _inner(model, batches[position][done], moments[position], done, settings)
+        start, changes, losses = weights.detach().clone(), [], []
+        calls = (
+            partial(_inner, model, start, batches[silo][done], moments[silo], done, settings)
+            for silo in range(len(batches))
+        )
+        answers: Iterator[Call] = calls if workers is None else workers.each(calls)
+        for silo, answer in enumerate(answers):
+            loss, moments[silo], end = answer()
             if not math.isfinite(loss):
                 raise TrainingError(
-                    f"pre-training: the loss of {sorted(silos)[position]} in round {done + 1} is {loss}, expected a "
+                    f"pre-training: the loss of {sorted(silos)[silo]} in round {done + 1} is {loss}, expected a "
                     f"finite one; lower learning_rate ({settings.learning_rate:g}) or outer_learning_rate"
                 )
-            changes.append((weights.detach() - parameters_to_vector(model.parameters()).detach()).numpy())
+            changes.append((start - end).numpy())
             losses.append(loss)
         mean = ops.weighted_sum(changes, np.ones(len(changes), np.float32), divisor=len(changes))
         weights.grad = torch.from_numpy(np.asarray(mean))
@@ -191,9 +199,15 @@ def _diloco(
 
 
 def _inner(
-    model: torch.nn.Module, batches: torch.Tensor, moments: Any, done: int, settings: PretrainingSettings
-) -> tuple[float, Any]:
-    """One silo's AdamW steps of one round from the weights in `model`: (mean loss, the optimiser's state to keep)."""
+    model: torch.nn.Module,
+    start: torch.Tensor,
+    batches: torch.Tensor,
+    moments: Any,
+    done: int,
+    settings: PretrainingSettings,
+) -> tuple[float, Any, torch.Tensor]:
+    """One silo's AdamW steps of one round from `start`: (mean loss, the optimiser's state to keep, weights)."""
+    vector_to_parameters(start.clone(), model.parameters())
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     if moments is not None:
         optimizer.load_state_dict(moments)
@@ -207,7 +221,7 @@ def _inner(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         total += float(loss.detach())
-    return total / len(batches), optimizer.state_dict()
+    return total / len(batches), optimizer.state_dict(), parameters_to_vector(model.parameters()).detach()
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fedcore.clients.settings import Progress
 from fedcore.federation.config import Config
@@ -13,6 +14,11 @@ from fedcore.federation.data import Client
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.learner import Learner
 from fedcore.federation.private_run import PrivateRun
+from fedcore.federation.trainings import Training, trainings
+from fedcore.updates import Update
+
+if TYPE_CHECKING:
+    from fedcore.clients.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,12 @@ class Federation:
     server: Client | None = None
     #: what a run with [privacy] has beside
     private: PrivateRun | None = None
+    #: processes that train clients, several at a time; None: this one does, one after the other
+    workers: Workers | None = None
+
+    def trained(self, asked: Iterable[Training]) -> Iterator[Callable[[], Update]]:
+        """For each training, in order, what returns its update or raises its error: see `trainings`."""
+        return trainings(self.learner, self.workers, asked)
 
     @property
     def total(self) -> int:

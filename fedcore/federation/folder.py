@@ -203,8 +203,14 @@ def check_writable(path: Path) -> None:
 
 
 def same_config(folder: RunFolder, config: Config) -> None:
-    """Raise ConfigError, naming the first table that differs, unless the run was started with this configuration."""
-    before, now = _portable(load_config(folder.path / "config.toml")), _portable(config)
+    """Raise ConfigError, naming the first table that differs, unless the run was started with this configuration.
+
+    But for [run] workers, which memory may make lower: like another machine it changes results in their rounding alone.
+    """
+    before, now = (
+        made.model_copy(update={"run": made.run.model_copy(update={"workers": 1})})
+        for made in (_portable(load_config(folder.path / "config.toml")), _portable(config))
+    )
     for table in Config.model_fields:
         if getattr(before, table) != getattr(now, table):
             raise ConfigError(

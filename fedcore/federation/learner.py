@@ -22,6 +22,7 @@ from fedcore.updates import Update
 
 if TYPE_CHECKING:
     from fedcore.clients.settings import Metrics, TrainingSettings
+    from fedcore.clients.workers import Workers
 
 
 class Learner(Protocol):
@@ -69,15 +70,15 @@ class Learner(Protocol):
 
 
 class QLoRALearner:
-    """The real clients, one after the other on one base model in this process."""
+    """The real clients, one after the other on one base model in this process. `workers` make the built-in base."""
 
-    def __init__(self, config: Config, texts: Texts, progress: Progress):
+    def __init__(self, config: Config, texts: Texts, progress: Progress, workers: Workers | None = None):
         from fedcore.clients.adapter import attach
         from fedcore.clients.base import load_base
         from fedcore.clients.settings import AdapterSettings
 
         self._config, self._texts = config, texts
-        source = config.model.source or built_in_base(config, texts, progress)
+        source = config.model.source or built_in_base(config, texts, progress, workers)
         self._base = load_base(source, quantization=config.model.quantization, device=config.model.device)
         length, positions = config.training.sequence_length, self._base.positions
         if positions and length > positions:
@@ -165,7 +166,7 @@ class QLoRALearner:
         return metrics
 
 
-def built_in_base(config: Config, texts: Texts, progress: Progress) -> Path:
+def built_in_base(config: Config, texts: Texts, progress: Progress, workers: Workers | None = None) -> Path:
     """The small base of [model.pretrain], made now or taken from the cache, which settings, texts and seed decide."""
     from fedcore.clients.pretraining import make_base
     from fedcore.clients.settings import PretrainingSettings
@@ -178,7 +179,7 @@ def built_in_base(config: Config, texts: Texts, progress: Progress) -> Path:
     )
     directory = cache_folder() / f"base-{key[:16]}"
     directory.parent.mkdir(parents=True, exist_ok=True)
-    return make_base(directory, silos, PretrainingSettings(**fields), config.run.seed, progress)
+    return make_base(directory, silos, PretrainingSettings(**fields), config.run.seed, progress, workers)
 
 
 def silos_of(texts: Texts, count: int) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from fedcore.federation.journal import Receipt
 from fedcore.federation.method_round import expected, opened, sent, training_options
 from fedcore.federation.receipt import check_message
 from fedcore.federation.start import Start
+from fedcore.federation.trainings import Training
 from fedcore.updates import Update
 
 #: what the journal calls the server's own update; no client has this name
@@ -29,14 +30,18 @@ def gather(
     config, journal, broadcast = federation.config, federation.folder.journal, start.adapter
     attackers, honest = poisoned(federation.clients, arm), None
     options = training_options(federation, arm, number, start)
+    steps, mu = config.training.steps, config.training.proximal_mu
+    updates = federation.trained(
+        Training(start.of(client.id), client, steps, client_seed(config, number, client.id), mu, options)
+        for client in federation.clients
+        if client.id not in receipts
+    )
     for done, client in enumerate(federation.clients):
         federation.progress(arm.name, (number - 1) * len(federation.clients) + done, federation.total, round=number)
         if client.id in receipts:
             continue
         with clock.phase("training"):
-            seed = client_seed(config, number, client.id)
-            steps, mu = config.training.steps, config.training.proximal_mu
-            update = federation.learner.train(start.of(client.id), client, steps, seed, mu, **options)
+            update = next(updates)()
             if client.id in attackers:
                 honest = honest or [opened(receipts[c.id]) for c in federation.clients if c.id not in attackers]
                 update = poison(federation, arm, number, client.id, update, honest, broadcast)
@@ -88,7 +93,8 @@ def server_update(
     if SERVER not in receipts:
         with clock.phase("training"):
             seed, training = client_seed(config, number, client.id), config.training
-            update = federation.learner.train(broadcast, client, training.steps, seed, training.proximal_mu)
+            asked = Training(broadcast, client, training.steps, seed, training.proximal_mu)
+            update = next(federation.trained([asked]))()
         with clock.phase("journal"):
             message = update.to_bytes()
             check_message(message, SERVER, broadcast, "raise")

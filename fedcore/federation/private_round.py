@@ -23,6 +23,7 @@ from fedcore.federation.round import scores
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.server_noise import CentralMode, CorrelatedMode
 from fedcore.federation.start import Start
+from fedcore.federation.trainings import Training
 from fedcore.updates import Update
 
 #: privacy.mode -> what does it
@@ -170,15 +171,15 @@ def gather(
     # where clients take turns, of a size that is public
     enough = len(federation.clients if private_of(federation).plan.separation is None else clients)
     options = training_options(federation, arm, number, start)
-    for client in clients:
-        if client.id in receipts:
-            continue
+    steps, mu = config.training.steps, config.training.proximal_mu
+    left = [client for client in clients if client.id not in receipts]
+    updates = federation.trained(
+        Training(start.adapter, client, steps, client_seed(config, number, client.id), mu, options) for client in left
+    )
+    for client in left:
         with clock.phase("training"):
-            seed, steps = client_seed(config, number, client.id), config.training.steps
             try:
-                update = federation.learner.train(
-                    start.adapter, client, steps, seed, config.training.proximal_mu, **options
-                )
+                update = next(updates)()
             except TrainingError:
                 failed.append(client.id)
                 if len(failed) == min(_ALL, enough) and len(receipts) == len(failed) - 1:

@@ -26,6 +26,7 @@ from fedcore.federation.rule_names import make_chain
 from fedcore.federation.secure_sum import Sums, agreed, parameters_of, quantizer_of, still, summed, weight_of
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.start import Start
+from fedcore.federation.trainings import Training
 from fedcore.lora import FedIT, Method
 from fedcore.privacy import secagg
 from fedcore.updates import Cohort, Update
@@ -145,12 +146,13 @@ def gather(
     """Have each client train and bring its change to integers. One that cannot has dropped out."""
     found = Gathered({}, {}, {})
     before = (changes.number - 1) * len(federation.clients)
+    updates = federation.trained(asked(federation, arm, start, client, changes.number) for client in federation.clients)
     for done, client in enumerate(federation.clients):
         federation.progress(arm.name, before + done, federation.total, round=changes.number)
         with clock.phase("training"):
             change = np.zeros(changes.length, np.float32)
             try:
-                update = trained(federation, arm, start, client, changes.number)
+                update = next(updates)()
                 change = changes.flat(update)
             except (TrainingError, NonFiniteError) as error:
                 # why is known to the client alone
@@ -165,12 +167,11 @@ def gather(
     return found
 
 
-def trained(federation: Federation, arm: Arm, start: Start, client: Client, number: int) -> Update:
-    """The adapter that a client has after its local steps."""
+def asked(federation: Federation, arm: Arm, start: Start, client: Client, number: int) -> Training:
+    """What a client trains in a round."""
     config, options = federation.config, training_options(federation, arm, number, start)
     seed, training = client_seed(config, number, client.id), config.training
-    own = start.of(client.id)
-    return federation.learner.train(own, client, training.steps, seed, training.proximal_mu, **options)
+    return Training(start.of(client.id), client, training.steps, seed, training.proximal_mu, options)
 
 
 def leaks(config: Config, changes: Changes, facts: Mapping[str, Any]) -> list[str]:

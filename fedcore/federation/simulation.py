@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
 from fedcore.clients.settings import Progress
+from fedcore.clients.workers import Workers
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.config_file import check_clients
 from fedcore.federation.context import Clock, Federation
@@ -25,6 +27,7 @@ from fedcore.federation.round import run_round, scores
 from fedcore.federation.sealing import sealing_key
 from fedcore.federation.secure_sum import agreed_in_the_clear, with_honest
 from fedcore.federation.start import Start
+from fedcore.federation.trainings import Training, prepare
 from fedcore.lora import Method
 from fedcore.privacy.seal import KEY_BYTES, derived
 
@@ -54,21 +57,32 @@ def simulate(config: Config, output: Path, *, resume: bool = False, progress: Pr
     else:
         refuse_existing(output)
         check_writable(output)
-    progress("reading the texts", 0, 1)
-    texts = load_texts(config)
-    examples = [len(client.texts) for client in texts.clients]
-    check_clients(config, len(examples), "configuration", examples)
-    progress("reading the texts", 1, 1, texts=sum(len(client.texts) for client in texts.clients))
-    progress("loading the base model", 0, 1)
-    learner = QLoRALearner(config, texts, progress)
-    progress("loading the base model", 1, 1)
-    return run_arms(config, texts, learner, output, resume=resume, progress=progress)
+    # started first: while they load what trains, the texts are read
+    with Workers(config.run.workers) if config.run.workers > 1 else nullcontext() as workers:
+        progress("reading the texts", 0, 1)
+        texts = load_texts(config)
+        examples = [len(client.texts) for client in texts.clients]
+        check_clients(config, len(examples), "configuration", examples)
+        progress("reading the texts", 1, 1, texts=sum(len(client.texts) for client in texts.clients))
+        progress("loading the base model", 0, 1)
+        learner = QLoRALearner(config, texts, progress, workers)
+        progress("loading the base model", 1, 1)
+        return run_arms(config, texts, learner, output, resume=resume, progress=progress, workers=workers)
 
 
 def run_arms(
-    config: Config, texts: Texts, learner: Learner, output: Path, *, resume: bool, progress: Progress = no_progress
+    config: Config,
+    texts: Texts,
+    learner: Learner,
+    output: Path,
+    *,
+    resume: bool,
+    progress: Progress = no_progress,
+    workers: Workers | None = None,
 ) -> RunFolder:
-    """`simulate` once the texts and the base are there."""
+    """`simulate` once the texts and the base are there; `workers` load the base that the learner holds."""
+    if workers is not None:
+        prepare(workers, config, texts, learner)
     secret = None
     if config.privacy is not None:
         secret = os.urandom(KEY_BYTES)
@@ -79,7 +93,8 @@ def run_arms(
     with (
         RunFolder.resume(output, config, facts) if resume else RunFolder.create(output, config, facts, secret)
     ) as folder:
-        federation = with_privacy(Federation(config, texts.clients, learner, folder, progress, texts.server))
+        made = Federation(config, texts.clients, learner, folder, progress, texts.server, workers=workers)
+        federation = with_privacy(made)
         evaluate_base(federation)
         if not config.private:
             train_alone(federation)
@@ -184,14 +199,17 @@ def train_alone(federation: Federation) -> None:
     One line a client in metrics.jsonl; the table shows the mean over clients.
     """
     config, clients = federation.config, federation.clients
+    left = [client for client in clients if federation.folder.metrics.find(arm=LOCAL_ONLY, client=client.id) is None]
+    steps = config.training.steps * config.run.rounds
+    adapters = federation.trained(
+        Training(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.id)) for client in left
+    )
     for done, client in enumerate(clients):
-        if federation.folder.metrics.find(arm=LOCAL_ONLY, client=client.id) is None:
+        if client in left:
             federation.progress(LOCAL_ONLY, done, len(clients))
             clock = Clock()
             with clock.phase("training"):
-                steps = config.training.steps * config.run.rounds
-                own = initial_of(federation, client.id)
-                adapter = federation.learner.train(own, client, steps, client_seed(config, 0, client.id))
+                adapter = next(adapters)()
             with clock.phase("evaluation"):
                 metrics = federation.learner.evaluate(adapter)
             federation.folder.metrics.append(

@@ -234,6 +234,10 @@ class Update:
         """Safetensors bytes that hold everything; equal updates give equal bytes."""
         return b"".join(self.parts())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the bytes of `to_bytes`, also of what lies in a file."""
+        return Update.from_bytes, (self.to_bytes(),)
+
     def parts(self) -> Iterator[bytes | memoryview]:
         """What `to_bytes` gives, in parts, each valid until the next; of what lies in a file a few MB at a time."""
         return file_parts(self)
