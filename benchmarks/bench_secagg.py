@@ -21,11 +21,10 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from measure import alternate, require_green, save
 
 import fedcore as fc
+from fedcore.privacy.secagg import client as client_module
 from fedcore.privacy.secagg.keys import agreed, hkdf, verified
 from fedcore.privacy.secagg.masking import mask_keys
 from fedcore.privacy.secagg.simulate import answer
-from fedcore.privacy.secagg.tagging import tags
-from fedcore.privacy.secagg.vector import Integers
 
 CLIENTS, LENGTH, BOUND, GONE = 1000, 1_000_000, 32767, 50
 WIDE = 10_000_000
@@ -129,8 +128,8 @@ def flower_stage(values: np.ndarray, others: int) -> Callable[[], object]:
 
 
 def client(results: dict[str, object]) -> None:
-    """The whole mask stage of one of ten clients, tag, quantise, mask, pack, authenticate; beside Flower's, whole and
-    its arithmetic alone."""
+    """The whole mask stage of one of ten clients, from its vector to its messages; beside Flower's, whole and its
+    arithmetic alone."""
     p = fc.secagg.Parameters.choose(10, length=WIDE + 1, bound=BOUND, stream=STREAM)
     p = fc.secagg.Parameters(**({name: getattr(p, name) for name in p.__dataclass_fields__} | {"modulus_bits": 26}))
     server, clients = round_of(p)
@@ -226,8 +225,10 @@ def server(results: dict[str, object]) -> None:
     for stage in p.stages:
         there = [i for i in messages if stage != "mask" or i >= GONE]
         if stage == "mask":
+            # what a client masks is set below: here it opens its shares
+            client_module.masked = lambda *_: np.zeros(1, np.uint8)
             for i in there:
-                clients[i].mask(messages[i], vector)  # opens its shares; chunks are never made
+                clients[i].mask(messages[i], vector)
             left = corrected(p, clients, there, plain)
         for i in there:
             if stage != "mask":
@@ -236,11 +237,8 @@ def server(results: dict[str, object]) -> None:
                 continue
             drawn = rng.integers(0, 1 << p.modulus_bits, LENGTH, dtype)
             left -= drawn
-            shown = Shown((left + drawn if i == there[-1] else drawn) & np.uint32((1 << p.modulus_bits) - 1))
-            clients[i]._vector = tags(shown, clients[i]._keys.derived("vector"))
-            made = clients[i]._chunks(shown, np.zeros((0, 32), np.uint8), np.zeros(0, np.int8))
-            next(made)  # as `mask` does
-            for data in made:
+            shown = (left + drawn if i == there[-1] else drawn) & np.uint32((1 << p.modulus_bits) - 1)
+            for data in clients[i]._chunks(fc.ops.pack_bits(shown, p.modulus_bits)):
                 pipe.send((i, data))
         pipe.send(())
         messages = {name: pipe.recv() for name in pipe.recv()}
@@ -258,15 +256,6 @@ def server(results: dict[str, object]) -> None:
         "peak MB above the start": memory,
         "MB of the output": found.nbytes / 1e6,
     }
-
-
-class Shown(Integers):
-    """Residues that go out as they are."""
-
-    def packed(
-        self, block: np.ndarray, start: int, count: int, out: np.ndarray, keys: object, signs: object, p
-    ) -> None:
-        fc.ops.pack_bits(block, p.modulus_bits, out)
 
 
 def main() -> None:

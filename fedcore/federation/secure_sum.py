@@ -172,13 +172,10 @@ def compare_with_plain(sums: Sums, vectors: Mapping[str, Any]) -> None:
     Only a simulation can: it has both sides.
     """
     none, signs, p = np.zeros((0, 32), np.uint8), np.zeros(0, np.int8), sums.parameters[-1]
-    packed = np.empty((p.length * p.modulus_bits + 7) // 8, np.uint8)
     for row, survivors in zip(sums.rows, sums.survivors, strict=True):
         total: Any = np.zeros(p.length, np.uint32 if p.modulus_bits <= 32 else np.uint64)
         for name in survivors:
-            vector = secagg.checked(vectors[name], p)
-            vector.packed(vector.values, 0, p.length, packed, none, signs, p)
-            ops.unpack_add(packed, p.modulus_bits, total)
+            ops.unpack_add(secagg.checked(vectors[name], p).packed(none, signs, p), p.modulus_bits, total)
         mask = np.uint64((1 << p.modulus_bits) - 1)
         if not np.array_equal(total, row.astype(np.int64).view(np.uint64) & mask):
             raise PrivacyError("secure sum: differs from the plain sum of the same integers; report this as a fault")

@@ -149,28 +149,25 @@ def test_the_residues_of_a_message_are_uniform_at_every_width(bits):
         assert ((counts - p.length / 256) ** 2 / (p.length / 256)).sum() < 400  # χ² with 255 degrees
 
 
-@pytest.mark.parametrize("taken", [0, 1])
-def test_keys_are_overwritten_when_a_vector_is_left_half_way_or_never_begun(mask_keys, taken):
-    rig = Rig(complete(3, 1, length=wire.CHUNK + 1)).run("mask")
-    chunks = rig.clients[0].mask(rig.messages[0], rig.vectors[0])
-    for _ in range(taken):
-        next(chunks)
-    assert mask_keys[-1][0].any()
-    chunks.close()
-    assert not mask_keys[-1][0].any()
-
-
-def test_keys_are_overwritten_when_the_state_cannot_be_saved(mask_keys):
+def test_keys_are_overwritten_before_anything_is_sent(mask_keys):
     rig = rig_of().run("mask")
 
     def full(_):
-        assert mask_keys[-1][0].any()
+        assert len(mask_keys) == 1
+        assert not mask_keys[-1][0].any()
         raise OSError("no space left")
 
     rig.clients[0]._save = full
-    with pytest.raises(OSError, match="no space") as held:  # whoever has the error has its frames
+    with pytest.raises(OSError, match="no space"):
         rig.clients[0].mask(rig.messages[0], rig.vectors[0])
-    assert not mask_keys[-1][0].any(), held
+
+
+def test_keys_are_overwritten_where_a_vector_cannot_be_masked(mask_keys):
+    rig = Rig(complete(3, 1, length=3, bound=100)).run("mask")
+    vector = fc.secagg.Quantizer(bound=100, largest=1.0).weighted(np.array([1.0, np.nan]))
+    with pytest.raises(NonFiniteError, match="number 1 of the vector") as held:  # whoever has the error has its frames
+        rig.clients[0].mask(rig.messages[0], vector)
+    assert [keys.any() for keys, _ in mask_keys] == [False], held
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -7,7 +7,7 @@ et al. 2020. fedcore/privacy/secagg/README.md says what it protects from whom.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -19,15 +19,14 @@ from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.client_state import client_fields, take_fields
 from fedcore.privacy.secagg.graph import drawn
 from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, RoundKeys, Seals, rooted, signed_text, signing_key
-from fedcore.privacy.secagg.masking import chunks, mask_keys
+from fedcore.privacy.secagg.masking import fingerprint, mask_keys, masked
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import SEED, Peer, read_included, read_keys, read_request, read_sealed
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.sharing import opened_shares, sealed_shares, seals_of
 from fedcore.privacy.secagg.state import seal, unseal
-from fedcore.privacy.secagg.tagging import tags
-from fedcore.privacy.secagg.vector import Integers, Weighted, checked
+from fedcore.privacy.secagg.vector import checked
 
 
 class Client:
@@ -136,37 +135,31 @@ class Client:
         """The masked vector in chunks, to be sent in their order.
 
         vector: (length,) integers within the bound, or a `Quantizer`'s `weighted`. Raises also ShapeError, DTypeError,
-        RangeError, NonFiniteError, before the keys are used; while chunks are made Replayed, where the vector changed.
+        RangeError, NonFiniteError: then nothing was sent, and another vector may be.
         """
-        values = checked(vector, self.round.parameters)
+        p, values = self.round.parameters, checked(vector, self.round.parameters)
         self._expect("mask", message)
-        known = tags(values, self._keys.derived("vector"))
-        if self._vector and known != self._vector:
-            raise Replayed("mask: this client masked another vector in this round; the same one may be sent again only")
         partners, sealed = read_sealed(self.round, self._me, self._holders, self._peers, self._tag, message)
         keys = mask_keys(self._keys, self._tag, self._me, partners, self._peers, self.round.roster.ids)
-        found = self._chunks(values, *keys)
-        next(found)  # from here on whatever ends it, before its first chunk too, overwrites the keys
-        try:
-            self._held = opened_shares(self._seals, self._peers, sealed)
-            self._partners, self._vector = partners, known
-            self._accept("mask", message)
-        except BaseException:
-            found.close()
-            raise
-        return found
+        packed = masked(values, *keys, p)
+        known = fingerprint(packed, self._keys.derived("vector"))
+        if self._vector and known != self._vector:
+            raise Replayed("mask: this client masked another vector in this round; the same one may be sent again only")
+        self._held = opened_shares(self._seals, self._peers, sealed)
+        self._partners, self._vector = partners, known
+        self._accept("mask", message)
+        return self._chunks(packed)
 
-    def _chunks(self, values: Weighted | Integers, keys: np.ndarray, signs: np.ndarray) -> Generator[bytes, None, None]:
-        """Nothing, for `mask` to take, then what it sends. `keys` are overwritten at the end, or where it is left."""
-        p = self.round.parameters
+    def _chunks(self, packed: np.ndarray) -> Iterator[bytes]:
+        """The messages that carry a masked vector, in order, after the list of those whose masks are in it."""
+        p, at = self.round.parameters, 0
         assert self._tags is not None
-        try:
-            yield b""
-            if p.malicious:
-                yield self._message(wire.INCLUDED, wire.positions(self._partners))
-            yield from chunks(values, self._vector, self._keys, keys, signs, p, self._me, self._tag, self._tags)
-        finally:
-            keys[:] = 0
+        if p.malicious:
+            yield self._message(wire.INCLUDED, wire.positions(self._partners))
+        for number in range(wire.chunks(p)):
+            part = packed[at : at + wire.chunk_bytes(p, number)].data
+            yield wire.chunk(self._me, self._tag, number, part, self._tags.tag(number, part))
+            at += len(part)
 
     def acknowledge(self, message: bytes) -> bytes:
         """Whose signed lists this client saw: it will never give a share of their mask secrets."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
+from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError, WeightError
 from fedcore.privacy.secagg.parameters import Parameters
 
 
@@ -86,35 +86,23 @@ class Weighted:
     def __len__(self) -> int:
         return len(self.values) + 1
 
-    @property
-    def head(self) -> str:
-        """What beside the numbers decides what is sent."""
-        return f"{self.values.dtype} {self.scale.hex()} {self.tail} {self.limit}"
-
-    def packed(
-        self,
-        block: np.ndarray,
-        start: int,
-        count: int,
-        out: np.ndarray,
-        keys: np.ndarray,
-        signs: np.ndarray,
-        p: Parameters,
-    ) -> None:
-        """Write `count` coordinates from `start` on, a multiple of 8, masked and packed; `block`: those of `values`."""
+    def packed(self, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
+        """Scaled, clamped, rounded, masked and packed, as `masked` gives it. Raises NonFiniteError."""
         from fedcore.ops import mask_add, pack_bits
 
-        bits, stream, last = p.modulus_bits, p.stream, start + count == len(self)
-        whole = (count - 1) // 8 * 8 if last else count  # what is left shares bytes with the weight
-        part, rest = block[:whole], block[whole:]
-        head, tail = out[: whole * bits // 8], out[whole * bits // 8 :]
+        bits, stream, out = p.modulus_bits, p.stream, _room(p)
+        whole = len(self.values) // 8 * 8  # what is left shares bytes with the weight
         scaled: dict[str, Any] = {"scale": self.scale, "limit": self.limit, "stream": stream}
-        mask_add(part, keys, signs, bits, counter=start, packed=True, out=head, **scaled)
-        if last:
-            few = mask_add(rest, keys, signs, bits, counter=start + whole, **scaled)
-            weight = np.array([self.tail], np.int64)
-            weight = mask_add(weight, keys, signs, bits, counter=start + count - 1, stream=stream)
-            pack_bits(np.concatenate([few, weight]), bits, tail)
+        try:
+            mask_add(self.values[:whole], keys, signs, bits, packed=True, out=out[: whole * bits // 8], **scaled)
+            few = mask_add(self.values[whole:], keys, signs, bits, counter=whole, **scaled)
+        except NonFiniteError:
+            index = int(np.isfinite(self.values).argmin())
+            raise NonFiniteError(f"mask: number {index} of the vector is NaN or Inf; leave such updates out") from None
+        weight = np.array([self.tail], np.int64)
+        weight = mask_add(weight, keys, signs, bits, counter=len(self.values), stream=stream)
+        pack_bits(np.concatenate([few, weight]), bits, out[whole * bits // 8 :])
+        return out
 
 
 @dataclass(frozen=True)
@@ -126,25 +114,15 @@ class Integers:
     def __len__(self) -> int:
         return len(self.values)
 
-    @property
-    def head(self) -> str:
-        """As of `Weighted`."""
-        return f"{self.values.dtype}"
-
-    def packed(
-        self,
-        block: np.ndarray,
-        start: int,
-        count: int,
-        out: np.ndarray,
-        keys: np.ndarray,
-        signs: np.ndarray,
-        p: Parameters,
-    ) -> None:
-        """Write `count` coordinates from `start` on, a multiple of 8, masked and packed; `block`: those of `values`."""
+    def packed(self, keys: np.ndarray, signs: np.ndarray, p: Parameters) -> np.ndarray:
+        """Masked and packed, as `masked` gives it."""
         from fedcore.ops import mask_add
 
-        mask_add(block, keys, signs, p.modulus_bits, counter=start, stream=p.stream, packed=True, out=out)
+        return mask_add(self.values, keys, signs, p.modulus_bits, stream=p.stream, packed=True, out=_room(p))
+
+
+def _room(p: Parameters) -> np.ndarray:
+    return np.empty((p.length * p.modulus_bits + 7) // 8, np.uint8)
 
 
 def vector_of(vector: Any) -> Weighted | np.ndarray:
@@ -165,7 +143,7 @@ def checked(vector: Any, p: Parameters) -> Weighted | Integers:
 
     vector: (length,) integers within `bound`, or below 2**modulus_bits where there is no bound; or what
     `Quantizer.weighted` gives. Raises ShapeError, DTypeError, RangeError, which never tell a value. Whether numbers
-    are finite is seen when they are tagged, before any key is used for them.
+    are finite is seen when they are masked.
     """
     array = vector_of(vector)
     if len(array) != p.length:
