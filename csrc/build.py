@@ -112,6 +112,8 @@ class BuildKernels(build_ext):
     def build_extension(self, ext):
         if ext.name != MODULE:
             return super().build_extension(ext)
+        destination = self.get_ext_fullpath(ext.name)
+        Path(destination).unlink(missing_ok=True)  # a failed build leaves none, rather than the one before
         temp = Path(self.build_temp)
         temp.mkdir(parents=True, exist_ok=True)
         generate(temp)
@@ -144,6 +146,5 @@ class BuildKernels(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for made in pool.map(compiled, sources(machine, amx)):
                 objects += made
-        destination = self.get_ext_fullpath(ext.name)
         Path(destination).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(objects, destination, extra_postargs=["-pthread", *extra], libraries=["m"])

@@ -43,9 +43,11 @@ def test_bound_at_every_boundary_of_rows(compiled, n):
     assert same_bits(got, np.ascontiguousarray(got.T))
 
 
-def test_same_bits_for_every_thread_count_and_isa(dtype, monkeypatch):
+@pytest.mark.parametrize(("n", "d"), [(37, 30000), (5, 8193), (12, 6146), (20, 4099)])
+def test_same_bits_for_every_thread_count_and_isa(dtype, monkeypatch, n, d):
+    """Also where a last, short block is packed into the place of a whole one."""
     native = pytest.importorskip("fedcore.native", reason="the C kernels are not built")
-    rows, center = make_rows(37, 30000, dtype, spread=0.5), make_rows(1, 30000, "float32")[0]
+    rows, center = make_rows(n, d, dtype, spread=0.5), make_rows(1, d, "float32")[0]
     seen: dict[str, set[bytes]] = {"fp32 sums": set(), "integer sums": set()}
     for isa in native.isa_available():
         monkeypatch.setenv("FEDCORE_ISA", isa)
