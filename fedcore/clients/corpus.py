@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import random
 import re
 import sysconfig
@@ -158,15 +159,23 @@ def _topics() -> Iterator[Document]:
 
 def _docstrings(root: Path) -> Iterator[Document]:
     seen: set[str] = set()
-    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
-        parts = path.relative_to(root).parts
-        if _LEFT_OUT.intersection(parts) or parts[0].startswith(("lib-dynload", "config-")):
-            continue
-        label = _LABEL_OF.get(parts[0].removesuffix(".py"), "language")
-        for text, docstring in _of_file(path):
+    for path in _sources(root):
+        label = _LABEL_OF.get(path.partition("/")[0].removesuffix(".py"), "language")
+        for text, docstring in _of_file(root / path):
             if len(docstring) >= _SMALLEST and docstring not in seen:
                 seen.add(docstring)
                 yield Document(text, label)
+
+
+def _sources(root: Path) -> list[str]:
+    """Source files of the library proper, from `root`, in order; what is installed beside it is not looked through."""
+    found: list[str] = []
+    for folder, below, files in os.walk(root):
+        at = Path(folder).relative_to(root)
+        start = ("lib-dynload", "config-") if folder == str(root) else ()
+        below[:] = [name for name in below if name not in _LEFT_OUT and not name.startswith(start)]
+        found += [(at / name).as_posix() for name in files if name.endswith(".py")]
+    return sorted(found)
 
 
 def _of_file(path: Path) -> Iterator[tuple[str, str]]:
