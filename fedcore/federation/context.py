@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedcore.clients.settings import Progress
 from fedcore.federation.config import Config
@@ -15,7 +15,6 @@ from fedcore.federation.folder import RunFolder
 from fedcore.federation.learner import Learner
 from fedcore.federation.private_run import PrivateRun
 from fedcore.federation.trainings import Training, trainings
-from fedcore.updates import Update
 
 if TYPE_CHECKING:
     from fedcore.clients.workers import Workers
@@ -37,8 +36,8 @@ class Federation:
     #: processes that train clients, several at a time; None: this one does, one after the other
     workers: Workers | None = None
 
-    def trained(self, asked: Iterable[Training]) -> Iterator[Callable[[], Update]]:
-        """For each training, in order, what returns its update or raises its error: see `trainings`."""
+    def trained(self, asked: Iterable[Training]) -> Iterator[Callable[[], Any]]:
+        """For each training, in order, what returns that which comes of it or raises its error: see `trainings`."""
         return trainings(self.learner, self.workers, asked)
 
     @property

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
-from fedcore.clients.settings import Progress
+from fedcore.clients.settings import Metrics, Progress
 from fedcore.clients.workers import Workers
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.config_file import check_clients
@@ -193,6 +193,18 @@ def evaluate_base(federation: Federation) -> None:
         federation.progress(BASE, 1, 1, loss=metrics.loss)
 
 
+class Alone(Training):
+    """A client that sends nothing: how good what it trained is counts, and the time that both took where it was."""
+
+    def by(self, learner: Learner) -> tuple[Metrics, Clock]:
+        clock = Clock()
+        with clock.phase("training"):
+            adapter = super().by(learner)
+        with clock.phase("evaluation"):
+            metrics = learner.evaluate(adapter)
+        return metrics, clock
+
+
 def train_alone(federation: Federation) -> None:
     """The table's second row: each client alone, from the initial adapter, with all the steps that it has in an arm.
 
@@ -201,17 +213,13 @@ def train_alone(federation: Federation) -> None:
     config, clients = federation.config, federation.clients
     left = [client for client in clients if federation.folder.metrics.find(arm=LOCAL_ONLY, client=client.id) is None]
     steps = config.training.steps * config.run.rounds
-    adapters = federation.trained(
-        Training(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.id)) for client in left
+    outcomes = federation.trained(
+        Alone(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.id)) for client in left
     )
     for done, client in enumerate(clients):
         if client in left:
             federation.progress(LOCAL_ONLY, done, len(clients))
-            clock = Clock()
-            with clock.phase("training"):
-                adapter = next(adapters)()
-            with clock.phase("evaluation"):
-                metrics = federation.learner.evaluate(adapter)
+            metrics, clock = next(outcomes)()
             federation.folder.metrics.append(
                 {"client": client.id} | _alone(LOCAL_ONLY, config.run.rounds, metrics, clock)
             )

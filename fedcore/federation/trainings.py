@@ -28,13 +28,13 @@ class Training:
     proximal_mu: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def by(self, learner: Learner) -> Update:
-        """What the client has after it."""
+    def by(self, learner: Learner) -> Any:
+        """What comes of it: the update that the client has then."""
         return learner.train(self.adapter, self.client, self.steps, self.seed, self.proximal_mu, **self.options)
 
 
-def trainings(learner: Learner, workers: Workers | None, asked: Iterable[Training]) -> Iterator[Callable[[], Update]]:
-    """For each training, in order, what returns its update or raises its error.
+def trainings(learner: Learner, workers: Workers | None, asked: Iterable[Training]) -> Iterator[Callable[[], Any]]:
+    """For each training, in order, what returns that which comes of it or raises its error.
 
     Here it is done when it is asked for; where there are workers, later ones are under way meanwhile.
     """
@@ -65,11 +65,11 @@ def _load(config: Config, texts: Texts, digest: str) -> None:
     _loaded[:] = [(learner, {client.id: client for client in clients})]
 
 
-def _apart(training: Training) -> Callable[[], Update]:
+def _apart(training: Training) -> Callable[[], Any]:
     """A training as it travels to a worker, which has the texts."""
     return partial(_train, replace(training, client=replace(training.client, texts=())))
 
 
-def _train(training: Training) -> Update:
+def _train(training: Training) -> Any:
     learner, clients = _loaded[0]
     return replace(training, client=clients[training.client.id]).by(learner)
