@@ -55,10 +55,13 @@ def main() -> None:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        while demo.poll() is None:
-            peak = max(peak, resident(demo.pid))
-            time.sleep(0.2)
-        wall = time.perf_counter() - start
+        try:
+            while demo.poll() is None:
+                peak = max(peak, resident(demo.pid))
+                time.sleep(0.2)
+            wall = time.perf_counter() - start
+        finally:
+            demo.kill()  # in a session of its own, which Ctrl+C does not reach
         if demo.returncode:
             raise SystemExit(f"the demo ended with exit code {demo.returncode}")
         lines = timed_lines(run)

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from bench_mask_add import flower
@@ -226,9 +227,9 @@ def server(results: dict[str, object]) -> None:
         there = [i for i in messages if stage != "mask" or i >= GONE]
         if stage == "mask":
             # what a client masks is set below: here it opens its shares
-            client_module.masked = lambda *_: np.zeros(1, np.uint8)
-            for i in there:
-                clients[i].mask(messages[i], vector)
+            with patch.object(client_module, "masked", lambda *_: np.zeros(1, np.uint8)):
+                for i in there:
+                    clients[i].mask(messages[i], vector)
             left = corrected(p, clients, there, plain)
         for i in there:
             if stage != "mask":

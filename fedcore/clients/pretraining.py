@@ -53,7 +53,8 @@ def make_base(
     from others is replaced; one that fedcore did not make is refused. It is written beside and renamed, so it is whole
     or not there, and of two processes that make one base the first one's stays. The same input gives the same weights
     on one machine with one number of torch threads (which fedcore.json notes). `workers` train silos side by side, with
-    fewer threads each. progress("pretraining", round, rounds, loss=mean inner loss, tokens=so far).
+    fewer threads each; a base that others made stays. progress("pretraining", round, rounds, loss=mean inner loss,
+    tokens=so far).
 
     Raises ShapeError (no silo, or one without text), ConfigError (settings that do not fit), TrainingError (a loss that
     is not finite), ExistsError, StorageError.
@@ -70,7 +71,8 @@ def make_base(
         with seeded(seed):
             model = _model(tokenizer, settings)
         _diloco(model, tokenizer, silos, settings, seed, progress, workers)
-        _write(directory, model, tokenizer, key)
+        threads = min(torch.get_num_threads(), workers.threads if workers else 1 << 30)
+        _write(directory, model, tokenizer, key, threads)
     return directory
 
 
@@ -232,7 +234,7 @@ def _schedule(step: int, steps: int) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _write(directory: Path, model: Any, tokenizer: Any, key: dict[str, Any]) -> None:
+def _write(directory: Path, model: Any, tokenizer: Any, key: dict[str, Any], threads: int) -> None:
     """Beside, then renamed: a reader sees the old directory, none, or the new one whole.
 
     Where another process was first with the same base, that one stays: it may be being read.
@@ -243,5 +245,5 @@ def _write(directory: Path, model: Any, tokenizer: Any, key: dict[str, Any]) -> 
         with new_directory(directory, replace=True) as beside:
             model.save_pretrained(beside)
             tokenizer.save_pretrained(beside)
-            made = {**key, "torch_threads": torch.get_num_threads()}
+            made = {**key, "torch_threads": threads}
             (beside / _KEY_FILE).write_text(json.dumps(made, indent=2, sort_keys=True) + "\n", encoding="utf-8")

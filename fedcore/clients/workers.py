@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -27,13 +28,21 @@ _AHEAD = 2
 
 
 class Workers:
-    """`count` processes, started at once and ended with the `with` block, or when this process dies in any way."""
+    """`count` processes, started at once, that end with the `with` block, or with this process however it dies.
+
+    threads  of torch in each, or fewer where OMP_NUM_THREADS says so
+
+    As multiprocessing has it, a script that makes one begins its own work under `if __name__ == "__main__":`.
+    """
 
     def __init__(self, count: int):
         context = multiprocessing.get_context("spawn")  # a fork would take over locks of torch's threads
-        threads = max(1, _cores() // count)
+        self.threads = max(1, _cores() // count)
         self._processes, self._idle = {}, []
+        #: what each busy one is at: whose call, and its number there
         self._busy: dict[Connection, tuple[object, int]] = {}
+        #: answers that wait for the `each` that asked
+        self._answers: dict[object, dict[int, Call]] = {}
         self._fault: Exception | None = None
         # Ctrl+C reaches the whole group of processes; only this one says what became of it. Where the tracker starts
         # in between, it lifts the mask.
@@ -42,7 +51,7 @@ class Workers:
         try:
             for _ in range(count):
                 here, there = context.Pipe()
-                process = context.Process(target=_serve, args=(there, threads), daemon=True)
+                process = context.Process(target=_serve, args=(there, self.threads), daemon=True)
                 process.start()
                 there.close()
                 self._processes[here] = process
@@ -54,17 +63,19 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for process in self._processes.values():
+            process.kill()  # they keep nothing
         for connection, process in self._processes.items():
-            process.terminate()
             process.join()
             connection.close()
 
     def everywhere(self, call: Call) -> None:
-        """Have every worker make a call before any later one; returns at once, an error of it is raised by `each`."""
+        """Have every worker make a call before any later one, not waited for; an error of it is raised by `each`."""
         while self._busy:
             self._receive()
+        data = pickle.dumps(call)
         for connection in [*self._idle]:
-            self._send(connection, call, (self, 0))
+            self._send(connection, data, (self, 0))
 
     def each(self, calls: Iterable[Call]) -> Iterator[Call]:
         """For each call, in order, what returns its result or raises its error; later ones are under way meanwhile.
@@ -72,76 +83,85 @@ class Workers:
         Raises BackendError where a worker died, and the error of a call that each had to make first.
         """
         this, coming = object(), enumerate(calls)
-        done: dict[int, Call] = {}
+        done = self._answers[this] = {}
         head, after = 0, 0
-        following = next(coming, None)
-        while following is not None or head < after:
-            while following is not None and self._idle and following[0] < head + _AHEAD * len(self._processes):
-                self._send(self._idle[-1], following[1], (this, following[0]))
-                after, following = following[0] + 1, next(coming, None)
-            if head in done:
-                yield done.pop(head)
-                head += 1
-            else:
-                if self._fault is not None:
-                    raise self._fault
-                done.update((number, answer) for whose, number, answer in self._receive() if whose is this)
+        try:
+            following = next(coming, None)
+            while following is not None or head < after:
+                while following is not None and self._idle and following[0] < head + _AHEAD * len(self._processes):
+                    self._send(self._idle[-1], pickle.dumps(following[1]), (this, following[0]))
+                    after, following = following[0] + 1, next(coming, None)
+                if head in done:
+                    yield done.pop(head)
+                    head += 1
+                else:
+                    if self._fault is not None:
+                        raise self._fault
+                    self._receive()
+        finally:
+            del self._answers[this]
 
-    def _send(self, connection: Connection, call: Call, ticket: tuple[object, int]) -> None:
+    def _send(self, connection: Connection, call: bytes, ticket: tuple[object, int]) -> None:
         self._idle.remove(connection)
         self._busy[connection] = ticket
         try:
-            # not `send`, with which tensors would travel through shared memory
-            connection.send_bytes(pickle.dumps(call))
+            connection.send_bytes(call)  # not `send`, with which tensors would travel through shared memory
         except (BrokenPipeError, ConnectionResetError):
             self._lost(connection)
 
-    def _receive(self) -> list[tuple[object, int, Call]]:
-        """Wait for answers: whose they are, the number of the call, and what gives its result."""
-        found = []
+    def _receive(self) -> None:
+        """Wait for answers, and keep those that somebody waits for."""
         for connection in wait(list(self._busy)):
             assert isinstance(connection, Connection)
             try:
-                answer = pickle.loads(connection.recv_bytes())
+                data = connection.recv_bytes()
             except (EOFError, ConnectionResetError):
                 self._lost(connection)
             whose, number = self._busy.pop(connection)
             self._idle.append(connection)
-            found.append((whose, number, answer))
-            if whose is self:
+            answer = pickle.loads(data)
+            if whose in self._answers:
+                self._answers[whose][number] = answer
+            elif whose is self:
                 try:
                     answer()
                 except Exception as error:
                     self._fault = error
-        return found
 
     def _lost(self, connection: Connection) -> None:
         process = self._processes[connection]
         process.join()
-        raise BackendError(
-            f"worker processes: one of {len(self._processes)} ended with {_ending(process.exitcode)}, expected an "
-            "answer; if memory ran out, each holds a model of its own: lower run.workers"
-        )
+        code, count = process.exitcode, len(self._processes)
+        if code == -signal.SIGKILL:
+            end, do = "signal 9", "if memory ran out, each holds a model of its own: lower run.workers"
+        else:
+            end, do = f"exit code {code}", "what it said on standard error tells why"
+        raise BackendError(f"worker processes: one of {count} ended with {end}, expected an answer; {do}")
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _ending(code: int | None) -> str:
-    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-
-
 def _serve(connection: Connection, threads: int) -> None:
     """What a worker does: answer calls until the other side closes, or dies."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads, torch.get_num_threads()))
     try:
         while True:
             connection.send_bytes(_answer(connection.recv_bytes()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _end_with(parent: Any) -> None:
+    """Leave in the middle of a call, which may be long, when the process dies that asked for it."""
+    parent.join()
+    os._exit(1)
 
 
 def _answer(call: bytes) -> bytes:

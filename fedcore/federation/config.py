@@ -29,9 +29,9 @@ class Run(Section):
     output: str | None = Field(default=None, description="run folder; must not exist yet; --output overrides it")
     workers: PositiveInt = Field(
         default=1,
-        description="processes that train, so many clients at a time, each with a model of its own and its share of "
-        "the cores; 1 is this process alone. Cores share the work of a small model badly, so that clients side by side "
-        "are done sooner",
+        description="processes that train, so many clients at a time, each with a model of its own beside this one's "
+        "and its share of the cores; 1 is this process alone. Cores share the work of a small model badly, so that "
+        "clients side by side are done sooner",
     )
     adapter_from: Name | None = Field(
         default=None, description="the arm whose last adapter becomes adapter/; the first arm if absent"

@@ -70,7 +70,7 @@ class Learner(Protocol):
 
 
 class QLoRALearner:
-    """The real clients, one after the other on one base model in this process. `workers` make the built-in base."""
+    """The real clients on one base model, one after the other in the process that it is in. `workers` make the base."""
 
     def __init__(self, config: Config, texts: Texts, progress: Progress, workers: Workers | None = None):
         from fedcore.clients.adapter import attach

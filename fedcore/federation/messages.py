@@ -24,8 +24,8 @@ def gather(
 ) -> None:
     """Have each client train whose message is not in `receipts` yet, and journal what it sends.
 
-    Poisoned clients are the last ones: when they send, what the honest ones sent lies in the journal, and an attack
-    sees those bytes, in a resumed round as in one that was never interrupted.
+    Poisoned clients are the last ones: when they send, though not always when they train, what the honest ones sent
+    lies in the journal, and an attack sees those bytes, in a resumed round as in one that was never interrupted.
     """
     config, journal, broadcast = federation.config, federation.folder.journal, start.adapter
     attackers, honest = poisoned(federation.clients, arm), None

@@ -178,8 +178,9 @@ def gather(
     )
     for client in left:
         with clock.phase("training"):
+            answer = next(updates)
             try:
-                update = next(updates)()
+                update = answer()
             except TrainingError:
                 failed.append(client.id)
                 if len(failed) == min(_ALL, enough) and len(receipts) == len(failed) - 1:

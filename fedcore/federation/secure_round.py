@@ -150,9 +150,9 @@ def gather(
     for done, client in enumerate(federation.clients):
         federation.progress(arm.name, before + done, federation.total, round=changes.number)
         with clock.phase("training"):
-            change = np.zeros(changes.length, np.float32)
+            change, answer = np.zeros(changes.length, np.float32), next(updates)
             try:
-                update = next(updates)()
+                update = answer()
                 change = changes.flat(update)
             except (TrainingError, NonFiniteError) as error:
                 # why is known to the client alone

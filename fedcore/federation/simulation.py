@@ -1,4 +1,4 @@
-"""A whole federation in one process: the base, local-only training, then each arm, on the same data and seeds."""
+"""A whole federation on one machine: the base, local-only training, then each arm, on the same data and seeds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def simulate(config: Config, output: Path, *, resume: bool = False, progress: Pr
         refuse_existing(output)
         check_writable(output)
     # started first: while they load what trains, the texts are read
-    with Workers(config.run.workers) if config.run.workers > 1 else nullcontext() as workers:
+    count = min(config.run.workers, config.partition.clients or config.run.workers)
+    with Workers(count) if count > 1 else nullcontext() as workers:
         progress("reading the texts", 0, 1)
         texts = load_texts(config)
         examples = [len(client.texts) for client in texts.clients]

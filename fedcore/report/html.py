@@ -113,7 +113,8 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], 
         sections.append(_section("Clients", _figure(plots.data_by_client(facts["clients"]))))
     if plots.arm_names(metrics):
         note = (
-            "Training is the sum over clients, one after the other. Aggregation includes decoding the received bytes."
+            "Training is how long the run waited for its clients, one after the other or as many at a time as it has "
+            "workers; of local-only it is the sum over clients. Aggregation includes decoding the received bytes."
         )
         sections.append(
             _section("Time and traffic", _figure(plots.time_by_phase(metrics), note) + _figure(plots.traffic(metrics)))

@@ -86,12 +86,28 @@ def test_a_worker_that_dies_is_named_with_what_to_do():
             next(answers)()
 
 
-def test_workers_end_when_the_process_that_started_them_is_killed():
+def test_a_call_that_cannot_travel_leaves_the_workers_as_they_were(workers):
+    with pytest.raises(Exception, match="pickle"):
+        list(workers.each([lambda: 1]))
+    assert [answer()[0] for answer in workers.each([partial(pid_after, 0.0, k) for k in range(5)])] == list(range(5))
+
+
+def test_two_that_ask_in_turn_each_get_their_own_answers(workers):
+    first = workers.each([partial(pid_after, 0.01, k) for k in range(6)])
+    assert next(first)()[0] == 0
+    assert [answer()[0] for answer in workers.each([partial(pid_after, 0.0, k + 50) for k in range(3)])] == [50, 51, 52]
+    assert [answer()[0] for answer in first] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_workers_end_when_the_process_that_started_them_is_killed(busy):
     program = (
-        "import os, signal; from functools import partial; from fedcore.clients.workers import Workers\n"
+        "import os, signal, time; from functools import partial; from fedcore.clients.workers import Workers\n"
         "if __name__ == '__main__':\n"
         "    workers = Workers(2)\n"
         "    print(*{a() for a in workers.each([os.getpid] * 8)}, flush=True)\n"
+        f"    workers.everywhere(partial(time.sleep, {600 * busy}))\n"
+        "    time.sleep(0.2)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
@@ -168,7 +184,7 @@ def test_a_run_starts_its_workers_and_ends_them(tiny_directory, texts, tmp_path,
     monkeypatch.setattr(simulation, "Workers", lambda count: started.append(Workers(count)) or started[0], raising=True)
     folder = simulation.simulate(parse_config(text, "c.toml"), tmp_path / "run")
     assert len(folder.ledger.entries) == 2
-    assert [process.exitcode for process in started[0]._processes.values()] == [-signal.SIGTERM] * 2
+    assert [process.exitcode for process in started[0]._processes.values()] == [-signal.SIGKILL] * 2
 
 
 def test_a_worker_refuses_another_base_than_the_run_began_with(tiny_directory, texts, tmp_path):

@@ -17,7 +17,7 @@ from fedcore.errors import (
     ShapeError,
     WeightError,
 )
-from fedcore.privacy.secagg import client, unmasking, wire
+from fedcore.privacy.secagg import client, masking, unmasking, wire
 from fedcore.privacy.secagg.keys import KEY_BYTES, TAG_BYTES
 
 
@@ -147,6 +147,17 @@ def test_the_residues_of_a_message_are_uniform_at_every_width(bits):
     for shift in (0, bits - 8):
         counts = np.bincount((found >> np.uint8(shift)).astype(np.int64) & 255, minlength=256)
         assert ((counts - p.length / 256) ** 2 / (p.length / 256)).sum() < 400  # χ² with 255 degrees
+
+
+def test_a_fingerprint_is_of_all_that_goes_out_however_it_is_cut(monkeypatch):
+    packed, key = np.arange(1000, dtype=np.uint8), bytes(range(32))
+    whole = masking.fingerprint(packed, key)
+    monkeypatch.setattr(masking, "_AT_ONCE", 96)
+    assert masking.fingerprint(packed, key) == whole
+    for place in (0, 95, 96, 999):
+        other = packed.copy()
+        other[place] ^= 1
+        assert masking.fingerprint(other, key) != whole
 
 
 def test_keys_are_overwritten_before_anything_is_sent(mask_keys):

@@ -43,9 +43,10 @@ class Client:
     save         called with the client whenever it is about to send something new; write `to_bytes` to disk there. What
                  it raises is raised: nothing is sent, and only the same input is taken again, to be saved first
 
-    Each stage takes the server's message and returns what to send. Called again with the same input it returns the same
-    bytes, also after a restart; with another it raises Replayed: a second answer would break the masks. Bad messages
-    raise Forged, Replayed, Void or FormatError and change nothing; a stream that does not run here BackendError.
+    A client is used by one thread. Each stage takes the server's message and returns what to send. Called again with
+    the same input it returns the same bytes, also after a restart; with another it raises Replayed: a second answer
+    would break the masks. Bad messages raise Forged, Replayed, Void or FormatError and change nothing; a stream that
+    does not run here BackendError.
     """
 
     def __init__(

@@ -15,6 +15,9 @@ from fedcore.privacy.secagg.peers import Peer
 from fedcore.privacy.secagg.roster import Id
 from fedcore.privacy.secagg.vector import Integers, Weighted
 
+#: bytes that OpenSSL is given in one call: it counts them by an int
+_AT_ONCE = 1 << 24
+
 
 def mask_keys(
     keys: RoundKeys, tag: bytes, me: int, partners: list[int], peers: Mapping[int, Peer], names: list[Id]
@@ -50,6 +53,7 @@ def fingerprint(packed: np.ndarray, key: bytes) -> bytes:
     nor a fingerprint, which stays in the sealed state.
     """
     gmac = Cipher(AES(key), GCM(bytes(12))).encryptor()
-    gmac.authenticate_additional_data(packed.data)
+    for at in range(0, len(packed), _AT_ONCE):
+        gmac.authenticate_additional_data(packed[at : at + _AT_ONCE].data)
     gmac.finalize()
     return gmac.tag

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fedcore.errors import FormatError, PrivacyError
 from fedcore.privacy.secagg.wire import readable
 
-_MAGIC, _SALT, _TAG, _PIECE = b"fcss\x05", 32, 16, 1 << 24
+_MAGIC, _SALT, _TAG, _PIECE = b"fcss\x06", 32, 16, 1 << 24
 
 
 def seal(fields: dict[str, bytes], kind: str, sealing_key: bytes) -> bytes:
