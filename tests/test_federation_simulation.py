@@ -307,7 +307,11 @@ def test_an_existing_folder_is_refused_before_any_work(tmp_path):
 
 
 def test_how_many_train_at_a_time_may_be_another_number_when_a_run_is_resumed(whole):
-    simulate(whole, resume=True, config=fake.config(fake.CONFIG.replace("seed = 5", "seed = 5\nworkers = 3")))
+    before, learner = result(whole), fake.FakeLearner()
+    other = fake.config(fake.CONFIG.replace("seed = 5", "seed = 5\nworkers = 3"))
+    simulate(whole, resume=True, learner=learner, config=other)
+    assert learner.trained == []
+    assert result(whole) == before
 
 
 def test_a_run_cannot_be_resumed_on_another_configuration_base_or_text(whole, tmp_path):
