@@ -1,17 +1,21 @@
-/* weighted_sum with AVX2, FMA and F16C. bf16 as in the AVX-512 file: evens and odds of 32-bit words; the sums stay in
- * that order inside whole groups of 16 columns: [even 0..3][even 4..7][odd 0..3][odd 4..7]. */
+/* weighted_sum with AVX2, FMA and F16C. bf16 is spread to fp64 by integers: sign, exponent and fraction at their places
+ * make an fp64 that is BF16_SCALE times too small, as an exponent of 0 means the same in both, and the weights make up
+ * for it. The sums stay in the order that it gives inside whole groups of 16 columns: 0, 4, 8, 12,
+ * then 1, 5, 9, 13, and so on.
+ */
 #include <immintrin.h>
 
 #include "impl.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum { AHEAD = 1024 }; /* bytes */
+enum { AHEAD = 1024 };     /* bytes */
+#define BF16_SCALE 0x1p896 /* 2^(1023 - 127); times any fp32 an fp64 */
 
 INLINE __m256d low(__m256 x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
 INLINE __m256d high(__m256 x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
 
-/* 16 columns of a row as four vectors: in column order, or for bf16 as even 0..3, even 4..7, odd 0..3, odd 4..7. */
-INLINE void widen(const char* row, fc_dtype type, __m256d* x) {
+/* 16 columns of a row as four vectors: in column order, or for bf16 by column modulo 4. */
+INLINE void widen(const char* row, fc_dtype type, __m256d* x, __m256i* most) {
     if (type == FC_F32) {
         for (int v = 0; v < 4; v++) x[v] = _mm256_cvtps_pd(_mm_loadu_ps((const float*)(row + 16 * v)));
     } else if (type == FC_F16) {
@@ -22,31 +26,40 @@ INLINE void widen(const char* row, fc_dtype type, __m256d* x) {
         }
     } else {
         const __m256i pair = _mm256_loadu_si256((const __m256i*)row);
-        const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
-        const __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32((int)0xffff0000)));
-        x[0] = low(even);
-        x[1] = high(even);
-        x[2] = low(odd);
-        x[3] = high(odd);
+        const __m256i places = _mm256_set1_epi32((int)0x8fffe000), upper = _mm256_set1_epi64x(-(1ll << 32));
+        const __m256i even = _mm256_and_si256(_mm256_srai_epi32(_mm256_slli_epi32(pair, 16), 3), places);
+        const __m256i odd = _mm256_and_si256(_mm256_srai_epi32(pair, 3), places);
+        x[0] = _mm256_castsi256_pd(_mm256_slli_epi64(even, 32));
+        x[1] = _mm256_castsi256_pd(_mm256_slli_epi64(odd, 32));
+        x[2] = _mm256_castsi256_pd(_mm256_and_si256(even, upper));
+        x[3] = _mm256_castsi256_pd(_mm256_and_si256(odd, upper));
+        *most = _mm256_max_epu16(*most, _mm256_add_epi16(pair, pair));
     }
 }
 
 INLINE int64_t step(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first,
                     fc_dtype type) {
     const int size = fc_itemsize(type);
+    double weights[FC_WS_GROUP_16];
+    for (int r = 0; r < count; r++) weights[r] = type == FC_BF16 ? w[r] * BF16_SCALE : w[r];
+    __m256i most = _mm256_setzero_si256(); /* bf16: twice the largest magnitude of each lane */
     int64_t k = 0;
     for (; k + 16 <= length; k += 16) {
         __m256d sum[4], x[4];
         for (int v = 0; v < 4; v++) sum[v] = first ? _mm256_setzero_pd() : _mm256_load_pd(acc + k + 4 * v);
         for (int r = 0; r < count; r++) {
             const char* at = (const char*)rows[r] + size * k;
-            const __m256d weight = _mm256_set1_pd(w[r]);
+            const __m256d weight = _mm256_set1_pd(weights[r]);
             _mm_prefetch(at + AHEAD, _MM_HINT_T0);
-            widen(at, type, x);
+            widen(at, type, x, &most);
             for (int v = 0; v < 4; v++) sum[v] = _mm256_fmadd_pd(x[v], weight, sum[v]);
         }
         for (int v = 0; v < 4; v++) _mm256_store_pd(acc + k + 4 * v, sum[v]);
     }
+    /* Inf and NaN were spread to finite numbers: the sums that they would have made are not */
+    const __m256i infinity = _mm256_set1_epi16((short)0xff00);
+    if (_mm256_movemask_epi8(_mm256_cmpeq_epi16(_mm256_max_epu16(most, infinity), most)))
+        for (int64_t i = 0; i < k; i++) acc[i] = NAN;
     return k;
 }
 
@@ -103,17 +116,15 @@ INLINE int any_equal32(__m256i value, uint32_t mask) {
     return !!_mm256_movemask_epi8(_mm256_cmpeq_epi32(_mm256_and_si256(value, m), m));
 }
 
-/* 16 columns of quotients, in order (split = 0) or as evens and odds (split = 1). */
+/* 16 columns of quotients, in order (split = 0) or by column modulo 4 (split = 1). */
 INLINE int emit(__m256d* q, int split, fc_dtype type, char* out, int stream) {
-    if (split) { /* e0e1e2e3 e4.. o0o1o2o3 o4..: unpack within halves, then put the halves in order */
-        for (int v = 0; v < 2; v++) {
-            const __m256d lower = _mm256_unpacklo_pd(q[v], q[2 + v]), upper = _mm256_unpackhi_pd(q[v], q[2 + v]);
-            q[v] = _mm256_permute2f128_pd(lower, upper, 0x20);
-            q[2 + v] = _mm256_permute2f128_pd(lower, upper, 0x31);
-        }
-        const __m256d second = q[1];
-        q[1] = q[2];
-        q[2] = second;
+    if (split) {
+        const __m256d a = _mm256_unpacklo_pd(q[0], q[1]), b = _mm256_unpacklo_pd(q[2], q[3]);
+        const __m256d c = _mm256_unpackhi_pd(q[0], q[1]), d = _mm256_unpackhi_pd(q[2], q[3]);
+        q[0] = _mm256_permute2f128_pd(a, b, 0x20);
+        q[1] = _mm256_permute2f128_pd(c, d, 0x20);
+        q[2] = _mm256_permute2f128_pd(a, b, 0x31);
+        q[3] = _mm256_permute2f128_pd(c, d, 0x31);
     }
     if (type == FC_F64) {
         const __m256i wide = _mm256_set1_epi64x(0x7ff0000000000000ll);
