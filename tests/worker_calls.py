@@ -6,7 +6,8 @@ import os
 import signal
 import time
 
-from fedcore.errors import NonFiniteError
+from fedcore.clients import training
+from fedcore.errors import NonFiniteError, TrainingError
 
 
 def pid_after(seconds: float, value: int) -> tuple[int, int]:
@@ -16,6 +17,19 @@ def pid_after(seconds: float, value: int) -> tuple[int, int]:
 
 def fail(value: int) -> None:
     raise (NonFiniteError(f"client {value}", value) if value else ZeroDivisionError("by a fault"))
+
+
+def break_client(broken: str | None, steps: int = 2) -> None:
+    """From now on the client of that id (None: no client) fails in this process to train so many steps."""
+    train = getattr(training.train, "whole", training.train)
+
+    def failing(base, texts, settings, seed, *, client_id: str = "", **options):
+        if client_id == broken and settings.steps == steps:
+            raise TrainingError(f"client {client_id}: its machine is gone")
+        return train(base, texts, settings, seed, client_id=client_id, **options)
+
+    failing.whole = train
+    training.train = failing
 
 
 def die() -> None:

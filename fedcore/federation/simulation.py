@@ -212,13 +212,15 @@ def train_alone(federation: Federation) -> None:
     One line a client in metrics.jsonl; the table shows the mean over clients.
     """
     config, clients = federation.config, federation.clients
-    left = [client for client in clients if federation.folder.metrics.find(arm=LOCAL_ONLY, client=client.id) is None]
+    finished = {line["client"] for line in federation.folder.metrics.entries if line["arm"] == LOCAL_ONLY}
     steps = config.training.steps * config.run.rounds
     outcomes = federation.trained(
-        Alone(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.id)) for client in left
+        Alone(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.id))
+        for client in clients
+        if client.id not in finished
     )
     for done, client in enumerate(clients):
-        if client in left:
+        if client.id not in finished:
             federation.progress(LOCAL_ONLY, done, len(clients))
             metrics, clock = next(outcomes)()
             federation.folder.metrics.append(

@@ -46,7 +46,7 @@ def trainings(learner: Learner, workers: Workers | None, asked: Iterable[Trainin
 
 
 def prepare(workers: Workers, config: Config, texts: Texts, learner: Learner) -> None:
-    """Have each worker load the base that `learner` holds; returns at once."""
+    """Have each worker load the base that `learner` holds, which is not waited for."""
     workers.everywhere(partial(_load, config, texts, learner.digest))
 
 

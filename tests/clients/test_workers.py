@@ -12,10 +12,10 @@ from functools import partial
 
 import pytest
 import torch
-from worker_calls import die, fail, pid_after
+from worker_calls import break_client, die, fail, pid_after
 
 from fedcore.clients.workers import Workers
-from fedcore.errors import BackendError, NonFiniteError
+from fedcore.errors import BackendError, NonFiniteError, TrainingError
 from fedcore.federation import simulation
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.data import Client, Texts
@@ -174,6 +174,38 @@ def test_clients_that_train_in_workers_send_the_same_bytes(tiny_directory, texts
         torch.set_num_threads(before)
     assert len(kept[0][0]) == 8
     assert kept[0] == kept[1]
+
+
+def run_of_five(directory, texts, arms, path, workers, *, resume=False):
+    text = CONFIG.format(directory=directory).replace("clients = 3", "clients = 5").partition("[[arms]]")[0]
+    clients = tuple(Client(f"client-{i}", tuple(texts[i::5]), {"": len(texts[i::5])}) for i in range(5))
+    config, given = parse_config(text + arms, "c.toml"), Texts(clients, (), ("Held.",), ())
+    learner = QLoRALearner(config, given, lambda *_, **__: None)
+    return run_arms(config, given, learner, path, resume=resume, workers=workers)
+
+
+def test_a_client_that_fails_in_a_worker_drops_out_of_a_secure_sum(tiny_directory, texts, tmp_path):
+    arms = '[[arms]]\nname = "masked"\nsecure = true\n'
+    with Workers(2) as made:
+        made.everywhere(partial(break_client, "client-2"))
+        folder = run_of_five(tiny_directory, texts, arms, tmp_path / "run", made)
+    for entry in folder.ledger.entries:
+        assert entry["excluded"] == {"client-2": "dropped out"}
+        assert entry["secure"]["survivors"] == [["client-0", "client-1", "client-3", "client-4"]]
+    assert len(folder.ledger.entries) == 2
+
+
+def test_a_run_that_a_worker_stopped_resumes_to_the_same_ledger(tiny_directory, texts, tmp_path):
+    arms = '[[arms]]\nname = "mean"\n'
+    with Workers(2) as made:
+        whole = run_of_five(tiny_directory, texts, arms, tmp_path / "whole", made)
+        made.everywhere(partial(break_client, "client-2"))
+        with pytest.raises(TrainingError, match="client-2: its machine is gone"):
+            run_of_five(tiny_directory, texts, arms, tmp_path / "stopped", made)
+        made.everywhere(partial(break_client, None))
+        again = run_of_five(tiny_directory, texts, arms, tmp_path / "stopped", made, resume=True)
+    assert again.ledger.entries == whole.ledger.entries
+    assert len(whole.ledger.entries) == 2
 
 
 def test_a_run_starts_its_workers_and_ends_them(tiny_directory, texts, tmp_path, monkeypatch):
