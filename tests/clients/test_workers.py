@@ -184,26 +184,31 @@ def run_of_five(directory, texts, arms, path, workers, *, resume=False):
     return run_arms(config, given, learner, path, resume=resume, workers=workers)
 
 
-def test_a_client_that_fails_in_a_worker_drops_out_of_a_secure_sum(tiny_directory, texts, tmp_path):
+@pytest.fixture
+def mended(workers):
+    """Workers in which tests break a client, which is whole again for the next test."""
+    yield workers
+    workers.everywhere(partial(break_client, None))
+
+
+def test_a_client_that_fails_in_a_worker_drops_out_of_a_secure_sum(tiny_directory, texts, tmp_path, mended):
     arms = '[[arms]]\nname = "masked"\nsecure = true\n'
-    with Workers(2) as made:
-        made.everywhere(partial(break_client, "client-2"))
-        folder = run_of_five(tiny_directory, texts, arms, tmp_path / "run", made)
+    mended.everywhere(partial(break_client, "client-2"))
+    folder = run_of_five(tiny_directory, texts, arms, tmp_path / "run", mended)
     for entry in folder.ledger.entries:
         assert entry["excluded"] == {"client-2": "dropped out"}
         assert entry["secure"]["survivors"] == [["client-0", "client-1", "client-3", "client-4"]]
     assert len(folder.ledger.entries) == 2
 
 
-def test_a_run_that_a_worker_stopped_resumes_to_the_same_ledger(tiny_directory, texts, tmp_path):
+def test_a_run_that_a_worker_stopped_resumes_to_the_same_ledger(tiny_directory, texts, tmp_path, mended):
     arms = '[[arms]]\nname = "mean"\n'
-    with Workers(2) as made:
-        whole = run_of_five(tiny_directory, texts, arms, tmp_path / "whole", made)
-        made.everywhere(partial(break_client, "client-2"))
-        with pytest.raises(TrainingError, match="client-2: its machine is gone"):
-            run_of_five(tiny_directory, texts, arms, tmp_path / "stopped", made)
-        made.everywhere(partial(break_client, None))
-        again = run_of_five(tiny_directory, texts, arms, tmp_path / "stopped", made, resume=True)
+    whole = run_of_five(tiny_directory, texts, arms, tmp_path / "whole", mended)
+    mended.everywhere(partial(break_client, "client-2"))
+    with pytest.raises(TrainingError, match="client-2: its machine is gone"):
+        run_of_five(tiny_directory, texts, arms, tmp_path / "stopped", mended)
+    mended.everywhere(partial(break_client, None))
+    again = run_of_five(tiny_directory, texts, arms, tmp_path / "stopped", mended, resume=True)
     assert again.ledger.entries == whole.ledger.entries
     assert len(whole.ledger.entries) == 2
 
