@@ -5,7 +5,7 @@
 
 #include "impl.h"
 
-enum { PANEL_BYTES = 512 << 10, MOST_PACKED = 8 };
+enum { MOST_PACKED = 8 };
 
 typedef struct {
     const fc_rows *x, *center;
@@ -15,18 +15,19 @@ typedef struct {
     int64_t panels, padded, chunks, next;
     int threads;
     int64_t block;  /* columns accumulated in fp32 */
-    int64_t packed; /* blocks packed at a time: as long a read of each row as the second-level cache has room for */
+    int64_t packed; /* blocks packed at a time: as long a read of each row as there is room for */
     fc_turn* turn;
 } job;
 
 typedef struct {
-    double* sum;      /* (padded, padded) of the current chunk */
-    float* panel;     /* panels of `packed` blocks: [block][panel], then as the ISA has it */
-    float* center;    /* the block's center as fp32 */
-    double* scale;    /* (padded): 2^e that each row of the block was divided by */
-    float* scaled;    /* differences of a panel's rows, one of which was scaled */
-    char* gathered;   /* FC_GRAM_PANEL blocks of rows that cross pieces */
-    char* center_raw; /* the center where it crosses pieces */
+    double* sum;       /* (padded, padded) of the current chunk */
+    float* panel;      /* panels of `packed` blocks: [block][panel], then as the ISA has it */
+    float* center;     /* the block's center as fp32 */
+    double* scale;     /* (padded): 2^e that each row of the block was divided by */
+    float* scaled;     /* differences of a panel's rows, one of which was scaled */
+    char* gathered;    /* FC_GRAM_PANEL blocks of rows that cross pieces */
+    char* center_raw;  /* the center where it crosses pieces */
+    const char** next; /* (n): where the columns of a row begin that are packed next */
 } space;
 
 static void release(space* s) {
@@ -37,18 +38,22 @@ static void release(space* s) {
     free(s->scaled);
     free(s->gathered);
     free(s->center_raw);
+    free(s->next);
 }
 
 static int reserve(space* s, const job* j) {
     const int64_t columns = j->packed * j->block;
-    s->sum = fc_alloc((size_t)(j->padded * j->padded) * sizeof *s->sum);
-    s->panel = fc_alloc((size_t)(j->packed * j->panels * j->kernels->gram_panel));
+    const size_t panels = (size_t)(j->packed * j->panels * j->kernels->gram_panel + FC_GRAM_PAST * FC_GRAM_BLOCK * 4);
+    s->sum = fc_alloc((size_t)((j->padded + FC_GRAM_PAST) * j->padded) * sizeof *s->sum);
+    s->panel = fc_alloc(panels);
     s->center = fc_alloc((size_t)columns * sizeof *s->center);
-    s->scale = fc_alloc((size_t)(j->packed * j->padded) * sizeof *s->scale);
+    s->scale = fc_alloc((size_t)(j->packed * j->padded + FC_GRAM_PAST) * sizeof *s->scale);
     s->scaled = fc_alloc((size_t)(FC_GRAM_PANEL * j->block) * sizeof *s->scaled);
     s->gathered = fc_alloc((size_t)(FC_GRAM_PANEL * columns) * sizeof(float));
     s->center_raw = fc_alloc((size_t)columns * sizeof(float));
-    return s->sum && s->panel && s->center && s->scale && s->scaled && s->gathered && s->center_raw;
+    s->next = fc_alloc((size_t)j->x->rows * sizeof *s->next);
+    if (s->panel) memset(s->panel, 0, panels);
+    return s->sum && s->panel && s->center && s->scale && s->scaled && s->gathered && s->center_raw && s->next;
 }
 
 static double load(const void* row, int64_t k, fc_dtype dtype) {
@@ -141,30 +146,18 @@ static void pack_blocks(const job* j, space* s, int64_t start, int64_t length, i
     }
 }
 
-/* The stretches of rows that are packed next, FC_GRAM_AHEAD bytes each, handed to tiles two at a time. */
-typedef struct {
-    int64_t start, bytes, row, offset;
-} lookahead;
-
-static const char* next_ahead(const job* j, const space* s, lookahead* next) {
-    if (next->row >= j->x->rows || !next->bytes)
-        return (const char*)s->panel; /* nothing left: a line that is near anyway */
-    const char* row = fc_gather(j->kernels, j->x, next->row, next->start, 1, s->gathered);
-    const char* stretch = row + next->offset;
-    next->offset += FC_GRAM_AHEAD;
-    if (next->offset >= next->bytes) {
-        next->offset = 0;
-        next->row++;
-    }
-    return stretch;
+/* Of a row that is packed next, or, where nothing is left, a line that is near anyway. */
+static const char* stretch_ahead(const space* s, fc_ahead* next) {
+    const char* stretch = fc_ahead_next(next, FC_GRAM_AHEAD);
+    return stretch ? stretch : (const char*)s->panel;
 }
 
-static void multiply_block(const job* j, const space* s, int64_t block, int64_t length, int rescaled, lookahead* next) {
+static void multiply_block(const job* j, const space* s, int64_t block, int64_t length, int rescaled, fc_ahead* next) {
     const int64_t panel_stride = FC_GRAM_PANEL * FC_GRAM_BLOCK;
     const float* panel = panel_of(j, s, block, 0);
     double* scale = s->scale + block * j->padded;
     if (j->kernels->gram_products) {
-        j->kernels->gram_products(panel, j->panels, j->first / FC_GRAM_PANEL, length, s->sum, scale);
+        j->kernels->gram_products(panel, j->x->rows, j->first, length, s->sum, scale, rescaled, next);
         return;
     }
     for (int64_t i = j->first / FC_GRAM_ROWS * FC_GRAM_ROWS; i < j->x->rows; i += FC_GRAM_ROWS) {
@@ -174,7 +167,7 @@ static void multiply_block(const job* j, const space* s, int64_t block, int64_t 
         for (int64_t h = 0; h < halves;) {
             const int64_t panels = fc_min((halves - h) / 2, FC_GRAM_WIDE);
             const int some = panels ? 2 * (int)panels : 1;
-            const char* const ahead[2] = {next_ahead(j, s, next), next_ahead(j, s, next)};
+            const char* const ahead[2] = {stretch_ahead(s, next), stretch_ahead(s, next)};
             j->kernels->gram_tile(a, rows, panel + h / 2 * panel_stride, panel_stride, some, length,
                                   s->sum + i * j->padded + h * FC_GRAM_ROWS, j->padded, rescaled ? scale + i : NULL,
                                   rescaled ? scale + h * FC_GRAM_ROWS : NULL, ahead);
@@ -201,7 +194,8 @@ static void work(void* context, int worker) {
             const int64_t coming = fc_min(j->packed * j->block, columns - after);
             /* what is decoded is not read at its columns' place in a row, so that there is nothing to ask for */
             const int64_t ahead = coming > 0 && !j->x->encoding ? coming * fc_itemsize(j->x->dtype) : 0;
-            lookahead next = {after, ahead, 0, 0};
+            for (int64_t r = 0; ahead && r < n; r++) s.next[r] = fc_gather(j->kernels, j->x, r, after, 1, s.gathered);
+            fc_ahead next = {s.next, n, ahead, fc_ceil(length, j->block), 0, 0};
             pack_blocks(j, &s, start, length, after, rescaled);
             for (int64_t b = 0; b * j->block < length; b++)
                 multiply_block(j, &s, b, fc_min(j->block, length - b * j->block), rescaled[b], &next);
@@ -219,7 +213,7 @@ int fc_gram(const fc_rows* x, const fc_rows* center, int64_t first, double* out,
     if (!kernels) return FC_NO_ISA;
     const int64_t n = x->rows, panels = fc_ceil(n, FC_GRAM_PANEL), chunks = fc_ceil(fc_columns(x), FC_GRAM_CHUNK);
     const int64_t block = kernels->gram_block, block_bytes = panels * kernels->gram_panel;
-    const int64_t room = PANEL_BYTES / block_bytes, packed = room < 1 ? 1 : fc_min(room, MOST_PACKED);
+    const int64_t room = kernels->gram_packed / block_bytes, packed = room < 1 ? 1 : fc_min(room, MOST_PACKED);
     job j = {x,
              center,
              kernels,

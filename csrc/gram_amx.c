@@ -216,11 +216,13 @@ typedef struct {
 } tile_config;
 static const tile_config config = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
-void fc_gram_products_amx(const float* panel, int64_t panels, int64_t first, int64_t length, double* sum,
-                          double* scale) {
+void fc_gram_products_amx(const float* panel, int64_t rows, int64_t first, int64_t length, double* sum, double* scale,
+                          int rescaled, fc_ahead* next) {
+    (void)rescaled, (void)next; /* there are units to scale by anyway; left to packing */
     _Alignas(64) int32_t sums[2][SUMS];
     const char* packed = (const char*)panel;
-    const int64_t steps = fc_ceil(length, STEP), stride = panels * FC_GRAM_PANEL;
+    first /= FC_GRAM_PANEL;
+    const int64_t steps = fc_ceil(length, STEP), panels = fc_ceil(rows, FC_GRAM_PANEL), stride = panels * FC_GRAM_PANEL;
     for (int64_t p = 0; p < panels; p++) {
         const double* units = (const double*)(packed + p * FC_GRAM_PANEL_AMX + 2 * SIDE);
         for (int r = 0; r < FC_GRAM_PANEL; r++) scale[FC_GRAM_PANEL * p + r] *= units[r];

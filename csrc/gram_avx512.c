@@ -19,7 +19,7 @@ INLINE int64_t pack(const void* const* rows, int count, const float* center, int
             x[r] = r < count ? _mm512_sub_ps(load16((const char*)rows[r] + size * k, type), c) : _mm512_setzero_ps();
         transpose(x);
         for (int i = 0; i < 16; i++) {
-            _mm512_store_ps(panel + (k + i) * FC_GRAM_PANEL, x[i]);
+            _mm512_store_ps(panel + fc_gram_place(k + i) * FC_GRAM_PANEL, x[i]);
             most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(x[i]), magnitude));
         }
     }
@@ -27,18 +27,18 @@ INLINE int64_t pack(const void* const* rows, int count, const float* center, int
     return k;
 }
 
-#define PACK(name, type, size)                                                                                    \
-    void fc_gram_pack_##name##_avx512(const void* const* rows, int count, const float* center, int64_t length,    \
-                                      float* panel, uint32_t* peak) {                                             \
-        const void* rest[FC_GRAM_PANEL];                                                                          \
-        uint32_t rest_peak[FC_GRAM_PANEL];                                                                        \
-        const int64_t k = count == 16 ? pack(rows, 16, center, length, panel, peak, type)                         \
-                                      : pack(rows, count, center, length, panel, peak, type);                     \
-        if (k == length) return;                                                                                  \
-        for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + size * k;                                \
-        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k, panel + k * FC_GRAM_PANEL, \
-                                  rest_peak);                                                                     \
-        for (int r = 0; r < FC_GRAM_PANEL; r++) peak[r] = rest_peak[r] > peak[r] ? rest_peak[r] : peak[r];        \
+#define PACK(name, type, size)                                                                                 \
+    void fc_gram_pack_##name##_avx512(const void* const* rows, int count, const float* center, int64_t length, \
+                                      float* panel, uint32_t* peak) {                                          \
+        const void* rest[FC_GRAM_PANEL];                                                                       \
+        uint32_t rest_peak[FC_GRAM_PANEL];                                                                     \
+        const int64_t k = count == 16 ? pack(rows, 16, center, length, panel, peak, type)                      \
+                                      : pack(rows, count, center, length, panel, peak, type);                  \
+        if (k == length) return;                                                                               \
+        for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + size * k;                             \
+        fc_gram_pack_##name##_ref(rest, count, center ? center + k : NULL, length - k,                         \
+                                  panel + fc_gram_place(k) * FC_GRAM_PANEL, rest_peak);                        \
+        for (int r = 0; r < FC_GRAM_PANEL; r++) peak[r] = rest_peak[r] > peak[r] ? rest_peak[r] : peak[r];     \
     }
 PACK(f32, FC_F32, 4)
 PACK(f16, FC_F16, 2)
@@ -82,13 +82,16 @@ INLINE void run(__m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE], const float* a, int rows
 INLINE void tile(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
                  double* sum, int64_t stride, const double* row_scale, const double* column_scale,
                  const char* const ahead[2]) {
-    __m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE], before[FC_GRAM_ROWS][FC_GRAM_WIDE];
-    run(dot, a, rows, b, panel_stride, halves, 0, fc_min(FC_GRAM_RUN, length), ahead);
-    for (int64_t k = FC_GRAM_RUN; k < length; k += FC_GRAM_RUN) {
-        memcpy(before, dot, sizeof dot);
-        run(dot, a, rows, b, panel_stride, halves, k, fc_min(k + FC_GRAM_RUN, length), ahead);
-        for (int r = 0; r < rows; r++)
-            for (int p = 0; p < (halves + 1) / 2; p++) dot[r][p] = _mm512_add_ps(before[r][p], dot[r][p]);
+    enum { LEVELS = 3 }; /* additions of two neighbours that leave one chain */
+    __m512 dot[FC_GRAM_ROWS][FC_GRAM_WIDE], before[LEVELS][FC_GRAM_ROWS][FC_GRAM_WIDE];
+    for (int chain = 0; chain < FC_GRAM_CHAINS; chain++) {
+        const int64_t start = chain * FC_GRAM_RUN;
+        run(dot, a, rows, b, panel_stride, halves, start, start + fc_ceil(length, FC_GRAM_CHAINS), ahead);
+        int level = 0;
+        for (; chain >> level & 1; level++) /* two sums of as many chains each become one */
+            for (int r = 0; r < rows; r++)
+                for (int p = 0; p < (halves + 1) / 2; p++) dot[r][p] = _mm512_add_ps(before[level][r][p], dot[r][p]);
+        if (level < LEVELS) memcpy(before[level], dot, sizeof dot);
     }
     for (int r = 0; r < rows; r++)
         for (int h = 0; h < halves; h++) {

@@ -5,11 +5,12 @@
     void fc_gram_pack_##name##_ref(const void* const* rows, int count, const float* center, int64_t length, \
                                    float* panel, uint32_t* peak) {                                          \
         memset(peak, 0, FC_GRAM_PANEL * sizeof *peak);                                                      \
-        for (int64_t k = 0; k < length; k++)                                                                \
+        for (int64_t k = 0; k < fc_ceil(length, FC_GRAM_CHAINS) * FC_GRAM_CHAINS; k++)                      \
             for (int r = 0; r < FC_GRAM_PANEL; r++) {                                                       \
-                const float value = r < count ? load(rows[r], k) - (center ? center[k] : 0.0f) : 0.0f;      \
+                const int is = r < count && k < length;                                                     \
+                const float value = is ? load(rows[r], k) - (center ? center[k] : 0.0f) : 0.0f;             \
                 const uint32_t bits = fc_bits(value) & 0x7fffffff;                                          \
-                panel[k * FC_GRAM_PANEL + r] = value;                                                       \
+                panel[fc_gram_place(k) * FC_GRAM_PANEL + r] = value;                                        \
                 peak[r] = bits > peak[r] ? bits : peak[r];                                                  \
             }                                                                                               \
     }
@@ -24,14 +25,13 @@ void fc_gram_tile_ref(const float* a, int rows, const float* b, int64_t panel_st
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < halves * FC_GRAM_PANEL / 2; c++) {
             const float* column = b + c / FC_GRAM_PANEL * panel_stride + c % FC_GRAM_PANEL;
-            float total = 0.0f, dot = 0.0f;
-            for (int64_t k = 0; k < length; k++) {
-                dot = fmaf(a[k * FC_GRAM_PANEL + r], column[k * FC_GRAM_PANEL], dot);
-                if ((k + 1) % FC_GRAM_RUN && k + 1 < length) continue;
-                total = k < FC_GRAM_RUN ? dot : total + dot;
-                dot = 0.0f;
-            }
-            sum[r * stride + c] += row_scale ? (double)total * (row_scale[r] * column_scale[c]) : (double)total;
+            float dot[FC_GRAM_CHAINS] = {0};
+            for (int i = 0; i < FC_GRAM_CHAINS; i++)
+                for (int64_t k = i * FC_GRAM_RUN; k < i * FC_GRAM_RUN + fc_ceil(length, FC_GRAM_CHAINS); k++)
+                    dot[i] = fmaf(a[k * FC_GRAM_PANEL + r], column[k * FC_GRAM_PANEL], dot[i]);
+            for (int left = FC_GRAM_CHAINS / 2; left; left /= 2)
+                for (int i = 0; i < left; i++) dot[i] = dot[2 * i] + dot[2 * i + 1];
+            sum[r * stride + c] += row_scale ? (double)dot[0] * (row_scale[r] * column_scale[c]) : (double)dot[0];
         }
 }
 

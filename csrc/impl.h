@@ -24,11 +24,13 @@ enum {
     FC_EXACT_MOST = 32,    /* levels: each lies 2^33 or more below the one before, up to 2^20 rows */
     FC_NORM_LANES = 32,
     FC_GRAM_BLOCK = 256, /* fixed by the definition: fedcore/reference/gram.py */
-    FC_GRAM_RUN = 32,    /* and this: columns of one chain of multiply-adds */
+    FC_GRAM_CHAINS = 8,  /* and this: column k is of chain k % FC_GRAM_CHAINS of multiply-adds */
+    FC_GRAM_RUN = FC_GRAM_BLOCK / FC_GRAM_CHAINS,
     FC_GRAM_BLOCK_AMX = 512,
     FC_GRAM_PANEL_AMX = 6 * 16 * FC_GRAM_BLOCK_AMX + 128, /* bytes of a packed panel: six digits, 16 units */
     FC_GRAM_CHUNK = 8192,
     FC_GRAM_PANEL = 16, /* rows a packed panel holds: [column][row], or as the ISA's gram_products has it */
+    FC_GRAM_PAST = 2,   /* rows past the last panel that an ISA's gram_products may read and add to */
     FC_GRAM_ROWS = 8,   /* rows that one tile of products covers, half a panel */
     FC_GRAM_WIDE = 2,   /* panels that one tile covers at most */
     FC_GRAM_AHEAD = 64 * FC_GRAM_BLOCK / 4,
@@ -87,14 +89,16 @@ typedef int fc_signs_fn(const void* const* rows, int count, const float* center,
 typedef int fc_exact_add_fn(const void* row, double weight, int64_t length, double* const* levels, int depth);
 /* Squared norm of one block (length <= FC_NORM_BLOCK) of a row, less `center` (fp32, NULL for zero). */
 typedef double fc_block_norm_fn(const void* row, const float* center, int64_t length);
-/* panel[k][r] = fp32(row r, column k) - center[k] for `count` <= FC_GRAM_PANEL rows; other rows of the panel are 0.
- * peak[r]: the largest magnitude of row r, as bits, so that Inf and NaN are above every number; an ISA that scales rows
- * itself says 1.0 for any that it can scale. rows[count] to rows[count + FC_GRAM_NEXT - 1] will be packed next: to be
- * asked for, not read. */
+/* panel[fc_gram_place(k)][r] = fp32(row r, column k) - center[k] for `count` <= FC_GRAM_PANEL rows, and 0 for its other
+ * rows and for columns from `length` to the next multiple of FC_GRAM_CHAINS. An ISA with gram_products packs as those
+ * read it; `panel` holds zeros before. peak[r]: the largest magnitude of row r, as bits, so that Inf and NaN are above
+ * every number; an ISA that scales rows itself says 1.0 for any that it can scale. rows[count] to rows[count +
+ * FC_GRAM_NEXT - 1] will be packed next: to be asked for, not read. */
+static inline int64_t fc_gram_place(int64_t k) { return k % FC_GRAM_CHAINS * FC_GRAM_RUN + k / FC_GRAM_CHAINS; }
 typedef void fc_gram_pack_fn(const void* const* rows, int count, const float* center, int64_t length, float* panel,
                              uint32_t* peak);
 /* Products of `rows` rows of panel a (FC_GRAM_ROWS, or half of it where the cohort ends) with `halves` half panels b,
- * panels panel_stride apart (the last panel may be formed whole): accumulated in fp32 in column order, times
+ * panels panel_stride apart (the last panel may be formed whole): accumulated in fp32 chain by chain, times
  * row_scale[r] * column_scale[c] (NULL: all scales are 1), added to the fp64 matrix `sum` of row stride `stride`.
  * ahead: two stretches of FC_GRAM_AHEAD bytes that will be packed next; asking for them here hides memory behind
  * products. */
@@ -103,11 +107,26 @@ typedef void fc_gram_tile_fn(const float* a, int rows, const float* b, int64_t p
                              const char* const ahead[2]);
 /* sum[p] += (a[p][k] - b[p][k])^2 in fp64 for k in order, of FC_PAIRS pairs: of fp32, or, `wide`, of fp64. */
 typedef void fc_pair_squares_fn(const void* const* a, const void* const* b, int wide, int64_t length, double* sum);
+/* What is packed after `blocks` blocks: `bytes` of each of `rows`, handed out from `offset` in row `row` on. */
+typedef struct {
+    const char* const* rows;
+    int64_t count, bytes, blocks, row, offset;
+} fc_ahead;
+static inline const char* fc_ahead_next(fc_ahead* next, int64_t size) { /* NULL: nothing is left */
+    if (next->row >= next->count || !next->bytes) return NULL;
+    const char* stretch = next->rows[next->row] + next->offset;
+    next->offset += size;
+    if (next->offset >= next->bytes) {
+        next->offset = 0;
+        next->row++;
+    }
+    return stretch;
+}
 /* In place of gram_tile, for an ISA that forms all products of a block in a way of its own: adds to `sum` (lower half,
- * row stride 16 * panels) the products of rows of panels >= `first` with those of panels up to theirs. scale: what the
- * rows were divided by; may be changed. */
-typedef void fc_gram_products_fn(const float* panel, int64_t panels, int64_t first, int64_t length, double* sum,
-                                 double* scale);
+ * row stride that of whole panels) at least the products of rows >= `first` with all up to themselves. scale: what the
+ * rows were divided by, all 1 unless `rescaled`; may be changed. */
+typedef void fc_gram_products_fn(const float* panel, int64_t rows, int64_t first, int64_t length, double* sum,
+                                 double* scale, int rescaled, fc_ahead* next);
 /* Products of LoRA factors: acc[o * stride + c] (+)= the fp32 sum over k < length of b[k * FC_LORA_ROWS + o] *
  * a[k * FC_LORA_COLUMNS + c], from 0.0 in the order of k with fused multiply-adds; `first`: acc is not read. */
 typedef void fc_lora_tile_fn(const float* b, const float* a, int64_t length, double* acc, int64_t stride, int first);
@@ -217,6 +236,7 @@ typedef struct {
     fc_gram_products_fn* gram_products; /* NULL: tile by tile */
     int gram_block;                     /* columns whose products are accumulated in fp32 */
     int gram_panel;                     /* bytes of a packed panel of a block */
+    int gram_packed;                    /* bytes packed at a time, as the second-level cache has room for */
     fc_lora_tile_fn* lora_tile;
     fc_lora_gram_tile_fn* lora_gram_tile;
     fc_clip_round_fn* clip_round[3];

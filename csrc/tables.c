@@ -60,6 +60,7 @@ const fc_kernels fc_kernels_ref = {
     .gf_horner = fc_gf_horner_ref,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
+    .gram_packed = 512 << 10,
     .to_f32 = THREE(fc_to_f32, ref),
     .read = fc_read_ref,
     .decode = {fc_decode_int8_ref, fc_decode_nf4_ref},
@@ -80,7 +81,7 @@ DECLARE_PACK(avx2)
 DECLARE_TO_F32(avx2)
 DECLARE_DECODE(avx2)
 DECLARE_ORDER(avx2)
-fc_gram_tile_fn fc_gram_tile_avx2;
+fc_gram_products_fn fc_gram_products_avx2;
 fc_pair_squares_fn fc_pair_squares_avx2;
 fc_lora_tile_fn fc_lora_tile_avx2;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx2;
@@ -105,7 +106,7 @@ const fc_kernels fc_kernels_avx2 = {
     .clip_round = THREE(fc_clip_round, avx2),
     .clip_noise_accumulate = THREE(fc_clip_noise_accumulate, avx2),
     .gram_pack = THREE(fc_gram_pack, avx2),
-    .gram_tile = fc_gram_tile_avx2,
+    .gram_products = fc_gram_products_avx2,
     .pair_squares = fc_pair_squares_avx2,
     .lora_tile = fc_lora_tile_avx2,
     .lora_gram_tile = fc_lora_gram_tile_avx2,
@@ -119,6 +120,7 @@ const fc_kernels fc_kernels_avx2 = {
     .gf_horner = fc_gf_horner_avx2,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
+    .gram_packed = 256 << 10,
     .to_f32 = THREE(fc_to_f32, avx2),
     .read = fc_read_ref,
     .decode = {fc_decode_int8_avx2, fc_decode_nf4_avx2},
@@ -174,6 +176,7 @@ const fc_kernels fc_kernels_avx512 = {
     .gram_tile = fc_gram_tile_avx512,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
+    .gram_packed = 512 << 10,
 };
 
 #if defined(FC_AMX)
@@ -186,6 +189,7 @@ const fc_kernels fc_kernels_amx = {
     .gram_products = fc_gram_products_amx,
     .gram_block = FC_GRAM_BLOCK_AMX,
     .gram_panel = FC_GRAM_PANEL_AMX,
+    .gram_packed = 512 << 10,
 };
 #endif
 
@@ -236,6 +240,7 @@ const fc_kernels fc_kernels_neon = {
     .gf_horner = fc_gf_horner_neon,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
+    .gram_packed = 512 << 10,
     .to_f32 = THREE(fc_to_f32, ref),
     .read = fc_read_ref,
     .decode = {fc_decode_int8_ref, fc_decode_nf4_ref},

@@ -218,7 +218,8 @@ def distances(matrix: np.ndarray) -> np.ndarray:
 
 class TestGram:
     def test_constants_are_the_definitions(self):
-        assert (gram.BLOCK, gram.RUN, gram.CHUNK) == (gram_definition.BLOCK, gram_definition.RUN, gram_definition.CHUNK)
+        of_a_chain = gram_definition.BLOCK // gram_definition.CHAINS
+        assert (gram.BLOCK, gram.RUN, gram.CHUNK) == (gram_definition.BLOCK, of_a_chain, gram_definition.CHUNK)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize(("n", "d"), [(5, 1), (2, 255), (1, 256), (16, 257), (17, 300), (33, 300), (2, 1025)])

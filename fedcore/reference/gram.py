@@ -10,11 +10,12 @@ Error bound: |Ĝ_ij − G_ij| ≤ ε / 4 · (G_ii + G_jj), so for D_ij = G_ii + 
 ε · (G_ii + G_jj), with ε = EPSILON, or EPSILON_AMX on AMX. Below u = 2⁻²⁴, and |x y| ≤ (x² + y²) / 2 throughout.
 
 fp32 sums (all but AMX): blocks of BLOCK columns. Each row of a block is scaled by a power of two when its largest
-magnitude is outside [2⁻⁴⁰, 2⁴⁰] (so that squares neither overflow nor vanish); RUN products at a time are accumulated
-in fp32 in column order with a fused multiply-add, and the block's runs one after the other in fp32. Differences give
-2u, a run's additions at most RUN · u (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1), those of runs
-less than (BLOCK / RUN) · u, folding in fp64 less than u: (RUN + BLOCK / RUN + 4) · u / 2 in all. The worst case is
-never met in practice: rounding errors of random sign give about 2⁻²⁴.
+magnitude is outside [2⁻⁴⁰, 2⁴⁰] (so that squares neither overflow nor vanish). The products of column k of a block are
+accumulated in chain k mod CHAINS, in fp32 in column order with a fused multiply-add; then neighbouring chains are
+added, and their sums, until one is left: a dot product has its chains in the lanes of a vector. Differences give 2u, a
+chain's additions at most (BLOCK / CHAINS) · u (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1), those
+of chains log₂(CHAINS) · u, folding in fp64 less than u: (BLOCK / CHAINS + log₂(CHAINS) + 4) · u / 2 in all. The worst
+case is never met in practice: rounding errors of random sign give about 2⁻²⁴.
 
 Integer sums (AMX): blocks of B = 512 columns. A row of a block, with largest magnitude P, is rounded to integers
 v = round(x / t) with t = 2^(e − 22), where e is the exponent of P · (1 + 2⁻⁷): |v| < 127 · (1 + 256 + 256²) and
@@ -39,16 +40,18 @@ the threads.
 
 from __future__ import annotations
 
+from math import log2
+
 import numpy as np
 
 from fedcore.dtypes import to_float64
 from fedcore.rowtable import RowTable
 
 BLOCK = 256
-RUN = 32
+CHAINS = 8
 CHUNK = 1 << 13
 #: |D̂_ij − D_ij| ≤ EPSILON · (G_ii + G_jj), on all backends and instruction sets but AMX
-EPSILON = 4.0 * (RUN + BLOCK / RUN + 4) * 2.0**-24 / 2.0
+EPSILON = 4.0 * (BLOCK / CHAINS + log2(CHAINS) + 4) * 2.0**-24 / 2.0
 EPSILON_AMX = 4.0 * 57 * 2.0**-24
 
 

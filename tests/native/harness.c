@@ -41,7 +41,7 @@ static void check_near(const double* a, const double* b, fc_dtype dtype, int64_t
     for (int i = 0; i < ROWS; i++)
         for (int k = 0; k < ROWS; k++) {
             const double size = a[i * ROWS + i] + a[k * ROWS + k];
-            if (fabs(a[i * ROWS + k] - b[i * ROWS + k]) <= (22 + 57) * 0x1p-24 * size) continue;
+            if (fabs(a[i * ROWS + k] - b[i * ROWS + k]) <= (20 + 57) * 0x1p-24 * size) continue;
             differed++;
             printf("gram: isa amx, dtype %d, %lld columns: %g and %g\n", (int)dtype, (long long)d, a[i * ROWS + k],
                    b[i * ROWS + k]);

@@ -1,6 +1,6 @@
-"""The C kernels outside Python: as shipped, under ThreadSanitizer, and the NEON kernels under an emulator.
+"""The C kernels outside Python: under ThreadSanitizer, and the NEON kernels under an emulator.
 
-Under AddressSanitizer and UBSan they run in tests/fuzzing, which builds them so.
+As shipped they run in tests/test_packaging.py, and under AddressSanitizer and UBSan in tests/fuzzing, which build them so.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from kernel_harness import ROOT, SOURCE
 
-ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("fedcore_build", ROOT / "csrc" / "build.py")
 assert _spec is not None
 assert _spec.loader is not None
@@ -25,7 +25,7 @@ _build = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_build)
 #: fewer places where rows begin, for builds under which all is slow
 FEWER = "-DOFFSETS=2"
-#: the flags that the package is built with, and warnings are errors
+#: the flags that the package is built with; warnings are errors
 FLAGS = [*_build.FLAGS, "-Werror", "-pthread", "-I", str(ROOT / "csrc")]
 
 
@@ -33,7 +33,7 @@ def build(compiler: str, isas: dict[str, list[str]], extra: list[str], folder: P
     objects: list[Path] = []
     commands: list[list[str]] = []
     _build.generate(folder)
-    for source in [*sorted((ROOT / "csrc").glob("*.c")), Path(__file__).with_name("harness.c")]:
+    for source in [*sorted((ROOT / "csrc").glob("*.c")), SOURCE]:
         isa = _build.SUFFIX.search(source.stem)
         if isa and isa[1] not in isas:
             continue
@@ -75,17 +75,6 @@ def test_threads_race_for_nothing(tmp_path):
     program = build(
         "gcc", isas, ["-g1", "-O1", "-fsanitize=thread", "-fno-sanitize-recover=all", FEWER, "-DMORE=9"], tmp_path
     )
-    assert re.search(r"\d{3,} comparisons, 0 differ", run([str(program)]))
-
-
-def test_plain_builds_agree_and_leave_no_secrets_on_a_stack(tmp_path):
-    """As shipped. Sanitizers keep copies of what was on a stack, so that those builds leave that check out."""
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc is not installed: the harness needs it")
-    import platform
-
-    isas = x86_isas() if platform.machine().lower() in ("x86_64", "amd64") else {"neon": []}
-    program = build("gcc", isas, [], tmp_path)
     assert re.search(r"\d{3,} comparisons, 0 differ", run([str(program)]))
 
 

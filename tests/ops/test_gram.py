@@ -11,6 +11,7 @@ from inputs import BLOCKS, LANES, make_rows, same_bits
 import fedcore as fc
 from fedcore.dtypes import to_float64
 from fedcore.errors import NonFiniteError
+from fedcore.reference.gram import BLOCK, CHAINS, CHUNK
 from fedcore.rowtable import RowTable
 
 
@@ -56,6 +57,34 @@ def test_same_bits_for_every_thread_count_and_isa(dtype, monkeypatch, n, d):
             seen[kind].add(fc.ops.gram(rows, center, backend="c", threads=threads).tobytes())
     assert len(seen["fp32 sums"]) == 1
     assert len(seen["integer sums"]) == ("amx" in native.isa_available())
+
+
+def chained(x: np.ndarray) -> np.ndarray:
+    """The definition's Gram of whole numbers so small that fp64 holds what a fused multiply-add in fp32 rounds."""
+    total = np.zeros((len(x), len(x)))
+    for chunk in range(0, x.shape[1], CHUNK):
+        of_chunk = np.zeros_like(total)
+        end = min(chunk + CHUNK, x.shape[1])
+        for block in range(chunk, end, BLOCK):
+            chains = [np.zeros(total.shape, np.float32) for _ in range(CHAINS)]
+            for k in range(block, min(block + BLOCK, end)):
+                c = (k - block) % CHAINS
+                chains[c] = (chains[c] + np.multiply.outer(x[:, k], x[:, k])).astype(np.float32)
+            while len(chains) > 1:
+                chains = [a + b for a, b in zip(chains[::2], chains[1::2], strict=True)]
+            of_chunk += chains[0]
+        total += of_chunk
+    return total
+
+
+@pytest.mark.parametrize("d", [1, 7, 9, 255, 300, 8192 + 515])
+def test_bits_of_the_definition(monkeypatch, d):
+    native = pytest.importorskip("fedcore.native", reason="the C kernels are not built")
+    x = np.random.default_rng(d).integers(-4095, 4096, (21, d)).astype(np.float64)
+    for isa in native.isa_available():
+        monkeypatch.setenv("FEDCORE_ISA", isa)
+        if isa != "amx":
+            assert same_bits(fc.ops.gram(list(x.astype(np.float32)), backend="c"), chained(x)), isa
 
 
 def test_segments_do_not_change_the_bits(compiled):
