@@ -13,9 +13,9 @@ fp32 sums (all but AMX): blocks of BLOCK columns. Each row of a block is scaled 
 magnitude is outside [2⁻⁴⁰, 2⁴⁰] (so that squares neither overflow nor vanish). The products of column k of a block are
 accumulated in chain k mod CHAINS, in fp32 in column order with a fused multiply-add; then neighbouring chains are
 added, and their sums, until one is left: a dot product has its chains in the lanes of a vector. Differences give 2u, a
-chain's additions at most (BLOCK / CHAINS) · u (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1), those
-of chains log₂(CHAINS) · u, folding in fp64 less than u: (BLOCK / CHAINS + log₂(CHAINS) + 4) · u / 2 in all. The worst
-case is never met in practice: rounding errors of random sign give about 2⁻²⁴.
+chain's additions at most (BLOCK / CHAINS) · u (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1),
+those of chains log₂(CHAINS) · u, folding in fp64 less than u: (BLOCK / CHAINS + log₂(CHAINS) + 4) · u / 2 in all. The
+worst case is never met in practice: rounding errors of random sign give about 2⁻²⁴.
 
 Integer sums (AMX): blocks of B = 512 columns. A row of a block, with largest magnitude P, is rounded to integers
 v = round(x / t) with t = 2^(e − 22), where e is the exponent of P · (1 + 2⁻⁷): |v| < 127 · (1 + 256 + 256²) and

@@ -1,6 +1,6 @@
 """The C kernels outside Python: under ThreadSanitizer, and the NEON kernels under an emulator.
 
-As shipped they run in tests/test_packaging.py, and under AddressSanitizer and UBSan in tests/fuzzing, which build them so.
+As shipped they run in tests/test_packaging.py, under AddressSanitizer and UBSan in tests/fuzzing: those build them so.
 """
 
 from __future__ import annotations

@@ -22,12 +22,29 @@ def flip(share: bytearray, by: int) -> None:
 @pytest.mark.parametrize(("liars", "named"), [((1,), [1]), ((1, 4), [])])
 @pytest.mark.parametrize("gone", [(), (5,)])
 def test_who_gave_false_shares_is_named_where_it_is_certain_and_others_are_used(liars, named, gone):
-    """Of 7 shares with threshold 4 one false one is certain, and two could as well be the true ones."""
+    """Where one may lie, of 7 shares with threshold 4 one false one is certain, and two may be their dealer's doing."""
     rig = Rig(complete(8, 4)).run("mask").run("unmask", gone=gone)
     found = lying(rig, lambda holder, of, share: flip(share, 0x40) if holder in liars else None).result()
     assert sorted(found.liars) == named
-    assert any("some shares of the seed of 0 were false" in note for note in found.notes)
+    said = f"false shares of the seed of 0 came from {named[0]}" if named else "some shares of the seed of 0 were false"
+    assert any(said in note for note in found.notes)
     assert (found.sum == rig.vectors[found.survivors].sum(0)).all()
+
+
+@BOTH
+@pytest.mark.parametrize("n", [10, 16, 30, 100])
+def test_a_liar_is_named_under_parameters_as_they_are_chosen(adversary, n):
+    rig = Rig(Parameters.choose(n, length=5, bound=BOUND, adversary=adversary)).run("unmask")
+    found = lying(rig, lambda holder, of, share: flip(share, 1) if holder == 1 else None).result()
+    assert sorted(found.liars) == [1]
+    assert (found.sum == rig.vectors.sum(0)).all()
+
+
+def test_whose_share_is_false_is_said_also_where_its_dealer_may_be_to_blame():
+    rig = Rig(complete(8, 4)).run("unmask")
+    found = lying(rig, lambda holder, of, share: flip(share, 1) if (holder, of) == (0, 3) else None).result()
+    assert found.liars == {}
+    assert found.notes == ["unmask: false shares of the seed of 3 came from 0, who lied or were dealt them by 3"]
 
 
 def test_all_that_may_be_corrupt_lie_beside_dropouts():
@@ -109,7 +126,7 @@ def test_a_dealer_of_false_shares_has_nobody_named(monkeypatch):
     rig.messages = rig.server.advance()
     found = rig.run().server.result()
     assert found.liars == {}
-    assert found.notes == ["unmask: some shares of the seed of 3 were false"]
+    assert found.notes == ["unmask: false shares of the seed of 3 came from 0, who lied or were dealt them by 3"]
     assert (found.sum == rig.vectors.sum(0)).all()
 
 

@@ -27,8 +27,7 @@ class Secrets:
 
     A false share may be its holder's doing or that of the member who dealt it, and shares that lie together can fit
     what was advertised. A holder is named only where nothing else can be, as long as at most `corrupt` members lie (one
-    where that is 0): its shares of more members' secrets than that are off polynomials that only one can be, within
-    half the distance of the code.
+    where that is 0): its shares of more members' secrets than that are off polynomials that must be the dealt ones.
     """
 
     def __init__(self, round: Round, advertised: dict[int, bytes], holders: Callable[[int], list[int]]):
@@ -90,8 +89,8 @@ class Secrets:
         for number, subset in enumerate(subsets):
             secret = self._combined(of, subset)
             if self._fits(of, kind, secret):
-                if (number or self._off) and self._compare(of, subset, secret):
-                    self.notes.append(f"unmask: some shares of {self._name(of, kind)} were false")
+                if number or self._off:
+                    self._compare(of, subset, secret, self._name(of, kind))
                 return secret
             self._tries -= 1
             if self._tries < 0:
@@ -167,19 +166,31 @@ class Secrets:
             return False
         return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw() == body[32:64]
 
-    def _compare(self, of: int, good: list[int], secret: bytes) -> list[int]:
-        """Whose shares are off the polynomial of the good ones; kept apart where no other is as close to what came."""
-        given = self._shares[of]
+    def _compare(self, of: int, good: list[int], secret: bytes, name: str) -> None:
+        """Note whose shares are off the polynomial of the good ones.
+
+        Were that not the dealt one, which has the same secret, the two would meet in at most t - 2 shares: all others
+        on it, of the m - len(off), would be of liars. Where those would be too many it is the dealt one; and where more
+        are off it than may lie, it was its dealer who lied.
+        """
+        given, ids = self._shares[of], self._round.roster.ids
         off = [
             holder for holder in sorted(given.keys() - set(good)) if self._combined(of, [*good[1:], holder]) != secret
         ]
+        if not off:
+            return
         spare = len(given) - self._round.parameters.threshold
-        near = 2 * len(off) <= spare  # beyond it the polynomial may be that of liars, and those off it honest
-        for holder in off if near else ():
+        certain = len(off) <= self._liars_at_most <= spare + 1 - len(off)
+        for holder in off if certain or 2 * len(off) <= spare else ():
             self._off.setdefault(holder, set()).add(of)
-            if 2 * self._liars_at_most <= spare + 2:
+            if certain:
                 self._sure.setdefault(holder, set()).add(of)
-        return off
+        who = ", ".join(repr(ids[holder]) for holder in off[:5]) + " and others" * (len(off) > 5)
+        self.notes.append(
+            f"unmask: false shares of {name} came from {who}, who lied or were dealt them by {ids[of]!r}"
+            if certain
+            else f"unmask: some shares of {name} were false"
+        )
 
 
 def _subsets(order: list[int], t: int) -> Iterator[list[int]]:
