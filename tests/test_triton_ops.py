@@ -219,7 +219,7 @@ def distances(matrix: np.ndarray) -> np.ndarray:
 class TestGram:
     def test_constants_are_the_definitions(self):
         of_a_chain = gram_definition.BLOCK // gram_definition.CHAINS
-        assert gram.RUN == of_a_chain
+        assert of_a_chain == gram.RUN
         assert (gram.BLOCK, gram.CHUNK) == (gram_definition.BLOCK, gram_definition.CHUNK)
 
     @pytest.mark.parametrize("dtype", DTYPES)

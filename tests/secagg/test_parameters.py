@@ -204,6 +204,30 @@ def test_messages_of_distributed_noise_have_parameters_of_their_own():
         assert large.dropout > 0
 
 
+def test_numbers_of_other_libraries_become_pythons():
+    made = Parameters.choose(np.int64(10), length=np.prod((3, 4)), bound=np.int32(9))
+    assert made == Parameters.choose(10, length=12, bound=9)
+    assert {type(getattr(made, name)) for name in ("clients", "length", "bound", "threshold")} == {int}
+    assert made.to_bytes() == Parameters.choose(10, length=12, bound=9).to_bytes()
+    for bad in (True, 3.0, "3", np.float64(3)):
+        with pytest.raises(PrivacyError, match=r"length: got .*, expected a whole number from 1"):
+            Parameters.choose(10, length=bad, bound=9)
+
+
+def test_honest_clients_are_promised_only_where_their_sum_cannot_come_apart():
+    """54 of 100 away in two arcs as wide as half a neighbourhood would leave two sums of 23 on a circle."""
+    noise = fc.privacy.Distributed(1.0, 1.0, 100, 46, 0, 8, bytes(32))
+    for dropout in (0.4, None):
+        p = Parameters.for_distributed(noise, dropout=dropout)
+        assert p.min_honest == 46
+        assert p.complete or p.neighbours > 54
+    few = Parameters.choose(1000, length=3, bound=9, corrupt=0.05, least_included=60)
+    assert few.min_included == 60
+    assert few.min_honest == max(few.threshold + 1 - 50, 2) < 10
+    few = replace(few, least_included=1000 - few.dropout)
+    assert few.min_honest == 1000 - few.dropout - 50
+
+
 def test_groups_allow_for_the_corrupt_members_that_chance_puts_into_one():
     """c of a group by whole numbers: the least that a union over the groups leaves a chance of 2^-41 at most."""
     for members, groups in ((1000, 4), (203, 2)):

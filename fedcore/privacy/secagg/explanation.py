@@ -23,7 +23,8 @@ def explained(p: Parameters) -> str:
         f"Sums are modulo 2^{p.modulus_bits}"
         + (f": {n} clients within ±{p.bound} never wrap." if p.bound else ", as the vectors were made for."),
         f"A sum holds at least {p.min_honest} honest clients, "
-        + ("whatever the server does." if p.malicious else f"since below {p.min_included} clients a round is void."),
+        + ("whatever the server does, " if p.malicious else f"since below {p.min_included} clients a round is void, ")
+        + (f"as long as at most {p.corrupt} are with it." if p.corrupt else "as long as none is with it."),
     ]
     return "\n".join(lines)
 

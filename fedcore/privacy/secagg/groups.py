@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedcore.errors import PrivacyError
+from fedcore.privacy.secagg.counts import counted
 from fedcore.privacy.secagg.graph import random_order
-from fedcore.privacy.secagg.parameters import Parameters, counted
+from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.roster import Id
 from fedcore.privacy.secagg.search import FAILURE, MOST_SHARES, SECURITY
 from fedcore.privacy.secagg.tails import hypergeometric

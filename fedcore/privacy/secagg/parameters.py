@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fedcore.errors import FormatError, PrivacyError
+from fedcore.privacy.secagg.counts import counted, whole
 from fedcore.privacy.secagg.search import MOST_SHARES, SECURITY, Bounds, bounds, most_dropout, search
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class Parameters:
 
         n                 clients
         length, bound     coordinates of a vector, and most that one may be in absolute value
-        corrupt, dropout  parts of the clients, in [0, 1), rounded down to clients. Who gives false shares counts as
+        corrupt, dropout  parts of the clients, in [0, 1), rounded down to clients: none of fewer than ten, unless more
+                          is given, and a round in which then one drops out is void. Who gives false shares counts as
                           dropping out, and twice until it is found out: leave room for as many as may
         modulus_bits      None: ⌈log2(n (2 bound + 1))⌉, so that no sum wraps. Given instead of a bound where vectors
                           are residues already, as those of `fc.privacy.Distributed`
@@ -81,14 +83,15 @@ class Parameters:
 
         Raises PrivacyError where no number of neighbours does.
         """
-        _whole("n", n, 2, MOST_CLIENTS)
-        _whole("bound", bound, 0, 1 << 63)
+        n, bound = whole("n", n, 2, MOST_CLIENTS), whole("bound", bound, 0, 1 << 63)
         if (bound == 0) == (modulus_bits is None):
             raise PrivacyError("bound: got neither or both of bound and modulus_bits, expected one of them")
         counts = {"corrupt": counted("corrupt", corrupt, n), "dropout": counted("dropout", dropout, n)}
         if adversary not in ADVERSARIES:
             raise PrivacyError(f"adversary: got {adversary!r}, expected one of {', '.join(ADVERSARIES)}")
-        found = search(adversary, n, **counts)
+        least_included = whole("least_included", least_included, 0, n)
+        away = n - least_included if least_included else 0
+        found = search(adversary, n, **counts, away=away) or search(adversary, n, **counts)
         if found is None:
             raise PrivacyError(
                 f"n: {n} clients, {counts['corrupt']} of them corrupt and {counts['dropout']} dropping out, admit no "
@@ -128,24 +131,29 @@ class Parameters:
             stream=stream,
             least_included=int(mechanism.fewest),
         )
-        if adversary == "malicious" and found.min_honest < honest:
+        if found.min_honest < honest:
             raise PrivacyError(
-                f"fewest: the noise counts on {honest} honest clients in a sum, against a malicious server only "
+                f"fewest: the noise counts on {honest} honest clients in a sum, against a {adversary} server only "
                 f"{found.min_honest} are certain; make the mechanism with fewest={found.min_honest + mechanism.corrupt}"
             )
         return found
 
     def __post_init__(self) -> None:
-        n, k = _whole("clients", self.clients, 2, MOST_CLIENTS), self.neighbours
-        _whole("length", self.length, 1, MOST_LENGTH)
-        _whole("bound", self.bound, 0, 1 << 63)
-        _whole("modulus_bits", self.modulus_bits, 1, 64)
-        _whole("corrupt", self.corrupt, 0, n - 1)
-        _whole("dropout", self.dropout, 0, n - 1)
-        _whole("neighbours", k, 1, min(MOST_SHARES, n - 1))
-        _whole("threshold", self.threshold, 1, k)
-        _whole("in_degree", self.in_degree, k, n - 1)
-        _whole("least_included", self.least_included, 0, n)
+        n, k = whole("clients", self.clients, 2, MOST_CLIENTS), self.neighbours
+        ranges = {
+            "clients": (2, MOST_CLIENTS),
+            "length": (1, MOST_LENGTH),
+            "bound": (0, 1 << 63),
+            "modulus_bits": (1, 64),
+            "corrupt": (0, n - 1),
+            "dropout": (0, n - 1),
+            "neighbours": (1, min(MOST_SHARES, n - 1)),
+            "threshold": (1, k),
+            "in_degree": (k, n - 1),
+            "least_included": (0, n),
+        }
+        for name, (least, most) in ranges.items():
+            object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
         if self.adversary not in ADVERSARIES or self.stream not in STREAMS:
             raise PrivacyError(
                 f"parameters: got {self.adversary!r} and {self.stream!r}, expected one of {ADVERSARIES} and {STREAMS}"
@@ -167,9 +175,11 @@ class Parameters:
     @cached_property
     def chances(self) -> Bounds:
         """What can go wrong and how likely it is."""
-        return bounds(
-            self.adversary, self.clients, self.corrupt, self.dropout, self.neighbours, self.threshold, self.in_degree
-        )
+        return self._chances()
+
+    def _chances(self, away: int = 0) -> Bounds:
+        graph = self.neighbours, self.threshold, self.in_degree
+        return bounds(self.adversary, self.clients, self.corrupt, self.dropout, *graph, away)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -190,10 +200,15 @@ class Parameters:
     def min_honest(self) -> int:
         """Fewest honest clients in a sum.
 
-        Whatever a malicious server does, but for a chance of 2^-40 (α of Bell et al. 2020); with one that follows the
-        protocol those of `min_included` that are not corrupt, however many drop out.
+        Whatever a malicious server does, but for a chance of 2^-40 (α of Bell et al. 2020). With one that follows the
+        protocol those of `min_included` that are not corrupt, as long as a circle is whole then; else, since each
+        member's neighbours are in all sums with it, those of a neighbourhood.
         """
-        return self.chances.honest if self.malicious else self.min_included - self.corrupt
+        if self.malicious:
+            return self.chances.honest
+        if self._chances(self.clients - self.min_included).insecure <= SECURITY:
+            return self.min_included - self.corrupt
+        return max(self.threshold + 1 - self.corrupt, 2)  # with t corrupt neighbours it would be exposed
 
     @property
     def min_included(self) -> int:
@@ -233,16 +248,3 @@ class Parameters:
             raise FormatError(f"parameters: got adversary {adversary} and stream {stream}, expected known ones")
         kinds = ADVERSARIES[adversary], STREAMS[stream]
         return cls(n, length, bound, bits, corrupt, dropout, kinds[0], k, t, in_degree, kinds[1], least)
-
-
-def counted(name: str, part: float, n: int) -> int:
-    """A part of n clients, in [0, 1), rounded down to clients. Raises PrivacyError."""
-    if not isinstance(part, (int, float)) or not 0 <= part < 1:
-        raise PrivacyError(f"{name}: got {part!r}, expected a part of the clients, from 0 to below 1")
-    return int(part * n + 1e-9)
-
-
-def _whole(name: str, value: int, least: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise PrivacyError(f"{name}: got {value!r}, expected a whole number from {least} to {most}")
-    return value

@@ -48,8 +48,9 @@ class Bounds:
         return self.insecure <= SECURITY and self.void <= FAILURE and self.honest >= 2
 
 
-def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, in_degree: int) -> Bounds:
-    """The chances, exactly summed; unions over clients by adding."""
+def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, in_degree: int, away: int = 0) -> Bounds:
+    """The chances, exactly summed; unions over clients by adding. away: dropouts, where they may be more than
+    expected, after which a server that follows the protocol may still give a sum."""
     each, full = math.log2(n), k == n - 1
     void = each + hypergeometric(n - 1, dropout, k, k - t + 1)
     if adversary == "malicious":
@@ -60,7 +61,7 @@ def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, i
         honest = least_closed(n, corrupt, k, t, apart) if exposed <= apart else 0
     else:
         exposed = each + hypergeometric(n - 1, corrupt, k, t)
-        apart = -math.inf if full else gap_in_circle(n, corrupt + dropout, k // 2)
+        apart = -math.inf if full else gap_in_circle(n, corrupt + max(dropout, away), k // 2)
         honest = n - corrupt - dropout
     return Bounds(min(0.0, exposed), apart, min(0.0, void), honest)
 
@@ -82,18 +83,18 @@ def most_threshold(n: int, dropout: int, k: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def search(adversary: str, n: int, corrupt: int, dropout: int) -> tuple[int, int, int] | None:
+def search(adversary: str, n: int, corrupt: int, dropout: int, away: int = 0) -> tuple[int, int, int] | None:
     """(neighbours, threshold, most in-degree): all others in a small cohort, else the fewest, else all others.
 
     The threshold is the highest that the dropouts allow. None where nothing holds.
     """
     full = (n - 1, most_threshold(n, dropout, n - 1), n - 1) if n - 1 <= MOST_SHARES else None
-    if full and not (full[1] and bounds(adversary, n, corrupt, dropout, *full).hold):
+    if full and not (full[1] and bounds(adversary, n, corrupt, dropout, *full, away).hold):
         full = None
-    return full if full and n <= SMALL else _sparse(adversary, n, corrupt, dropout) or full
+    return full if full and n <= SMALL else _sparse(adversary, n, corrupt, dropout, away) or full
 
 
-def _sparse(adversary: str, n: int, corrupt: int, dropout: int) -> tuple[int, int, int] | None:
+def _sparse(adversary: str, n: int, corrupt: int, dropout: int, away: int) -> tuple[int, int, int] | None:
     """The fewest neighbours of a sparse graph."""
     malicious = adversary == "malicious"
     most = min(MOST_SHARES, (n - 2) // 2 if malicious else n - 2)  # a client draws k and is drawn by k
@@ -102,16 +103,17 @@ def _sparse(adversary: str, n: int, corrupt: int, dropout: int) -> tuple[int, in
         if not t or (malicious and 2 * t <= k):
             continue
         in_degree = most_in_degree(n, k) if malicious else k
-        if bounds(adversary, n, corrupt, dropout, k, t, in_degree).hold:
+        if bounds(adversary, n, corrupt, dropout, k, t, in_degree, away).hold:
             return k, t, in_degree
     return None
 
 
 def most_dropout(adversary: str, n: int, corrupt: int, most: int, honest: int) -> int:
-    """The most dropouts at which parameters exist, with so many honest clients certain against a malicious server."""
+    """The most dropouts at which parameters exist that keep sums of all but `most` clients whole, with so many honest
+    ones certain against a malicious server."""
 
     def enough(dropout: int) -> bool:
-        found = search(adversary, n, corrupt, dropout)
+        found = search(adversary, n, corrupt, dropout, most)
         return found is not None and (
             adversary != "malicious" or bounds(adversary, n, corrupt, dropout, *found).honest >= honest
         )
