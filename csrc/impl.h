@@ -1,5 +1,5 @@
-/* What the parts of csrc share: kernel signatures, the table of an ISA, scalar conversions, threading. Not public.
- * Above 400 lines because the table of an ISA names every kernel, so that each file of csrc needs every signature. */
+/* What the parts of csrc share: kernel signatures, the table of an ISA, threading. Not public.
+ * Above 250 lines because the table of an ISA names every kernel, so that each file of csrc needs every signature. */
 #ifndef FEDCORE_IMPL_H
 #define FEDCORE_IMPL_H
 #include <math.h>
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "fedcore.h"
+#include "scalars.h"
 
 enum {
     FC_WS_GROUP = 5,     /* rows that one accumulate call takes: streams in flight a thread */
@@ -367,21 +368,6 @@ static inline int fc_itemsize(fc_dtype dtype) { return dtype == FC_F64 ? 8 : dty
 const void* fc_gather(const fc_kernels* kernels, const fc_rows* x, int64_t i, int64_t start, int64_t length,
                       void* scratch);
 
-static inline uint32_t fc_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return bits;
-}
-static inline float fc_float(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-static inline float fc_load_f32(const void* row, int64_t k) {
-    float value;
-    memcpy(&value, (const char*)row + 4 * k, 4);
-    return value;
-}
 /* The factor of one block of a quantised tensor. */
 static inline float fc_int8_scale(const void* const* scales, int64_t block) {
     return fc_load_f32(scales[0], block) / 127.0f;
@@ -389,41 +375,5 @@ static inline float fc_int8_scale(const void* const* scales, int64_t block) {
 static inline float fc_nf4_scale(const void* const* scales, int64_t block) {
     const float inner = fc_dynamic_code[((const uint8_t*)scales[0])[block]];
     return inner * fc_load_f32(scales[1], block / FC_NESTED) + fc_load_f32(scales[2], 0);
-}
-static inline float fc_load_bf16(const void* row, int64_t k) {
-    uint16_t bits;
-    memcpy(&bits, (const char*)row + 2 * k, 2);
-    return fc_float((uint32_t)bits << 16);
-}
-static inline float fc_load_f16(const void* row, int64_t k) {
-    uint16_t half;
-    memcpy(&half, (const char*)row + 2 * k, 2);
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, mantissa = half & 1023;
-    if (exponent == 31) return fc_float(sign | 0x7f800000 | mantissa << 13);
-    if (exponent) return fc_float(sign | (exponent + 112) << 23 | mantissa << 13);
-    float value = (float)mantissa * 0x1p-24f; /* exact: subnormal halves are normal floats */
-    return fc_float(sign | fc_bits(value));
-}
-
-/* fp64 to a 16-bit float with `ebits` exponent bits: one rounding, to nearest even, in integers alone. */
-static inline uint16_t fc_round16(double value, int ebits) {
-    const int mbits = 15 - ebits, bias = (1 << (ebits - 1)) - 1;
-    uint64_t bits;
-    memcpy(&bits, &value, 8);
-    const uint16_t sign = (uint16_t)(bits >> 48 & 0x8000), infinity = (uint16_t)(((1 << ebits) - 1) << mbits);
-    const uint64_t fraction = bits & 0xfffffffffffffull;
-    const int exponent = (int)(bits >> 52 & 0x7ff);
-    if (exponent == 0x7ff) return (uint16_t)(sign | infinity | (fraction ? 1 << (mbits - 1) : 0));
-    if (exponent == 0) return sign;            /* below half of the least subnormal of either format */
-    const int target = exponent - 1023 + bias; /* biased exponent in the 16-bit format */
-    const uint64_t mantissa = fraction | 1ull << 52;
-    int shift = 52 - mbits + (target < 1 ? 1 - target : 0);
-    if (shift > 54) return sign;
-    const uint64_t half = 1ull << (shift - 1), rest = mantissa & ((half << 1) - 1);
-    uint64_t kept = mantissa >> shift;
-    kept += rest > half || (rest == half && (kept & 1));
-    /* a normal number's hidden bit adds 1 to the exponent field; a carry runs into it, which is right too */
-    const uint64_t packed = target < 1 ? kept : kept + ((uint64_t)(target - 1) << mbits);
-    return (uint16_t)(sign | (packed >= infinity ? infinity : packed));
 }
 #endif

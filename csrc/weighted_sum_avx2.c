@@ -1,8 +1,7 @@
 /* weighted_sum with AVX2, FMA and F16C. bf16 is spread to fp64 by integers: sign, exponent and fraction at their places
  * make an fp64 that is BF16_SCALE times too small, as an exponent of 0 means the same in both, and the weights make up
- * for it. The sums stay in the order that it gives inside whole groups of 16 columns: 0, 4, 8, 12,
- * then 1, 5, 9, 13, and so on.
- */
+ * for it. The sums stay in the order that it gives inside whole groups of 16 columns: 0, 4, 8, 12, then 1, 5, 9, 13,
+ * and so on. */
 #include <immintrin.h>
 
 #include "impl.h"
