@@ -97,7 +97,7 @@ def test_simulate_takes_names_and_says_what_was_sent():
 )
 def test_dropouts_are_stages_with_identifiers(dropouts, why):
     """A text would be its letters, which may all be names."""
-    vectors = dict.fromkeys(["a", "b", "ab", "c", "d", "e"], [1])
+    vectors = {name: [1] for name in ("a", "b", "ab", "c", "d", "e")}
     with pytest.raises(PrivacyError, match=why):
         fc.secagg.simulate(vectors, dropouts)
     for none in (None, {}, {"mask": ()}):

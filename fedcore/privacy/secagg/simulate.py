@@ -62,8 +62,8 @@ def simulate(
     seed        of the groups, as for `partition`; None: drawn here
 
     Raises Void where too many drop out for a sum; with groups, one that is void lacks its row, and others go on.
-    PrivacyError for dropouts of another kind, unknown identifiers and stages, a seed that is not 32 bytes, parameters of
-    other numbers of clients, and vectors for which there are no parameters; otherwise as `Client.mask`.
+    PrivacyError for dropouts of another kind, unknown identifiers and stages, a seed of other than 32 bytes, parameters
+    of other numbers of clients, and vectors for which there are no parameters; otherwise as `Client.mask`.
     """
     named = vectors if isinstance(vectors, Mapping) else dict(enumerate(vectors))
     given = {name: vector_of(vector) for name, vector in named.items()}
