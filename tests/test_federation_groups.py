@@ -150,10 +150,13 @@ def test_dropouts_that_groups_do_not_stand_are_an_error_of_the_file():
 def test_the_report_claims_for_groups_no_more_than_holds(whole, tmp_path):
     said = secure.lines(whole.ledger.entries)[0]
     assert "sums over 3 groups" in said
-    assert "as long as chance made the groups" in said
+    assert "whatever the server does, as long as no client is with it and chance made the groups" in said
     shown = secure.section(whole.ledger.entries)
     assert "<td>2 of 3</td>" in shown
     entry = whole.ledger.find(arm="median", round=1)
+    two = entry["secure"] | {"corrupt": [1, 2], "clients": [9, 10]}
+    (said, *_) = secure.lines([entry | {"secure": two}])
+    assert "as long as at most 1 of a group of 9 and 2 of a group of 10 clients are with it and chance made" in said
     more = {"threshold": [2, 3], "neighbours": [3, 4], "liars": {"client-<7>": "its share is false"}}
     shown = secure.section([entry | {"secure": entry["secure"] | more}])
     assert "<td>2 of 3, 3 of 4</td>" in shown

@@ -20,6 +20,7 @@ from fedcore.federation.start import Start
 from fedcore.lora import METHODS, FedIT, FRLoRA
 from fedcore.privacy import Distributed, secagg
 from fedcore.report.html import page
+from fedcore.report.secure import lines
 
 CLIENTS = 6
 BASE = f'[run]\nseed = 5\nrounds = 2\n[model]\nsource = "fake"\n[partition]\nclients = {CLIENTS}\n'
@@ -117,7 +118,24 @@ def test_the_page_shows_what_hid_the_sums(everything, tmp_path):
     _, folder = everything
     shown = page(folder)
     assert "Secure aggregation" in shown
-    assert "whatever the server does" in shown
+    assert "honest clients, whatever the server does, as long as no client is with it" in shown
+
+
+@pytest.mark.parametrize(
+    ("adversary", "corrupt", "said"),
+    [
+        ("malicious", 0, "whatever the server does, as long as no client is with it"),
+        ("malicious", 1, "whatever the server does, as long as at most 1 of 20 clients is with it"),
+        ("malicious", 3, "whatever the server does, as long as at most 3 of 20 clients are with it"),
+        ("semi_honest", 0, "as long as the server keeps to the protocol and no client is with it"),
+        ("semi_honest", 2, "as long as the server keeps to the protocol and at most 2 of 20 clients are with it"),
+    ],
+)
+def test_the_report_says_how_many_clients_may_be_with_the_server(everything, adversary, corrupt, said):
+    entry = everything[1].ledger.find(arm="mean", round=1)
+    facts = entry["secure"] | {"adversary": adversary, "corrupt": [corrupt], "clients": [20], "min_honest": 9}
+    (line,) = lines([entry | {"secure": facts}])
+    assert line.endswith(f"; each hides at least 9 honest clients, {said}")
 
 
 class Failing(fake.FakeLearner):

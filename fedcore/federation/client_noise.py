@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedcore.errors import FormatError, PrivacyError, Void
+from fedcore.federation.client_policy import agreed, masks_of
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
 from fedcore.federation.privacy_mechanisms import central, distributed, multiplier_for
 from fedcore.federation.private_modes import Released, Round
 from fedcore.federation.private_run import PrivateRun
-from fedcore.federation.secure_sum import added_up, agreed, context_of
+from fedcore.federation.secure_sum import added_up, context_of
 from fedcore.ops.clip_round import clip_grid
 from fedcore.privacy import Distributed, Noise, secagg
 from fedcore.privacy.noise import steps
@@ -112,11 +113,10 @@ class DistributedMode:
         about.terms([]).check_fits(plan.expected_clients, {WHOLE: (self._most, 0.0)})
         #: of the masks, None where messages are open
         self._masks: secagg.Parameters | None = None
-        if (secure := about.federation.config.secure_of(about.arm)) is not None:
-            self._masks = secagg.Parameters.for_distributed(
-                self._mechanism, dropout=secure.dropout, adversary=secure.adversary, stream=secure.stream
-            )
-            agreed(secure, [self._masks], settings.epsilon, about.federation.learner.digest, about.method.traits.name)
+        config, arm = about.federation.config, about.arm
+        if config.secure_of(arm) is not None:
+            self._masks = masks_of(config, arm, self._mechanism)
+            agreed(config, arm, [self._masks], about.federation.learner.digest)
 
     def message(self, client: Client, update: Update) -> bytes:
         """The client's noisy integers."""

@@ -72,10 +72,12 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
         raise ConfigError(f"{name}: not TOML: {error}; correct that line") from None
     if isinstance(data.get("privacy"), dict):
         data["privacy"] = with_places(data["privacy"], name, folder / FOLDER)
-    for table, key in _PATHS:
-        section = data.get(table)
+    arms = data["arms"] if isinstance(data.get("arms"), list) else []
+    held = [(data.get(table), key) for table, key in _PATHS]
+    held += [(arm.get("secure"), "policy") for arm in arms if isinstance(arm, dict)]
+    for section, key in held:
         if isinstance(section, dict) and isinstance(value := section.get(key), str):
-            section[key] = _located(value, folder, always=key in ("output", "budget", "sealing_key"))
+            section[key] = _located(value, folder, always=key in ("output", "budget", "sealing_key", "policy"))
     try:
         config = Config.model_validate(data)
     except ValidationError as error:

@@ -6,7 +6,6 @@ No vector is written down unmasked, so an interrupted round begins again, under 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from fedcore.engine import aggregate
 from fedcore.errors import NonFiniteError, RangeError, RuleError, TrainingError, Void, WeightError
+from fedcore.federation.client_policy import agreed
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
@@ -23,7 +23,7 @@ from fedcore.federation.method_round import training_options
 from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import kept
 from fedcore.federation.rule_names import make_chain
-from fedcore.federation.secure_sum import Sums, agreed, parameters_of, quantizer_of, still, summed, weight_of
+from fedcore.federation.secure_sum import Sums, parameters_of, quantizer_of, still, summed, weight_of
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.start import Start
 from fedcore.federation.trainings import Training
@@ -100,7 +100,7 @@ def secure_step(
     changes = Changes.of(method_of(config, arm) or FedIT(), number, start)
     name = aggregation.method or aggregation.rule
     made = list(parameters_of(settings, len(federation.clients), changes.length + 1).values())
-    agreed(settings, made, math.inf, federation.learner.digest, name)
+    agreed(config, arm, made, federation.learner.digest)
     quantizer = quantizer_of(config, arm, [len(client.texts) for client in federation.clients])
     gathered = gather(federation, arm, start, changes, quantizer, clock)
     if gathered.clamped or gathered.vanished:  # of which a server would see nothing: no fact for the ledger

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -138,25 +137,6 @@ def weight_of(config: Config, arm: Arm, examples: int, quantizer: secagg.Quantiz
     """What a client of so many examples counts for."""
     equal = config.aggregation_of(arm).weights == "equal"
     return 1.0 if equal else min(float(examples), quantizer.largest_weight)
-
-
-def agreed(settings: Secure, sums: Sequence[secagg.Parameters], epsilon: float, model: str, method: str) -> None:
-    """Raise PrivacyError where the clients' policy refuses a round of these sums, before anybody trains for it."""
-    if settings.policy is None:
-        return
-    policy = secagg.Policy.load(settings.policy)
-    for p in sums:
-        policy.check(secagg.Offer(p, epsilon, model, method))
-
-
-def agreed_in_the_clear(config: Config, arm: Arm, model: str) -> None:
-    """Raise PrivacyError where the policy of [secure] refuses an arm without masks, before anybody trains for it."""
-    if config.secure is None or config.secure.policy is None or config.secure_of(arm) is not None:
-        return
-    privacy, aggregation = config.privacy_of(arm), config.aggregation_of(arm)
-    epsilon = math.inf if privacy is None else privacy.epsilon
-    offer = secagg.Offer(None, epsilon, model, aggregation.method or aggregation.rule)
-    secagg.Policy.load(config.secure.policy).check(offer)
 
 
 def context_of(config: Config, start: Start) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from fedcore.clients.settings import Metrics, Progress
 from fedcore.clients.workers import Workers
+from fedcore.federation.client_policy import agreed_in_the_clear, all_agree
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.config_file import check_clients
 from fedcore.federation.context import Clock, Federation
@@ -25,7 +26,7 @@ from fedcore.federation.private_run import open_private
 from fedcore.federation.ranks import first_start, initial_of
 from fedcore.federation.round import run_round, scores
 from fedcore.federation.sealing import sealing_key
-from fedcore.federation.secure_sum import agreed_in_the_clear, with_honest
+from fedcore.federation.secure_sum import with_honest
 from fedcore.federation.start import Start
 from fedcore.federation.trainings import Training, prepare
 from fedcore.lora import Method
@@ -46,7 +47,8 @@ def simulate(config: Config, output: Path, *, resume: bool = False, progress: Pr
 
     resume: go on with an interrupted run in `output`. Raises before any work BackendError for a stream of noise or
     masks that does not run here, and ExistsError or StorageError if `output` exists, and not `resume`, or cannot be
-    made; MissingError, ConfigError or LayoutError if it cannot be resumed.
+    made; MissingError, ConfigError or LayoutError if it cannot be resumed; PrivacyError where the clients' policy
+    refuses an arm, which for the base's digest takes loading it.
     """
     check_streams(config)
     if resume:
@@ -64,6 +66,7 @@ def simulate(config: Config, output: Path, *, resume: bool = False, progress: Pr
         texts = load_texts(config)
         examples = [len(client.texts) for client in texts.clients]
         check_clients(config, len(examples), "configuration", examples)
+        all_agree(config, len(examples), None)  # loading the base may train it
         progress("reading the texts", 1, 1, texts=sum(len(client.texts) for client in texts.clients))
         progress("loading the base model", 0, 1)
         learner = QLoRALearner(config, texts, progress, workers)
@@ -82,6 +85,7 @@ def run_arms(
     workers: Workers | None = None,
 ) -> RunFolder:
     """`simulate` once the texts and the base are there; `workers` load the base that the learner holds."""
+    all_agree(config, len(texts.clients), learner.digest)
     if workers is not None:
         prepare(workers, config, texts, learner)
     secret = None

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lines(ledger: Sequence[dict[str, Any]]) -> list[str]:
-    """In sentences, an arm each: against whom, how few honest clients a sum may have, what is void, liars, warnings."""
+    """In sentences, an arm each: how few honest clients a sum may have, against whom, what is void, liars, warnings."""
     found = []
     for arm, entries in _by_arm(ledger).items():
         done = [entry["secure"] for entry in entries if "adversary" in entry["secure"]]
@@ -32,20 +32,30 @@ def lines(ledger: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _hidden(facts: dict[str, Any]) -> str:
-    """What hides the clients of a round, and whom it withstands."""
+    """What hides the clients of a round, whom it withstands, and how many of them."""
     grouped, malicious = facts.get("groups"), facts["adversary"] == "malicious"
     sums = f"sums over {grouped} groups" if grouped else "one sum a round"
-    server = "whatever the server does" if malicious else "if the server keeps to the protocol"
+    provided = [] if malicious else ["the server keeps to the protocol"]
+    provided.append(_colluding(facts))
     if grouped:
-        drawn = (
-            "drawn from the seed in the configuration: whoever chose that seed knowing which clients are corrupt "
-            "could bring more of them together than a group withstands"
+        provided.append(
+            "chance made the groups, which were drawn from the seed in the configuration: whoever chose that seed "
+            "knowing which clients are corrupt could bring more of them together than a group withstands"
         )
-        server += f", as long as chance made the groups, which were {drawn}"
     return (
         f"{sums} modulo 2^{facts['modulus_bits']} under masks from {facts['stream']}, equal to the plain sum of the "
-        f"same integers; each hides at least {facts['min_honest']} honest clients, {server}"
+        f"same integers; each hides at least {facts['min_honest']} honest clients, "
+        f"{'whatever the server does, ' if malicious else ''}as long as {' and '.join(provided)}"
     )
+
+
+def _colluding(facts: dict[str, Any]) -> str:
+    """How many clients may be with the server; with groups, of those in one of each size."""
+    if not any(facts["corrupt"]):
+        return "no client is with it"
+    of = "of a group of " if facts.get("groups") else "of "
+    most = [f"{corrupt} {of}{clients}" for corrupt, clients in zip(facts["corrupt"], facts["clients"], strict=True)]
+    return f"at most {' and '.join(most)} clients {'is' if facts['corrupt'] == [1] else 'are'} with it"
 
 
 def section(ledger: Sequence[dict[str, Any]]) -> str:

@@ -73,17 +73,27 @@ class Rig:
         return self.clients[name]._holders
 
 
+def signed(rig: Rig, name: int, kind: str, body: bytes) -> bytes:
+    """What a corrupt member sends: a body of its choice, under its own signature."""
+    signature = key_of(name + 1).sign(signed_text(kind, rig.server._tag, name, body))
+    return wire.pack(wire.kind_of(kind), name, rig.server._tag, body, signature)
+
+
+def body_of(data: bytes) -> bytes:
+    """The body of a message that a member signed."""
+    return data[wire.HEADER.size : -SIGNATURE_BYTES]
+
+
 def lying(rig: Rig, bend: Callable[[int, int, bytearray], object]) -> Server:
     """The server after an unmask stage in which every share went through bend(holder, of whom, share), in place."""
     for name in rig.messages:
         (data,) = rig.answers(name)
-        body = bytearray(data[wire.HEADER.size : -SIGNATURE_BYTES])
+        body = bytearray(body_of(data))
         for at in range(2, len(body), wire.ENTRY + KEY_BYTES):
             share = body[at + wire.ENTRY : at + wire.ENTRY + KEY_BYTES]
             bend(name, int.from_bytes(body[at + 1 : at + wire.ENTRY], "little"), share)
             body[at + wire.ENTRY : at + wire.ENTRY + KEY_BYTES] = share
-        signature = key_of(name + 1).sign(signed_text("unmask", rig.server._tag, name, bytes(body)))
-        rig.server.receive(name, wire.pack(wire.kind_of("unmask"), name, rig.server._tag, bytes(body), signature))
+        rig.server.receive(name, signed(rig, name, "unmask", bytes(body)))
     rig.server.advance()
     return rig.server
 

@@ -7,7 +7,7 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from secagg.driver import BOTH, Rig, from_server, key_of, rig_of, sparse
+from secagg.driver import BOTH, Rig, from_server, key_of, rig_of, signed, sparse
 
 from fedcore.errors import Forged, FormatError, Replayed, Void
 from fedcore.privacy.secagg import wire
@@ -60,9 +60,8 @@ def test_a_draw_that_names_its_member_or_another_one_twice_is_refused():
     data = rig.clients[3].advertise()
     for draw in ([1, 2, 3, 4], [1, 1, 2, 4], [1, 2, 4, 12]):
         body = data[wire.HEADER.size : -64][:96] + struct.pack("<4H", *draw)
-        signature = key_of(4).sign(signed_text("advertise", rig.server._tag, 3, body))
         with pytest.raises(Forged, match=r"drew itself|twice|member 12"):
-            rig.server.receive(3, wire.pack(0, 3, rig.server._tag, body, signature))
+            rig.server.receive(3, signed(rig, 3, "advertise", body))
 
 
 def test_more_members_than_honest_draws_give_are_refused():

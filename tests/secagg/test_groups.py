@@ -157,3 +157,14 @@ def test_the_number_of_groups_is_fixed_before_values_are_known(draws):
         draws[0].group(values)
     with pytest.raises(PrivacyError, match="group of one"):
         fc.secagg.GroupDraw(roster, 0, 7, b"session", 3)
+
+
+@pytest.mark.parametrize("seed", [b"x", b"", bytes(33), "0" * 32, 7, [0] * 32])
+def test_a_seed_of_groups_is_of_32_bytes(seed):
+    got = f"{len(seed)} bytes" if isinstance(seed, bytes) else type(seed).__name__
+    for use in (
+        lambda: fc.secagg.partition(range(6), 2, seed),
+        lambda: fc.secagg.simulate([[1]] * 6, groups=2, seed=seed),
+    ):
+        with pytest.raises(PrivacyError, match=f"^seed: got {got}, expected 32 bytes, the same for all sides"):
+            use()

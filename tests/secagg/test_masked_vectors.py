@@ -209,3 +209,23 @@ def test_what_can_never_be_masked_is_refused_before_a_client_has_it(quantizer, w
     """Later it would be after the keys of the round count as used."""
     with pytest.raises(RangeError):
         fc.secagg.Quantizer(*quantizer).weighted(np.ones(3, np.float32), weight)
+
+
+def test_what_a_client_masks_shows_nothing_of_itself():
+    """Logs and tracebacks print values."""
+    weighted = fc.secagg.Quantizer(1000, 0.5).weighted(np.full(2, 0.25, np.float32), 0.75)
+    whole = fc.secagg.checked(np.array([123, 456, 789]), complete(3, 2, length=3))
+    assert (weighted.tail, weighted.scale) == (750, 1500)
+    assert (repr(weighted), repr(whole)) == ("Weighted()", "Integers()")
+
+
+def test_parties_of_a_round_and_what_holds_their_keys_print_no_secret():
+    rig = rig_of().run("unmask")
+    one = rig.clients[1]
+    one.unmask(rig.messages[1])
+    draw = fc.secagg.GroupDraw(rig.roster, 1, 2, b"session", 7)
+    said = repr((one, one._keys, one._seals, one._tags, one.round, one._peers, rig.server, draw))
+    secrets = [one._secret, one._keys.seed, one._keys.mask_bytes, one.noise_key, draw._value, *one._held.values()]
+    assert len(secrets) > 5
+    for secret in secrets:
+        assert repr(secret)[2:-1] not in said

@@ -79,6 +79,32 @@ def test_simulate_takes_names_and_says_what_was_sent():
             fc.secagg.simulate(vectors, bad)
 
 
+@pytest.mark.parametrize(
+    ("dropouts", "why"),
+    [
+        (["mask"], "dropouts: got list, expected a mapping of stages"),
+        ("mask", "dropouts: got str, expected a mapping of stages"),
+        (7, "dropouts: got int, expected a mapping of stages"),
+        ([], "dropouts: got list, expected a mapping of stages"),
+        ({"mask": 3}, "dropouts: mask: got int, expected a collection of identifiers"),
+        ({"mask": "ab"}, "dropouts: mask: got str, expected a collection of identifiers"),
+        ({"mask": b"ab"}, "dropouts: mask: got bytes, expected a collection of identifiers"),
+        ({"mask": iter("ab")}, "dropouts: mask: got str_.*iterator, expected a collection of identifiers"),
+        ({"mask": [["a"]]}, r"dropouts: \['a'\] has no vector"),
+        ({"mask": ["abc"]}, "dropouts: 'abc' has no vector"),
+        ({("mask",): ["a"]}, r"dropouts: got stage \('mask',\)"),
+    ],
+)
+def test_dropouts_are_stages_with_identifiers(dropouts, why):
+    """A text would be its letters, which may all be names."""
+    vectors = {name: [1] for name in ("a", "b", "ab", "c", "d", "e")}
+    with pytest.raises(PrivacyError, match=why):
+        fc.secagg.simulate(vectors, dropouts)
+    for none in (None, {}, {"mask": ()}):
+        assert len(fc.secagg.simulate(vectors, none).survivors) == 6
+    assert fc.secagg.simulate(vectors, {"mask": {"ab"}}).survivors == list("abcde")
+
+
 @pytest.mark.parametrize("adversary", ["semi_honest", "malicious"])
 def test_distributed_noise_under_masks_is_the_sum_of_the_messages(adversary):
     """encode → mask → sum → decode, with a dropout: the same numbers as the messages added in the open."""

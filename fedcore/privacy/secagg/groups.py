@@ -19,6 +19,8 @@ from fedcore.privacy.secagg.roster import Id
 from fedcore.privacy.secagg.search import FAILURE, MOST_SHARES, SECURITY
 from fedcore.privacy.secagg.tails import hypergeometric
 
+SEED_BYTES = 32
+
 
 def partition(members: Sequence[Id], groups: int, seed: bytes) -> list[list[Id]]:
     """Members in `groups` random groups whose sizes differ by at most one, each sorted.
@@ -26,10 +28,14 @@ def partition(members: Sequence[Id], groups: int, seed: bytes) -> list[list[Id]]
     seed: 32 bytes, the same for all sides, which fix the groups: who chooses them, or is the last to add to them, tries
     until the corrupt members meet whom it likes. Against a malicious server each client makes the groups itself, from a
     seed that nobody could choose (`GroupDraw`) or know when the members were fixed (a public beacon's), and takes its
-    own as the roster of its round. Raises PrivacyError for a group of one, whose sum is its member's vector, and for a
-    member that is there twice.
+    own as the roster of its round. Raises PrivacyError for a group of one, whose sum is its member's vector, for a
+    member that is there twice, and for a seed that is not 32 bytes.
     """
     check_groups(groups, len(members))
+    known = isinstance(seed, (bytes, bytearray, memoryview))
+    if not known or len(seed) != SEED_BYTES:
+        got = f"{len(seed)} bytes" if known else type(seed).__name__
+        raise PrivacyError(f"seed: got {got}, expected {SEED_BYTES} bytes, the same for all sides")
     if len(set(members)) < len(members):
         twice = next(name for name, count in Counter(members).items() if count > 1)
         raise PrivacyError(f"members: {twice!r} is there twice, expected each once")

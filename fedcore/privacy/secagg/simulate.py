@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ def simulate(
     """Run a secure sum of vectors in this process.
 
     vectors     of integers, or of `Quantizer.weighted`; of one length. A sequence has identifiers 0, 1, ...
-    dropouts    stage -> identifiers of clients that send nothing from that stage on
+    dropouts    stage -> collection of identifiers of clients that send nothing from that stage on
     parameters  None: for a server that follows the protocol, the bound that the vectors have, and the dropouts given
     round       its number; context: SHA-256 of the broadcast adapter and configuration. The session is drawn here
     groups      sums over so many random groups of nearly equal size, each a round of its own, as robust rules need;
@@ -62,12 +62,12 @@ def simulate(
     seed        of the groups, as for `partition`; None: drawn here
 
     Raises Void where too many drop out for a sum; with groups, one that is void lacks its row, and others go on.
-    PrivacyError for unknown identifiers and stages, parameters of other numbers of clients, and vectors for which there
-    are no parameters; otherwise as `Client.mask`.
+    PrivacyError for dropouts of another kind, unknown identifiers and stages, a seed of other than 32 bytes, parameters
+    of other numbers of clients, and vectors for which there are no parameters; otherwise as `Client.mask`.
     """
     named = vectors if isinstance(vectors, Mapping) else dict(enumerate(vectors))
     given = {name: vector_of(vector) for name, vector in named.items()}
-    gone = _last_stages(dropouts or {}, given)
+    gone = _last_stages({} if dropouts is None else dropouts, given)
     if groups is None:
         if isinstance(parameters, Mapping):
             raise PrivacyError("parameters: got some for each size of group, expected groups= with them")
@@ -114,12 +114,18 @@ def _of_groups(
 
 def _last_stages(dropouts: Mapping[str, Collection[Id]], given: Mapping[Id, Any]) -> dict[Id, int]:
     """Identifier -> the first stage, by number, at which a client is gone."""
+    if not isinstance(dropouts, Mapping):
+        raise PrivacyError(f"dropouts: got {type(dropouts).__name__}, expected a mapping of stages to identifiers")
     gone: dict[Id, int] = {}
     for stage, names in dropouts.items():
         if stage not in STAGES:
             raise PrivacyError(f"dropouts: got stage {stage!r}, expected one of {', '.join(STAGES)}")
+        # the letters of a text may be names too
+        if not isinstance(names, Collection) or isinstance(names, (str, bytes, bytearray, memoryview)):
+            got = type(names).__name__
+            raise PrivacyError(f"dropouts: {stage}: got {got}, expected a collection of identifiers, such as a list")
         for name in names:
-            if name not in given:
+            if not isinstance(name, Hashable) or name not in given:
                 raise PrivacyError(f"dropouts: {name!r} has no vector")
             gone[name] = min(gone.get(name, len(STAGES)), STAGES.index(stage))
     return gone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -76,12 +76,15 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Weighted:
-    """Numbers to be scaled, clamped and rounded, and the weight's integer behind them."""
+    """Numbers to be scaled, clamped and rounded, and the weight's integer behind them: the client's own, never printed.
 
-    values: np.ndarray
-    scale: float
-    tail: int
-    limit: int
+    `scale`, `tail` and `limit` all tell the weight.
+    """
+
+    values: np.ndarray = field(repr=False)
+    scale: float = field(repr=False)
+    tail: int = field(repr=False)
+    limit: int = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.values) + 1
@@ -107,9 +110,9 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Integers:
-    """Integers that are summed as they are."""
+    """Integers that are summed as they are: the client's own, never printed."""
 
-    values: np.ndarray
+    values: np.ndarray = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.values)

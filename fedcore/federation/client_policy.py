@@ -1,0 +1,73 @@
+"""What the clients' policy says to a run: to all of its arms before anything is trained, and to each round again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fedcore.errors import ConfigError, MissingError, PrivacyError, StorageError
+from fedcore.federation.config import Arm, Config
+from fedcore.federation.privacy_mechanisms import distributed
+from fedcore.federation.secure_sum import parameters_of, with_honest
+from fedcore.privacy import Distributed, secagg
+
+
+def all_agree(config: Config, clients: int, model: str | None) -> None:
+    """Raise PrivacyError where the policy of an arm refuses it; MissingError, StorageError, ConfigError for the file.
+
+    For before anything is trained or written. model: SHA-256 (hex) of the base; None: not known yet, nor looked at.
+    """
+    for arm in config.arms:
+        secure, privacy = config.secure_of(arm), config.privacy_of(arm)
+        if secure is None:
+            agreed_in_the_clear(config, arm, model)
+        elif secure.policy is None:
+            continue
+        elif privacy is None:
+            # no condition depends on how long the vectors are, which the base tells
+            agreed(config, arm, list(parameters_of(secure, clients, 1).values()), model)
+        else:
+            held = [one for one in config.arms if config.privacy_of(one) is not None]
+            masks = [one for other in held if (one := config.secure_of(other)) is not None]
+            # nor on how much noise there is
+            mechanism = distributed(with_honest(privacy, masks, clients), clients, 1, 1.0)
+            agreed(config, arm, [masks_of(config, arm, mechanism)], model)
+
+
+def masks_of(config: Config, arm: Arm, mechanism: Distributed) -> secagg.Parameters:
+    """Parameters of the sums of an arm whose clients add noise. Raises PrivacyError."""
+    secure = config.secure_of(arm)
+    assert secure is not None
+    return secagg.Parameters.for_distributed(
+        mechanism, dropout=secure.dropout, adversary=secure.adversary, stream=secure.stream
+    )
+
+
+def agreed(config: Config, arm: Arm, sums: Sequence[secagg.Parameters], model: str | None) -> None:
+    """The same for these sums of an arm under masks."""
+    secure = config.secure_of(arm)
+    if secure is not None and secure.policy is not None:
+        _check(config, arm, secure.policy, sums, model)
+
+
+def agreed_in_the_clear(config: Config, arm: Arm, model: str | None) -> None:
+    """The same for an arm without masks, by the policy of [secure]."""
+    if config.secure is not None and config.secure.policy is not None and config.secure_of(arm) is None:
+        _check(config, arm, config.secure.policy, [None], model)
+
+
+def _check(config: Config, arm: Arm, path: str, sums: Sequence[secagg.Parameters | None], model: str | None) -> None:
+    privacy, aggregation = config.privacy_of(arm), config.aggregation_of(arm)
+    epsilon = math.inf if privacy is None else privacy.epsilon
+    try:
+        policy = secagg.Policy.load(path)
+    except (MissingError, StorageError, ConfigError) as error:
+        raise type(error)(f"arm {arm.name!r}: {error}") from None
+    if model is None:
+        policy = replace(policy, model=None)
+    for p in sums:
+        try:
+            policy.check(secagg.Offer(p, epsilon, model, aggregation.method or aggregation.rule))
+        except PrivacyError as error:
+            raise PrivacyError(f"arm {arm.name!r}: {path}: {str(error).removeprefix('policy: ')}") from None

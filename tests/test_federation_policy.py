@@ -1,0 +1,158 @@
+"""The clients' policy in a run: every arm is asked before anything is trained or written, and every round again."""
+
+from __future__ import annotations
+
+import fake_learner as fake
+import pytest
+from test_federation_secure import BASE, CLIENTS, MEAN, NOISE, arms, run
+from typer.testing import CliRunner
+
+from fedcore.cli import app
+from fedcore.errors import ConfigError, MissingError, PrivacyError, StorageError
+from fedcore.federation import client_policy, simulation
+from fedcore.federation.config_file import parse_config
+
+FFA = 'method = "ffa_lora"\n'
+OPEN = MEAN + "secure = false\n"
+
+
+class Watching(fake.FakeLearner):
+    """Says whether it evaluated."""
+
+    evaluated = False
+
+    def evaluate(self, *given):
+        self.evaluated = True
+        return super().evaluate(*given)
+
+
+@pytest.fixture
+def policy(tmp_path):
+    return tmp_path / "policy.toml"
+
+
+def refuses(tmp_path, body, said, error=PrivacyError):
+    learner = Watching()
+    with pytest.raises(error, match=said) as raised:
+        run(tmp_path / "run", body, learner=learner, top=f'secure = {{ policy = "{tmp_path}/policy.toml" }}\n')
+    assert "\n" not in str(raised.value)
+    assert f"{tmp_path}/policy.toml" in str(raised.value)
+    assert learner.trained == []
+    assert not learner.evaluated
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("policy_text", "body", "said"),
+    [
+        ("smallest_cohort = 20", arms(a=MEAN), "arm 'a': .*: smallest_cohort = 20, but only 5 honest"),
+        ("corrupt = 0.4", arms(a=MEAN), "arm 'a': .*: corrupt = 0.4, but the round allows for 0 of 6"),
+        ('methods = ["mean"]', arms(a=MEAN, b=FFA), "arm 'b': .*: methods = mean, but the round runs 'ffa_lora'"),
+        ("largest_epsilon = 9", arms(a=MEAN), "arm 'a': .*: largest_epsilon = 9, but the round leads to inf"),
+        (f'model = "{"a" * 64}"', arms(a=MEAN), "arm 'a': .*: model = aaaaaaaaaaaa…, but the round is for another"),
+        ("secure = true", arms(a=MEAN, b=OPEN), "arm 'b': .*: secure = true, but the round sends vectors in the clear"),
+        (
+            "secure = false\nsmallest_cohort = 3",
+            arms(a=MEAN, b=OPEN),
+            "arm 'b': .*: smallest_cohort = 3, but the round",
+        ),
+        (
+            'adversary = "malicious"',
+            arms(a=MEAN, b=MEAN + 'secure = { adversary = "semi_honest", policy = "POLICY" }\n'),
+            "arm 'b': .*: adversary = 'malicious', but the round trusts",
+        ),
+        ("largest_epsilon = 1", NOISE + arms(a=FFA), "arm 'a': .*: largest_epsilon = 1.*, but the round leads to 8"),
+        ("smallest_cohort = 7", NOISE + arms(a=FFA), "arm 'a': .*: smallest_cohort = 7, but only 5 honest"),
+        (
+            "largest_epsilon = 1\nsecure = false",
+            NOISE + arms(a=FFA + "secure = false\n"),
+            "arm 'a': .*: largest_epsilon = 1, but the round leads to 8",
+        ),
+    ],
+)
+def test_an_arm_that_clients_refuse_is_noticed_before_anything_is_done(tmp_path, policy, policy_text, body, said):
+    policy.write_text(policy_text)
+    refuses(tmp_path, body.replace("POLICY", str(policy)), said)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda path: None, MissingError, "arm 'a': .*policy.toml: no such file"),
+        (lambda path: path.mkdir(), StorageError, "arm 'a': .*policy.toml: .*expected the client's policy"),
+        (lambda path: path.write_text("cohort = 3"), ConfigError, "arm 'a': .*policy.toml: unknown key 'cohort'"),
+    ],
+)
+def test_a_policy_that_cannot_be_read_is_noticed_before_anything_is_done(tmp_path, policy, make, error, said):
+    make(policy)
+    refuses(tmp_path, arms(a=MEAN), said, error)
+
+
+def test_what_clients_allow_runs(tmp_path, policy):
+    policy.write_text(f'smallest_cohort = 5\nmodel = "{"f" * 64}"\nmethods = ["mean", "ffa_lora"]\nsecure = true\n')
+    top = f'secure = {{ policy = "{policy}" }}\n'
+    run(tmp_path / "plain", arms(a=MEAN, b=FFA), top=top)
+    with policy.open("a") as file:
+        file.write("largest_epsilon = 8\n")
+    run(tmp_path / "noisy", NOISE + arms(b=FFA), top=top)
+    policy.write_text("secure = false\n")
+    run(tmp_path / "open", arms(a=OPEN, b=MEAN), top=top)
+
+
+@pytest.mark.parametrize("body", [arms(a=MEAN), NOISE + arms(a=FFA), arms(a=OPEN)])
+def test_each_round_asks_again(tmp_path, policy, body):
+    """Clients may change their policy while others train."""
+
+    class Changing(fake.FakeLearner):
+        def evaluate(self, *given):
+            policy.write_text("secure = false\nsmallest_cohort = 20\n")
+            return super().evaluate(*given)
+
+    policy.write_text("secure = false\n")
+    learner = Changing()
+    with pytest.raises(PrivacyError, match=f"^arm 'a': {policy}: smallest_cohort = 20"):
+        run(tmp_path / "run", body, learner=learner, top=f'secure = {{ policy = "{policy}" }}\n')
+    assert len(learner.trained) == (0 if "privacy" in body else CLIENTS)  # alone
+
+
+@pytest.mark.parametrize(
+    ("top", "body"),
+    [
+        ("", arms(a=MEAN)),
+        ("groups = 2, dropout = 0.1, ", arms(a=MEAN)),
+        ("corrupt = 0.2, ", NOISE + "fewest_clients = 5\n" + arms(a=FFA)),
+    ],
+)
+def test_what_is_asked_first_are_the_sums_of_the_rounds(tmp_path, policy, monkeypatch, top, body):
+    """In all that a policy looks at: the length of the vectors, and how much noise is in them, are not known yet."""
+    asked = []
+    monkeypatch.setattr(client_policy, "_check", lambda config, arm, path, sums, model: asked.append(sums))
+    run(tmp_path / "run", body, top=f'secure = {{ {top}policy = "{policy}" }}\n')
+    early, *later = [[(p.clients, p.corrupt, p.min_honest, p.adversary) for p in sums] for sums in asked]
+    assert later == [early] * 2
+    assert len({p.length for sums in asked for p in sums}) == 2
+
+
+def test_a_run_asks_before_it_makes_the_base(tmp_path, policy, monkeypatch):
+    """All but for the base itself, which may be one that is trained first."""
+    policy.write_text("smallest_cohort = 20\n")
+    config = tmp_path / "c.toml"
+    config.write_text('secure = { policy = "policy.toml" }\n' + BASE + arms(a=MEAN))
+    monkeypatch.setattr(simulation, "load_texts", lambda config: fake.texts(CLIENTS))
+    monkeypatch.setattr(simulation, "QLoRALearner", None)
+    found = CliRunner().invoke(app, ["run", str(config), "--output", str(tmp_path / "run")])
+    assert found.exit_code != 0
+    assert str(found.exception).startswith(f"arm 'a': {policy}: smallest_cohort = 20")
+    assert not (tmp_path / "run").exists()
+    policy.write_text(f'model = "{"a" * 64}"\n')
+    with pytest.raises(TypeError, match="NoneType"):  # of the learner that is none: the digest is not known yet
+        simulation.simulate(parse_config(config.read_text(), "c.toml", tmp_path), tmp_path / "run")
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_policy_is_found_beside_the_file_that_names_it(tmp_path, policy, exists):
+    if exists:
+        policy.write_text("secure = true\n")
+    body = arms(a=MEAN, b=MEAN + 'secure = { policy = "policy.toml" }\n')
+    config = parse_config('secure = { policy = "policy.toml" }\n' + BASE + body, "c.toml", tmp_path)
+    assert [config.secure_of(arm).policy for arm in config.arms] == [str(policy)] * 2
