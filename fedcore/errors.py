@@ -27,13 +27,15 @@ class WeightError(FedcoreError, ValueError):
 class NonFiniteError(FedcoreError, ValueError):
     """NaN or Inf in the input, or LoRA factors that cancel so far that their product is not defined in fp64.
 
-    `row` and `column` say where (0-based; -1: not known).
+    `row` and `column` say where (0-based; -1: not known), `read` which rows were read in the pass that found it
+    (empty: not known).
     """
 
-    def __init__(self, message: str, row: int = -1, column: int = -1):
+    def __init__(self, message: str, row: int = -1, column: int = -1, read: Sequence[int] = ()):
         super().__init__(message)
         self.row = row
         self.column = column
+        self.read = tuple(read)
 
 
 class RangeError(FedcoreError, OverflowError):

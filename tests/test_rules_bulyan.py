@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedcore.errors import RuleError
-from fedcore.rules import Bulyan, NearestNeighborMixing, NormClipping
+from fedcore.rules import Bulyan, NearestNeighborMixing, NormClipping, shrinking
 from fedcore.rules.distances import Distances
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
-from fedcore.rules.shrinking import ShrinkingSums, choose_one_by_one
+from fedcore.rules.shrinking import PASSES, ShrinkingSums, choose_one_by_one
 from fedcore.rules.statistics import Statistics
 from tests.cohorts import WrongWithinBound, check_reasons, cohorts, decided
 from tests.oracles import rules as oracle
@@ -110,9 +110,6 @@ def test_sums_follow_the_rows_that_leave(seed, n, ties):
             if rng.random() < 0.1:
                 sums.afresh(np.array([i]))
                 assert sums.sums[i] == expected
-            if rng.random() < 0.1:
-                sums.renew(np.array([i]))
-                assert sums.sums[i] == expected
         row = left.pop(int(rng.integers(len(left))))
         k = min(max(k - int(rng.integers(0, 2)), 0), len(left) - 1)
         sums.leave(row, k)
@@ -154,3 +151,43 @@ def test_redone_pairs_of_equal_rows_are_formed_once():
     distances.redo(np.ones((8, 8), bool))
     assert geometry.redone <= 7, "of 28 pairs; one would do for all between the two kinds"
     assert (distances.value == oracle.squared_distances(rows)).all()
+
+
+def near_ties(kind: str, n: int) -> np.ndarray:
+    """(n, d) fp32 rows whose order the Gram leaves open again and again."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((n, 4000)).astype(np.float32)
+    if kind == "Gaussian":
+        rows /= np.linalg.norm(rows, axis=1)[:, None]
+    elif kind == "groups of equal rows":
+        rows = np.repeat(rows[: n // 3] * np.linspace(1, 2, n // 3, dtype=np.float32)[:, None], 3, axis=0)
+    elif kind == "one length":
+        rows = np.eye(n, 300, dtype=np.float32)
+        rows *= (1 + 1e-6 * rng.standard_normal(n)).astype(np.float32)[:, None]
+    return rows
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("kind", ["Gaussian", "groups of equal rows", "one length"])
+def test_the_data_are_read_again_a_few_times_whatever_n(kind, mixed, monkeypatch):
+    passes, exact = [], RowExecutor.exact
+    monkeypatch.setattr(RowExecutor, "exact", lambda *given: passes.append(len(given[1])) or exact(*given))
+    rows = near_ties(kind, 60)
+    geometry = Geometry(Statistics(WrongWithinBound.from_rows(rows, references={}, backend=None, threads=1)))
+    if mixed:
+        rng = np.random.default_rng(1)
+        # halves, so that mixtures are exact and so is the oracle
+        matrix = (np.eye(60) + np.eye(60)[rng.permutation(60)]) / 2
+        geometry, rows = geometry.mixed(matrix), matrix @ rows.astype(np.float64)
+    decision = Bulyan(9).decide(geometry, None)
+    assert decision.rows == sorted(selecting.bulyan_rows(rows, 9))
+    assert 1 <= len(passes) <= PASSES + 1
+    assert sum(passes) == decision.details["redone_pairs"] <= 60 * 59 // 2
+
+
+def test_after_that_all_pairs_of_the_rows_that_are_left_are_redone(monkeypatch):
+    rows = near_ties("one length", 30)
+    monkeypatch.setattr(shrinking, "PASSES", 0)
+    decision = decided(Bulyan(5), rows, kind=WrongWithinBound)
+    assert decision.rows == sorted(selecting.bulyan_rows(rows, 5))
+    assert 0 < decision.details["redone_pairs"] <= 30 * 29 // 2

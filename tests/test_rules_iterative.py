@@ -86,6 +86,33 @@ def test_the_geometric_median_says_where_it_has_not_converged(monkeypatch):
     assert not found["converged"]
 
 
+@pytest.mark.parametrize("d", [1, 5])
+@pytest.mark.parametrize("n", [6, 20, 34])
+def test_the_geometric_median_of_an_even_number_of_colinear_rows_converges(n, d):
+    """Each point between the two in the middle is one, and coefficients are not unique."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        rows = np.outer(rng.standard_normal(n), rng.standard_normal(d)).astype(np.float32)
+        decision = decided(GeometricMedian(), rows)
+        found, wide = decision.details, rows.astype(np.float64)
+        assert found["converged"], (seed, found)
+        assert found["steps"] <= geometric_median.STALLED
+        assert found["gradient"] <= max(1e-9, found["noise"])
+        assert found["noise"] <= 2.0**-22 * n
+        least = min(oracle.distance_sum(wide, row) for row in wide)
+        assert oracle.distance_sum(wide, decision.values[:n] @ wide) <= least * (1 + 1e-6)
+
+
+def test_a_client_near_the_geometric_median_does_not_pass_for_it():
+    # the two in the middle pull with 2 of 5 and a little more than what the first one holds
+    rows = np.array([[0, 0], [0, 1], [0, -1], [1, 1e-2], [-1, 1e-2], [0.2, 1]], np.float32)
+    found = decided(GeometricMedian(), rows)
+    assert found.details["converged"]
+    assert found.details["steps"] > 0
+    assert found.details["gradient"] <= 1e-9
+    np.testing.assert_allclose(GeometricMedian()(rows), oracle.geometric_median(rows, 20_000), atol=1e-5)
+
+
 def test_the_geometric_median_may_be_a_client_and_then_is_that_client_exactly():
     rows = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
     assert GeometricMedian()(rows).tolist() == [0, 0]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fedcore.backends import requested
 from fedcore.engine.combination import Clock, Space, combine, make_report, make_update
+from fedcore.engine.exclusion import broken_clients
 from fedcore.errors import LayoutError, NonFiniteError, RuleError
 from fedcore.lora.delta import Rank
 from fedcore.lora.executor import DeltaExecutor
@@ -92,7 +93,7 @@ def aggregate(
                    Rules that ignore weights (Krum) ignore these too.
     on_nonfinite   a client that sent NaN or Inf, or in "delta" space factors whose terms cancel, so that fp64 cannot
                    tell their product: "raise" names it; "exclude" leaves it out,
-                   says so, and keeps the rule's f
+                   says so, and keeps the rule's f. All such clients are found in one more pass, and left out together
     dense          of an order rule in "delta" space: keep Δ whole, as one (d_out, d_in) fp32 tensor <module>.weight for
                    each module, in place of factors; nothing is truncated
     rank           of the result in "delta" space: None is the highest of the clients that count, "full" keeps a linear
@@ -143,12 +144,15 @@ def aggregate(
         except NonFiniteError as error:
             if on_nonfinite == "raise" or not 0 <= error.row < len(cohort):
                 raise
-            excluded[cohort[error.row].client_id] = str(error)
-            rule = rule.without(error.row)
-            if len(cohort) == 1:
-                message = f"every client sent NaN or Inf or factors that cancel, the last one: {error}"
+            broken = broken_clients(cohort, space, error, passes, reference)
+            excluded |= {cohort[row].client_id: str(found) for row, found in broken.items()}
+            if len(broken) == len(cohort):
+                last = list(broken.values())[-1]
+                message = f"every client sent NaN or Inf or factors that cancel, the last one: {last}"
                 raise NonFiniteError(message) from None
-            cohort = Cohort(update for i, update in enumerate(cohort) if i != error.row)
+            for row in sorted(broken, reverse=True):  # from the end, so that the others keep their numbers
+                rule = rule.without(row)
+            cohort = Cohort(update for i, update in enumerate(cohort) if i not in broken)
 
 
 def _opened(update: Update | str | os.PathLike[str]) -> Update:

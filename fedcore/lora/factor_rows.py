@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcore.errors import LayoutError
-from fedcore.lora.measure import Measure, measure, rebuild
+from fedcore.errors import LayoutError, NonFiniteError
+from fedcore.lora.measure import Measure, broken_factors, measure, rebuild
 from fedcore.lora.stacks import Stack, check_factors, read_factors, read_plain, read_stack
 from fedcore.updates import LoraPair, Update
 from fedcore.updates.layout import shown
@@ -107,6 +107,10 @@ class FactorRows:
     def sizes(self) -> Measure:
         """What every row's factors measure: made once, before anything else is made of them. Raises NonFiniteError."""
         return measure(self.updates, self.modules, self.names, self.clients, self._told("factors"))
+
+    def broken(self) -> dict[int, NonFiniteError]:
+        """row -> why its factors are of no use, of all rows of a cohort without references, in one pass."""
+        return broken_factors(self.updates, self.modules, self.names, self._told("exclusion"))
 
     def _told(self, work: str) -> Iterator[str]:
         """The modules, one after the other; progress is told of each that is done."""

@@ -179,17 +179,46 @@ def measure(
     return found
 
 
+def broken_factors(
+    updates: Sequence[Adapter], modules: Sequence[str], names: Sequence[str], walk: Iterable[str]
+) -> dict[int, NonFiniteError]:
+    """What `measure` would raise of each client, one left out after the other: row -> error; all rows are clients'."""
+    found, broken = Measure.empty(len(modules), len(updates)), {}
+    for m, module in enumerate(walk):
+        for row, update in enumerate(updates):
+            if row not in broken:
+                try:
+                    found.take(m, row, *read_factors(update, module, row, names[row]))
+                except NonFiniteError as error:
+                    broken[row] = error
+    left = [row for row in range(len(updates)) if row not in broken]
+    # each that leaves changes what is typical
+    while left and (next_one := _cancelling(found, modules, names, left, len(updates))):
+        broken[next_one.row] = next_one
+        left.remove(next_one.row)
+    return broken
+
+
 def refuse_cancelling(found: Measure, modules: Sequence[str], names: Sequence[str], clients: int) -> None:
+    if error := _cancelling(found, modules, names, range(len(names)), clients):
+        raise error
+
+
+def _cancelling(
+    found: Measure, modules: Sequence[str], names: Sequence[str], rows: Sequence[int], clients: int
+) -> NonFiniteError | None:
+    """The error of the first of `rows` whose factors cancel, judged among the clients of them."""
     norms, rounding = np.sqrt(found.square.sum(0)), np.linalg.norm(found.rounding, axis=0)
-    typical = float(np.median(norms[:clients]))
-    for row in np.flatnonzero(rounding > TOLERANCE * (norms + typical)):
-        i = int(row)
-        module = modules[int(found.rounding[:, i].argmax())]
-        raise NonFiniteError(
-            f"{names[i]}: module {module!r}: its factors cancel: their product rounds by {rounding[i]:.3g} beside a "
-            f"norm of {norms[i]:.3g}, so the update is not defined in fp64; {_remedy(i, clients)}",
-            i,
-        )
+    typical = float(np.median(norms[[row for row in rows if row < clients]]))
+    for i in rows:
+        if rounding[i] > TOLERANCE * (norms[i] + typical):
+            module = modules[int(found.rounding[:, i].argmax())]
+            return NonFiniteError(
+                f"{names[i]}: module {module!r}: its factors cancel: their product rounds by {rounding[i]:.3g} beside "
+                f"a norm of {norms[i]:.3g}, so the update is not defined in fp64; {_remedy(i, clients)}",
+                i,
+            )
+    return None
 
 
 def _remedy(row: int, clients: int) -> str:

@@ -28,8 +28,9 @@ class Bulyan(Rule):
 
     Breakdown point: f of n; needs n ≥ 4f + 3. What is added to Krum is a bound in each coordinate, against attackers
     who hide a large change of one weight in a small distance. Cost: the Gram matrix, n² log n in n-space, and one pass
-    over θ rows with a sort of each coordinate. El Mhamdi, Guerraoui and Rouault 2018, "The Hidden Vulnerability of
-    Distributed Learning in Byzantium", ICML, section 4.
+    over θ rows with a sort of each coordinate. Choices that the Gram leaves open are settled in one or two more passes
+    over rows in doubt, and never more than five, whatever n. El Mhamdi, Guerraoui and Rouault 2018, "The Hidden
+    Vulnerability of Distributed Learning in Byzantium", ICML, section 4.
     """
 
     f: int

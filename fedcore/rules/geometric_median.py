@@ -15,6 +15,10 @@ from fedcore.rules.rule import Coefficients, Rule
 #: the iteration stops when the gradient of the mean distance is this short (its length is at most 1)
 TOLERANCE = 1e-9
 MOST_STEPS = 20_000
+#: how far inner products of a Gram are off, about, in units of the lengths of the two
+NOISE = 2.0**-22
+#: steps after which a client that is the median within the rounding of a Gram is taken for it
+STALLED = 200
 #: steps of Weiszfeld's before Newton's are tried, and the parts of one that are taken
 PATIENCE, LENGTHS = 20, (1.0, 0.5, 0.25, 0.125)
 
@@ -27,7 +31,9 @@ class GeometricMedian(Rule):
     from the client with the least sum, which is itself the answer where that step says so; Newton's where Weiszfeld's
     takes long, as between two clusters of equal size) runs on coefficients and the data are read twice in all. It goes
     on until the gradient of the mean distance is at most 1e-9 long, or for 20,000 steps; the report says which, as
-    `converged`, with the `gradient`.
+    `converged`, with the `gradient`. Where 200 steps do not do it, as where several points are medians, of an even
+    number of colinear rows say, a client is the answer if its gradient is below `noise`, what the rounding of the Gram
+    makes of it, 2⁻²³ over the pull of the others: some 2⁻²³ n.
 
     `smoothing` and `steps` together ask for the smoothed form instead, that many steps from the reference with
     distances below `smoothing` taken as it: GeometricMedian(smoothing=0.1, steps=3) is ByzFL's rule, which for rows
@@ -71,8 +77,9 @@ class GeometricMedian(Rule):
         share = np.ones(n) if weights is None or not self.weighted else weights
         values = np.zeros(n + geometry.references)
         if self.smoothing is None:
-            values[:n], steps, gradient = _median(geometry, share / share.sum())
-            details = {"steps": steps, "gradient": gradient, "converged": gradient <= TOLERANCE}
+            point, steps = _median(geometry, share / share.sum())
+            values[:n] = point.values
+            details = {"steps": steps, "gradient": point.gradient, "noise": point.noise, "converged": point.converged}
             return Coefficients(values, details=details)
         assert self.steps is not None
         values[n] = 1.0
@@ -88,8 +95,8 @@ def _length(values: np.ndarray, inner: np.ndarray) -> float:
     return float(np.sqrt(max(values @ product(inner, values), 0.0)))
 
 
-def _median(geometry: Geometry, share: np.ndarray) -> tuple[np.ndarray, int, float]:
-    """(coefficients, steps, length of the gradient); `share` (n,) sums to 1.
+def _median(geometry: Geometry, share: np.ndarray) -> tuple[_Point, int]:
+    """(the point, steps); `share` (n,) sums to 1.
 
     Seen from the client with the least sum of distances, which is an honest one where most are: a row any distance
     away then rounds no distance but its own.
@@ -104,32 +111,48 @@ def _median(geometry: Geometry, share: np.ndarray) -> tuple[np.ndarray, int, flo
     pull = np.divide(share, away, out=np.zeros(n), where=~here)
     total, held = pull.sum(), float(share[here].sum())
     force = _length(pull, inner)
+    # force² is Σ p_k p_l K_kl with p_k √K_kk = share_k. A Gram rounds to fp32 both centred factors, their product and
+    # a sum: K_kl is off by about 2⁻²² √K_kk √K_ll, so force² by 2⁻²² (Σ share_k)² and the force by that over twice
+    # itself. Where several points are medians, as of an even number of colinear rows, no more can be told of a client
+    noise = NOISE * float(share[~here].sum()) ** 2 / (2 * force) if force else 0.0
+    client = _Point(values, away, pull, max(force - held, 0.0), noise)
     if force <= held:
-        return values, 0, 0.0
+        return client, 0
     # the objective falls with each step, so z never comes to a client again
     values = (1 - held / force) * pull / total + held / force * values
     # a distance is the root of what rounds by 2⁻⁵³ of the row's square
     descent = _Descent(share, inner, np.where(here, away[~here].min() * 2.0**-40, away * 2.0**-26))
     point, turn = descent.at(values), PATIENCE
     for step in range(1, MOST_STEPS):
-        if point.gradient <= TOLERANCE:
-            return point.values, step, point.gradient
+        if point.converged:
+            return point, step
+        if step >= STALLED and client.converged:
+            return client, step
         if step >= turn:
             if better := descent.newton(point):
                 point = better
                 continue
             turn = 2 * step
         point = descent.at(point.pull / point.pull.sum())
-    return point.values, MOST_STEPS, point.gradient
+    return point, MOST_STEPS
 
 
 class _Point(NamedTuple):
-    """z as coefficients, its distances to the clients, share over distance, and the length of the gradient there."""
+    """z as coefficients, its distances to the clients, share over distance, and the length of the gradient there.
+
+    noise   where z is a client, what the rounding of a Gram makes of that length: a shorter one is not told from 0
+    """
 
     values: np.ndarray
     away: np.ndarray
     pull: np.ndarray
     gradient: float
+    noise: float = 0.0
+
+    @property
+    def converged(self) -> bool:
+        """Whether the gradient is short enough, or as short as it can be told to be."""
+        return self.gradient <= max(TOLERANCE, self.noise)
 
 
 class _Descent(NamedTuple):
@@ -143,8 +166,8 @@ class _Descent(NamedTuple):
         """What is known of a point. Weiszfeld's next one is pull / Σ pull."""
         away = np.maximum(distances_to(values, self.inner), self.floor)
         pull = self.share / away
-        total = pull.sum()
-        return _Point(values, away, pull, float(total) * _length(pull / total - values, self.inner))
+        total = float(pull.sum())
+        return _Point(values, away, pull, total * _length(pull / total - values, self.inner))
 
     def newton(self, point: _Point) -> _Point | None:
         """A point with a shorter gradient and no greater sum, along Newton's step; None where none is found.
@@ -153,7 +176,7 @@ class _Descent(NamedTuple):
         Uᵀ diag(p) U. By Woodbury's identity the step is −Uᵀ y, where (Σp I − S U Uᵀ S) S⁻¹ y = S d for S = diag(√p):
         a system in n-space.
         """
-        values, away, pull, gradient = point
+        values, away, pull, gradient = point[:4]
         toward, root = product(self.inner, values), np.sqrt(pull)
         matrix = self.inner - toward[:, None] - toward[None, :] + values @ toward
         matrix *= -np.outer(root / away, root / away)

@@ -279,7 +279,9 @@ class RowExecutor:
         except NonFiniteError as error:
             if error.row < 0:
                 raise
-            raise self._named(NonFiniteError(str(error), rows[error.row], start + error.column), part) from None
+            found = self._named(NonFiniteError(str(error), rows[error.row], start + error.column), part)
+            found.read = tuple(rows)
+            raise found from None
 
     @contextmanager
     def found_again(self, part: Any, read: Sequence[int], tile: Tile) -> Iterator[None]:

@@ -8,6 +8,7 @@ scored afresh, from redone distances added in ascending order, as the definition
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from fedcore.rules.statistics import UNIT
 
 #: rows whose values are sorted at a time
 SORTED_ROWS = 64
+#: how often pairs in doubt are redone before all are
+PASSES = 4
 
 
 class ShrinkingSums:
@@ -32,7 +35,7 @@ class ShrinkingSums:
 
     def __init__(self, matrix: np.ndarray, k: int):
         n = len(matrix)
-        self._matrix, self._k = matrix, k
+        self._k = k
         self.left = np.ones(n, bool)
         self._all = np.arange(n)
         self._values = np.full((n, n + 2), np.inf)
@@ -43,12 +46,11 @@ class ShrinkingSums:
         self._last = np.empty(n, np.int64)
         self.sums, self.doubt = np.empty(n), np.empty(n)
         for start in range(0, n, SORTED_ROWS):
-            self.renew(self._all[start : start + SORTED_ROWS])
+            self._sort(matrix, self._all[start : start + SORTED_ROWS])
 
-    def renew(self, rows: np.ndarray) -> None:
-        """Sort the values of `rows` again, which changed, and add those that count in ascending order."""
-        n = len(self._matrix)
-        values = np.where(self.left, self._matrix[rows], np.inf)
+    def _sort(self, matrix: np.ndarray, rows: np.ndarray) -> None:
+        """Sort the values of `rows`, and add those that count in ascending order."""
+        n, values = len(matrix), matrix[rows]
         values[np.arange(len(rows)), rows] = np.inf
         order = np.argsort(values, axis=1, kind="stable")
         self._order[rows], self._values[rows, 1:-1] = order, np.take_along_axis(values, order, axis=1)
@@ -91,6 +93,19 @@ class ShrinkingSums:
         self.doubt += UNIT * (2 * before + self.sums)
 
 
+class Attempt(NamedTuple):
+    """The rows in the order of choice, their scores, and what the choices rest on.
+
+    certain    how many choices, from the first one on, no redo can change
+    doubtful   (n, n) pairs to redo for the others: without them a choice goes by the middle of what is known
+    """
+
+    chosen: list[int]
+    scores: np.ndarray
+    certain: int
+    doubtful: np.ndarray
+
+
 def choose_one_by_one(
     geometry: Geometry, neighbors: Callable[[int], int], count: int
 ) -> tuple[list[int], np.ndarray, int]:
@@ -99,49 +114,75 @@ def choose_one_by_one(
     neighbors   how many nearest others a score is of where m rows are left: at most m − 1, and as m falls by 1 it falls
                 by at most 1 and never rises
 
-    Ties go to the lowest row.
+    Ties go to the lowest row. A redo reads the data, so pairs are redone for all choices at a time: those that an
+    attempt is in doubt of, which goes on as if it had chosen rightly, and it nearly always has. Where PASSES of them
+    leave a choice open, one more takes all pairs of the rows that are left then.
     """
     distances, before = Distances(geometry), geometry.redone
+    for _ in range(PASSES):
+        attempt = _attempt(distances, neighbors, count)
+        if attempt.certain == count:
+            break
+        distances.redo(attempt.doubtful)
+    else:
+        attempt = _attempt(distances, neighbors, count)
+        if attempt.certain < count:
+            left = np.ones(distances.size, bool)
+            left[attempt.chosen[: attempt.certain]] = False
+            distances.redo(left[:, None] & left)
+            attempt = _attempt(distances, neighbors, count)
+    return attempt.chosen, attempt.scores, geometry.redone - before
+
+
+def _attempt(distances: Distances, neighbors: Callable[[int], int], count: int) -> Attempt:
+    """All choices, by what is known of the distances."""
     k = neighbors(distances.size)
     low, high = ShrinkingSums(distances.lower, k), ShrinkingSums(distances.upper, k)
     chosen: list[int] = []
-    scores = np.empty(count)
+    scores, certain = np.empty(count), count
+    doubtful = np.zeros((distances.size, distances.size), bool)
     for step in range(count):
-        row = _smallest(distances, low, high, k)
+        row, sure = _smallest(distances, low, high, k, doubtful)
+        if not sure:
+            certain = min(certain, step)
         scores[step] = (low.sums[row] + high.sums[row]) / 2
         chosen.append(row)
         if step + 1 < count:
             k = neighbors(distances.size - step - 1)
             low.leave(row, k)
             high.leave(row, k)
-    return chosen, scores, geometry.redone - before
+    return Attempt(chosen, scores, certain, doubtful)
 
 
-def _smallest(distances: Distances, low: ShrinkingSums, high: ShrinkingSums, k: int) -> int:
-    """The row with the smallest score among those that are left, ties to the lowest."""
+def _smallest(
+    distances: Distances, low: ShrinkingSums, high: ShrinkingSums, k: int, doubtful: np.ndarray
+) -> tuple[int, bool]:
+    """(the row with the smallest score among those that are left, ties to the lowest; whether that is certain).
+
+    Where it is not, the pairs that stand in the way are added to the mask `doubtful`: those of rows that may be equal
+    before any other, as equal rows need none.
+    """
     left = np.flatnonzero(low.left)
     least = (high.sums + high.doubt)[left].min()
-    rows = left[(low.sums - low.doubt)[left] <= least]
-    rows = _without_equals(distances, rows)
-    if len(rows) > 1:
-        distances.find_equal(rows)
-        rows = _without_equals(distances, rows)
+    rows = _without_equals(distances, left[(low.sums - low.doubt)[left] <= least])
     if len(rows) == 1:
-        return int(rows[0])
+        return int(rows[0]), True
     if k == 0:
-        return int(rows.min())
-    wanted = np.zeros((distances.size, distances.size), bool)
-    wanted[rows] = low.left & (distances.lower[rows] <= high.reach(rows)[:, None])
-    distances.redo(wanted)
-    stale = distances.changed[rows]
+        return int(rows.min()), True
+    one, other = distances.may_equal(rows)
+    wanted = low.left & (distances.lower[rows] <= high.reach(rows)[:, None]) & ~distances.settled[rows]
+    if len(one) or wanted.any():
+        if len(one):
+            doubtful[one, other] = True
+        else:
+            doubtful[rows] |= wanted
+        return int(rows[np.argmin((low.sums + high.sums)[rows])]), False
     for sums in (low, high):
-        sums.renew(rows[stale])
-        sums.afresh(rows[~stale])
-    distances.changed[rows] = False
+        sums.afresh(rows)
     score = (low.sums[rows] + high.sums[rows]) / 2
     exact = not distances.error[rows].any()
     slack = 0.0 if exact else high.doubt[rows]
-    return int(rows[lowest(score, low.sums[rows] - slack, high.sums[rows] + slack, 1)[0]])
+    return int(rows[lowest(score, low.sums[rows] - slack, high.sums[rows] + slack, 1)[0]]), True
 
 
 def _without_equals(distances: Distances, rows: np.ndarray) -> np.ndarray:
