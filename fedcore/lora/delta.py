@@ -47,6 +47,7 @@ class FactorPasses(FactorRows):
     zero_first   the first reference is zero, which is no update
 
     progress     called as progress(work, done, total): modules of one pass
+    backend      of the ops, as they take it; norms, sums and distances that are formed again are LAPACK's on any
     threads      of compiled passes; None: as the ops choose
     rank         of what sums are truncated to; None: the highest of the clients that count; "full": not at all
 
@@ -63,6 +64,7 @@ class FactorPasses(FactorRows):
         start: Update | None = None,
         zero_first: bool = False,
         progress: Callable[[str, int, int], object] | None = None,
+        backend: str | None = None,
         threads: int | None = None,
         rank: Rank = None,
     ):
@@ -71,7 +73,8 @@ class FactorPasses(FactorRows):
             assert isinstance(rank, int)
             pair = self.like[module].modules[module]
             check_fits(rank, module, pair.d_out, pair.d_in)
-        self.rank, self.threads, self.zero_first = rank, threads, zero_first
+        self.rank, self.zero_first = rank, zero_first
+        self.backend, self.threads = backend, threads
 
     def gram(self) -> tuple[np.ndarray, np.ndarray]:
         """(matrix (rows, rows), error (rows,)): inner products of the updates, and e with |D̂_ij − D_ij| ≤ e_i + e_j."""
@@ -83,7 +86,8 @@ class FactorPasses(FactorRows):
             rebuilt = np.sqrt(ranks * self.sizes.square[m])
             size = np.where(self.sizes.rebuilt[m], rebuilt, self.sizes.rounding[m] / ((sizes + ranks**2) * UNIT))
             error += 2 * (sizes + ranks.max() ** 2 + 8 + len(self.modules)) * UNIT * np.square(size)
-        return lora_gram((sent for _, sent in self.as_sent("gram")), threads=self.threads), error
+        sent = (factors for _, factors in self.as_sent("gram"))
+        return lora_gram(sent, names=self.modules, backend=self.backend, threads=self.threads), error
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """‖Δ_i − Δ_ref‖², or ‖Δ_i‖² where the reference is zero: values (clients,) and bounds of their errors.
