@@ -131,15 +131,18 @@ class FactorPasses(FactorRows):
 
         coefficients (rows,) fp32. Where one client alone counts its factors are returned as they are, bit for bit, and
         so are the start's in modules that it lacks, where they have the dtype of the clients that have these. Otherwise
-        factors are rounded once to the clients' dtype and the scale is the first client's.
+        factors are rounded once to the clients' dtype and the scale is the first client's. Modules that no row which
+        counts has are left out: a client that is not chosen adds none.
         """
         counted = np.flatnonzero(coefficients)
         clients = [int(i) for i in counted if i < self.clients]
         index = [int(i) for i in counted] or [0]
         alone = len(counted) == 1 and len(clients) == 1 and float(coefficients[counted[0]]) == divisor
-        result, share = Combined({}, {}, {}), coefficients.astype(np.float64) / divisor
+        held, result, share = self.held(counted.tolist()), Combined({}, {}, {}), coefficients.astype(np.float64) / divisor
         if alone and self._is_result(self.updates[clients[0]]):
             for m, module in enumerate(self._told("combination")):
+                if module in self.updates[clients[0]].zero:
+                    continue
                 pair, like = (update := self.updates[clients[0]]).modules[module], self.like[module]
                 if any(name_of(update.tensors[name].dtype) != dtype_of(like, name) for name in (pair.a, pair.b)):
                     factors = self._factors(update, module, clients[0], self.names[clients[0]])
@@ -152,18 +155,22 @@ class FactorPasses(FactorRows):
             return result
         if self.rank == "full":
             for module, stack in self._stacks("combination", np.array(index)):
+                if module not in held:
+                    continue
                 like = self.like[module]
                 result.keep(module, like, whole(*stack.combine(share[index]), like.modules[module].scale))
             return result
         for module, found in self._leading(index, share, clients):
+            if module not in held:
+                continue
             like = self.like[module]
             result.keep(module, like, balanced(found, self.rank_of(module, clients), like.modules[module].scale))
         return result
 
     def _is_result(self, row: Row) -> bool:
-        """Whether the factors of one row are a result as they are."""
-        fits = not isinstance(self.rank, int) or all(pair.rank == self.rank for pair in row.modules.values())
-        return fits and not row.zero
+        """Whether the factors that one row has are a result as they are."""
+        has = (pair for module, pair in row.modules.items() if module not in row.zero)
+        return not isinstance(self.rank, int) or all(pair.rank == self.rank for pair in has)
 
     def rank_of(self, module: str, clients: Sequence[int]) -> int:
         """What a sum over these clients is truncated to."""

@@ -6,7 +6,8 @@ every module. Counting such a client, and not leaving it out, is what keeps a ru
 stay f of n. Over those alone who trained a module they could be most of them. The price: a module that less than half
 of the clients trained stays where it was under a median.
 
-Modules are those of the start adapter, where there is one, and else of all rows together.
+Modules are those of the start adapter, where there is one, and else of all rows together. A result has those that a row
+which counts has: nothing is left of a module that only a client which was not chosen sent.
 """
 
 from __future__ import annotations
@@ -89,7 +90,12 @@ class FactorRows:
             else:
                 modules[module], zeros = self._zeros[module]
                 tensors.append(zeros)
-        return Row(modules, ChainMap(*tensors), frozenset(lacking) - held.keys())  # type: ignore[arg-type]
+        return Row(modules, ChainMap(*tensors), frozenset(lacking).difference(held))  # type: ignore[arg-type]
+
+    def held(self, rows: Sequence[int]) -> frozenset[str]:
+        """Modules that one of these rows has, of its own or as the start adapter does; of no row: all modules."""
+        lacking = [self.updates[row].zero for row in rows] or [frozenset()]
+        return frozenset(self.modules) - frozenset.intersection(*lacking)
 
     @cached_property
     def _zeros(self) -> dict[str, tuple[LoraPair, dict[str, np.ndarray]]]:
