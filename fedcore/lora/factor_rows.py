@@ -23,6 +23,7 @@ from fedcore.errors import LayoutError
 from fedcore.lora.measure import Measure, measure, rebuild
 from fedcore.lora.stacks import Stack, check_factors, read_factors, read_plain, read_stack
 from fedcore.updates import LoraPair, Update
+from fedcore.updates.bases import taken_from_base
 from fedcore.updates.layout import shown
 
 
@@ -66,6 +67,8 @@ class FactorRows:
         if any(update.modules for update in updates):
             for update, who in zip(updates, names, strict=True):
                 _check_modules(update, who, start)
+        if start is None:
+            _check_zero(updates, names)
         self.like: dict[str, Update] = {}
         for update, _ in both:
             for module in update.modules:
@@ -147,6 +150,18 @@ class FactorRows:
                 a.append(np.ascontiguousarray(factors[1]))
                 scales.append(1.0 if rebuilt else pair.scale)
             yield module, (b, a, scales)
+
+
+def _check_zero(updates: Sequence[Update], names: Sequence[str]) -> None:
+    """Raise LayoutError where a row lacks a module, and adapters do not start at 0 there."""
+    every = sorted({module for update in updates for module in update.modules})
+    for update, who in zip(updates, names, strict=True):
+        lacking = [module for module in every if module not in update.modules]
+        if lacking and (begun := taken_from_base(update.adapter_config)):
+            raise LayoutError(
+                f"{who}: lacks module {shown(lacking[0])}, where an adapter begun by {begun!r} is not 0 but a part of "
+                "the base; give the adapter that was broadcast as the reference"
+            )
 
 
 def _check_modules(update: Update, who: str, start: Update | None) -> None:

@@ -130,7 +130,9 @@ def test_bad_input_is_refused():
     ):  # fmt: skip
         with pytest.raises(error, match=text):
             fc.ops.lora_gram(modules)
-    with pytest.raises(ShapeError, match=r"^module 'layers.1.q_proj': got 1 clients, expected 2 as in module 'layers.0.q_proj'"):
+    with pytest.raises(
+        ShapeError, match=r"^module 'layers.1.q_proj': got 1 clients, expected 2 as in module 'layers.0.q_proj'"
+    ):
         fc.ops.lora_gram([(b, a, None), (b[:1], a[:1], None)], names=["layers.0.q_proj", "layers.1.q_proj"])
 
 
