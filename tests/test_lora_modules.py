@@ -244,6 +244,37 @@ def test_what_delta_space_cannot_take_is_named():
         aggregate([one, without(two, "up")], Mean(), reference=broken, on_nonfinite="exclude")
 
 
+def test_what_a_client_lacks_is_in_the_report():
+    updates = fewer(mixed_cohort(7))
+    for rule in (Mean(), Median(), Krum(1)):
+        expected = {"c0": ["up"], "c2": ["down", "up"], "c4": ["tiny"]}
+        assert aggregate(updates, rule).report["lacking"] == expected
+        assert "lacking" not in aggregate(mixed_cohort(7), rule).report
+
+
+def test_the_command_tells_of_a_module_that_one_adapter_lacks(tmp_path, capsys):
+    """Nobody can tell a module under another name from one that was not trained."""
+    lacking = {"a": ("tiny",), "b": ("tiny",), "c": ("tiny",), "d": ("up",)}
+    for (name, modules), update in zip(lacking.items(), mixed_cohort(8, n=4), strict=True):
+        without(update, *modules).to_peft(tmp_path / name)
+    mixed_cohort(11)[0].to_peft(tmp_path / "start")
+    given, key, start = [str(tmp_path / name) for name in "abcd"], str(tmp_path / "d"), str(tmp_path / "start")
+    more = "; not in every adapter: 1 more, which --json lists\n"
+
+    def told(*options: str) -> str:
+        out = str(tmp_path / f"out{len(list(tmp_path.iterdir()))}")
+        assert main(["aggregate", *options, "-o", out, "--weights", "equal"]) == 0
+        return capsys.readouterr().err
+
+    zero = "it counts there with 0 (--reference gives another start)"
+    assert f"fedcore: note: client {key!r} lacks module 'up'; {zero}{more}" in told(*given)
+    text = told(*given, "--reference", start)
+    assert f"fedcore: note: client {key!r} lacks module 'up'; it counts there with what {start} has{more}" in text
+    two = told(*given[:2], key)
+    assert f"client {key!r} lacks module 'up'" in two
+    assert "note" not in told(*given[:3])
+
+
 def test_the_command_takes_directories_of_fewer_modules(tmp_path, capsys):
     """--reference is what they stand at, so that no note says that it changes nothing."""
     updates, reference = [without(u, "up") if i else u for i, u in enumerate(mixed_cohort(8, n=3))], mixed_cohort(11)[0]

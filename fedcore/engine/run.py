@@ -42,7 +42,8 @@ class Aggregate:
                    report["mix"]
     excluded       client_id -> why it was left out before the rule ran (NaN or Inf, or factors that cancel)
     report         JSON-able: rule, space, n, divisor, seconds by step, what the rule decided and why, truncation by
-                   module; "counted" lists the clients that count, "not_counted" says why each other one does not
+                   module; "counted" lists the clients that count, "not_counted" says why each other one does not;
+                   "lacking", where there are any: client_id -> modules that others sent and it did not
     """
 
     update: Update

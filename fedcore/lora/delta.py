@@ -138,11 +138,8 @@ class FactorPasses(FactorRows):
         clients = [int(i) for i in counted if i < self.clients]
         index = [int(i) for i in counted] or [0]
         alone = len(counted) == 1 and len(clients) == 1 and float(coefficients[counted[0]]) == divisor
-        held, result, share = (
-            self.held(counted.tolist()),
-            Combined({}, {}, {}),
-            coefficients.astype(np.float64) / divisor,
-        )
+        held, result = self.held(counted.tolist()), Combined({}, {}, {})
+        share = coefficients.astype(np.float64) / divisor
         if alone and self._is_result(self.updates[clients[0]]):
             for m, module in enumerate(self._told("combination")):
                 if module in self.updates[clients[0]].zero:

@@ -80,8 +80,8 @@ class DeltaExecutor:
                 plain = RowExecutor.from_cohort(cohort, references, names, tensors, **passes)
         if plain is None and not (order or matrices) and requested(passes["backend"]) == "triton":
             raise BackendError(
-                "backend: got 'triton' for a rule that asks no kernel of factors in space='delta', whose norms and sums "
-                "are LAPACK's; leave the backend out, or take space='parameters'"
+                "backend: got 'triton' for a rule that asks no kernel of factors in space='delta', whose norms and "
+                "sums are LAPACK's; leave the backend out, or take space='parameters'"
             )
         options = {name: passes[name] for name in ("backend", "threads")}
         return cls(factors if factors.modules else None, plain, names, references, **options)

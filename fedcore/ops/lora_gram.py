@@ -53,7 +53,8 @@ def lora_gram(
                 total = np.zeros((factors.n, factors.n))
             if factors.n != len(total):
                 raise ShapeError(
-                    f"got {factors.n} clients, expected {len(total)} as in {_called(0, names)}; give rank 0 to absent ones"
+                    f"got {factors.n} clients, expected {len(total)} as in {_called(0, names)}; "
+                    "give rank 0 to absent ones"
                 )
             name = choose_for(factors, backend)
             given = factors.tensors() if name == "triton" else factors.table

@@ -139,7 +139,7 @@ def test_bad_input_is_refused():
 def test_an_error_of_the_environment_names_no_module(monkeypatch):
     b, a = make_factors(9, 50, (3, 4), "float32")
     monkeypatch.setenv("FEDCORE_ISA", "riscv")
-    with pytest.raises(BackendError, match="^FEDCORE_ISA: got 'riscv'"):
+    with pytest.raises(BackendError, match=r"^FEDCORE_ISA: got 'riscv'"):
         fc.ops.lora_gram([(b, a, None)], backend="c")
-    with pytest.raises(BackendError, match="^backend: got backend 'cuda'"):
+    with pytest.raises(BackendError, match=r"^backend: got backend 'cuda'"):
         fc.ops.lora_gram([(b, a, None)], backend="cuda")
