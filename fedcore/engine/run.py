@@ -109,8 +109,8 @@ def aggregate(
     In "parameters" space the result has the same bits on every backend, given the coefficients. In "delta" space
     factors come from `fedcore.ops.lora_truncate`: the closest of their rank within fp64 rounding, or where the clients'
     ranks add up to 512 and more nearly that, report["modules"] says how nearly. A client that alone counts is returned
-    bit for bit, and in modules that it lacks what `reference` has there; without one they are left out, as is every
-    module that no client which counts has.
+    bit for bit where it has the `rank`, and in modules that it lacks what `reference` has there; without one they are
+    left out, as is every module that no client which counts has.
 
     Stages before the last one of a composed rule are under report["before"], in their order.
 
