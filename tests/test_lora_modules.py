@@ -11,11 +11,13 @@ from fedcore.cli import main
 from fedcore.errors import LayoutError, NonFiniteError
 from fedcore.lora import FactorPasses
 from fedcore.rules import (
+    Bulyan,
     CenteredClipping,
     GeometricMedian,
     Krum,
     Mean,
     Median,
+    MinimumDiameterAveraging,
     MultiKrum,
     NearestNeighborMixing,
     NormClipping,
@@ -49,10 +51,13 @@ def dense_row(update: Update, reference: Update | None) -> np.ndarray:
 
 
 def assert_holds(result: Update, expected: np.ndarray, ranks: dict[str, int], atol: float = 3e-6) -> None:
-    """Each module of a result is the truncation of its part of a dense row."""
+    """Each module of a result is the truncation of its part of a dense row, which is 0 where there is no module."""
     start = 0
     for module, shape in SHAPES.items():
         part = expected[start : (start := start + shape[0] * shape[1])].reshape(shape)
+        if module not in result.modules:
+            assert not part.any()
+            continue
         best = dense.truncated(part, ranks[module])
         np.testing.assert_allclose(dense.dense(result, module), best, atol=atol * np.linalg.norm(part))
     np.testing.assert_allclose(result.tensors["head.weight"].ravel(), expected[start:], rtol=1e-5, atol=1e-6)
@@ -88,7 +93,7 @@ def test_linear_rules_give_the_coefficients_of_the_dense_updates(rule, with_refe
     for client, value in expected.coefficients.items():
         found = result.coefficients[client] / result.report["divisor"]
         assert found == pytest.approx(value / expected.report["divisor"], rel=1e-5, abs=1e-7)
-    ranks = {module: result.update.modules[module].rank for module in SHAPES}
+    ranks = {module: pair.rank for module, pair in result.update.modules.items()}
     assert_holds(result.update, expected.update.tensors["x"].astype(float), ranks, atol=1e-5)
 
 
@@ -126,14 +131,44 @@ def test_a_client_that_alone_counts_leaves_a_module_as_the_reference_has_it():
         held = updates[2] if module in updates[2].modules else reference
         assert pair.scale == held.scaling[module]
         assert all(found.tensors[name].tobytes() == held.tensors[name].tobytes() for name in (pair.a, pair.b))
-    # nobody said what the others' modules were: 0, of a rank that somebody has, and with an A that can be trained
-    passes = FactorPasses(updates, [update.client_id for update in updates], len(updates))
+
+
+@pytest.mark.parametrize(("rank", "core"), [(None, "kept"), (2, None), ("full", "kept")])
+def test_modules_that_only_others_have_are_no_part_of_what_is_chosen(rank, core):
+    """Nobody said what the others' modules were before: 0, which no module is, too."""
+    updates = fewer(mixed_cohort(4))
+    passes = FactorPasses(updates, [update.client_id for update in updates], len(updates), rank=rank)
     alone = passes.combine(np.float32([0, 0, 1, 0, 0, 0, 0]), 1.0)
-    assert alone.modules["up"].rank == max(u.modules["up"].rank for u in updates if "up" in u.modules)
-    assert not alone.tensors["up.lora_B.weight"].any()
-    np.testing.assert_allclose(np.linalg.norm(alone.tensors["up.lora_A.weight"], axis=1), 1, rtol=1e-6)
+    assert alone.modules.keys() == alone.scaling.keys() == updates[2].modules.keys() == {"tiny"}
+    assert alone.modules["tiny"].core == core or core is None
+    for name in ("tiny.lora_A.weight", "tiny.lora_B.weight") if core else ():
+        assert alone.tensors[name].tobytes() == updates[2].tensors[name].tobytes()
     tiny = alone.scaling["tiny"] * alone.tensors["tiny.lora_B.weight"] @ alone.tensors["tiny.lora_A.weight"]
-    np.testing.assert_allclose(tiny, dense.dense(updates[2], "tiny"), atol=1e-5)
+    best = dense.truncated(dense.dense(updates[2], "tiny"), 2 if rank == 2 else 4)
+    np.testing.assert_allclose(tiny, best, atol=1e-5)
+    both = passes.combine(np.float32([1, 0, 1, 0, 0, 0, 0]), 2.0)
+    assert both.modules.keys() == {"down", "tiny"}
+
+
+@pytest.mark.parametrize("rule", [Krum(1), MultiKrum(1, m=3), MinimumDiameterAveraging(1)], ids=str)
+def test_a_module_that_an_attacker_adds_changes_no_byte(rule):
+    clients, _ = near_cohort(2)
+    named = [without(update, "up") for update in clients[:-1]]
+    before = aggregate([*named, without(clients[-1], "up")], rule)
+    after = aggregate([*named, clients[-1]], rule)
+    assert after.report["counted"] == before.report["counted"]
+    assert after.update.digest() == before.update.digest()
+    assert after.update.modules.keys() == {"down", "tiny"}
+    if rule == Krum(1):
+        (chosen,) = (update for update in named if after.coefficients[update.client_id])
+        assert all(t.tobytes() == chosen.tensors[name].tobytes() for name, t in after.update.tensors.items())
+
+
+def test_a_statistic_of_chosen_clients_has_their_modules():
+    clients, _ = near_cohort(3)
+    found = aggregate([*(without(update, "up") for update in clients[:-1]), clients[-1]], Bulyan(1))
+    assert clients[-1].client_id not in found.report["counted"]
+    assert found.update.modules.keys() == {"down", "tiny"}
 
 
 @pytest.mark.parametrize("rank", [None, "full"])
@@ -207,6 +242,37 @@ def test_what_delta_space_cannot_take_is_named():
     broken = Update.from_tensors(tensors, scaling=reference.scaling)
     with pytest.raises(NonFiniteError, match=r"the reference: tensor 'up.lora_A.weight'"):
         aggregate([one, without(two, "up")], Mean(), reference=broken, on_nonfinite="exclude")
+
+
+def test_what_a_client_lacks_is_in_the_report():
+    updates = fewer(mixed_cohort(7))
+    for rule in (Mean(), Median(), Krum(1)):
+        expected = {"c0": ["up"], "c2": ["down", "up"], "c4": ["tiny"]}
+        assert aggregate(updates, rule).report["lacking"] == expected
+        assert "lacking" not in aggregate(mixed_cohort(7), rule).report
+
+
+def test_the_command_tells_of_a_module_that_one_adapter_lacks(tmp_path, capsys):
+    """Nobody can tell a module under another name from one that was not trained."""
+    lacking = {"a": ("tiny",), "b": ("tiny",), "c": ("tiny",), "d": ("up",)}
+    for (name, modules), update in zip(lacking.items(), mixed_cohort(8, n=4), strict=True):
+        without(update, *modules).to_peft(tmp_path / name)
+    mixed_cohort(11)[0].to_peft(tmp_path / "start")
+    given, key, start = [str(tmp_path / name) for name in "abcd"], str(tmp_path / "d"), str(tmp_path / "start")
+    more = "; not in every adapter: 1 more, which --json lists\n"
+
+    def told(*options: str) -> str:
+        out = str(tmp_path / f"out{len(list(tmp_path.iterdir()))}")
+        assert main(["aggregate", *options, "-o", out, "--weights", "equal"]) == 0
+        return capsys.readouterr().err
+
+    zero = "it counts there with 0 (--reference gives another start)"
+    assert f"fedcore: note: client {key!r} lacks module 'up'; {zero}{more}" in told(*given)
+    text = told(*given, "--reference", start)
+    assert f"fedcore: note: client {key!r} lacks module 'up'; it counts there with what {start} has{more}" in text
+    two = told(*given[:2], key)
+    assert f"client {key!r} lacks module 'up'" in two
+    assert "note" not in told(*given[:3])
 
 
 def test_the_command_takes_directories_of_fewer_modules(tmp_path, capsys):

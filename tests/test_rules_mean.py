@@ -42,7 +42,7 @@ def test_a_table_of_rows_and_a_list_give_the_same():
         (np.inf, "got weight inf"),
         (np.nan, "got weight nan"),
         (2**24 + 1, r"a count above 2\*\*24"),
-        (1e-60, "below the normal fp32 numbers"),
+        (1e-60, "below the normal fp32 numbers; leave that client out or scale the weights up"),
         (2.0**-127, "below the normal fp32 numbers"),
     ],
 )

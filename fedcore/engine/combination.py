@@ -16,6 +16,7 @@ from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Decision, Rule
 from fedcore.updates import Cohort, Layout, Update
+from fedcore.updates.making import config_like
 from fedcore.updates.weights import pooled_examples
 
 Space = Literal["delta", "parameters"]
@@ -101,16 +102,16 @@ def make_update(cohort: Cohort, found: Combination) -> Update:
     """The result as an update, with the examples of the clients that count (of none: 1)."""
     first, factors = cohort[0], found.factors
     examples, counted = pooled_examples([cohort[row] for row in found.counted])
-    # whose config is true of the result: a client with its modules
     modules = first.modules.keys() if factors is None else factors.scaling.keys()
-    like = next((update for update in cohort if update.modules.keys() == modules), None)
+    # a client that does not count has no say in how the result is read
+    settings = [cohort[row] for row in found.counted] or cohort
     update = Update.from_tensors(
         found.tensors,
         num_examples=examples,
         client_id="global",
         scaling=first.scaling if factors is None else factors.scaling,
         base=next((update.base for update in cohort if update.base is not None), None),
-        adapter_config=None if like is None or (factors is not None and not factors.scaling) else like.adapter_config,
+        adapter_config=None if factors is not None and not modules else config_like(settings, modules),
     )
     return replace(update, counted=counted)
 
@@ -132,6 +133,10 @@ def make_report(
             details["mix"], details["mix_divisors"] = mixed[0].tolist(), mixed[1].tolist()
     if found.factors is not None:
         details["modules"] = report_of(found.factors.modules)
+        every = {module for update in cohort for module in update.modules}
+        lacking = {update.client_id: sorted(every - update.modules.keys()) for update in cohort}
+        if any(lacking.values()):
+            details["lacking"] = {client: modules for client, modules in lacking.items() if modules}
     unused = {} if isinstance(decided, OrderStatistic) else decided.unused(len(ids))
     return {
         "rule": repr(rule),

@@ -43,7 +43,8 @@ class Aggregate:
                    report["mix"]
     excluded       client_id -> why it was left out before the rule ran (NaN or Inf, or factors that cancel)
     report         JSON-able: rule, space, n, divisor, seconds by step, what the rule decided and why, truncation by
-                   module; "counted" lists the clients that count, "not_counted" says why each other one does not
+                   module; "counted" lists the clients that count, "not_counted" says why each other one does not;
+                   "lacking", where there are any: client_id -> modules that others sent and it did not
     """
 
     update: Update
@@ -98,17 +99,19 @@ def aggregate(
                    each module, in place of factors; nothing is truncated
     rank           of the result in "delta" space: None is the highest of the clients that count, "full" keeps a linear
                    rule's stacked factors without truncation, of rank Σ r_i or the smaller side of Δ
-    backend        of passes over rows: 'reference', 'c', 'triton' or None for where they lie. Factors in "delta" space
-                   are NumPy's and LAPACK's on every backend, and so are distances of mixtures that a selection forms
-                   again; report["redone_on"] says where pairs were.
+    backend        of every op that runs: 'reference', 'c', 'triton' or None for where rows lie. No op are, in "delta"
+                   space, the norms and sums of factors and their distances that a selection forms again, which are
+                   LAPACK's, and distances of mixtures formed again, which are NumPy's; report["redone_on"] says where
+                   pairs were. 'triton' is refused where it would have nothing to do: a mean of factors alone.
     threads        of the C kernels. BLAS and LAPACK, which do the work on factors, use NumPy's own threads
                    (OMP_NUM_THREADS and the like), whatever this says. With OMP_NUM_THREADS=1 two modules are worked on
                    at a time, which is the quickest for a large cohort on two cores.
 
     In "parameters" space the result has the same bits on every backend, given the coefficients. In "delta" space
     factors come from `fedcore.ops.lora_truncate`: the closest of their rank within fp64 rounding, or where the clients'
-    ranks add up to 512 and more nearly that, report["modules"] says how nearly; a client that alone counts is returned
-    bit for bit.
+    ranks add up to 512 and more nearly that, report["modules"] says how nearly. A client that alone counts is returned
+    bit for bit where it has the `rank`, and in modules that it lacks what `reference` has there; without one they are
+    left out, as is every module that no client which counts has.
 
     Stages before the last one of a composed rule are under report["before"], in their order.
 

@@ -14,6 +14,7 @@ from fedcore.lora.module import Held, Module
 from fedcore.lora.stacks import dtype_of, rounded
 from fedcore.lora.traits import Traits
 from fedcore.updates import Update
+from fedcore.updates.making import config_like
 from fedcore.updates.weights import pooled_examples
 
 #: the dtype of side adapters: what a quantised base would round away is kept in full
@@ -106,7 +107,7 @@ def _update(
 ) -> Update:
     """An adapter of these factors in the clients' dtypes.
 
-    It takes the examples from `like`, and the config from it or another client with all of the modules.
+    It takes the examples from `like`, and settings from it or a client (see `config_like`).
     """
     tensors, scaling = dict(dense), {}
     for name, part in parts.items():
@@ -114,9 +115,7 @@ def _update(
         for key, values in ((pair.a, part.a), (pair.b, part.b)):
             tensors[key] = rounded(values, clients.dtype(key), key)
         scaling[name] = part.scale
-    known = [
-        update for update in (like, *clients.cohort) if update is not None and update.modules.keys() == parts.keys()
-    ]
+    settings = config_like([*([] if like is None else [like]), *clients.cohort], parts)
     examples, counted = pooled_examples([*clients.cohort] if like is None else [like])
     made = Update.from_tensors(
         tensors,
@@ -124,7 +123,7 @@ def _update(
         client_id=client_id,
         scaling=scaling,
         base=_base(clients),
-        adapter_config=known[0].adapter_config if known else None,
+        adapter_config=settings,
     )
     return replace(made, counted=counted)
 

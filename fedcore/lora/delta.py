@@ -47,6 +47,7 @@ class FactorPasses(FactorRows):
     zero_first   the first reference is zero, which is no update
 
     progress     called as progress(work, done, total): modules of one pass
+    backend      of the ops, as they take it; norms, sums and distances that are formed again are LAPACK's on any
     threads      of compiled passes; None: as the ops choose
     rank         of what sums are truncated to; None: the highest of the clients that count; "full": not at all
 
@@ -63,6 +64,7 @@ class FactorPasses(FactorRows):
         start: Update | None = None,
         zero_first: bool = False,
         progress: Callable[[str, int, int], object] | None = None,
+        backend: str | None = None,
         threads: int | None = None,
         rank: Rank = None,
     ):
@@ -71,7 +73,8 @@ class FactorPasses(FactorRows):
             assert isinstance(rank, int)
             pair = self.like[module].modules[module]
             check_fits(rank, module, pair.d_out, pair.d_in)
-        self.rank, self.threads, self.zero_first = rank, threads, zero_first
+        self.rank, self.zero_first = rank, zero_first
+        self.backend, self.threads = backend, threads
 
     def gram(self) -> tuple[np.ndarray, np.ndarray]:
         """(matrix (rows, rows), error (rows,)): inner products of the updates, and e with |D̂_ij − D_ij| ≤ e_i + e_j."""
@@ -83,7 +86,8 @@ class FactorPasses(FactorRows):
             rebuilt = np.sqrt(ranks * self.sizes.square[m])
             size = np.where(self.sizes.rebuilt[m], rebuilt, self.sizes.rounding[m] / ((sizes + ranks**2) * UNIT))
             error += 2 * (sizes + ranks.max() ** 2 + 8 + len(self.modules)) * UNIT * np.square(size)
-        return lora_gram((sent for _, sent in self.as_sent("gram")), threads=self.threads), error
+        sent = (factors for _, factors in self.as_sent("gram"))
+        return lora_gram(sent, names=self.modules, backend=self.backend, threads=self.threads), error
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:
         """‖Δ_i − Δ_ref‖², or ‖Δ_i‖² where the reference is zero: values (clients,) and bounds of their errors.
@@ -127,15 +131,19 @@ class FactorPasses(FactorRows):
 
         coefficients (rows,) fp32. Where one client alone counts its factors are returned as they are, bit for bit, and
         so are the start's in modules that it lacks, where they have the dtype of the clients that have these. Otherwise
-        factors are rounded once to the clients' dtype and the scale is the first client's.
+        factors are rounded once to the clients' dtype and the scale is the first client's. Modules that no row which
+        counts has are left out: a client that is not chosen adds none.
         """
         counted = np.flatnonzero(coefficients)
         clients = [int(i) for i in counted if i < self.clients]
         index = [int(i) for i in counted] or [0]
         alone = len(counted) == 1 and len(clients) == 1 and float(coefficients[counted[0]]) == divisor
-        result, share = Combined({}, {}, {}), coefficients.astype(np.float64) / divisor
+        held, result = self.held(counted.tolist()), Combined({}, {}, {})
+        share = coefficients.astype(np.float64) / divisor
         if alone and self._is_result(self.updates[clients[0]]):
             for m, module in enumerate(self._told("combination")):
+                if module in self.updates[clients[0]].zero:
+                    continue
                 pair, like = (update := self.updates[clients[0]]).modules[module], self.like[module]
                 if any(name_of(update.tensors[name].dtype) != dtype_of(like, name) for name in (pair.a, pair.b)):
                     factors = self._factors(update, module, clients[0], self.names[clients[0]])
@@ -148,18 +156,22 @@ class FactorPasses(FactorRows):
             return result
         if self.rank == "full":
             for module, stack in self._stacks("combination", np.array(index)):
+                if module not in held:
+                    continue
                 like = self.like[module]
                 result.keep(module, like, whole(*stack.combine(share[index]), like.modules[module].scale))
             return result
         for module, found in self._leading(index, share, clients):
+            if module not in held:
+                continue
             like = self.like[module]
             result.keep(module, like, balanced(found, self.rank_of(module, clients), like.modules[module].scale))
         return result
 
     def _is_result(self, row: Row) -> bool:
-        """Whether the factors of one row are a result as they are."""
-        fits = not isinstance(self.rank, int) or all(pair.rank == self.rank for pair in row.modules.values())
-        return fits and not row.zero
+        """Whether the factors that one row has are a result as they are."""
+        has = (pair for module, pair in row.modules.items() if module not in row.zero)
+        return not isinstance(self.rank, int) or all(pair.rank == self.rank for pair in has)
 
     def rank_of(self, module: str, clients: Sequence[int]) -> int:
         """What a sum over these clients is truncated to."""

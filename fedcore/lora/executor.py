@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.backends import requested
+from fedcore.errors import BackendError
 from fedcore.lora.delta import FactorPasses, Rank
 from fedcore.lora.order import TILE_BYTES, order_statistic
 from fedcore.lora.reading import WORKERS
@@ -60,14 +62,14 @@ class DeltaExecutor:
         by module, dense tensors in tiles. `order`: an order statistic is to come, which needs room for a dense Δ, and
         `dense` for those of all modules; `matrices` as in `FileExecutor.from_files`.
         `rank` of results is as `FactorPasses` has it. Raises LayoutError naming the client and module, BudgetError with
-        the least that works.
+        the least that works, BackendError where Triton was asked for and would have nothing to do.
         """
         given = {name: update for name, update in references.items() if update is not None}
         zero_first = bool(references) and next(iter(references.values())) is None
         if passes.get("memory") is not None:
             rows = [*cohort, *given.values()]
             _check_budget(rows, start, passes["memory"], passes["threads"], matrices, order, dense)
-        told = {name: passes.get(name) for name in ("progress", "threads")}
+        told = {name: passes.get(name) for name in ("progress", "backend", "threads")}
         rows, who = [*cohort, *given.values()], [*names, *given]
         factors = FactorPasses(rows, who, len(cohort), start=start, zero_first=zero_first, rank=rank, **told)
         plain: RowExecutor | None = None
@@ -76,6 +78,11 @@ class DeltaExecutor:
                 plain = FileExecutor.from_files(cohort, references, names, tensors, matrices=matrices, **passes)
             else:
                 plain = RowExecutor.from_cohort(cohort, references, names, tensors, **passes)
+        if plain is None and not (order or matrices) and requested(passes["backend"]) == "triton":
+            raise BackendError(
+                "backend: got 'triton' for a rule that asks no kernel of factors in space='delta', whose norms and "
+                "sums are LAPACK's; leave the backend out, or take space='parameters'"
+            )
         options = {name: passes[name] for name in ("backend", "threads")}
         return cls(factors if factors.modules else None, plain, names, references, **options)
 

@@ -6,7 +6,8 @@ every module. Counting such a client, and not leaving it out, is what keeps a ru
 stay f of n. Over those alone who trained a module they could be most of them. The price: a module that less than half
 of the clients trained stays where it was under a median.
 
-Modules are those of the start adapter, where there is one, and else of all rows together.
+Modules are those of the start adapter, where there is one, and else of all rows together. A result has those that a row
+which counts has: nothing is left of a module that only a client which was not chosen sent.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fedcore.errors import LayoutError, NonFiniteError
 from fedcore.lora.measure import Measure, broken_factors, measure, rebuild
 from fedcore.lora.stacks import Stack, check_factors, read_factors, read_plain, read_stack
 from fedcore.updates import LoraPair, Update
+from fedcore.updates.bases import taken_from_base
 from fedcore.updates.layout import shown
 
 
@@ -65,6 +67,8 @@ class FactorRows:
         if any(update.modules for update in updates):
             for update, who in zip(updates, names, strict=True):
                 _check_modules(update, who, start)
+        if start is None:
+            _check_zero(updates, names)
         self.like: dict[str, Update] = {}
         for update, _ in both:
             for module in update.modules:
@@ -89,7 +93,12 @@ class FactorRows:
             else:
                 modules[module], zeros = self._zeros[module]
                 tensors.append(zeros)
-        return Row(modules, ChainMap(*tensors), frozenset(lacking) - held.keys())  # type: ignore[arg-type]
+        return Row(modules, ChainMap(*tensors), frozenset(lacking).difference(held))  # type: ignore[arg-type]
+
+    def held(self, rows: Sequence[int]) -> frozenset[str]:
+        """Modules that one of these rows has, of its own or as the start adapter does; of no row: all modules."""
+        lacking = [self.updates[row].zero for row in rows] or [frozenset()]
+        return frozenset(self.modules) - frozenset.intersection(*lacking)
 
     @cached_property
     def _zeros(self) -> dict[str, tuple[LoraPair, dict[str, np.ndarray]]]:
@@ -145,6 +154,18 @@ class FactorRows:
                 a.append(np.ascontiguousarray(factors[1]))
                 scales.append(1.0 if rebuilt else pair.scale)
             yield module, (b, a, scales)
+
+
+def _check_zero(updates: Sequence[Update], names: Sequence[str]) -> None:
+    """Raise LayoutError where a row lacks a module, and adapters do not start at 0 there."""
+    every = sorted({module for update in updates for module in update.modules})
+    for update, who in zip(updates, names, strict=True):
+        lacking = [module for module in every if module not in update.modules]
+        if lacking and (begun := taken_from_base(update.adapter_config)):
+            raise LayoutError(
+                f"{who}: lacks module {shown(lacking[0])}, where an adapter begun by {begun!r} is not 0 but a part of "
+                "the base; give the adapter that was broadcast as the reference"
+            )
 
 
 def _check_modules(update: Update, who: str, start: Update | None) -> None:

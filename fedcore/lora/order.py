@@ -33,14 +33,17 @@ class _Factors(NamedTuple):
 def order_statistic(
     passes: FactorPasses, decided: OrderStatistic, present: np.ndarray, rows: int, dense: bool, **options: Any
 ) -> Combined:
-    """The statistic of each module's Δ.
+    """The statistic of each module's Δ; modules that none of the rows it is taken of has are left out.
 
     present   which of the `rows` rows (clients, then references) have factors; the others are 0
     dense     keep Δ as <module>.weight, (d_out, d_in) fp32; else truncate it to the clients' highest rank
     options   backend and threads of the ops
     """
-    result = Combined({}, {}, {})
+    result, used = Combined({}, {}, {}), set(_used(decided, passes.clients))
+    held = passes.held([k for k, row in enumerate(present.tolist()) if row in used or row >= passes.clients])
     for module, sent in passes.as_sent("combination"):
+        if module not in held:
+            continue
         like = passes.like[module]
         pair = like.modules[module]
         factors = _Factors(*(dict(zip(present.tolist(), part, strict=True)) for part in _in_float32(*sent)))
@@ -66,7 +69,7 @@ def _statistic(
 ) -> np.ndarray:
     """(d_out, d_in) fp32 of one module."""
     mixed = decided.rounded()
-    used = list(decided.rows or range(clients)) if mixed is None else np.flatnonzero(mixed[0].any(0)).tolist()
+    used = _used(decided, clients)
     if mixed is None and decided.statistic in ("median", "trimmed_mean"):
         b, a, scale = ([side[row] for row in used] for side in factors)
         if decided.statistic == "median":
@@ -82,6 +85,12 @@ def _statistic(
         found = column_statistic(decided, tile, chosen, center, out_dtype="float32", **options)
         result[start:stop] = np.asarray(found).reshape(stop - start, shape[1])
     return result
+
+
+def _used(decided: OrderStatistic, clients: int) -> list[int]:
+    """The rows that the statistic, or a mixture, is taken of."""
+    mixed = decided.rounded()
+    return list(decided.rows or range(clients)) if mixed is None else np.flatnonzero(mixed[0].any(0)).tolist()
 
 
 def _product(factors: _Factors, row: int, start: int, stop: int, d_in: int, options: Any) -> np.ndarray:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fedcore.backends import implementation
 from fedcore.dtypes import OUT_DTYPES
-from fedcore.errors import FedcoreError, RangeError, ShapeError
+from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError, WeightError
 from fedcore.ops.factors import FactorPairs, as_factors, checked_coefficients, choose_for, raise_nonfinite_factor
 from fedcore.ops.rows import thread_count
 from fedcore.reference.lora_blocks import CHUNK
+
+#: what is wrong with one module; other errors, of a backend or the environment, are none of its own
+OF_DATA = (ShapeError, DTypeError, WeightError, NonFiniteError, RangeError)
 
 
 def lora_gram(
     modules: Iterable[tuple[Any, Any, Any]],
     *,
+    names: Sequence[str] | None = None,
     backend: str | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
@@ -28,6 +32,7 @@ def lora_gram(
                      adapter here has r_i = 0
              a       n matrices (r_i, d_in)
              scales  n fp64 numbers, or None for 1
+    names    what messages call each module; None is its position
 
     From the r_i × r_j blocks of lora_blocks, never from Δ (definition and order: fedcore/reference/lora_gram.py). The
     reference and C give the same bits on every ISA and thread count for factors of up to 32 bits; Triton, which adds
@@ -48,19 +53,24 @@ def lora_gram(
                 total = np.zeros((factors.n, factors.n))
             if factors.n != len(total):
                 raise ShapeError(
-                    f"got {factors.n} clients, expected {len(total)} as in module 0; give rank 0 to absent ones"
+                    f"got {factors.n} clients, expected {len(total)} as in {_called(0, names)}; "
+                    "give rank 0 to absent ones"
                 )
             name = choose_for(factors, backend)
             given = factors.tensors() if name == "triton" else factors.table
             implementation("lora_gram", name)(given, by, total, count)
             if not np.isfinite(total.diagonal()).all():
                 _refuse("lora_gram", factors)
-        except FedcoreError as error:
-            error.args = (f"module {m}: {error}",)
+        except OF_DATA as error:
+            error.args = (f"{_called(m, names)}: {error}",)
             raise
     if not total.size:
         raise ShapeError("modules: got none, expected at least one (b, a, scales)")
     return total
+
+
+def _called(m: int, names: Sequence[str] | None) -> str:
+    return f"module {m if names is None else repr(names[m])}"
 
 
 def gram_bytes(terms: int, d_out: int, d_in: int, threads: int) -> int:

@@ -102,7 +102,8 @@ def exact_weights(weights: Any, n: int, names: Sequence[str] | None = None) -> n
         raise WeightError(f"{got(i)}, expected a finite fp32 number")
     # a weight that vanishes would drop its row unseen, and a subnormal one is at the mercy of the caller's flush mode
     for i in np.flatnonzero((exact != 0) & (np.abs(rounded) < np.finfo(np.float32).tiny)):
-        raise WeightError(f"{got(i)}, below the normal fp32 numbers; use 0 or scale the weights up")
+        instead = "use 0" if names is None else "leave that client out"  # where clients are weighed 0 is refused
+        raise WeightError(f"{got(i)}, below the normal fp32 numbers; {instead} or scale the weights up")
     count = (np.abs(exact) > LARGEST_COUNT) & (exact == np.trunc(exact))
     for i in np.flatnonzero(count & ((given.dtype.kind in "iu") | (rounded != exact))):
         raise WeightError(f"{got(i)}, a count above 2**24 is not exact in fp32; divide the counts first")

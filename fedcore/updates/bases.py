@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -58,9 +58,13 @@ class BaseIdentity(NamedTuple):
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """What tells the meaning of tensors, by its key in adapter_config; None is PEFT's default."""
+    return {key: config.get(key) or None for key in _MEANING} | {"init_lora_weights": taken_from_base(config)}
+
+
+def taken_from_base(config: Mapping[str, Any]) -> str | None:
+    """The initialisation that took an adapter out of its base, such as 'pissa'; None for one that starts at Δ = 0."""
     begun = config.get("init_lora_weights")
-    taken = begun if isinstance(begun, str) and begun.startswith(_FROM_BASE) else None
-    return {key: config.get(key) or None for key in _MEANING} | {"init_lora_weights": taken}
+    return begun if isinstance(begun, str) and begun.startswith(_FROM_BASE) else None
 
 
 def is_digest(base: str) -> bool:

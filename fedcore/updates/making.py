@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from fedcore.errors import FormatError, LayoutError
 from fedcore.updates import directory as peft_directory
-from fedcore.updates.config import canonical_config, config_scales, fitted_config, given_scales, refuse_variants
+from fedcore.updates.config import PREFIX, canonical_config, config_scales, fitted_config, given_scales, refuse_variants
 from fedcore.updates.encode import check_scales
 from fedcore.updates.file import File
 from fedcore.updates.header import Header, header_length, parse_entries
@@ -93,3 +93,18 @@ def checked(
     view = buffer.view()
     view.flags.writeable = False
     return make(layout, view, offsets, starts, scales, int(num_examples), client_id, base, config, counted, file)
+
+
+def config_like(updates: Iterable[Update], modules: Iterable[str]) -> dict[str, Any]:
+    """The config of a result that has these modules: that of the first update with just these, else the settings of the
+    first with a config, its targets by full path; {} where none has a config. Ranks and alphas are still to be fitted.
+    """
+    wanted, known = set(modules), [update for update in updates if update.adapter_config]
+    for update in known:
+        if update.modules.keys() == wanted:
+            return dict(update.adapter_config)
+    if not known:
+        return {}
+    layers = dict.fromkeys(("exclude_modules", "layers_pattern", "layers_to_transform"))
+    targets = [module.removeprefix(PREFIX) for module in wanted]
+    return canonical_config(known[0].adapter_config | layers | {"target_modules": targets})

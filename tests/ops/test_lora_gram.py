@@ -10,7 +10,7 @@ from lora_factors import SHAPES, make_factors
 
 import fedcore as fc
 from fedcore.dtypes import to_float64
-from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError, WeightError
+from fedcore.errors import BackendError, DTypeError, NonFiniteError, RangeError, ShapeError, WeightError
 
 #: around chunks of 1024 elements, packed 256 at a time, and tiles of 8 × 24 terms
 LONG = ((1023, 255, (7,)), (257, 1025, (8, 17, 1)), (2050, 3, (24, 9)), (5, 1024, (0, 33)), (2, 300, (300, 130)))
@@ -130,3 +130,16 @@ def test_bad_input_is_refused():
     ):  # fmt: skip
         with pytest.raises(error, match=text):
             fc.ops.lora_gram(modules)
+    with pytest.raises(
+        ShapeError, match=r"^module 'layers.1.q_proj': got 1 clients, expected 2 as in module 'layers.0.q_proj'"
+    ):
+        fc.ops.lora_gram([(b, a, None), (b[:1], a[:1], None)], names=["layers.0.q_proj", "layers.1.q_proj"])
+
+
+def test_an_error_of_the_environment_names_no_module(monkeypatch):
+    b, a = make_factors(9, 50, (3, 4), "float32")
+    monkeypatch.setenv("FEDCORE_ISA", "riscv")
+    with pytest.raises(BackendError, match=r"^FEDCORE_ISA: got 'riscv'"):
+        fc.ops.lora_gram([(b, a, None)], backend="c")
+    with pytest.raises(BackendError, match=r"^backend: got backend 'cuda'"):
+        fc.ops.lora_gram([(b, a, None)], backend="cuda")

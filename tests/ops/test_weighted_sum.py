@@ -236,7 +236,7 @@ def test_ml_dtypes_in_ml_dtypes_out():
         ([1, 1e39, 1], "weight 1: got 1e"),
         ([1, 2**24 + 2, 1], "weight 1: got 16777218, a count above"),
         ([1.0, 2.0**24 + 1, 1], "weight 1: .* a count above"),
-        ([1, 1e-60, 1], "weight 1: got 1e-60, below the normal fp32 numbers"),
+        ([1, 1e-60, 1], "weight 1: got 1e-60, below the normal fp32 numbers; use 0 or scale the weights up"),
         ([1, 1, 1e-40], "weight 2: got 1e-40, below the normal fp32 numbers"),
     ],
 )
