@@ -78,6 +78,7 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
             section[key] = _located(value, folder, always=key in ("output", "budget", "sealing_key"))
     try:
         config = Config.model_validate(data)
+        config._folder = folder
     except ValidationError as error:
         raise ConfigError("\n".join(f"{name}: {_fault(entry)}" for entry in error.errors())) from None
     if config.partition.kind != "column":
