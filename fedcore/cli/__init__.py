@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch's OpenMP threads wait for each other by spinning: with another process on the machine that made training 30
     # to 80 times slower, while a short spin costs nothing on an idle one. Read once, when torch loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if sys.stdout is None:
+        # closed, as by `>&-`: nobody wants a result, and the next file to be opened would take its number
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = typer.main.get_command(app).main(given or ["--help"], prog_name="fedcore", standalone_mode=False)

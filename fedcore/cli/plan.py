@@ -9,7 +9,7 @@ import typer
 
 from fedcore.cli.plan_privacy import budgets, show_trade_offs
 from fedcore.cli.run import Json
-from fedcore.cli.terminal import print_json
+from fedcore.cli.terminal import print_json, showing
 from fedcore.errors import RuleError
 
 
@@ -76,15 +76,16 @@ def plan(
         )
         for budget in budgets(epsilon)
     }
-    if json:
-        privacy = {"privacy": [{"epsilon": budget, **asdict(plan)} for budget, plan in plans.items()]} if plans else {}
-        print_json({"methods": found} | privacy)
-    elif method:
-        _show_one(found[method])
-    else:
-        _show(found)
-    if plans and not json:
-        show_trade_offs(plans, delta)
+    with showing():
+        if json:
+            costs = [{"epsilon": budget, **asdict(plan)} for budget, plan in plans.items()]
+            print_json({"methods": found} | ({"privacy": costs} if costs else {}))
+        elif method:
+            _show_one(found[method])
+        else:
+            _show(found)
+        if plans and not json:
+            show_trade_offs(plans, delta)
     if method and found[method]["refused"]:
         raise RuleError("; ".join(found[method]["refused"]))
 
