@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a misuse of the command line carries its own message and exit code; anything else is a fault of ours
         if not hasattr(error, "format_message"):
             raise
-        return _fail(f"{error.format_message()} See `fedcore --help`.", getattr(error, "exit_code", 2))
+        message, misuse = error.format_message().rstrip("."), getattr(error, "exit_code", 2)
+        # without one, the help itself was shown
+        return _fail(f"{message}; see `fedcore --help`", misuse) if message else misuse
     return code if isinstance(code, int) else 0
 
 

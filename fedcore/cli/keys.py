@@ -60,8 +60,9 @@ def show(roster: File, json: Json = False) -> None:
     """List members and their keys, and the digest by which all sides can compare their rosters."""
     from fedcore.privacy.secagg.roster_file import RosterFile
 
+    file = RosterFile.existing(roster)
     with showing():
-        _print(RosterFile.existing(roster), json)
+        _print(file, json)
 
 
 def _change(path: Path, json: bool, what: str, *arguments: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -104,7 +105,9 @@ def _scales(text: str | None) -> list[float]:
     try:
         scales = [float(part) for part in text.split(",")] if text else []
     except ValueError:
-        raise RuleError(f"--scales: got {text!r}, expected numbers such as 2,1") from None
+        scales = [math.nan]
+    if not all(math.isfinite(scale) and scale for scale in scales):
+        raise RuleError(f"--scales: got {text!r}, expected numbers other than 0, such as 2,1")
     return scales
 
 

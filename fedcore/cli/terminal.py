@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from fedcore.errors import StorageError
+from fedcore.errors import FedcoreError, StorageError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -44,9 +44,9 @@ def showing(done: str = "") -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if isinstance(error, (BrokenPipeError, FedcoreError)) or error.filename is not None:
+            raise
         reason = f"standard output cannot be written ({error.strerror or error})"
         raise StorageError(f"{reason}; {done or 'free space or send it to another place'}") from error
 
