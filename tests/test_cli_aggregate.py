@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -175,11 +179,35 @@ def test_a_poisoned_adapter_can_be_left_out(five, tmp_path, capsys):
     assert list(json.loads(capsys.readouterr().out)["excluded"]) == [five[1]]
 
 
+def test_the_table_says_in_full_what_an_excluded_adapter_holds(five, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.chdir(tmp_path)
+    poison(five[1])
+    long = shutil.copytree(five[1], "a-name-that-is-longer-than-its-column-" * 2)
+    assert run("a0", "a1", "a2", long, "-o", "out", "--on-nonfinite", "exclude") == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    # the cells of a column one after the other
+    text = "".join(line[-30:].strip() for line in shown.splitlines()).replace(" ", "")
+    assert f"tensor'{B}'holdsNaNorInfatelement11" in text
+    assert "exclude" not in text
+
+
 def test_adapters_that_do_not_fit_together(five, tmp_path, capsys):
     other = adapter(tmp_path, "other-base", base="another")
     assert "another" in refused(capsys, tmp_path, five[0], other, "-o", tmp_path / "out")
     ranks = adapter(tmp_path, "rank-3", rank=3)
     assert "rank" in refused(capsys, tmp_path, five[0], ranks, "-o", tmp_path / "out", "--space", "parameters")
+
+
+@pytest.mark.parametrize("options", [(), ("--method", "fedit")])
+def test_a_path_is_shown_as_it_is(five, tmp_path, capsys, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(five[1], "[bold]x[")
+    assert run("a0", "[bold]x[", "-o", "[red]:smile:", *options) == 0
+    shown = capsys.readouterr().out
+    assert "[bold]x[ " in shown
+    assert "[red]:smile:  " in shown
 
 
 def test_one_directory_given_twice_by_any_path(five, tmp_path, capsys):
@@ -324,6 +352,49 @@ def test_a_bad_option_is_named(five, tmp_path, capsys, options, said):
 def test_no_directory_at_all_and_one_that_is_missing(tmp_path, capsys):
     assert "DIR" in refused(capsys, tmp_path, "-o", tmp_path / "out")
     assert "gone: no such directory" in refused(capsys, tmp_path, tmp_path / "gone", "-o", tmp_path / "out")
+
+
+class FullDisk(io.StringIO):
+    """A stdout that is a file on a full disk, or a pipe that nobody reads."""
+
+    def __init__(self, number: int = errno.ENOSPC):
+        super().__init__()
+        self.number = number
+
+    def flush(self):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--method", "fedit")])
+def test_a_result_that_cannot_be_shown_is_there_and_said_to_be(five, tmp_path, capsys, monkeypatch, options):
+    monkeypatch.setattr(sys, "stdout", FullDisk())
+    assert run(*five[:2], "-o", tmp_path / "out", *options) == 1
+    said = "fedcore: error: standard output cannot be written (No space left on device); "
+    assert capsys.readouterr().err == said + f"{tmp_path}/out is complete\n"
+    assert Update.from_peft(tmp_path / "out").digest()
+
+
+def test_a_reader_that_goes_away_is_told_nothing(five, tmp_path, monkeypatch):
+    errors = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", errors)
+    monkeypatch.setattr(errors, "close", lambda: None)
+    monkeypatch.setattr(sys, "stdout", FullDisk(errno.EPIPE))
+    with pytest.raises(SystemExit, match="1"):
+        run(*five[:2], "-o", tmp_path / "json", "--json")
+    # rich turns its output away from a broken pipe, so here a real one is needed
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit, match="1"):
+            run(*five[:2], "-o", tmp_path / "out")
+    assert errors.getvalue() == ""
+
+
+def test_a_closed_stdout_is_none_that_anybody_reads(five, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run(*five[:2], "-o", tmp_path / "out", "--json") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_an_existing_output_is_refused_first(five, tmp_path, capsys):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -51,6 +54,32 @@ def test_a_roster_is_made_changed_and_used(made, capsys):
     code, out, _ = run(capsys, "show", path)
     assert code == 0
     assert "1 members, 2 keys retired" in out
+
+
+def test_a_roster_that_is_missing_or_no_file_is_named(tmp_path, capsys):
+    for path, said in ((tmp_path / "none", "no such roster"), (tmp_path, "Is a directory")):
+        code, out, err = run(capsys, "show", path)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"fedcore: error: {path}: {said}")
+
+
+def test_without_a_command_there_is_help_and_no_error(capsys):
+    code, _, err = run(capsys)
+    assert code == 2
+    assert "error" not in err
+
+
+def test_a_key_whose_public_part_cannot_be_shown_is_said_to_be_there(tmp_path, capsys, monkeypatch):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(["keys", "new", str(tmp_path / "a")]) == 1
+    said = capsys.readouterr().err
+    assert f"standard output cannot be written (No space left on device); {tmp_path}/a is complete, and its" in said
+    private = Ed25519PrivateKey.from_private_bytes((tmp_path / "a").read_bytes())
+    assert private.public_key().public_bytes_raw().hex() in said
 
 
 def test_secret_keys_are_their_owners_alone_and_never_overwritten(made, capsys):

@@ -216,6 +216,8 @@ def test_plan_says_a_refusal_once_and_in_one_line(capsys):
         (("--rule", "nonsense"), "rule: got 'nonsense', expected one of"),
         (("--rule", "krumm"), "did you mean 'krum'?"),
         (("--scales", "2,x"), "--scales: got '2,x', expected numbers"),
+        (("--scales", "2,nan"), "--scales: got '2,nan', expected numbers"),
+        (("--scales", "0"), "--scales: got '0', expected numbers other than 0"),
         (("--optimizer", "adamw"), "--optimizer: got 'adamw'"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import json
 import os
 import signal
@@ -182,6 +184,55 @@ def test_a_failed_run_says_how_to_go_on(config, tmp_path, capsys, monkeypatch):
     assert said[0] == "fedcore: error: client c: the loss of step 3 is nan"
     assert said[1].startswith("fedcore: stopped; ")
     assert said[1].endswith(f"--output {tmp_path / 'out'} --resume")
+
+
+@pytest.mark.parametrize(
+    ("number", "reason", "first"),
+    [(errno.ENOSPC, "No space left on device", "free space"), (errno.EROFS, "Read-only file system", "put that right")],
+)
+def test_a_disk_that_is_full_in_mid_run_is_one_line_and_the_run_goes_on(
+    config, tmp_path, capsys, monkeypatch, number, reason, first
+):
+    write = os.fsync
+    files = 0
+
+    def full(descriptor):
+        nonlocal files
+        files += 1
+        if files > 60:
+            raise OSError(number, os.strerror(number))
+        write(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "out"
+    said = [line for line in refused(capsys, "run", config, "-o", out).splitlines() if line.startswith("fedcore")]
+    assert len(said) == 1
+    assert said[0].startswith(f"fedcore: error: {out}/")
+    file, _, rest = said[0].removeprefix("fedcore: error: ").partition(": ")
+    assert Path(file).parent.is_dir()
+    command = f"fedcore run {out}/config.toml --output {out} --resume"
+    assert rest.startswith(f"cannot be written ({reason}); {out} keeps ")
+    assert rest.endswith(f"; {first}, then go on with: {command}")
+    monkeypatch.setattr(os, "fsync", write)
+    assert main(command.split()[1:]) == 0
+    assert not list(out.rglob("*.part"))
+
+
+def test_a_table_that_cannot_be_shown_is_said_to_be_kept(config, tmp_path, capsys, monkeypatch):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    out = tmp_path / "out"
+    for command, done in (
+        (("run", config, "-o", out), f"{out} is complete, and shown by: fedcore report {out}"),
+        (("report", out), f"{out}/report.html is complete"),
+        (("run", "--keys"), "free space or send it to another place"),
+    ):
+        assert main([str(argument) for argument in command]) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line == f"fedcore: error: standard output cannot be written (No space left on device); {done}"
 
 
 def test_what_cannot_be_is_refused_before_texts_and_base(config, tmp_path, capsys, monkeypatch):

@@ -132,6 +132,47 @@ def test_each_fault_is_one_line_with_file_and_key(text: str, said: str):
     assert message.startswith("c.toml: ")
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "wrong", "said"),
+    [
+        ("run", "rounds", "true", "got True; input should be a valid integer"),
+        ("run", "rounds", '"2"', "got '2'; input should be a valid integer"),
+        ("run", "rounds", "2.0", "got 2.0; input should be a valid integer"),
+        ("run", "output", "3", "got 3; input should be a valid string"),
+        ("model.pretrain", "layers", "true", "got True; input should be a valid integer"),
+        ("data", "held_out", '"0.1"', "got '0.1'; input should be a valid number"),
+        ("partition", "alpha", "true", "got True; input should be a valid number"),
+        ("adapter", "rslora", '"yes"', "got 'yes'; input should be a valid boolean"),
+        ("adapter", "rslora", "1", "got 1; input should be a valid boolean"),
+        ("adapter", "ranks", "[true]", "ranks[0]: got True; input should be a valid integer"),
+        ("adapter", "ranks", '["4"]', "ranks[0]: got '4'; input should be a valid integer"),
+        ("training", "learning_rate", "false", "got False; input should be a valid number"),
+        ("server", "learning_rate", '"1"', "got '1'; input should be a valid number"),
+        ("privacy", "delta", '"1e-5"', "got '1e-5'; input should be a valid number"),
+        ("privacy.adaptive", "quantile", "true", "got True; input should be a valid number"),
+        ("secure", "bits", "true", "got True; input should be a valid integer"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(table, key, wrong, said):
+    rest = {"privacy": "epsilon = 8\n" + "delta = 1e-5\n" * (key != "delta")}.get(table, "")
+    outer = "[privacy]\nepsilon = 8\ndelta = 1e-5\n" if table == "privacy.adaptive" else ""
+    model = "" if table == "model.pretrain" else SMALLEST
+    lines = fault(f"{model}{outer}[{table}]\n{rest}{key} = {wrong}\n").splitlines()
+    assert [line for line in lines if said in line and f"{table}.{key}" in line] == lines
+
+
+@pytest.mark.parametrize("attack", ["clients = true", 'clients = "1"', 'scale = "2"', "scale = true"])
+def test_a_value_of_another_type_in_an_arm_is_refused(attack):
+    assert "c.toml: arms[0].attack." in fault(SMALLEST + f"[[arms]]\nname = 'a'\nattack = {{ {attack} }}\n")
+
+
+def test_a_whole_number_is_a_number_and_a_list_gives_ranks_and_modules():
+    text = SMALLEST + '[adapter]\nalpha = 8\nranks = [4, 8]\ntarget_modules = ["q_proj"]\n'
+    config = parse_config(text, "c.toml")
+    assert (config.adapter.alpha, config.adapter.ranks, config.adapter.target_modules) == (8.0, (4, 8), ("q_proj",))
+    assert parse_config(to_toml(config), "again") == config
+
+
 def test_all_faults_are_told_at_once_a_line_each():
     lines = fault("[run]\nsed = 1\nrounds = -1\n[training]\nstep = 1\n[model]\nsource = 'm'\n").splitlines()
     assert len(lines) == 3

@@ -139,3 +139,24 @@ def test_missing_empty_and_undecodable_files(tmp_path):
 def test_a_partition_by_label_needs_a_column(tmp_path):
     with pytest.raises(ConfigError, match=r"partition\.column: missing; kind = 'dirichlet' needs the column"):
         texts(jsonl(tmp_path), 'kind = "dirichlet"')
+
+
+def test_a_mistyped_data_set_says_where_it_was_looked_for_and_the_hub_is_asked_once(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="data sets by name need fedcore[train]")
+    asked = []
+
+    def unreachable(_, name, **more):
+        asked.append(name)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    config = parse_config('[model]\nsource = "m"\n[data]\nsource = "nodata"\n', "c.toml", tmp_path)
+    with pytest.raises(MissingError) as caught:
+        load_texts(config)
+    assert str(caught.value) == (
+        f"data.source: 'nodata': no such directory (looked at {tmp_path}/nodata), and it is not in the hub's cache and "
+        "the hub cannot be reached (no route to host); correct the path or the name"
+    )
+    assert asked == ["nodata"]
+    assert datasets.config.HF_HUB_OFFLINE is False

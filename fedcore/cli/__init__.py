@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch's OpenMP threads wait for each other by spinning: with another process on the machine that made training 30
     # to 80 times slower, while a short spin costs nothing on an idle one. Read once, when torch loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if sys.stdout is None:
+        # closed, as by `>&-`: nobody wants a result, and the next file to be opened would take its number
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = typer.main.get_command(app).main(given or ["--help"], prog_name="fedcore", standalone_mode=False)
@@ -60,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a misuse of the command line carries its own message and exit code; anything else is a fault of ours
         if not hasattr(error, "format_message"):
             raise
-        return _fail(f"{error.format_message()} See `fedcore --help`.", getattr(error, "exit_code", 2))
+        message, misuse = error.format_message().rstrip("."), getattr(error, "exit_code", 2)
+        # without one, the help itself was shown
+        return _fail(f"{message}; see `fedcore --help`", misuse) if message else misuse
     return code if isinstance(code, int) else 0
 
 

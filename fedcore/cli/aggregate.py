@@ -14,7 +14,8 @@ import typer
 from fedcore.cli.method import aggregate_by_method, refuse_beside_method
 from fedcore.cli.options import as_option, check_counted, check_weighed
 from fedcore.cli.run import Json
-from fedcore.cli.terminal import LateProgress, only_results_on_stdout, print_json
+from fedcore.cli.shares import show_shares
+from fedcore.cli.terminal import LateProgress, only_results_on_stdout, print_json, showing
 from fedcore.errors import ExistsError, LayoutError, NonFiniteError, RuleError, WeightError
 
 if TYPE_CHECKING:
@@ -149,7 +150,10 @@ def aggregate(
         result.update.to_peft(output)
     _tell_lacking(result.report.get("lacking", {}), reference)
     seconds = time.perf_counter() - start
-    if json:
+    with showing(f"{output} is complete"):
+        if not json:
+            show_shares(cohort.client_ids, result, output, seconds)
+            return
         print_json(
             {
                 "output": str(output),
@@ -163,8 +167,6 @@ def aggregate(
                 "report": result.report,
             }
         )
-        return
-    _show(cohort.client_ids, result, output, seconds)
 
 
 def _only_for_methods(given: dict[str, Path | None]) -> None:
@@ -269,29 +271,3 @@ def _tell_lacking(lacking: dict[str, list[str]], reference: Path | None) -> None
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise typer.BadParameter(f"got {value!r}, expected one of {', '.join(choices)}", param_hint=option)
-
-
-def _show(clients: Any, result: Any, output: Path, seconds: float) -> None:
-    """Who counted, and where the result is."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    from fedcore.report.table import seconds as duration
-
-    # an order rule gives no client a coefficient
-    weighed = bool(result.coefficients)
-    table = Table("adapter", *(("share", "coefficient") if weighed else ()), "", box=SIMPLE_HEAD, pad_edge=False)
-    left_out = result.report["not_counted"] | result.excluded
-    counted = set(result.report["counted"])
-    for client in clients:
-        value = result.coefficients.get(client, 0.0)
-        numbers = (f"{value / result.report['divisor']:.4f}", f"{value:.6g}") if weighed else ()
-        table.add_row(client, *numbers, left_out.get(client, "" if weighed or client not in counted else "counts"))
-    console = Console()
-    console.print(table)
-    if modules := result.report.get("modules"):
-        worst = max(modules, key=lambda module: modules[module]["residual"])
-        said = f"truncation: at most {modules[worst]['residual']:.2g} of a module's norm is lost ({worst})"
-        console.print(said, highlight=False, soft_wrap=True)
-    console.print(f"{output}  {duration(seconds)}  SHA-256 {result.update.digest()}", highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fedcore.cli.run import Json, Output, carry_out, default_output
+from fedcore.cli.terminal import showing
 
 
 def demo(
@@ -38,7 +39,8 @@ def demo(
     config = parse_config(text, "demo.toml", Path())
     config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
     if not json:
-        _print(text)
+        with showing():
+            _print(text)
     carry_out(config, output or default_output(config, "demo"), False, json)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedcore.cli.terminal import only_results_on_stdout, print_json
+from fedcore.cli.terminal import only_results_on_stdout, print_json, showing
 from fedcore.errors import FedcoreError
 
 #: the environment variables that choose how the engine runs
@@ -32,10 +32,11 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON obj
     """Tell what works here, and how to get the rest. Exit code 0 if the engine works, 1 if not."""
     with only_results_on_stdout():
         found = examine()
-    if json:
-        print_json(found)
-    else:
-        _show(found)
+    with showing():
+        if json:
+            print_json(found)
+        else:
+            _show(found)
     if not found["engine_works"]:
         raise typer.Exit(1)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedcore.cli.run import Json
-from fedcore.cli.terminal import print_json
+from fedcore.cli.terminal import print_json, showing
 
 keys = typer.Typer(
     name="keys",
@@ -30,10 +30,11 @@ def new(
     from fedcore.privacy.secagg.roster_file import new_key
 
     public = new_key(path)
-    if json:
-        print_json({"key": str(path), "public": public})
-    else:
-        typer.echo(public)
+    with showing(f"{path} is complete, and its public key is {public}"):
+        if json:
+            print_json({"key": str(path), "public": public})
+        else:
+            typer.echo(public)
 
 
 @keys.command()
@@ -59,7 +60,9 @@ def show(roster: File, json: Json = False) -> None:
     """List members and their keys, and the digest by which all sides can compare their rosters."""
     from fedcore.privacy.secagg.roster_file import RosterFile
 
-    _print(RosterFile.existing(roster), json)
+    file = RosterFile.existing(roster)
+    with showing():
+        _print(file, json)
 
 
 def _change(path: Path, json: bool, what: str, *arguments: str) -> None:
@@ -68,7 +71,8 @@ def _change(path: Path, json: bool, what: str, *arguments: str) -> None:
     new = what == "enrol" and not path.exists()
     file = RosterFile(path) if what == "enrol" else RosterFile.existing(path)
     getattr(file, what)(*arguments)
-    _print(file, json, new)
+    with showing(f"{path} is complete"):
+        _print(file, json, new)
 
 
 def _print(file, json: bool, new: bool = False) -> None:

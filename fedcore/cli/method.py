@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.cli.options import as_option, check_counted, check_weighed
-from fedcore.cli.terminal import only_results_on_stdout, print_json
+from fedcore.cli.terminal import only_results_on_stdout, print_json, showing
 from fedcore.errors import ExistsError, LayoutError, RuleError
 
 
@@ -69,11 +69,12 @@ def aggregate_by_method(
         writers[output] = result.update.to_peft
         write_together(writers)
     seconds = time.perf_counter() - begin
-    if json:
-        report = {"digest": result.update.digest(), "coefficients": result.coefficients, "seconds": seconds}
-        print_json(written | report | {"report": result.report})
-        return
-    _show(result, written, seconds, made.traits.weighted)
+    report = {"digest": result.update.digest(), "coefficients": result.coefficients, "seconds": seconds}
+    with showing(f"{', '.join(written.values())} {'is' if len(written) == 1 else 'are'} complete"):
+        if json:
+            print_json(written | report | {"report": result.report})
+        else:
+            _show(result, written, seconds, made.traits.weighted)
 
 
 def _check_places(outputs: Sequence[Path], starts: Path | None) -> None:
@@ -128,7 +129,8 @@ def _show(result: Any, written: dict[str, str], seconds: float, weighed: bool) -
         traffic = result.report["bytes"][client]
         share = (f"{value / result.report['divisor']:.4f}",) if weighed else ()
         table.add_row(client, *share, size(traffic["up"]), size(traffic["down"]))
-    console = Console()
+    # paths are text, whatever they hold
+    console = Console(markup=False, emoji=False)
     console.print(table)
     modules = result.report["modules"]
     worst = max(modules, key=lambda module: modules[module]["residual"])

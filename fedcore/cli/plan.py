@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from fedcore.cli.plan_privacy import budgets, show_trade_offs
 from fedcore.cli.run import Json
-from fedcore.cli.terminal import print_json
+from fedcore.cli.terminal import print_json, showing
 from fedcore.errors import RuleError
 
 
@@ -76,15 +77,16 @@ def plan(
         )
         for budget in budgets(epsilon)
     }
-    if json:
-        privacy = {"privacy": [{"epsilon": budget, **asdict(plan)} for budget, plan in plans.items()]} if plans else {}
-        print_json({"methods": found} | privacy)
-    elif method:
-        _show_one(found[method])
-    else:
-        _show(found)
-    if plans and not json:
-        show_trade_offs(plans, delta)
+    with showing():
+        if json:
+            costs = [{"epsilon": budget, **asdict(plan)} for budget, plan in plans.items()]
+            print_json({"methods": found} | ({"privacy": costs} if costs else {}))
+        elif method:
+            _show_one(found[method])
+        else:
+            _show(found)
+        if plans and not json:
+            show_trade_offs(plans, delta)
     if method and found[method]["refused"]:
         raise RuleError("; ".join(found[method]["refused"]))
 
@@ -103,7 +105,9 @@ def _scales(text: str | None) -> list[float]:
     try:
         scales = [float(part) for part in text.split(",")] if text else []
     except ValueError:
-        raise RuleError(f"--scales: got {text!r}, expected numbers such as 2,1") from None
+        scales = [math.nan]
+    if not all(math.isfinite(scale) and scale for scale in scales):
+        raise RuleError(f"--scales: got {text!r}, expected numbers other than 0, such as 2,1")
     return scales
 
 

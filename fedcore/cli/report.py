@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fedcore.cli.run import Json, privacy_of
-from fedcore.cli.terminal import only_results_on_stdout, print_json
+from fedcore.cli.terminal import only_results_on_stdout, print_json, showing
 from fedcore.errors import PrivacyError
 
 
@@ -45,12 +45,14 @@ def report(
     with only_results_on_stdout():
         path = write_report(folder)
     table, private = rows(folder.metrics.entries), privacy_of(folder)
-    if json:
-        print_json({"run": str(run), "table": as_json(table), "report": str(path)} | private)
-        return
-    from rich.console import Console
+    with showing(f"{path} is complete"):
+        if json:
+            print_json({"run": str(run), "table": as_json(table), "report": str(path)} | private)
+            return
+        from rich.console import Console
 
-    Console().print(as_rich(table, str(run)))
-    for line in (line for part in private.values() for line in part):
-        Console().print(line, highlight=False, soft_wrap=True)
-    Console().print(f"report   {path}", highlight=False, soft_wrap=True)
+        console = Console(markup=False, emoji=False)
+        console.print(as_rich(table, str(run)))
+        for line in (line for part in private.values() for line in part):
+            console.print(line, highlight=False, soft_wrap=True)
+        console.print(f"report   {path}", highlight=False, soft_wrap=True)

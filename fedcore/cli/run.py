@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 import time
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedcore.cli.terminal import Failed, Interrupted, LiveProgress, only_results_on_stdout, print_json
-from fedcore.errors import ConfigError, ExistsError, FedcoreError, LayoutError, MissingError
+from fedcore.cli.terminal import Failed, Interrupted, LiveProgress, only_results_on_stdout, print_json, showing
+from fedcore.errors import ConfigError, ExistsError, FedcoreError, LayoutError, MissingError, StorageError
 
 if TYPE_CHECKING:
     from fedcore.federation.config import Config
     from fedcore.federation.folder import RunFolder
 
+#: what a disk says that is full, or that has no more for this user
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Run folder; must not exist yet.", show_default=False)
 ]
@@ -29,8 +32,9 @@ def _show_keys(asked: bool) -> None:
         return
     from fedcore.federation.keys import keys
 
-    for key in keys():
-        print(f"{key.name} ({key.type}{', default ' + key.default if key.default else ''})\n    {key.description}")
+    with showing():
+        for key in keys():
+            print(f"{key.name} ({key.type}{', default ' + key.default if key.default else ''})\n    {key.description}")
     raise typer.Exit
 
 
@@ -64,6 +68,7 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
     from fedcore.federation.simulation import simulate
     from fedcore.report.html import population, write_report
     from fedcore.report.table import as_json, as_rich, rows
+    from fedcore.updates.atomic import REMEDY
 
     start = time.perf_counter()
     try:
@@ -78,28 +83,33 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
     except FedcoreError as error:
         if not (output / "run.json").is_file():
             raise
+        if isinstance(error.__cause__, OSError) and (said := str(error)).endswith(REMEDY):
+            # a run goes on in its own place alone
+            first = "free space" if error.__cause__.errno in _FULL else "put that right"
+            raise StorageError(said.removesuffix(REMEDY) + _kept(output, f"{first}, then ")) from error
         raise Failed(error, f"stopped{_kept(output)}") from error
     seconds = time.perf_counter() - start
     table = rows(folder.metrics.entries)
     # the time of a private run tells how many trained
     private, hidden = privacy_of(folder), folder.private.folder.is_dir()
-    if json:
-        took = {} if hidden else {"seconds": seconds}
-        result: dict[str, Any] = {"run": str(output), **took, "table": as_json(table)} | private
-        print_json(result | {"adapter": str(output / "adapter"), "report": str(report)})
-        return
-    from rich.console import Console
+    with showing(f"{output} is complete, and shown by: {shlex.join(['fedcore', 'report', str(output)])}"):
+        if json:
+            took = {} if hidden else {"seconds": seconds}
+            result: dict[str, Any] = {"run": str(output), **took, "table": as_json(table)} | private
+            print_json(result | {"adapter": str(output / "adapter"), "report": str(report)})
+            return
+        from rich.console import Console
 
-    console = Console()
-    title = f"{population(folder.facts)} clients, {config.run.rounds} rounds"
-    console.print(as_rich(table, title if hidden else f"{title}, {seconds:.0f} s in all"))
-    for line in (line for part in private.values() for line in part):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(
-        f"adapter  {output / 'adapter'}\nreport   {report}\nledger   {output / 'ledger.jsonl'}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        console = Console(markup=False, emoji=False)
+        title = f"{population(folder.facts)} clients, {config.run.rounds} rounds"
+        console.print(as_rich(table, title if hidden else f"{title}, {seconds:.0f} s in all"))
+        for line in (line for part in private.values() for line in part):
+            console.print(line, highlight=False, soft_wrap=True)
+        console.print(
+            f"adapter  {output / 'adapter'}\nreport   {report}\nledger   {output / 'ledger.jsonl'}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def privacy_of(folder: RunFolder) -> dict[str, list[str]]:
@@ -117,11 +127,11 @@ def privacy_of(folder: RunFolder) -> dict[str, list[str]]:
     return said | ({"secure": masks} if masks else {})
 
 
-def _kept(output: Path) -> str:
-    """The rest of the one line after Ctrl+C or an error."""
+def _kept(output: Path, first: str = "") -> str:
+    """The rest of the one line after Ctrl+C or an error; `first` is what to do before the run can go on."""
     from fedcore.federation.folder import RunFolder
 
     if not (output / "config.toml").is_file():
         return " before the first round; nothing was kept but the cached base model, if it was done"
     command = shlex.join(["fedcore", "run", str(output / "config.toml"), "--output", str(output), "--resume"])
-    return f"; {output} keeps {RunFolder.read(output).kept()}; go on with: {command}"
+    return f"; {output} keeps {RunFolder.read(output).kept()}; {first}go on with: {command}"

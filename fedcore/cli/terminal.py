@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from fedcore.errors import FedcoreError, StorageError
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -31,6 +33,22 @@ class Interrupted(Exception):
 def print_json(result: Any) -> None:
     """The one JSON object of --json."""
     sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def showing(done: str = "") -> Iterator[None]:
+    """Print a result within; `done` says what is there even if nobody could be told, such as 'out is complete'.
+
+    Raises StorageError where stdout takes no more, and BrokenPipeError as ever where its reader went away.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if isinstance(error, (BrokenPipeError, FedcoreError)) or error.filename is not None:
+            raise
+        reason = f"standard output cannot be written ({error.strerror or error})"
+        raise StorageError(f"{reason}; {done or 'free space or send it to another place'}") from error
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from fedcore.clients.hub import line, nowhere, why_not
 from fedcore.clients.quiet import quiet
 from fedcore.errors import ConfigError, DependencyError, FormatError, LayoutError, MissingError, TrainingError
 
@@ -83,17 +85,24 @@ def _feed(digest: Any, name: str, tensor: torch.Tensor) -> None:
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def load_base(source: str | Path, *, quantization: Literal["nf4", "none"] = "nf4", device: str = "auto") -> Base:
+def load_base(
+    source: str | Path,
+    *,
+    quantization: Literal["nf4", "none"] = "nf4",
+    device: str = "auto",
+    folder: str | Path = ".",
+) -> Base:
     """Load a causal language model to fine-tune adapters on: a local directory or a hub name.
 
     quantization  'nf4': linear layers in 4-bit NormalFloat with double quantisation (Dettmers et al., 2023), 0.516
                   bytes a weight; 'none': as they are
     device        'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ...
+    folder        what a relative path is relative to
 
     It computes in fp32 on a CPU and in bf16 on a GPU that has it. Embeddings, norms and the head are loaded in that
     dtype and not cast up: `peft.prepare_model_for_kbit_training` would only double them on a GPU (a third of
     Llama-3-8B's memory) and change nothing on a CPU; losses here are taken in fp32 whatever the logits' dtype. A local
-    directory is read without asking the hub; for a hub name HF_HUB_OFFLINE and the hub's cache count as usual.
+    directory, or a hub name whose files are in the hub's cache, is read without asking the hub.
 
     On a CPU with avx512_bf16, bitsandbytes repacks a layer's weights in its first forward in eval mode; after that no
     gradient passes through it, without an error, and its bits are others. That path is shut here for every layer.
@@ -105,11 +114,11 @@ def load_base(source: str | Path, *, quantization: Literal["nf4", "none"] = "nf4
     if quantization not in ("nf4", "none"):
         raise ConfigError(f"quantization: got {quantization!r}, expected 'nf4' or 'none'")
     target = _device(device)
-    place, local = _locate(source)
+    place, local = _locate(source, Path(folder))
     dtype = _compute_dtype(target)
-    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(target)}, "local_files_only": local}
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(target)}}
     with quiet():
-        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+        from transformers import BitsAndBytesConfig
 
         if quantization == "nf4":
             options["quantization_config"] = BitsAndBytesConfig(
@@ -119,27 +128,48 @@ def load_base(source: str | Path, *, quantization: Literal["nf4", "none"] = "nf4
                 bnb_4bit_compute_dtype=dtype,
             )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local)
-            model = AutoModelForCausalLM.from_pretrained(place, **options)
-        except ImportError as error:
-            raise DependencyError(f"model {source}: {_line(error)}; pip install 'fedcore[train]'") from error
-        except (OSError, ValueError) as error:
-            raise MissingError(
-                f"model {source}: it cannot be loaded ({_line(error)}); expected a directory or hub name of a causal "
-                "language model in transformers' format with its tokenizer"
-            ) from error
-        # safetensors, tokenizers and torch each raise what they like for a damaged file; tokenizers a bare Exception
-        except Exception as error:
-            raise FormatError(
-                f"model {source}: it cannot be loaded ({type(error).__name__}: {_line(error)}); fetch it again "
-                "if a file of its weights or tokenizer is damaged"
-            ) from error
+            tokenizer, model = _read(source, place, options)
+        except MissingError as error:
+            if local:
+                raise
+            if reason := why_not("model", place):
+                raise MissingError(_absent(source, Path(folder), error, reason)) from error
+            tokenizer, model = _read(source, place, options, download=True)
     _shut_inference_path(model, str(source), target)
     return Base(model, tokenizer, Path(place).resolve().name if local else place)
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+def _read(source: str | Path, place: str, options: dict[str, Any], *, download: bool = False) -> tuple[Any, Any]:
+    """(tokenizer, model) from a directory or the hub's cache, else from the hub where `download` says so."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=not download)
+        return tokenizer, AutoModelForCausalLM.from_pretrained(place, local_files_only=not download, **options)
+    except ImportError as error:
+        raise DependencyError(f"model {source}: {line(error)}; pip install 'fedcore[train]'") from error
+    except (OSError, ValueError) as error:
+        raise MissingError(
+            f"model {source}: it cannot be loaded ({line(error)}); expected a directory or hub name of a causal "
+            "language model in transformers' format with its tokenizer"
+        ) from error
+    # safetensors, tokenizers and torch each raise what they like for a damaged file; tokenizers a bare Exception
+    except Exception as error:
+        raise FormatError(
+            f"model {source}: it cannot be loaded ({type(error).__name__}: {line(error)}); fetch it again "
+            "if a file of its weights or tokenizer is damaged"
+        ) from error
+
+
+def _absent(source: str | Path, folder: Path, error: MissingError, reason: str) -> str:
+    """What to say where the hub's cache does not give a model, and the hub does not for that reason."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    with contextlib.suppress(HFValidationError):
+        if isinstance(try_to_load_from_cache(str(source), "config.json"), str):
+            return f"{error}; it is in the hub's cache in part, and {reason}"
+    return f"model {source}: {nowhere(folder / source, reason)}; correct the path or the hub name"
 
 
 def _device(name: str) -> torch.device:
@@ -152,19 +182,20 @@ def _device(name: str) -> torch.device:
     return target
 
 
-def _locate(source: str | Path) -> tuple[str, bool]:
+def _locate(source: str | Path, folder: Path) -> tuple[str, bool]:
     """(what transformers is given, whether it is a local directory)."""
-    path = Path(source).expanduser()
+    path = folder / Path(source).expanduser()
     if path.is_dir():
         return str(path), True
     if (
         isinstance(source, Path)
-        or path.is_absolute()
-        or str(source).startswith((".", "~"))
-        or str(source).count(os.sep) > 1
+        or Path(source).is_absolute()
+        or source.startswith((".", "~"))
+        or source.count(os.sep) > 1
     ):
         raise MissingError(
-            f"model {source}: there is no such directory; give one in transformers' format or a hub name"
+            f"model {source}: no such directory (looked at {path.absolute()}); give one in transformers' format or a "
+            "hub name"
         )
     return source, False
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from fedcore.federation.config_attack import Attack
 from fedcore.federation.config_data import BUILT_IN_TEXTS, Data, Partition
@@ -128,6 +129,12 @@ class Config(Section):
         default=None, description="masks for all arms: true, or a table such as { dropout = 0.1 }"
     )
     arms: list[Arm] = Field(default_factory=lambda: [Arm(name="federated")], min_length=1)
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        """Where its file lies: what names of it that may be paths are relative to."""
+        return self._folder
 
     @model_validator(mode="after")
     def _labels_come_from_somewhere(self) -> Config:

@@ -47,6 +47,8 @@ _PATHS = (
     ("privacy", "sealing_key"),
     ("secure", "policy"),
 )
+#: in the places of pydantic's errors, what is no key but one of several types
+_TYPES = ("str", "tuple[str, ...]", "Secure", "literal[False]")
 
 
 def load_config(path: str | Path) -> Config:
@@ -80,8 +82,9 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
             section[key] = _located(value, folder, always=key in ("output", "budget", "sealing_key", "policy"))
     try:
         config = Config.model_validate(data)
+        config._folder = folder
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{name}: {_fault(entry)}" for entry in error.errors())) from None
+        raise ConfigError("\n".join(f"{name}: {_fault(entry)}" for entry in _own(error.errors()))) from None
     if config.partition.kind != "column":
         check_clients(config, config.partition.clients or 8, name)
     else:
@@ -176,12 +179,16 @@ def _at_odds(config: Config, index: int) -> list[str]:
     return faults
 
 
+def _own(entries: Sequence[Any]) -> list[Any]:
+    """Without lists that are too short for pydantic alone, as it leaves out the entries that it refuses."""
+    places = [entry["loc"] for entry in entries]
+    return [e for e in entries if e["type"] != "too_short" or not any(e["loc"] == place[:-1] for place in places)]
+
+
 def _fault(entry: Any) -> str:
     """One pydantic error as one line: key, what was got, what to do."""
     location = entry["loc"]
-    key = re.sub(
-        r"\.(\d+)", r"[\1]", ".".join(str(part) for part in location if part not in ("str", "tuple[str, ...]"))
-    )
+    key = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in location if part not in _TYPES))
     if entry["type"] == "extra_forbidden":
         known = list(_section_at(location[:-1]).model_fields)
         close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
@@ -192,6 +199,8 @@ def _fault(entry: Any) -> str:
     message = entry["msg"].removeprefix("Value error, ")
     if entry["type"] == "value_error":
         return f"{key}: {message}" if key else message
+    # in the words of TOML
+    message = re.sub(r"dictionary or instance of \w+", "table", message).replace("tuple", "list")
     return f"{key}: got {entry['input']!r}; {message[0].lower()}{message[1:]}"
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedcore.federation.section import PositiveFloat, PositiveInt, Section
+from fedcore.federation.section import FromList, PositiveFloat, PositiveInt, Section
 
 
 class Pretrain(Section):
@@ -68,11 +68,11 @@ class Adapter(Section):
     """[adapter]: the LoRA adapter that is federated."""
 
     rank: PositiveInt = Field(default=8, description="LoRA rank")
-    ranks: tuple[PositiveInt, ...] | None = Field(
+    ranks: Annotated[tuple[PositiveInt, ...], FromList] | None = Field(
         default=None, min_length=1, description="in place of rank: the clients' ranks in turn, as in [4, 8, 16]"
     )
     alpha: PositiveFloat = Field(default=16.0, description="scale is alpha / rank, or alpha / sqrt(rank) with rslora")
-    target_modules: str | tuple[str, ...] = Field(
+    target_modules: str | Annotated[tuple[str, ...], FromList] = Field(
         default="all-linear", description="'all-linear' or a list of module names"
     )
     rslora: bool = Field(default=False, description="rank-stabilised scale")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedcore.federation.section import PositiveFloat, PositiveInt, Section
+from fedcore.federation.section import FromList, PositiveFloat, PositiveInt, Section
 from fedcore.privacy.limits import LEAST_COUNT_NOISE, MOST_COUNT_NOISE, MOST_EPSILON
 
 
@@ -55,7 +55,7 @@ class Privacy(Section):
     neighbours: Literal["add_remove", "replace_one"] | None = Field(
         default=None, description="what is hidden; add_remove, or replace_one where sampling is fixed or mode local"
     )
-    arms: tuple[str, ...] | None = Field(
+    arms: Annotated[tuple[str, ...], FromList] | None = Field(
         default=None,
         min_length=1,
         description="the arms that are private; all if absent. Others are to compare with, and show what these hide",

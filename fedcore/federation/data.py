@@ -110,7 +110,7 @@ def _documents(config: Config) -> list[Document]:
 
 def _read(source: str, config: Config, column: str | None) -> Iterable[Document]:
     """The texts of a .jsonl path or a `datasets` name."""
-    rows = _jsonl(Path(source)) if source.endswith((".jsonl", ".json")) else _dataset(source, config.data.split)
+    rows = _jsonl(Path(source)) if source.endswith((".jsonl", ".json")) else _dataset(source, config)
     return _labelled(rows, source, config.data.text, column)
 
 
@@ -136,17 +136,30 @@ def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
             raise FormatError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
-def _dataset(name: str, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """(place, row) of each row of a `datasets` data set."""
+def _dataset(name: str, config: Config) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """(place, row) of each row of a `datasets` data set: a directory, or a name in the hub's cache or on the hub."""
     try:
         import datasets
     except ImportError:
         raise DependencyError(f"data.source: {name!r} needs the datasets package; install fedcore[train]") from None
+    from fedcore.clients.hub import line, nowhere, why_not
+
+    reason = None if Path(name).is_dir() else why_not("dataset", name)
+    offline = datasets.config.HF_HUB_OFFLINE
     try:
-        rows = datasets.load_dataset(name, split=split)
+        # without the hub, its cache is looked into at once; else five times after a longer wait each
+        datasets.config.HF_HUB_OFFLINE = offline or reason is not None
+        rows = datasets.load_dataset(name, split=config.data.split)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise MissingError(f"data.source: cannot load {name!r}, split {split!r}: {reason}; check both names") from None
+        if reason is not None and isinstance(error, OSError):
+            raise MissingError(
+                f"data.source: {name!r}: {nowhere(config.folder / name, reason)}; correct the path or the name"
+            ) from None
+        raise MissingError(
+            f"data.source: cannot load {name!r}, split {config.data.split!r}: {line(error)}; check both names"
+        ) from None
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
     for number, row in enumerate(rows):
         yield f"{name}[{number}]", row
 

@@ -79,7 +79,8 @@ class QLoRALearner:
 
         self._config, self._texts = config, texts
         source = config.model.source or built_in_base(config, texts, progress, workers)
-        self._base = load_base(source, quantization=config.model.quantization, device=config.model.device)
+        model = config.model
+        self._base = load_base(source, quantization=model.quantization, device=model.device, folder=config.folder)
         length, positions = config.training.sequence_length, self._base.positions
         if positions and length > positions:
             raise ConfigError(

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from fedcore.errors import ExistsError, FedcoreError, StorageError
 
+#: how the line of a write that was refused ends; a run that goes on in the same place says something else there
+REMEDY = "; nothing half-written was left; free space or choose another place"
+
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Write a file, all at once or part by part, replacing an earlier one, whose permissions it keeps.
@@ -172,7 +175,4 @@ def sync(path: Path) -> None:
 
 def refused(path: Path, error: OSError) -> StorageError:
     """The one line for a write that the system refused."""
-    reason = error.strerror or str(error)
-    return StorageError(
-        f"{path}: cannot be written ({reason}); nothing half-written was left; free space or choose another place"
-    )
+    return StorageError(f"{path}: cannot be written ({error.strerror or error}){REMEDY}")

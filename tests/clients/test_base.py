@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from bitsandbytes.functional import has_avx512bf16
 from bitsandbytes.nn import Linear4bit
 
 from fedcore.clients import AdapterSettings, TrainingSettings, attach, evaluate, load_base, make_base, train
+from fedcore.clients.hub import line
 from fedcore.errors import ConfigError, FormatError, LayoutError, MissingError, TrainingError
 
 STEPS = TrainingSettings(steps=3, batch_size=4, sequence_length=32)
@@ -108,6 +110,80 @@ def test_what_is_not_there_is_named(tmp_path):
         load_base("./nothing")
     with pytest.raises(MissingError, match="cannot be loaded"):
         load_base(tmp_path)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that cannot be reached, and its empty cache: (folder of the cache, names that it was asked for)."""
+    asked = []
+
+    def unreachable(_, name, **more):
+        asked.append(name)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub", asked
+
+
+def cached(cache, directory, name="someone/tiny"):
+    """Put a model into the hub's cache as its client would."""
+    folder = cache / f"models--{name.replace('/', '--')}"
+    shutil.copytree(directory, folder / "snapshots" / ("c" * 40))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("c" * 40)
+    return folder / "snapshots" / ("c" * 40)
+
+
+def test_a_mistyped_name_says_where_it_was_looked_for_and_the_hub_is_asked_once(hub, tmp_path):
+    with pytest.raises(MissingError) as caught:
+        load_base("nobase", folder=tmp_path)
+    assert str(caught.value) == (
+        f"model nobase: no such directory (looked at {tmp_path}/nobase), and it is not in the hub's cache and the hub "
+        "cannot be reached (no route to host); correct the path or the hub name"
+    )
+    with pytest.raises(MissingError, match=f"looked at {Path.cwd()}/no/base"):
+        load_base("no/base")
+    assert hub[1] == ["nobase", "no/base"]
+
+
+def test_the_hub_says_itself_what_is_wrong_with_a_name(monkeypatch):
+    for name, said in (("no base", "it is no name that the hub could have"), ("a/b", "HF_HUB_OFFLINE is set")):
+        with pytest.raises(MissingError, match=said):
+            load_base(name)
+
+
+def test_a_model_in_the_hubs_cache_is_loaded_without_asking_the_hub(hub, tiny_directory, base):
+    cache, asked = hub
+    directory = cached(cache, tiny_directory)
+    assert load_base("someone/tiny", device="cpu").digest == base.digest
+    assert asked == []
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(MissingError, match=r"in the hub's cache in part, and the hub cannot be reached") as caught:
+        load_base("someone/tiny", device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_cache_lacks_comes_from_the_hub(hub, tiny_directory, base, monkeypatch):
+    cache, _ = hub
+
+    def found(_, name, **more):
+        cached(cache, tiny_directory, name)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", found)
+    assert load_base("someone/tiny", device="cpu").digest == base.digest
+
+
+def test_a_name_in_a_configuration_is_relative_to_its_folder(tiny_directory):
+    assert load_base("tiny", device="cpu", folder=tiny_directory.parent).name == "tiny"
+
+
+def test_a_long_message_of_a_library_is_cut_between_words():
+    address = "https://example.org/" + "a" * 60
+    said = line(OSError("no luck\n" + f"at {address} " * 9))
+    assert "\n" not in said
+    assert len(said) < 310
+    assert said.removesuffix(" ...").split(address)[-1] in ("", " at")
 
 
 @pytest.mark.parametrize(("name", "old", "new"), [("model.safetensors", None, None), ("tokenizer.json", "BPE", "BPX")])

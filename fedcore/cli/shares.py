@@ -1,0 +1,47 @@
+"""What `fedcore aggregate` shows of a result: each adapter's share, and why some have none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedcore.engine import Aggregate
+
+
+def show_shares(clients: Iterable[str], result: Aggregate, output: Path, seconds: float) -> None:
+    """Who counted, and where the result is."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from fedcore.report.table import seconds as duration
+
+    # an order rule gives no client a coefficient
+    weighed = bool(result.coefficients)
+    # a name that is cut tells nothing
+    adapter, remark = Column("adapter", overflow="fold"), Column("", overflow="fold")
+    table = Table(adapter, *(("share", "coefficient") if weighed else ()), remark, box=SIMPLE_HEAD, pad_edge=False)
+    excluded = {client: _fact(client, reason) for client, reason in result.excluded.items()}
+    left_out = result.report["not_counted"] | excluded
+    counted = set(result.report["counted"])
+    for client in clients:
+        value = result.coefficients.get(client, 0.0)
+        numbers = (f"{value / result.report['divisor']:.4f}", f"{value:.6g}") if weighed else ()
+        table.add_row(client, *numbers, left_out.get(client, "" if weighed or client not in counted else "counts"))
+    # paths are text, whatever they hold
+    console = Console(markup=False, emoji=False)
+    console.print(table)
+    if modules := result.report.get("modules"):
+        worst = max(modules, key=lambda module: modules[module]["residual"])
+        said = f"truncation: at most {modules[worst]['residual']:.2g} of a module's norm is lost ({worst})"
+        console.print(said, highlight=False, soft_wrap=True)
+    console.print(f"{output}  {duration(seconds)}  SHA-256 {result.update.digest()}", highlight=False, soft_wrap=True)
+
+
+def _fact(client: str, reason: str) -> str:
+    """Why an adapter was excluded, without its name, which is beside, and the advice to exclude it."""
+    from fedcore.rules.rows import RETRAIN
+
+    return reason.removeprefix(f"client {client!r}: ").removesuffix(f"; {RETRAIN}")
