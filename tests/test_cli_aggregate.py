@@ -266,7 +266,7 @@ def test_pre_aggregations_come_in_the_order_that_rows_pass_them(five, tmp_path, 
     stages = ("--before", "norm_clipping:max_norm=9.5", "--before", "norm_clipping:max_norm=1")
     assert run(*five, "-o", tmp_path / "out", "--rule", "krum", "--f", 1, *stages, "--json") == 0
     said = json.loads(capsys.readouterr().out)["rule"]
-    assert said == "NormClipping(max_norm=9.5).then(NormClipping(max_norm=1).then(Krum(f=1, neighbors='paper')))"
+    assert said == "NormClipping(max_norm=9.5).then(NormClipping(max_norm=1.0).then(Krum(f=1, neighbors='paper')))"
 
 
 def test_a_trusted_adapter_and_a_centre_reach_the_rules_that_ask(five, tmp_path, capsys):
