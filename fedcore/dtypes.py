@@ -7,6 +7,7 @@ it is without another package; `ml_dtypes.bfloat16` arrays are accepted where th
 from __future__ import annotations
 
 import contextlib
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -46,22 +47,23 @@ def bf16_bits(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint16)
 
 
-def name_of(dtype: object) -> str:
+def name_of(dtype: object, what: str = "dtype", among: tuple[str, ...] = tuple(STORAGE)) -> str:
     """The fedcore name ('float32', 'float16', 'bfloat16', 'float64') of a NumPy or torch dtype or of a name.
 
-    Raises DTypeError for any other, and for a byte order that is not this machine's.
+    Raises DTypeError, which names `what` it is the dtype of, for one that is not `among` those, and for a byte order
+    that is not this machine's.
     """
-    if isinstance(dtype, np.dtype) and (name := _NAMES.get(dtype)):
-        return name
+    if isinstance(dtype, np.dtype) and (name := _NAMES.get(dtype)) in among:
+        return cast(str, name)
     if isinstance(dtype, np.dtype) and not dtype.isnative:
         raise DTypeError(
-            f"dtype: got {dtype.str}, expected this machine's byte order; use array.astype(dtype.newbyteorder('='))"
+            f"{what}: got {dtype.str}, expected this machine's byte order; use array.astype(dtype.newbyteorder('='))"
         )
     text = str(dtype).removeprefix("torch.")
     with contextlib.suppress(TypeError):  # not a dtype at all: refused below
         text = text if text in STORAGE else np.dtype(dtype).name  # type: ignore[call-overload]
-    if text not in STORAGE:
-        raise DTypeError(f"dtype: got {dtype}, expected one of {', '.join(STORAGE)}; convert the array first")
+    if text not in among:
+        raise DTypeError(f"{what}: got {dtype}, expected one of {', '.join(among)}; convert the array first")
     return text
 
 

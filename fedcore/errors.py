@@ -39,7 +39,7 @@ class NonFiniteError(FedcoreError, ValueError):
 
 
 class RangeError(FedcoreError, OverflowError):
-    """A finite result that the output dtype cannot hold, or a counter that is outside its range or would wrap."""
+    """A finite result that the output dtype cannot hold, or a counter or number of threads outside its range."""
 
 
 class BackendError(FedcoreError, RuntimeError):

@@ -100,7 +100,7 @@ class RowTable:
         if not arrays:
             raise ShapeError("rows: got none, expected at least one row")
         encoded = any(isinstance(row, Quantized) for row in arrays)
-        dtype, d = "float32" if encoded else name_of(arrays[0].dtype), arrays[0].size
+        dtype, d = "float32" if encoded else name_of(arrays[0].dtype, "row 0", ROW_DTYPES), arrays[0].size
         buffers, offsets = [], np.zeros((1, len(arrays)), np.int64)
         encoding = Encoding.plain("float32", 1, len(arrays)) if encoded else None
         for i, row in enumerate(arrays):
@@ -113,8 +113,8 @@ class RowTable:
                 encoding.scales[: len(starts) - 1, 0, i] = starts[1:]
                 buffers.append(buffer)
                 continue
-            found = name_of(row.dtype)
-            if encoding is not None and found in ROW_DTYPES:
+            found = name_of(row.dtype, f"row {i}", ROW_DTYPES)
+            if encoding is not None:
                 encoding.formats[0, i] = FORMATS[found]
             elif found != dtype:
                 raise DTypeError(f"row {i}: got {found}, expected {dtype} like row 0; convert to one dtype")
@@ -128,6 +128,7 @@ class RowTable:
         """The rows of an (n, d) array, as `from_arrays` makes them of a list; of a contiguous one in no time a row."""
         if not len(matrix) or not matrix.flags.c_contiguous:
             return cls.from_arrays(list(matrix))
+        name_of(matrix.dtype, "rows", ROW_DTYPES)
         table = cls.from_arrays([matrix.reshape(-1)])
         n, d = matrix.shape
         table.lengths, table.starts = np.array([d]), np.array([0, d])

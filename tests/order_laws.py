@@ -10,7 +10,7 @@ from inputs import from_bits, make_rows, same_bits
 
 import fedcore as fc
 from fedcore.dtypes import bf16_bits, to_float64
-from fedcore.errors import DTypeError, NonFiniteError, ShapeError
+from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError
 from fedcore.rowtable import RowTable
 
 OUT = ("float32", "float64", "float16", "bfloat16")
@@ -143,7 +143,7 @@ def check_bad_arguments(op: str, f: int | None) -> None:
         call(op, rows, f, out=rows[2])
     with pytest.raises(ShapeError, match=r"out: got shape \(9,\)"):
         call(op, rows, f, out=np.empty(9, np.float32))
-    with pytest.raises(ShapeError, match="threads: got 0"):
+    with pytest.raises(RangeError, match="threads: got 0"):
         call(op, rows, f, threads=0)
     with pytest.raises(DTypeError, match="expected one of"):
         call(op, rows, f, out_dtype="int8")

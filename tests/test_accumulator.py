@@ -248,7 +248,7 @@ def test_other_arguments_that_cannot_be_used():
         fc.Accumulator("mean")
     with pytest.raises(BackendError, match="got backend 'cuda'"):
         fc.Accumulator(Mean(), backend="cuda")
-    with pytest.raises(ShapeError, match="threads: got 0"):
+    with pytest.raises(RangeError, match="threads: got 0"):
         fc.Accumulator(Mean(), threads=0)
     with pytest.raises(ShapeError, match="got no update, expected at least one"):
         fc.Accumulator(Mean()).result()

@@ -294,7 +294,7 @@ def test_pre_aggregations_come_in_the_order_that_rows_pass_them(five, tmp_path, 
     stages = ("--before", "norm_clipping:max_norm=9.5", "--before", "norm_clipping:max_norm=1")
     assert run(*five, "-o", tmp_path / "out", "--rule", "krum", "--f", 1, *stages, "--json") == 0
     said = json.loads(capsys.readouterr().out)["rule"]
-    assert said == "NormClipping(max_norm=9.5).then(NormClipping(max_norm=1).then(Krum(f=1, neighbors='paper')))"
+    assert said == "NormClipping(max_norm=9.5).then(NormClipping(max_norm=1.0).then(Krum(f=1, neighbors='paper')))"
 
 
 def test_a_trusted_adapter_and_a_centre_reach_the_rules_that_ask(five, tmp_path, capsys):
@@ -331,6 +331,15 @@ def test_mixed_ranks_are_fine_in_delta_space(five, tmp_path):
         (["--set", "f"], "--set: got 'f', expected NAME=VALUE such as m=3"),
         (["--rule", "krum", "--f", 1, "--before", "mean"], "Mean(): gives one row"),
         (["--before", "norm_clippin:max_norm=1"], "did you mean 'norm_clipping'?"),
+        (
+            ["--before", "norm_clipping"],
+            "norm_clipping: --before norm_clipping:max_norm=… is missing; give a value for it",
+        ),
+        (
+            ["--before", "arc:g=1"],
+            "arc: --before arc:g=… is not known; it takes --before arc:f=…, --before arc:weighted=…",
+        ),
+        (["--before", "arc:f=x"], "arc: --before arc:f=…: got 'x', expected a whole number"),
         (["--before", "norm_clipping:1"], "--before norm_clipping: got '1', expected NAME=VALUE"),
         (["--rule", "krum", "--f", 2], "the largest f for n=5 is 1"),
         (["--rule", "krum", "--f", -1], "f=-1"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore.errors import BackendError, LayoutError, NonFiniteError, RuleError, ShapeError, WeightError
+from fedcore.errors import BackendError, LayoutError, NonFiniteError, RangeError, RuleError, ShapeError, WeightError
 from fedcore.rules import Coefficients, Krum, Mean, Median, MultiKrum, NormClipping, Rule
 from tests.oracles import rules as oracle
 
@@ -283,7 +283,7 @@ def test_a_backend_or_thread_count_that_is_none_is_refused_even_where_no_op_runs
                                scaling=u.scaling) for u in CLIENTS
     ]  # fmt: skip
     for threads in (0, -1, "two"):
-        with pytest.raises(ShapeError, match="threads: got"):
+        with pytest.raises(RangeError, match="threads: got"):
             fc.aggregate(factors, Mean(), space, threads=threads)
     with pytest.raises(BackendError, match="backend 'nope'"):
         fc.aggregate(factors, Mean(), space, backend="nope")

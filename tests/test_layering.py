@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: what each layer may import of fedcore at the top of a file; a later layer may import every earlier one it names
-BOTTOM = {"errors", "dtypes", "quantized", "encoding", "rowtable", "expansion", "backends", "factors", "gaussian_table"}
+BOTTOM = {
+    *{"errors", "dtypes", "quantized", "encoding", "rowtable", "expansion", "lock", "backends", "factors"},
+    "gaussian_table",
+}
 DATA = BOTTOM | {"ops", "updates"}
 METHODS = DATA | {"rules", "lora", "privacy"}
 ENGINE = METHODS | {"engine", "accumulator"}
@@ -24,6 +27,7 @@ ALLOWED = {
     "encoding": {"dtypes", "quantized"},
     "rowtable": {"errors", "dtypes", "quantized", "encoding"},
     "expansion": set(),
+    "lock": set(),
     "gaussian_table": {"errors"},
     "factors": {"dtypes"},
     "backends": {"errors"},

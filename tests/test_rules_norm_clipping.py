@@ -142,7 +142,7 @@ def test_a_reference_that_does_not_fit_is_refused():
     rows, reference = some_rows()
     with pytest.raises(LayoutError, match=r"float16, expected float32 .*convert"):
         NormClipping(1.0)(rows, reference=reference.astype(np.float16))
-    with pytest.raises(LayoutError, match="59 columns, expected 60"):
+    with pytest.raises(LayoutError, match=r"reference: got shape \(59,\), expected \(60,\)"):
         NormClipping(1.0)(rows, reference=reference[1:])
     assert Krum(1)(rows, reference=reference.astype(np.float16)).tobytes() == Krum(1)(rows).tobytes()
 

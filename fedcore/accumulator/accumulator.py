@@ -12,6 +12,7 @@ from fedcore.backends import requested
 from fedcore.engine.combination import Clock
 from fedcore.engine.run import Aggregate, check_rule
 from fedcore.errors import LayoutError, RuleError, ShapeError, StorageError
+from fedcore.lock import Lock
 from fedcore.ops.rows import thread_count
 from fedcore.rules.alike import check_same_parameters
 from fedcore.rules.budget import DEFAULT, parse_memory
@@ -62,6 +63,10 @@ class Accumulator:
     result is that of `aggregate` over the same updates, bit for bit; coefficients that come from the Gram without a
     selection (GeometricMedian, CenteredClipping, SpectralFilter, FLTrust) are equal within their bound.
 
+    `add` and `result` may be called from several threads: each waits until the one before is done with this
+    accumulator, and with no other. Updates that come at the same time are taken in some order, which moves nothing that
+    the order of arrival does not.
+
     Raises RuleError, also for a directory that is missing or that the rule has no use for, BudgetError, BackendError,
     StorageError, and what `add` raises for files that are there already.
     """
@@ -96,6 +101,8 @@ class Accumulator:
         if self._like is not None:
             self._bases[BaseIdentity.of(self._like[1])] = self._like
         self._clock = Clock()
+        #: held while an update is taken and while a result is made: kernels let other threads run
+        self._lock = Lock()
         self._kept: _Kept
         if folder is None:
             self._kept = StreamedSums(rule, references, passes, files)
@@ -117,6 +124,8 @@ class Accumulator:
     def add(self, update: Update, weight: float | None = None) -> None:
         """Take one client's update, in memory or in a file; what holds it may be changed or freed afterwards.
 
+        May be called from several threads, each with its updates.
+
         weight   None takes its num_examples; a rule that ignores weights ignores this too
 
         An update made by `Update.open` is read in tiles under the memory budget, never whole. Raises LayoutError (a
@@ -124,7 +133,8 @@ class Accumulator:
         NonFiniteError, naming the client and the tensor, and of files FormatError, MissingError and StorageError; after
         an error nothing of it has been added.
         """
-        self._take(update, weight, self._kept.add)
+        with self._lock:
+            self._take(update, weight, self._kept.add)
 
     def _take(self, update: Update, weight: float | None, keep: Any) -> None:
         with self._clock.step("check"):
@@ -152,7 +162,7 @@ class Accumulator:
         return who, float(share)
 
     def result(self) -> Aggregate:
-        """The aggregate of the updates so far, as `fedcore.aggregate` returns it; adding may go on.
+        """The aggregate of the updates so far, as `fedcore.aggregate` returns it; adding may go on afterwards.
 
         Without a directory, and for rules that select, clip by norms or order, the bits depend on which updates were
         added and not on their order; with one, coefficients of an iteration (GeometricMedian, CenteredClipping,
@@ -161,15 +171,16 @@ class Accumulator:
         Raises ShapeError where none was added, and what `fedcore.aggregate` raises, a file in the directory that was
         changed or removed since included, needed for the result or not.
         """
-        if not self._updates:
-            raise ShapeError("accumulator: got no update, expected at least one; add what clients send")
-        cohort = Cohort(self._updates.values())
-        check_rule(self.rule, cohort, {})
-        found = self._kept.result(cohort)
-        seconds = found.report["seconds"]
-        for step, spent in self._clock.seconds.items():
-            seconds[step] = seconds.get(step, 0.0) + spent
-        return found
+        with self._lock:
+            if not self._updates:
+                raise ShapeError("accumulator: got no update, expected at least one; add what clients send")
+            cohort = Cohort(self._updates.values())
+            check_rule(self.rule, cohort, {})
+            found = self._kept.result(cohort)
+            seconds = found.report["seconds"]
+            for step, spent in self._clock.seconds.items():
+                seconds[step] = seconds.get(step, 0.0) + spent
+            return found
 
 
 def _folder(rule: Rule, directory: str | os.PathLike[str] | None) -> Path | None:

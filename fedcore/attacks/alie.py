@@ -10,6 +10,7 @@ import numpy as np
 
 from fedcore.attacks.attack import Attack, check_strength, copies
 from fedcore.errors import ConfigError
+from fedcore.rules.parameters import keep
 
 
 def largest_z(n: int, f: int) -> float:
@@ -39,7 +40,7 @@ class ALIE(Attack):
 
     def __post_init__(self) -> None:
         if self.z is not None:
-            check_strength("ALIE", "z", self.z, -math.inf)
+            keep(self, z=check_strength("ALIE", "z", self.z, -math.inf))
 
     def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """f times μ − z σ."""

@@ -7,6 +7,7 @@ The same on updates: the honest changes, one long row each, tensors in canonical
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ import numpy as np
 
 from fedcore.dtypes import name_of, round_from_float64, to_float64
 from fedcore.errors import ConfigError, LayoutError, NonFiniteError, RangeError, ShapeError
+from fedcore.rules.parameters import real
 from fedcore.updates import Layout, Update
 
 
@@ -121,9 +123,9 @@ def offsets(layout: Layout) -> np.ndarray:
     return np.cumsum([0, *(int(np.prod(shape, dtype=np.int64)) for shape in layout.shapes)])
 
 
-def check_strength(attack: str, what: str, value: object, least: float = 0.0, *, above: bool = True) -> None:
-    """Raise ConfigError unless `value` is a finite number above `least`, or at least it."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
-    if not number or not (value > least if above else value >= least):  # type: ignore[operator]
-        expected = f"above {least:g}" if above else f"of at least {least:g}"
-        raise ConfigError(f"{attack}: {what} is {value!r}, expected a finite number {expected}")
+def check_strength(attack: str, what: str, value: object, least: float = 0.0) -> float:
+    """`value` as a float. Raises ConfigError unless it is a finite number above `least`."""
+    number = real(value)
+    if number is None or not math.isfinite(number) or number <= least:
+        raise ConfigError(f"{attack}: {what} is {value!r}, expected a finite number above {least:g}")
+    return number

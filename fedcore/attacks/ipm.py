@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedcore.attacks.attack import Attack, check_strength, copies
+from fedcore.rules.parameters import keep
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class IPM(Attack):
     epsilon: float = 0.5
 
     def __post_init__(self) -> None:
-        check_strength("IPM", "epsilon", self.epsilon)
+        keep(self, epsilon=check_strength("IPM", "epsilon", self.epsilon))
 
     def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """f times −ε μ."""

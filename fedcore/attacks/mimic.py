@@ -8,6 +8,7 @@ import numpy as np
 
 from fedcore.attacks.attack import Attack, copies
 from fedcore.errors import ConfigError
+from fedcore.rules.parameters import integer, keep
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,12 @@ class Mimic(Attack):
     row: int | None = None
 
     def __post_init__(self) -> None:
-        if self.row is not None and (isinstance(self.row, bool) or not isinstance(self.row, int) or self.row < 0):
+        if self.row is None:
+            return
+        row = integer(self.row)
+        if row is None or row < 0:
             raise ConfigError(f"Mimic: row is {self.row!r}, expected an integer of at least 0")
+        keep(self, row=row)
 
     def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """f times the row that is copied."""

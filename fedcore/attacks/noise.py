@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.attacks.attack import Attack, check_strength
+from fedcore.rules.parameters import keep
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Gaussian(Attack):
     sigma: float = 200.0
 
     def __post_init__(self) -> None:
-        check_strength("Gaussian", "sigma", self.sigma)
+        keep(self, sigma=check_strength("Gaussian", "sigma", self.sigma))
 
     def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """(f, d) independent draws."""

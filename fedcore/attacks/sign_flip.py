@@ -13,6 +13,7 @@ import numpy as np
 from fedcore.attacks.attack import Attack, check_strength, copies
 from fedcore.dtypes import name_of, round_from_float64, to_float64
 from fedcore.errors import ConfigError, LayoutError, RangeError
+from fedcore.rules.parameters import keep
 from fedcore.updates import Update
 
 
@@ -62,7 +63,7 @@ class SignFlip(Attack):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_strength("sign_flip", "scale", self.scale)
+        keep(self, scale=check_strength("sign_flip", "scale", self.scale))
 
     def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """f times −scale · μ."""

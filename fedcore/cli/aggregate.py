@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from fedcore.cli.method import aggregate_by_method, refuse_beside_method
-from fedcore.cli.options import as_option, check_counted, check_weighed
+from fedcore.cli.options import as_option, as_stage_option, check_counted, check_weighed
 from fedcore.cli.run import Json
 from fedcore.cli.shares import show_shares
 from fedcore.cli.terminal import LateProgress, only_results_on_stdout, print_json, showing
@@ -115,7 +115,7 @@ def aggregate(
         return
     _only_for_methods({"side": side, "starts": starts})
     given = ({} if f is None else {"f": f}) | _settings("--set", settings or [])
-    chosen = make_chain(rule, given, [_stage(text) for text in before or []], as_option)
+    chosen = make_chain(rule, given, [_stage(text) for text in before or []], as_option, as_stage_option)
     if "server" in chosen.uses and server is None:
         raise RuleError(
             f"--rule {rule}: got no --server, expected the adapter that the server trained; pass --server DIR"

@@ -16,6 +16,11 @@ def as_option(parameter: str) -> str:
     return "--f" if parameter == "f" else f"--set {parameter}"
 
 
+def as_stage_option(stage: str, parameter: str) -> str:
+    """How `fedcore aggregate` spells a parameter of a pre-aggregation."""
+    return f"--before {stage}:{parameter}=…"
+
+
 def check_weighed(numbers: bool, weighted: bool, chosen: str) -> None:
     """Raise WeightError for a number for each adapter where the rule or method that was `chosen` looks at none."""
     if numbers and not weighted:

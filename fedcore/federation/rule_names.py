@@ -7,6 +7,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fedcore.errors import RuleError
@@ -61,17 +62,20 @@ def make_chain(
     parameters: dict[str, Any],
     before: Sequence[Mapping[str, Any]] = (),
     spelled: Callable[[str], str] = in_file,
+    spelled_before: Callable[[str, str], str] = lambda stage, parameter: in_file(parameter),
 ) -> Any:
     """The rule `name` after the pre-aggregations `before`: first.then(second).then(rule).
 
-    before: {"rule": name, **its parameters} in the order that rows pass them. Raises RuleError as `make_rule` does, and
+    before: {"rule": name, **its parameters} in the order that rows pass them; `spelled_before` is how the caller's user
+    writes a parameter of the stage of that name. Raises RuleError as `make_rule` does, and
     where one of `before` hands no rows on.
     """
     rule = make_rule(name, parameters, spelled)
     for stage in reversed(before):
         if not isinstance(stage.get("rule"), str):
             raise RuleError(f'before: got {dict(stage)}, expected the name of a pre-aggregation as rule = "..."')
-        rule = make_rule(stage["rule"], {k: v for k, v in stage.items() if k != "rule"}).then(rule)
+        given = {k: v for k, v in stage.items() if k != "rule"}
+        rule = make_rule(stage["rule"], given, partial(spelled_before, stage["rule"])).then(rule)
     return rule
 
 

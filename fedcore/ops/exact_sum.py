@@ -10,6 +10,7 @@ from fedcore.backends import default, implementation, requested
 from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
 from fedcore.errors import DTypeError, RangeError, ShapeError
 from fedcore.expansion import CHUNK, Expansion
+from fedcore.lock import Lock
 from fedcore.ops.rows import as_rows, choose, is_torch, raise_first_nonfinite, thread_count
 from fedcore.ops.weighted_sum import checked_divisor, checked_weights
 from fedcore.rowtable import RowTable
@@ -24,6 +25,8 @@ class ExactSum:
 
     Memory: typically 8 or 16 bytes a column, whatever the number of rows (fedcore/expansion.py). Cost of a row: a pass
     over it and over the sums. A row that was added with weight w is taken away again, exactly, by adding it with −w.
+    `add` and `result` may be called from several threads: one waits for the other.
+
     Raises ShapeError and BackendError.
     """
 
@@ -33,6 +36,8 @@ class ExactSum:
         implementation("exact_sum", requested(backend) or default(on_gpu=False))
         self.d, self.backend, self.threads = int(d), backend, thread_count(threads)
         self._total = Expansion(self.d)
+        #: held while the sums change or are read: kernels let other threads run
+        self._lock = Lock()
 
     def add(self, row: Any, weight: float = 1.0, start: int | None = None) -> None:
         """Add weight · row.
@@ -47,12 +52,14 @@ class ExactSum:
         if not isinstance(row, (RowTable, np.ndarray)) and not is_torch(row):
             raise DTypeError(f"row: got {type(row).__name__}, expected a NumPy array, a torch tensor or a RowTable")
         data = as_rows(row if isinstance(row, RowTable) else [row])
-        total = self._total if start is None else self._part(start, data.d)
-        if (data.n, data.d) != (1, total.d):
-            raise ShapeError(f"row: got {data.n} × {data.d}, expected one row of {total.d} columns")
-        w = checked_weights([weight], 1)[0]
-        add = implementation("exact_sum", choose(data, self.backend))
-        if w != 0 and add(total, data.table, w, self.threads):
+        with self._lock:
+            total = self._total if start is None else self._part(start, data.d)
+            if (data.n, data.d) != (1, total.d):
+                raise ShapeError(f"row: got {data.n} × {data.d}, expected one row of {total.d} columns")
+            w = checked_weights([weight], 1)[0]
+            add = implementation("exact_sum", choose(data, self.backend))
+            refused = w != 0 and add(total, data.table, w, self.threads)
+        if refused:
             raise_first_nonfinite(data, op="exact_sum")
 
     def _part(self, start: int, columns: int) -> Expansion:
@@ -75,7 +82,9 @@ class ExactSum:
             raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
         out = np.empty(self.d, STORAGE[dtype])
         name = requested(self.backend) or default(on_gpu=False)
-        if implementation("exact_round", name)(self._total, by, out, self.threads):
+        with self._lock:
+            too_large = implementation("exact_round", name)(self._total, by, out, self.threads)
+        if too_large:
             raise RangeError(f"exact_sum: a finite sum does not fit {dtype}; ask for a wider out_dtype")
         return out
 

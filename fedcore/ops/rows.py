@@ -13,7 +13,7 @@ import numpy as np
 
 from fedcore.backends import default, requested
 from fedcore.dtypes import BF16, ROW_DTYPES, name_of, to_float64
-from fedcore.errors import DTypeError, NonFiniteError, ShapeError
+from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError
 from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
 
@@ -98,20 +98,16 @@ def _from_table(table: RowTable, dtype: Any) -> Rows:
 
 
 def _from_tensors(tensors: list[Any]) -> Rows:
-    device, dtype, d = tensors[0].device, name_of(tensors[0].dtype), tensors[0].numel()
+    device, dtype, d = tensors[0].device, name_of(tensors[0].dtype, "row 0", ROW_DTYPES), tensors[0].numel()
     for i, row in enumerate(tensors):
         if row.device != device:
             raise ShapeError(f"row {i}: on {row.device}, expected {device} like row 0; move the rows to one device")
         if row.ndim != 1 or row.numel() != d:
             raise ShapeError(f"row {i}: got shape {tuple(row.shape)}, expected ({d},) like row 0")
-        if name_of(row.dtype) != dtype:
+        if name_of(row.dtype, f"row {i}", ROW_DTYPES) != dtype:
             raise DTypeError(f"row {i}: got {row.dtype}, expected torch.{dtype} like row 0; convert to one dtype")
         if not row.is_contiguous():
             raise ShapeError(f"row {i}: its elements are not contiguous; pass row.contiguous()")
-    if dtype not in ROW_DTYPES:
-        raise DTypeError(
-            f"rows: got {tensors[0].dtype}, expected one of {', '.join(ROW_DTYPES)}; convert the rows first"
-        )
     if device.type == "cpu":
         return Rows(RowTable.from_arrays([view_of_tensor(t) for t in tensors]), None, len(tensors), d, dtype, device)
     return Rows(None, [t.detach() for t in tensors], len(tensors), d, dtype, device)
@@ -153,7 +149,7 @@ def tensors_of(rows: Rows) -> list[Any]:
 
 
 def thread_count(threads: int | None) -> int:
-    """threads= if given, else FEDCORE_NUM_THREADS, else the cores this process may run on."""
+    """threads= if given, else FEDCORE_NUM_THREADS, else the cores this process may run on. Raises RangeError."""
     said = os.environ.get("FEDCORE_NUM_THREADS") if threads is None else None
     value: Any = threads if threads is not None else said or available_cores()
     try:
@@ -162,7 +158,7 @@ def thread_count(threads: int | None) -> int:
         count = 0
     if not 1 <= count <= MOST_THREADS or isinstance(value, bool):
         name = "FEDCORE_NUM_THREADS" if said else "threads"
-        raise ShapeError(f"{name}: got {value!r}, expected a whole number from 1 to {MOST_THREADS}")
+        raise RangeError(f"{name}: got {value!r}, expected a whole number from 1 to {MOST_THREADS}")
     return count
 
 

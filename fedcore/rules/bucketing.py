@@ -10,7 +10,7 @@ import numpy as np
 from fedcore.errors import RuleError
 from fedcore.rules.composition import Mixing, PreAggregation
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_count
+from fedcore.rules.parameters import check_count, integer, keep
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ class Bucketing(PreAggregation):
     round: int = 0
 
     def __post_init__(self) -> None:
-        check_count("Bucketing", "s", self.s, 1)
-        check_count("Bucketing", "round", self.round, 0)
-        if not isinstance(self.seed, (int, np.integer)) or isinstance(self.seed, bool):
+        keep(self, s=check_count("Bucketing", "s", self.s, 1))
+        keep(self, round=check_count("Bucketing", "round", self.round, 0))
+        seed = integer(self.seed)
+        if seed is None:
             raise RuleError(f"Bucketing: got seed={self.seed!r}, expected an integer")
+        keep(self, seed=seed)
 
     def rows(self, clients: int) -> int:
         """⌈n/s⌉."""
@@ -52,7 +54,7 @@ class Bucketing(PreAggregation):
 
     def order(self, clients: int) -> list[int]:
         """The rows as they go into buckets: sorted by SHA-256 of 'seed:round:row' in ASCII decimals."""
-        start = f"{int(self.seed)}:{int(self.round)}:"
+        start = f"{self.seed}:{self.round}:"
         return sorted(range(clients), key=lambda row: hashlib.sha256(f"{start}{row}".encode()).digest())
 
     def mixing(self, geometry: Geometry, weights: np.ndarray | None) -> Mixing:

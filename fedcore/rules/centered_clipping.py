@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.rules.geometry import Geometry, distances_to
-from fedcore.rules.parameters import check_count, check_positive
+from fedcore.rules.parameters import check_count, check_positive, keep
 from fedcore.rules.rule import Coefficients, Rule
 
 
@@ -33,8 +33,8 @@ class CenteredClipping(Rule):
     origin: ClassVar[str | None] = "center"
 
     def __post_init__(self) -> None:
-        check_positive("CenteredClipping", "radius", self.radius)
-        check_count("CenteredClipping", "iterations", self.iterations, 1)
+        keep(self, radius=check_positive("CenteredClipping", "radius", self.radius))
+        keep(self, iterations=check_count("CenteredClipping", "iterations", self.iterations, 1))
 
     def decide(self, geometry: Geometry, weights: np.ndarray | None) -> Coefficients:
         """The coefficients of v after the last step; `weights` do not count."""

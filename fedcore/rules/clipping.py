@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore.rules.composition import Mixing, PreAggregation
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_bool, check_count, check_minority, check_positive
+from fedcore.rules.parameters import check_bool, check_count, check_minority, check_positive, keep
 from fedcore.rules.rule import Coefficients
 
 
@@ -81,11 +81,11 @@ class NormClipping(_Clipping):
     streams: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_positive("NormClipping", "max_norm", self.max_norm)
+        keep(self, max_norm=check_positive("NormClipping", "max_norm", self.max_norm))
 
     def bound(self, distances: np.ndarray) -> float:
         """max_norm, whatever the cohort."""
-        return float(self.max_norm)
+        return self.max_norm
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class ARC(_Clipping):
     weighted: bool = False
 
     def __post_init__(self) -> None:
-        check_count("ARC", "f", self.f, 0)
-        check_bool("ARC", "weighted", self.weighted)
+        keep(self, f=check_count("ARC", "f", self.f, 0))
+        keep(self, weighted=check_bool("ARC", "weighted", self.weighted))
 
     @property
     def uses_weights(self) -> bool:  # type: ignore[override]

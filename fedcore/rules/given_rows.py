@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.dtypes import to_float64
-from fedcore.errors import LayoutError
+from fedcore.errors import DTypeError, LayoutError, ShapeError
 from fedcore.ops.rows import Rows, as_rows, tensors_of, view_of_tensor
 from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
@@ -49,7 +49,14 @@ def zero_like(row: Any) -> Any:
 
 
 def checked_reference(name: str, reference: Any, data: Rows) -> Any:
-    found = as_rows(reference if isinstance(reference, RowTable) else [reference])
+    """`reference` where it is one row like `data`, of whatever kind. Raises LayoutError and DTypeError that name it."""
+    shape = getattr(reference, "shape", None)
+    if not isinstance(reference, RowTable) and shape is not None and tuple(shape) != (data.d,):
+        raise LayoutError(f"{name}: got shape {tuple(shape)}, expected ({data.d},) like the rows")
+    try:
+        found = as_rows(reference if isinstance(reference, RowTable) else [reference])
+    except (DTypeError, ShapeError) as error:  # it was looked at as a list of one row
+        raise type(error)(f"{name}: {str(error).removeprefix('row 0: ')}") from None
     if found.n != 1:
         raise LayoutError(f"{name}: got {found.n} rows, expected one")
     if found.d != data.d:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore.errors import RuleError
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_bool, check_bound, check_count
+from fedcore.rules.parameters import check_bool, check_bound, check_count, keep
 from fedcore.rules.rule import Coefficients, Rule
 from fedcore.rules.selection import Scoring, select
 
@@ -17,8 +17,7 @@ from fedcore.rules.selection import Scoring, select
 Neighbors = Literal["paper", "byzfl", "flower"]
 
 
-def _check_neighbors(rule: str, f: object, neighbors: object) -> None:
-    check_count(rule, "f", f, 0)
+def _check_neighbors(rule: str, neighbors: object) -> None:
     if neighbors not in ("paper", "byzfl", "flower"):
         raise RuleError(f"{rule}: got neighbors={neighbors!r}, expected 'paper', 'byzfl' or 'flower'")
 
@@ -89,7 +88,8 @@ class Krum(Rule):
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
 
     def __post_init__(self) -> None:
-        _check_neighbors("Krum", self.f, self.neighbors)
+        keep(self, f=check_count("Krum", "f", self.f, 0))
+        _check_neighbors("Krum", self.neighbors)
 
     def check(self, clients: int) -> None:
         """Raise RuleError, with the largest f for this n, if there are too few clients."""
@@ -122,10 +122,11 @@ class MultiKrum(Rule):
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
 
     def __post_init__(self) -> None:
-        _check_neighbors("MultiKrum", self.f, self.neighbors)
-        check_bool("MultiKrum", "weighted", self.weighted)
+        keep(self, f=check_count("MultiKrum", "f", self.f, 0))
+        _check_neighbors("MultiKrum", self.neighbors)
+        keep(self, weighted=check_bool("MultiKrum", "weighted", self.weighted))
         if self.m is not None:
-            check_count("MultiKrum", "m", self.m, 1)
+            keep(self, m=check_count("MultiKrum", "m", self.m, 1))
 
     @property
     def uses_weights(self) -> bool:  # type: ignore[override]

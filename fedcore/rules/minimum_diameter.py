@@ -12,7 +12,7 @@ import numpy as np
 from fedcore.errors import RuleError
 from fedcore.rules.distances import Distances
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_count, check_minority
+from fedcore.rules.parameters import check_count, check_minority, keep
 from fedcore.rules.rule import Coefficients, Rule
 from fedcore.rules.vertex_cover import Meter, TooLong, graph_of, members, most_branchings, vertex_cover
 
@@ -42,8 +42,9 @@ class MinimumDiameterAveraging(Rule):
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
 
     def __post_init__(self) -> None:
-        check_count("MinimumDiameterAveraging", "f", self.f, 0)
-        check_count("MinimumDiameterAveraging", "most_branchings", self.most_branchings, 1)
+        keep(self, f=check_count("MinimumDiameterAveraging", "f", self.f, 0))
+        most = check_count("MinimumDiameterAveraging", "most_branchings", self.most_branchings, 1)
+        keep(self, most_branchings=most)
 
     def check(self, clients: int) -> None:
         """Raise RuleError, with the largest f for this n, if a majority could be Byzantine."""

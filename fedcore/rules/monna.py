@@ -8,7 +8,7 @@ import numpy as np
 
 from fedcore.errors import RuleError
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_bound, check_count
+from fedcore.rules.parameters import check_bound, check_count, keep
 from fedcore.rules.rule import Coefficients, Rule
 from fedcore.rules.selection import nearest_to
 
@@ -32,9 +32,9 @@ class MoNNA(Rule):
     pivot: int | None = None
 
     def __post_init__(self) -> None:
-        check_count("MoNNA", "f", self.f, 0)
+        keep(self, f=check_count("MoNNA", "f", self.f, 0))
         if self.pivot is not None:
-            check_count("MoNNA", "pivot", self.pivot, 0)
+            keep(self, pivot=check_count("MoNNA", "pivot", self.pivot, 0))
 
     @property
     def needs_of_mixtures(self) -> frozenset[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore.rules.composition import Mixing, PreAggregation
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_count, check_minority
+from fedcore.rules.parameters import check_count, check_minority, keep
 from fedcore.rules.selection import nearest
 
 
@@ -32,7 +32,7 @@ class NearestNeighborMixing(PreAggregation):
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
 
     def __post_init__(self) -> None:
-        check_count("NearestNeighborMixing", "f", self.f, 0)
+        keep(self, f=check_count("NearestNeighborMixing", "f", self.f, 0))
 
     def check(self, clients: int) -> None:
         """Raise RuleError, with the largest f for this n, if a majority could be Byzantine."""

@@ -11,7 +11,7 @@ from fedcore.errors import RuleError
 from fedcore.ops.weighted_sum import LARGEST_COUNT
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
-from fedcore.rules.parameters import check_positive
+from fedcore.rules.parameters import check_positive, keep
 from fedcore.rules.rule import Rule
 
 
@@ -33,7 +33,7 @@ class SignMajority(Rule):
     linear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_positive("SignMajority", "step", self.step)
+        keep(self, step=check_positive("SignMajority", "step", self.step))
         if not 0 < np.float64(np.float32(self.step)) <= LARGEST_COUNT:
             raise RuleError(
                 f"SignMajority: got step={self.step!r}, expected a number of fp32 of at most {LARGEST_COUNT}"

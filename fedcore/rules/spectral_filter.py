@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.rules.geometry import SAME_ROW, Geometry
-from fedcore.rules.parameters import check_count, check_minority
+from fedcore.rules.parameters import check_count, check_minority, keep
 from fedcore.rules.rule import Coefficients, Rule
 
 #: rows up to which all eigenvectors are taken; above, a block of BLOCK is iterated
@@ -35,7 +35,7 @@ class SpectralFilter(Rule):
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
 
     def __post_init__(self) -> None:
-        check_count("SpectralFilter", "f", self.f, 0)
+        keep(self, f=check_count("SpectralFilter", "f", self.f, 0))
 
     def check(self, clients: int) -> None:
         """Raise RuleError, with the largest f for this n, if a majority could be Byzantine."""

@@ -12,7 +12,7 @@ import numpy as np
 from fedcore.errors import RuleError
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
-from fedcore.rules.parameters import check_count, check_minority
+from fedcore.rules.parameters import check_count, check_minority, keep, real
 from fedcore.rules.rule import Rule
 
 
@@ -37,20 +37,21 @@ class TrimmedMean(Rule):
         if (self.f is None) == (self.fraction is None):
             raise RuleError(f"TrimmedMean: got f={self.f!r} and fraction={self.fraction!r}, expected one of the two")
         if self.f is not None:
-            check_count("TrimmedMean", "f", self.f, 0)
-        elif isinstance(self.fraction, (bool, np.bool_)) or not (
-            isinstance(self.fraction, (int, float, np.integer, np.floating)) and 0 <= self.fraction < 0.5
-        ):
+            keep(self, f=check_count("TrimmedMean", "f", self.f, 0))
+            return
+        fraction = real(self.fraction)
+        if fraction is None or not 0 <= fraction < 0.5:
             raise RuleError(
                 f"TrimmedMean: got fraction={self.fraction!r}, expected a number from 0 to below 0.5, for each side"
             )
+        keep(self, fraction=fraction)
 
     def dropped(self, clients: int) -> int:
         """How many values are dropped on each side of a coordinate."""
         if self.f is not None:
             return self.f
         # the decimal that a float prints as: 0.29 of 100 is 29, and 0.3333333333 of 3 is 0
-        return math.floor(Decimal(repr(float(self.fraction))) * clients)  # type: ignore[arg-type]
+        return math.floor(Decimal(repr(self.fraction)) * clients)
 
     def check(self, clients: int) -> None:
         """Raise RuleError, with the largest f for this n, if nothing would be left."""
@@ -76,7 +77,7 @@ class MeanAroundMedian(Rule):
     linear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_count("MeanAroundMedian", "f", self.f, 0)
+        keep(self, f=check_count("MeanAroundMedian", "f", self.f, 0))
 
     def check(self, clients: int) -> None:
         """Raise RuleError, with the largest f for this n, if a majority could be Byzantine."""
