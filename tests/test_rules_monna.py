@@ -76,9 +76,13 @@ def test_nan_names_the_client_and_the_tensor_or_the_server():
         fc.aggregate(bad := [*updates[:3], *updates_of(rows[3:4], 3)], rule, "parameters", server=server)
     found = fc.aggregate(bad, rule, "parameters", server=server, on_nonfinite="exclude")
     assert list(found.excluded) == ["c3"]
-    with pytest.raises(NonFiniteError, match="the server: tensor 'a' holds NaN or Inf at element 5; repair the server"):
+    with pytest.raises(
+        NonFiniteError, match="the server: tensor 'a' holds NaN or Inf at element 5; train the server's update again"
+    ):
         fc.aggregate(updates, rule, "parameters", server=updates_of(rows[6:], 6)[0], on_nonfinite="exclude")
-    with pytest.raises(NonFiniteError, match="the server: holds NaN or Inf at column 5; repair the server"):
+    with pytest.raises(
+        NonFiniteError, match="the server: holds NaN or Inf at column 5; train the server's update again"
+    ):
         rule(rows[:3], server=rows[6])
     rows[6, 5] = 0
     for rule in (MoNNA(1, pivot=5), NearestNeighborMixing(1).then(MoNNA(1, pivot=5))):  # the same client is trusted

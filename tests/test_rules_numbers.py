@@ -14,13 +14,16 @@ import fedcore as fc
 from fedcore import rules
 from fedcore.attacks import ALIE, IPM, Gaussian, Mimic, SignFlip
 from fedcore.errors import ConfigError, RuleError
+from fedcore.federation.rule_names import rule_classes
 from fedcore.federation.server_optimizer import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from fedcore.rules import Rule
 
-#: rules that take parameters, with Python's numbers
+#: every rule that takes parameters, with Python's numbers
 RULES: list[Rule] = [
     rules.ARC(2, weighted=True),
     rules.Bucketing(2, seed=3, round=1),
+    rules.Bulyan(1),
+    rules.GeometricMedian(weighted=True, smoothing=0.5, steps=2),
     rules.CenteredClipping(1.5, 2),
     rules.Krum(2),
     rules.MeanAroundMedian(2),
@@ -49,6 +52,11 @@ def remade(rule: Any, count: Any, real: Any) -> Any:
         return real(value) if isinstance(value, float) else value
 
     return type(rule)(**{field.name: as_numpy(getattr(rule, field.name)) for field in fields(rule)})
+
+
+def test_every_rule_with_parameters_is_here():
+    bare = {"FLTrust", "Mean", "Median"}
+    assert {type(rule).__name__ for rule in RULES} | bare == {c.__name__ for c in rule_classes().values()}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import LayoutError, RangeError
+from fedcore.rules.given_rows import repair
 from fedcore.rules.rows import RETRAIN, not_finite
 from fedcore.updates import LoraPair, Update
 from fedcore.updates.layout import shown
@@ -164,7 +165,7 @@ def read_plain(update: Adapter, module: str, row: int, who: str) -> tuple[np.nda
 
 def remedy(row: int, who: str) -> str:
     """What to do about numbers of no use: a client can be left out, a reference or side adapter (row -1) cannot."""
-    return RETRAIN if row >= 0 else f"repair {who}"
+    return RETRAIN if row >= 0 else repair(who)
 
 
 def rounded(values: np.ndarray, dtype: str, name: str) -> np.ndarray:

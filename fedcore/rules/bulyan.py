@@ -10,7 +10,7 @@ import numpy as np
 from fedcore.errors import RuleError
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
-from fedcore.rules.parameters import check_bound, check_count
+from fedcore.rules.parameters import check_bound, check_count, keep
 from fedcore.rules.rule import Rule
 from fedcore.rules.selection import Scoring, select
 from fedcore.rules.shrinking import choose_one_by_one
@@ -39,7 +39,7 @@ class Bulyan(Rule):
     linear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_count("Bulyan", "f", self.f, 0)
+        keep(self, f=check_count("Bulyan", "f", self.f, 0))
         if self.selection not in ("paper", "flower"):
             raise RuleError(f"Bulyan: got selection={self.selection!r}, expected 'paper' or 'flower'")
 

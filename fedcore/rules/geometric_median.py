@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore.errors import RuleError
 from fedcore.rules.geometry import Geometry, distances_to, product
-from fedcore.rules.parameters import check_bool, check_count, check_positive
+from fedcore.rules.parameters import check_bool, check_count, check_positive, keep
 from fedcore.rules.rule import Coefficients, Rule
 
 #: the iteration stops when the gradient of the mean distance is this short (its length is at most 1)
@@ -51,15 +51,15 @@ class GeometricMedian(Rule):
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
 
     def __post_init__(self) -> None:
-        check_bool("GeometricMedian", "weighted", self.weighted)
+        keep(self, weighted=check_bool("GeometricMedian", "weighted", self.weighted))
         if (self.smoothing is None) != (self.steps is None):
             raise RuleError(
                 f"GeometricMedian: got smoothing={self.smoothing!r} and steps={self.steps!r}, expected both for the "
                 "smoothed form, or neither for the exact one"
             )
         if self.smoothing is not None:
-            check_positive("GeometricMedian", "smoothing", self.smoothing)
-            check_count("GeometricMedian", "steps", self.steps, 1)
+            keep(self, smoothing=check_positive("GeometricMedian", "smoothing", self.smoothing))
+            keep(self, steps=check_count("GeometricMedian", "steps", self.steps, 1))
 
     @property
     def uses(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -66,6 +66,11 @@ def checked_reference(name: str, reference: Any, data: Rows) -> Any:
     return reference
 
 
+def repair(who: str) -> str:
+    """What to do about NaN in a reference: the server's update is trained anew, a global model or centre is not."""
+    return "train the server's update again" if who == "the server" else f"repair {who}"
+
+
 def take(given: Any, rows: Sequence[int] | range) -> Any:
     """Some of the rows, in the form that they were given in."""
     if isinstance(given, RowTable):

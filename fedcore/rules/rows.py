@@ -19,6 +19,7 @@ from fedcore.rules.given_rows import (
     columns,
     flat,
     in_main_memory,
+    repair,
     row_like,
     row_of,
     take,
@@ -310,13 +311,13 @@ class RowExecutor:
         who = names[error.row]
         reference = error.row >= self.clients
         if not part.tensors:
-            remedy = f"repair {who}" if reference else "drop that row or repair it"
+            remedy = repair(who) if reference else "drop that row or repair it"
             return NonFiniteError(
                 f"{who}: holds NaN or Inf at column {error.column}; {remedy}", error.row, error.column
             )
         starts = part.starts
         tensor = int(np.searchsorted(starts, error.column, side="right")) - 1
-        remedy = f"repair {who}" if reference else RETRAIN
+        remedy = repair(who) if reference else RETRAIN
         return not_finite(who, part.tensors[tensor], error.column - int(starts[tensor]), error.row, remedy)
 
 
