@@ -60,6 +60,7 @@ def test_the_geometric_median_converges_and_says_so():
     decision = decided(GeometricMedian(), rows)
     assert decision.details["gradient"] <= 1e-9
     assert decision.details["converged"]
+    assert decision.details["redone_pairs"] == 0
     check_close(GeometricMedian()(rows), oracle.geometric_median(rows), rows)
 
 
@@ -73,6 +74,7 @@ def test_the_geometric_median_converges_between_two_narrow_clusters_of_one_size(
     decision = decided(GeometricMedian(), rows)
     assert decision.details["converged"]
     assert decision.details["steps"] < 100
+    assert (decision.details["redone_pairs"] > 0) == (spread < 1e-2)
     wide = rows.astype(np.float64)
     away = decision.values[:n] @ wide - wide
     # the Gram is of fp32 products

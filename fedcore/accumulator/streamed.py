@@ -14,8 +14,9 @@ from fedcore import ops
 from fedcore.engine.combination import EXACT_LAW, Clock, Combination, make_report, make_update, split_tensors
 from fedcore.engine.run import Aggregate
 from fedcore.errors import FedcoreError, StorageError
+from fedcore.rules.coefficients import round_coefficients
 from fedcore.rules.files import FileExecutor
-from fedcore.rules.geometry import Geometry, round_coefficients
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Coefficients, Rule
 from fedcore.rules.statistics import Statistics

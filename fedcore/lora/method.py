@@ -27,7 +27,7 @@ from fedcore.lora.parameters import check_whole
 from fedcore.lora.residual import module_report
 from fedcore.lora.stacks import check_factors
 from fedcore.lora.traits import Factors, Traits
-from fedcore.rules.geometry import round_coefficients
+from fedcore.rules.coefficients import round_coefficients
 from fedcore.rules.rule import check_weights
 from fedcore.updates import Cohort, LoraPair, Update
 from fedcore.updates.bases import check_same_base

@@ -9,7 +9,8 @@ import numpy as np
 
 from fedcore.errors import RuleError
 from fedcore.rules.budget import MIXING
-from fedcore.rules.geometry import Geometry, combine, stays_with_clients
+from fedcore.rules.coefficients import combine, stays_with_clients
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rule import REFERENCES, Coefficients, Decision, Rule
 from fedcore.rules.stage import Stage

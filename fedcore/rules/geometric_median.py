@@ -8,7 +8,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from fedcore.errors import RuleError
-from fedcore.rules.geometry import Geometry, distances_to, product
+from fedcore.rules.coefficients import distances_to, product
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.parameters import check_bool, check_count, check_positive, keep
 from fedcore.rules.rule import Coefficients, Rule
 
@@ -29,11 +30,12 @@ class GeometricMedian(Rule):
 
     z = Σ v_i x_i stays a mixture of clients, so the iteration (Weiszfeld's, started with the step of Vardi and Zhang
     from the client with the least sum, which is itself the answer where that step says so; Newton's where Weiszfeld's
-    takes long, as between two clusters of equal size) runs on coefficients and the data are read twice in all. It goes
-    on until the gradient of the mean distance is at most 1e-9 long, or for 20,000 steps; the report says which, as
-    `converged`, with the `gradient`. Where 200 steps do not do it, as where several points are medians, of an even
-    number of colinear rows say, a client is the answer if its gradient is below `noise`, what the rounding of the Gram
-    makes of it, 2⁻²³ over the pull of the others: some 2⁻²³ n.
+    takes long, as between two clusters of equal size) runs on coefficients and the data are read twice in all, or three
+    times, where it starts in a cluster so far from others that the Gram hardly tells its rows apart. It goes on until
+    the gradient of the mean distance is at most 1e-9 long, or for 20,000 steps; the report says which, as `converged`,
+    with the `gradient`. Where 200 steps do not do it, as where several points are medians, of an even number of
+    colinear rows say, a client is the answer if its gradient is below `noise`, what the rounding of the Gram makes of
+    it, 2⁻²³ over the pull of the others: some 2⁻²³ n.
 
     `smoothing` and `steps` together ask for the smoothed form instead, that many steps from the reference with
     distances below `smoothing` taken as it: GeometricMedian(smoothing=0.1, steps=3) is ByzFL's rule, which for rows
@@ -77,10 +79,11 @@ class GeometricMedian(Rule):
         share = np.ones(n) if weights is None or not self.weighted else weights
         values = np.zeros(n + geometry.references)
         if self.smoothing is None:
+            before = geometry.redone
             point, steps = _median(geometry, share / share.sum())
             values[:n] = point.values
             details = {"steps": steps, "gradient": point.gradient, "noise": point.noise, "converged": point.converged}
-            return Coefficients(values, details=details)
+            return Coefficients(values, details=details | geometry.redo_report(geometry.redone - before))
         assert self.steps is not None
         values[n] = 1.0
         inner = geometry.inner_products_from(n)
@@ -104,7 +107,8 @@ def _median(geometry: Geometry, share: np.ndarray) -> tuple[_Point, int]:
     n = geometry.clients
     squares = geometry.squared_distances()[:n, :n]
     start = int(np.argmin(product(np.sqrt(squares), share)))
-    inner, away = geometry.inner_products_from(start)[:n, :n], np.sqrt(squares[start])
+    near, inner = geometry.seen_from(start)
+    away = np.sqrt(near)
     values = np.zeros(n)
     values[start] = 1.0
     here = away == 0

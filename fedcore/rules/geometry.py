@@ -18,60 +18,17 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import RuleError, ShapeError
+from fedcore.rules.coefficients import combine, stays_with_clients
 from fedcore.rules.statistics import UNIT, Statistics
 
 #: the relative error of a mixture's squared distance to the reference above which it is formed from the data
 GRAM_DOUBT = 2.0**-30
 #: what equal rows can differ by in a Gram, relative to their squared norms
 SAME_ROW = 2.0**-40
+#: the part of a squared distance that its error may be where an iteration goes by it
+ITERATED_DOUBT = 0.25
 #: mixtures that are compared with another at a time
 CACHED_ROWS = 32
-#: the smallest fp32 number that keeps all 24 bits
-SMALLEST_NORMAL = 2.0**-126
-
-
-def combine(coefficients: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """coefficients (…, a) · matrix (a, k), added strictly in row order, as no BLAS product promises: (…, k).
-
-    Zeros are left out: they change no sum.
-    """
-    rows = np.atleast_2d(coefficients)
-    total = np.zeros((len(rows), matrix.shape[1]))
-    for k in np.flatnonzero(rows.any(0)):
-        some, columns = np.flatnonzero(rows[:, k]), np.flatnonzero(matrix[k])
-        if 4 * some.size * columns.size < total.size:
-            total[np.ix_(some, columns)] += rows[some, k, None] * matrix[k, columns]
-        else:
-            total += rows[:, k, None] * matrix[k]
-    return total.reshape(*coefficients.shape[:-1], matrix.shape[1])
-
-
-def round_coefficients(values: np.ndarray) -> np.ndarray:
-    """Coefficients as they are used: fp64 rounded to fp32 once.
-
-    Below the normal range of fp32 they become 0: the few bits that are left there could make a clipped row 1.7 times
-    too long, or twice.
-    """
-    return np.where(np.abs(values) < SMALLEST_NORMAL, 0.0, values).astype(np.float32)
-
-
-def product(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """matrix (a, n) · values (n,) without BLAS, whose threads spin on after so little work."""
-    return np.einsum("ij,j->i", matrix, values)
-
-
-def distances_to(values: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """‖y_i − z‖ for z = y_o + Σ v_k (y_k − y_o), from inner products seen from row o: K_ii − 2 (K v)_i + vᵀ K v."""
-    toward = product(inner, values)
-    return np.sqrt(np.maximum(inner.diagonal() - 2 * toward + values @ toward, 0.0))
-
-
-def stays_with_clients(matrix: np.ndarray, clients: int) -> bool:
-    """Whether row i of a mixing matrix holds of all clients only client i, for each of them."""
-    if len(matrix) != clients:
-        return False
-    off = matrix[:, :clients] != 0
-    return int(off.sum()) == int(off.diagonal().sum())
 
 
 class Geometry:
@@ -212,6 +169,33 @@ class Geometry:
         found[again] = 0.0
         found[:, again] = 0.0
         return found
+
+    def seen_from(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """(squared distances of clients to client `row` (n,), inner products seen from it (n, n)), for iterations.
+
+        Where the Gram hardly tells rows from that one, as in a cluster far from its centre, the distances of all of
+        them are formed from the data.
+        """
+        n = self.clients
+        squares, inner = self.squared_distances()[row, :n], self.inner_products_from(row)[:n, :n]
+        if self._mix is None:
+            error = self._statistics.gram.error[:n] + self._statistics.gram.error[row]
+        else:
+            error, _ = self._mixed_bounds(row, np.arange(n))
+        near = np.flatnonzero((error > ITERATED_DOUBT * squares) & (self.same != self.same[row]))
+        if not near.size:
+            return squares, inner
+        first, second = np.triu_indices(near.size, 1)
+        pairs = np.vstack((np.column_stack((np.full(near.size, row), near)), near[np.column_stack((first, second))]))
+        value, _ = self.redo(pairs)
+        squares[near] = value[: near.size]
+        found = np.zeros((near.size, near.size))
+        found[first, second] = found[second, first] = value[near.size :]
+        inner[np.ix_(near, near)] = (squares[near, None] + squares[near] - found) / 2
+        again = squares == 0
+        inner[again] = 0.0
+        inner[:, again] = 0.0
+        return squares, inner
 
     def redo(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances of pairs (m, 2) from the data: values (m,) and their bounds (m,), 0 for rows in fp64."""

@@ -11,7 +11,7 @@ from fedcore import ops
 from fedcore.ops.rows import as_center, as_rows
 from fedcore.rowtable import RowTable
 from fedcore.rules.buffer import buffer
-from fedcore.rules.geometry import combine, round_coefficients
+from fedcore.rules.coefficients import combine, round_coefficients
 from fedcore.rules.stage import Stage
 
 #: bytes of mixed rows that exist at a time, where a budget has room for them, and columns of those at least

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from fedcore.errors import RuleError, WeightError
 from fedcore.ops.weighted_sum import exact_weights
 from fedcore.rules.budget import MATRICES
-from fedcore.rules.geometry import Geometry, round_coefficients
+from fedcore.rules.coefficients import round_coefficients
+from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.stage import Stage
