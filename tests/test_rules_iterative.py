@@ -224,6 +224,14 @@ def test_large_cohorts_find_the_same_first_eigenvector():
     check_close(SpectralFilter(20)(rows), oracle.spectral_filter(rows, 20)[0], rows)
 
 
+def test_the_filter_stops_at_the_weight_that_must_be_left_whatever_the_gram_rounds():
+    """Eight clients at one place and four at another: the first step leaves exactly 12 − 2 · 3."""
+    rows = np.repeat([[-0.722], [0.278]], [8, 4], axis=0).astype(np.float32)
+    decision = decided(SpectralFilter(3), rows)
+    assert decision.details["filter_steps"] == 1
+    assert decision.values[:12].tolist() == [1.0] * 12
+
+
 @pytest.mark.parametrize("f", [0, 1, 3])
 @pytest.mark.parametrize("with_reference", [True, False])
 def test_arc_equals_the_oracle(f, with_reference):
