@@ -81,6 +81,27 @@ def test_weights_that_clients_report_do_not_move_a_robust_rule(name):
     assert rule(rows, lies, **references).tobytes() == rule(rows, **references).tobytes()
 
 
+@pytest.mark.parametrize("name", ROBUST)
+def test_plain_rows_have_a_decision_that_says_who_counts_and_why_others_do_not(name):
+    rule = ROBUST[name][0](2)
+    rows, references = some_rows()
+    rows[3] += 1000
+    found, decision = rule.explained(rows, **references)
+    assert found.tobytes() == rule(rows, **references).tobytes()
+    if not rule.linear:
+        assert isinstance(decision, rules.OrderStatistic)
+        return
+    values = decision.values
+    others = [references["server"] if use == "server" else np.zeros(80) for use in rule.uses]
+    expected = values @ np.vstack([rows, *others]) / values.sum()
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(values * 1000).max() / abs(values.sum()))
+    silent = set(np.flatnonzero(values[:N] == 0))
+    assert silent <= decision.reasons.keys() | decision.unused(N).keys()
+    if name in ("Krum", "MultiKrum", "SpectralFilter", "Bulyan"):
+        assert 3 in silent
+        assert all(decision.reasons[row] for row in silent)
+
+
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_weights_move_a_rule_that_was_asked_to_use_them(name):
     rule = WEIGHTED[name]()

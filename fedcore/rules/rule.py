@@ -153,7 +153,7 @@ class Rule:
         backend: str | None = None,
         threads: int | None = None,
     ) -> Any:
-        """Aggregate plain rows.
+        """Aggregate plain rows. `explained` also says which of them count, and why others do not.
 
         rows        (n, d) array or tensor, n arrays or tensors of length d, or a RowTable; fp32, fp16 or bf16
         weights     (n,) positive numbers, or None for equal ones
@@ -170,14 +170,33 @@ class Rule:
         row that the rule uses and nobody gave), WeightError, NonFiniteError, LayoutError (a reference of another dtype
         or length), ShapeError and DTypeError.
         """
+        given = {"reference": reference, "server": server, "center": center}
+        return self.explained(rows, weights, **given, backend=backend, threads=threads)[0]
+
+    def explained(
+        self,
+        rows: Any,
+        weights: npt.ArrayLike | None = None,
+        *,
+        reference: Any = None,
+        server: Any = None,
+        center: Any = None,
+        backend: str | None = None,
+        threads: int | None = None,
+    ) -> tuple[Any, Decision]:
+        """(what a call of the rule gives, the decision behind it): arguments and errors are those of a call.
+
+        The decision is `Coefficients` or, of an order rule, an `OrderStatistic`: its `reasons` say by row number who
+        does not count and why, `selected` and `per_client` who does, and by how much, `details` what else was found.
+        """
         references = chosen_references(self, reference=reference, server=server, center=center)
         executor = RowExecutor.from_rows(rows, references=references, backend=backend, threads=threads)
         self.check(executor.clients)
         checked = check_weights(weights, executor.names) if self.uses_weights else None
         decision = self.decide(Geometry(Statistics(executor, self.origin_row(executor.clients))), checked)
         if isinstance(decision, OrderStatistic):
-            return executor.order_statistic(decision, out_dtype="float32")[0]
-        return executor.weighted_sum(*decision.rounded(executor.names), out_dtype="float32")[0]
+            return executor.order_statistic(decision, out_dtype="float32")[0], decision
+        return executor.weighted_sum(*decision.rounded(executor.names), out_dtype="float32")[0], decision
 
 
 def chosen_references(rule: Rule, **given: Any) -> dict[str, Any]:
