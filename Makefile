@@ -9,9 +9,10 @@ READY := $(VENV)/.fedcore-ready
 demo: $(READY)
 	$(BIN)/fedcore demo
 
-# A worker for each core, eight at most; a file's tests stay together, since they share what they build.
+# A worker for each core, eight at most; a file's tests stay together, since they share what they build, and files stay in their
+# order, since the few tests that compile for minutes would otherwise come last and leave workers idle.
 test: $(READY)
-	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # What is too long for every run, with its outcome in benchmarks/results.
 proofs: $(READY)

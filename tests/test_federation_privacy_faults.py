@@ -160,7 +160,7 @@ def test_the_table_of_privacy_survives_the_round_trip_and_its_files_are_beside_t
         Path("/somewhere"),
     )
     assert made.privacy.budget == "/somewhere/b"
-    assert parse_config(to_toml(made), "again") == made
+    assert parse_config(to_toml(made), "again", made.folder) == made
     assert made.aggregation_of(made.arms[0]).weights == "equal"
     assert set(METHODS) >= {"ffa_lora", "fedsvd", "rolora", "fedsb"}
 

@@ -173,7 +173,7 @@ def thread_states() -> list[str]:
 
 
 def test_threads_argument_and_environment(monkeypatch):
-    from fedcore.errors import ShapeError
+    from fedcore.errors import RangeError
     from fedcore.ops.rows import available_cores, thread_count
 
     monkeypatch.delenv("FEDCORE_NUM_THREADS", raising=False)
@@ -181,7 +181,7 @@ def test_threads_argument_and_environment(monkeypatch):
     monkeypatch.setenv("FEDCORE_NUM_THREADS", "3")
     assert (thread_count(None), thread_count(5)) == (3, 5)
     monkeypatch.setenv("FEDCORE_NUM_THREADS", "many")
-    with pytest.raises(ShapeError, match="FEDCORE_NUM_THREADS: got 'many'"):
+    with pytest.raises(RangeError, match="FEDCORE_NUM_THREADS: got 'many'"):
         fc.ops.squared_norms(make_rows(1, 10, "float32"))
 
 
