@@ -173,24 +173,15 @@ class Rule:
         given = {"reference": reference, "server": server, "center": center}
         return self.explained(rows, weights, **given, backend=backend, threads=threads)[0]
 
-    def explained(
-        self,
-        rows: Any,
-        weights: npt.ArrayLike | None = None,
-        *,
-        reference: Any = None,
-        server: Any = None,
-        center: Any = None,
-        backend: str | None = None,
-        threads: int | None = None,
-    ) -> tuple[Any, Decision]:
+    def explained(self, rows: Any, weights: npt.ArrayLike | None = None, **given: Any) -> tuple[Any, Decision]:
         """(what a call of the rule gives, the decision behind it): arguments and errors are those of a call.
 
         The decision is `Coefficients` or, of an order rule, an `OrderStatistic`: its `reasons` say by row number who
         does not count and why, `selected` and `per_client` who does, and by how much, `details` what else was found.
         """
-        references = chosen_references(self, reference=reference, server=server, center=center)
-        executor = RowExecutor.from_rows(rows, references=references, backend=backend, threads=threads)
+        references = chosen_references(self, **{name: given.pop(name, None) for name in REFERENCES})
+        passes = {"backend": None, "threads": None} | given
+        executor = RowExecutor.from_rows(rows, references=references, **passes)
         self.check(executor.clients)
         checked = check_weights(weights, executor.names) if self.uses_weights else None
         decision = self.decide(Geometry(Statistics(executor, self.origin_row(executor.clients))), checked)
