@@ -9,7 +9,7 @@ import fedcore as fc
 from fedcore import Update, aggregate
 from fedcore.cli import main
 from fedcore.errors import LayoutError, NonFiniteError
-from fedcore.lora import FactorPasses
+from fedcore.lora import FactorPasses, FlexLoRA
 from fedcore.rules import (
     Bulyan,
     CenteredClipping,
@@ -250,6 +250,8 @@ def test_what_a_client_lacks_is_in_the_report():
         expected = {"c0": ["up"], "c2": ["down", "up"], "c4": ["tiny"]}
         assert aggregate(updates, rule).report["lacking"] == expected
         assert "lacking" not in aggregate(mixed_cohort(7), rule).report
+    assert FlexLoRA().aggregate(updates).report["lacking"] == expected
+    assert "lacking" not in FlexLoRA().aggregate(mixed_cohort(7)).report
 
 
 def test_the_command_tells_of_a_module_that_one_adapter_lacks(tmp_path, capsys):
@@ -270,6 +272,7 @@ def test_the_command_tells_of_a_module_that_one_adapter_lacks(tmp_path, capsys):
     assert f"fedcore: note: client {key!r} lacks module 'up'; {zero}{more}" in told(*given)
     text = told(*given, "--reference", start)
     assert f"fedcore: note: client {key!r} lacks module 'up'; it counts there with what {start} has{more}" in text
+    assert f"fedcore: note: client {key!r} lacks module 'up'; {zero}{more}" in told(*given, "--method", "flexlora")
     two = told(*given[:2], key)
     assert f"client {key!r} lacks module 'up'" in two
     assert "note" not in told(*given[:3])

@@ -14,7 +14,7 @@ import typer
 from fedcore.cli.method import aggregate_by_method, refuse_beside_method
 from fedcore.cli.options import as_option, as_stage_option, check_counted, check_weighed
 from fedcore.cli.run import Json
-from fedcore.cli.shares import show_shares
+from fedcore.cli.shares import show_shares, tell_lacking
 from fedcore.cli.terminal import LateProgress, only_results_on_stdout, print_json, showing
 from fedcore.errors import ExistsError, LayoutError, NonFiniteError, RuleError, WeightError
 
@@ -148,7 +148,7 @@ def aggregate(
             threads=threads,
         )
         result.update.to_peft(output)
-    _tell_lacking(result.report.get("lacking", {}), reference)
+    tell_lacking(result.report, reference)
     seconds = time.perf_counter() - start
     with showing(f"{output} is complete"):
         if not json:
@@ -246,26 +246,6 @@ def _beside(option: str, path: Path, rule: Any, cohort: Cohort) -> Update:
     if option not in rule.uses and not (option == "reference" and ("center" in rule.uses or lacking)):
         print(f"fedcore: note: --{option} changes nothing: {rule} does not look at it", file=sys.stderr)
     return update
-
-
-def _tell_lacking(lacking: dict[str, list[str]], reference: Path | None) -> None:
-    """Tell on stderr of the module that most but not all adapters have: it may have another name in the others.
-
-    lacking: client -> modules
-    """
-    missing: dict[str, list[str]] = {}
-    for client, modules in lacking.items():
-        for module in modules:
-            missing.setdefault(module, []).append(client)
-    if not missing:
-        return
-    module, clients = min(missing.items(), key=lambda item: (len(item[1]), item[0]))
-    some = f"client {clients[0]!r} lacks module {module!r}; it counts"
-    if more := len(clients) - 1:
-        some = f"client {clients[0]!r} and {more} more lack module {module!r}; they count"
-    stands = "with 0 (--reference gives another start)" if reference is None else f"with what {reference} has"
-    others = f"; not in every adapter: {len(missing) - 1} more, which --json lists" if len(missing) > 1 else ""
-    print(f"fedcore: note: {some} there {stands}{others}", file=sys.stderr)
 
 
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.cli.options import as_option, check_counted, check_weighed
+from fedcore.cli.shares import tell_lacking
 from fedcore.cli.terminal import only_results_on_stdout, print_json, showing
 from fedcore.errors import ExistsError, LayoutError, RuleError
 
@@ -68,6 +69,7 @@ def aggregate_by_method(
         # last, so that a killed process leaves no adapter without what belongs to it
         writers[output] = result.update.to_peft
         write_together(writers)
+    tell_lacking(result.report, reference)
     seconds = time.perf_counter() - begin
     report = {"digest": result.update.digest(), "coefficients": result.coefficients, "seconds": seconds}
     with showing(f"{', '.join(written.values())} {'is' if len(written) == 1 else 'are'} complete"):

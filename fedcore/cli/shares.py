@@ -1,10 +1,11 @@
-"""What `fedcore aggregate` shows of a result: each adapter's share, and why some have none."""
+"""What `fedcore aggregate` shows of a result: each adapter's share, why some have none, and what some lack."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedcore.engine import Aggregate
@@ -45,3 +46,20 @@ def _fact(client: str, reason: str) -> str:
     from fedcore.rules.rows import RETRAIN
 
     return reason.removeprefix(f"client {client!r}: ").removesuffix(f"; {RETRAIN}")
+
+
+def tell_lacking(report: dict[str, Any], reference: Path | None) -> None:
+    """Tell on stderr of the module that most but not all adapters have: it may have another name in the others."""
+    missing: dict[str, list[str]] = {}
+    for client, modules in report.get("lacking", {}).items():
+        for module in modules:
+            missing.setdefault(module, []).append(client)
+    if not missing:
+        return
+    module, clients = min(missing.items(), key=lambda item: (len(item[1]), item[0]))
+    some = f"client {clients[0]!r} lacks module {module!r}; it counts"
+    if more := len(clients) - 1:
+        some = f"client {clients[0]!r} and {more} more lack module {module!r}; they count"
+    stands = "with 0 (--reference gives another start)" if reference is None else f"with what {reference} has"
+    others = f"; not in every adapter: {len(missing) - 1} more, which --json lists" if len(missing) > 1 else ""
+    print(f"fedcore: note: {some} there {stands}{others}", file=sys.stderr)

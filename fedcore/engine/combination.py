@@ -133,10 +133,8 @@ def make_report(
             details["mix"], details["mix_divisors"] = mixed[0].tolist(), mixed[1].tolist()
     if found.factors is not None:
         details["modules"] = report_of(found.factors.modules)
-        every = {module for update in cohort for module in update.modules}
-        lacking = {update.client_id: sorted(every - update.modules.keys()) for update in cohort}
-        if any(lacking.values()):
-            details["lacking"] = {client: modules for client, modules in lacking.items() if modules}
+        if lacking := cohort.lacking:
+            details["lacking"] = lacking
     unused = {} if isinstance(decided, OrderStatistic) else decided.unused(len(ids))
     return {
         "rule": repr(rule),

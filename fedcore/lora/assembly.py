@@ -39,7 +39,8 @@ class Aggregated:
                   of what they hold, `residual` = ‖T − H‖ / ‖T‖, so what the next round's T lacks if nobody trains, or
                   1 where T is 0 and H is not; `without_side`, the same where the side adapter is left out; where
                   clients start from factors of their own, `starts`, by client the residual of what it holds; by client
-                  the bytes up and down
+                  the bytes up and down; "lacking", where there are any: client_id -> modules that others sent and it
+                  did not
     """
 
     update: Update
@@ -98,6 +99,8 @@ def assemble(
         "modules": modules,
         "bytes": _traffic(traffic, clients, held),
     }
+    if lacking := cohort.lacking:
+        report["lacking"] = lacking
     weights = dict(zip(cohort.client_ids, map(float, clients.coefficients), strict=True))
     return Aggregated(adapter, kept, starts, weights, report)
 

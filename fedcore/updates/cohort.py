@@ -57,6 +57,13 @@ class Cohort(Sequence[Update]):
         """(n,) int64: examples by client, in row order."""
         return np.array([update.num_examples for update in self._updates], np.int64)
 
+    @property
+    def lacking(self) -> dict[str, list[str]]:
+        """client_id -> LoRA modules that others sent and it did not, sorted; of those that lack any."""
+        every = {module for update in self._updates for module in update.modules}
+        found = {update.client_id: sorted(every - update.modules.keys()) for update in self._updates}
+        return {client: modules for client, modules in found.items() if modules}
+
     def check_same_base(self) -> None:
         """Raise LayoutError naming two clients whose base models are both known and differ."""
         check_same_base((f"client {shown(update.client_id)}", update) for update in self._updates)
