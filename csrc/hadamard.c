@@ -18,6 +18,8 @@ typedef struct {
     int bad;
 } job;
 
+static int64_t far_items(const job* j) { return j->length / (j->stride * j->rows) * (j->stride / WIDTH); }
+
 static void work(void* context, int worker) {
     job* j = context;
     int bad = 0;
@@ -27,8 +29,8 @@ static void work(void* context, int worker) {
         for (int64_t at; (at = piece * fc_next(&j->next)) < j->length;)
             bad |= j->kernels->hadamard_near(j->x + at, fc_min(piece, j->length - at), j->block, j->scale);
     } else {
-        const int64_t parts = j->stride / WIDTH, group = j->stride * j->rows, items = j->length / group * parts;
-        for (int64_t item; (item = fc_next(&j->next)) < items;)
+        const int64_t parts = j->stride / WIDTH, group = j->stride * j->rows;
+        for (int64_t item; (item = fc_next(&j->next)) < far_items(j);)
             bad |= j->kernels->hadamard_far(j->x + item / parts * group + item % parts * WIDTH, j->stride, j->rows,
                                             WIDTH, j->scale);
     }
@@ -48,7 +50,7 @@ int fc_hadamard(float* x, int64_t length, int64_t block, fc_isa isa, int threads
         j.stride = stride;
         j.rows = (int)fc_min(FC_HADAMARD_ROWS, block / stride);
         j.scale = stride * j.rows == block ? scale : 0;
-        fc_parallel(threads, work, &j);
+        fc_parallel((int)fc_min(threads, far_items(&j)), work, &j);
     }
     fc_leave_ieee(mode);
     return j.bad ? FC_NOT_FINITE : FC_OK;

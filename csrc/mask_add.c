@@ -52,7 +52,8 @@ static void copy_words(const char* values, fc_dtype dtype, int64_t length, int w
 static int read_part(const job* j, int64_t at, int64_t length, void* out) {
     const int in = j->dtype == FC_F64 || j->dtype == FC_U64 ? 8 : 4;
     const char* values = j->values + at * in;
-    for (int64_t byte = 0; byte < length * in; byte += 64) __builtin_prefetch(values + AHEAD + byte);
+    for (int64_t byte = 0; byte < length * in; byte += 64) /* as a number: it may lie behind the array */
+        __builtin_prefetch((const void*)((uintptr_t)values + AHEAD + (uintptr_t)byte));
     if (j->dtype == FC_F32 || j->dtype == FC_F64)
         return j->kernels->quantise[j->dtype == FC_F64][j->wide](values, j->scale, j->limit, length, out);
     copy_words(values, j->dtype, length, j->wide, out);

@@ -38,7 +38,7 @@ int fc_read(const fc_rows* x, int streams, uint64_t* digest, fc_isa isa, int thr
     const fc_kernels* kernels = fc_kernels_for(isa);
     if (!kernels) return FC_NO_ISA;
     job j = {x, kernels, streams < 1 ? 1 : streams > MOST ? MOST : streams, 0, 0};
-    fc_parallel(threads, work, &j);
+    fc_parallel((int)fc_min(threads, fc_ceil(fc_columns(x) * fc_itemsize(x->dtype), BYTES)), work, &j);
     *digest = j.seen;
     return FC_OK;
 }

@@ -59,6 +59,8 @@ def name_of(dtype: object, what: str = "dtype", among: tuple[str, ...] = tuple(S
         raise DTypeError(
             f"{what}: got {dtype.str}, expected this machine's byte order; use array.astype(dtype.newbyteorder('='))"
         )
+    if dtype is None:  # which NumPy takes for float64
+        raise DTypeError(f"{what}: got None, expected one of {', '.join(among)}")
     text = str(dtype).removeprefix("torch.")
     with contextlib.suppress(TypeError):  # not a dtype at all: refused below
         text = text if text in STORAGE else np.dtype(dtype).name  # type: ignore[call-overload]

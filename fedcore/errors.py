@@ -46,6 +46,10 @@ class BackendError(FedcoreError, RuntimeError):
     """A backend that was asked for by name and is not there or cannot do this."""
 
 
+class WorkSpaceError(FedcoreError, MemoryError):
+    """No memory for what a kernel needs beside its rows and its result."""
+
+
 class RuleError(FedcoreError, ValueError):
     """A rule that cannot run on this cohort, such as f too large for n."""
 

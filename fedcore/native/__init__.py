@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import BackendError, ShapeError
+from fedcore.errors import BackendError, WorkSpaceError
 from fedcore.native._fedcore import ffi, lib
 from fedcore.rowtable import RowTable
 
@@ -57,25 +57,14 @@ def c_rows(rows: RowTable | None) -> Any:
 
 
 def address(array: np.ndarray, kind: str) -> Any:
-    """A C pointer to an array's memory."""
+    """A C pointer to an array's memory, which it does not keep alive: the array has a name while C runs."""
     return ffi.cast(kind, array.ctypes.data)
-
-
-def running(total: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """What a statistic is added to: zeros, or the caller's fp64 total. Raises ShapeError for one that C cannot take."""
-    if total is None:
-        return np.zeros(shape, np.float64)
-    if total.shape != shape or total.dtype != np.float64 or not total.flags.c_contiguous:
-        raise ShapeError(
-            f"total: got {total.dtype} of shape {total.shape}, expected contiguous float64 of shape {shape}"
-        )
-    return total
 
 
 def checked(status: int, op: str) -> int:
     """Raise for a status that is not about the data."""
     if status == lib.FC_NO_MEMORY:
-        raise MemoryError(f"{op}: no memory for its work space; use fewer threads or free memory")
+        raise WorkSpaceError(f"{op}: no memory for its work space; use fewer threads or free memory")
     if status == lib.FC_NO_ISA:
         raise BackendError(f"{op}: the forced instruction set cannot run on this machine")
     return status

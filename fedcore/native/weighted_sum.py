@@ -13,9 +13,10 @@ from fedcore.rowtable import RowTable
 
 def weighted_sum(rows: RowTable, weights: np.ndarray, divisor: float | None, out: np.ndarray, threads: int = 1) -> bool:
     """As fedcore.reference.weighted_sum. The GIL is released while it runs."""
+    coefficients = np.ascontiguousarray(weights, np.float32)  # held here: C sees an address alone
     status = lib.fc_weighted_sum(
         c_rows(rows),
-        address(np.ascontiguousarray(weights, np.float32), "const float *"),
+        address(coefficients, "const float *"),
         math.nan if divisor is None else divisor,
         address(out, "void *"),
         DTYPES[name_of(out.dtype)],

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from fedcore.backends import requested, selected_isa
-from fedcore.ops.rows import as_center, as_rows
+from fedcore.errors import ShapeError
+from fedcore.ops.rows import as_center, as_rows, checked_total
 from fedcore.ops.squared_norms import check_statistic, run_statistic
 from fedcore.reference.gram import CHUNK, EPSILON, EPSILON_AMX
 
@@ -29,8 +30,9 @@ def gram(
     rows     (n, d) array or tensor, a sequence of n 1-D arrays, or a RowTable; fp32, fp16 or bf16
     center   a (d,) row of any of those dtypes; None is zero. A centre close to the rows keeps the error small: a row
              of the cohort itself is the usual choice.
-    total    (n, n) fp64 NumPy of the columns before, to go on from: added to in place and returned. Tiles whose widths
-             are multiples of 8192 columns give the bits of one pass.
+    total    (n, n) fp64 NumPy, contiguous and writable, of the columns before, to go on from: added to in place and
+             returned; Triton returns the sum beside it. Tiles whose widths are multiples of 8192 columns give the bits
+             of one pass.
     first    entries of two rows before this one are left as `total` has them: a Gram grows as rows arrive
 
     Bound: |Ĝ_ij − G_ij| ≤ gram_epsilon() / 4 · (G_ii + G_jj) (derivation: fedcore/reference/gram.py). The bits of an
@@ -40,9 +42,9 @@ def gram(
     """
     data = as_rows(rows)
     middle = as_center(center, data)
-    going_on: dict[str, Any] = {} if total is None else {"total": total}
-    if first:
-        going_on["first"] = first
+    if not 0 <= first <= data.n:
+        raise ShapeError(f"first: got {first}, expected a row number, 0 to {data.n}")
+    going_on = {"total": checked_total(total, (data.n, data.n))} | ({"first": first} if first else {})
     result = run_statistic("gram", data, middle, backend, threads, **going_on)
     check_statistic("gram", data, middle, result.diagonal())
     return result

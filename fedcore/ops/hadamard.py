@@ -15,7 +15,7 @@ from fedcore.ops.rows import is_torch, thread_count
 def hadamard(x: Any, block: int, *, backend: str | None = None, threads: int | None = None) -> Any:
     """The orthonormal fast Walsh–Hadamard transform of each block of `x`, in place; returns `x`.
 
-    x       (d,) contiguous, writable fp32 array or tensor
+    x       (d,) contiguous, aligned, writable fp32 array or tensor
     block   a power of two that divides d: pad the end with zeros otherwise
 
     It keeps the norm of each block, and is its own inverse, up to fp32 rounding. The same bits on every backend, ISA
@@ -27,9 +27,9 @@ def hadamard(x: Any, block: int, *, backend: str | None = None, threads: int | N
         raise DTypeError(f"hadamard: got {type(x).__name__}, expected a NumPy array or a torch tensor")
     if str(x.dtype).removeprefix("torch.") != "float32":
         raise DTypeError(f"hadamard: got {x.dtype}, expected float32; convert it first")
-    contiguous = x.is_contiguous() if is_torch(x) else x.flags.c_contiguous and x.flags.writeable
-    if x.ndim != 1 or not contiguous:
-        raise ShapeError(f"hadamard: got shape {tuple(x.shape)}, expected one contiguous, writable dimension")
+    usable = x.is_contiguous() and x.data_ptr() % 4 == 0 if is_torch(x) else x.flags.carray
+    if x.ndim != 1 or not usable:
+        raise ShapeError(f"hadamard: got shape {tuple(x.shape)}, expected one contiguous, aligned, writable dimension")
     size = _checked_block(block, x.shape[0])
     on_gpu = is_torch(x) and x.device.type != "cpu"
     name = requested(backend) or default(on_gpu)

@@ -45,6 +45,14 @@ def is_torch(value: object) -> bool:
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
 
 
+def check_plain(what: str, tensor: Any) -> None:
+    """Raise ShapeError for a tensor on a device, or DTypeError for one of a kind, whose memory no kernel reads."""
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise ShapeError(f"{what}: on {tensor.device}, expected main memory or a GPU that torch calls cuda; move it")
+    if str(tensor.layout) != "torch.strided" or tensor.is_nested or tensor.is_neg() or tensor.is_conj():
+        raise DTypeError(f"{what}: a sparse, nested or lazily negated tensor, expected a plain one; pass a dense clone")
+
+
 def view_of_tensor(tensor: Any) -> np.ndarray:
     """A NumPy view of a CPU tensor; bf16 becomes BF16."""
     import torch
@@ -67,6 +75,8 @@ def as_rows(rows: Any) -> Rows:
             raise ShapeError(
                 f"rows: got an array of shape {tuple(rows.shape)}, expected (n, d); give a matrix or a list of rows"
             )
+        if is_torch(rows):
+            check_plain("rows", rows)
         if isinstance(rows, np.ndarray) and len(rows):
             return _from_table(RowTable.from_matrix(rows), rows.dtype)
         if len(rows) and not isinstance(rows, np.ndarray) and _is_matrix(rows):
@@ -74,7 +84,8 @@ def as_rows(rows: Any) -> Rows:
             return Rows(table, None, table.n, table.d, table.dtype, rows.device)
         rows = list(rows)
     if not isinstance(rows, Sequence) or len(rows) == 0:
-        raise ShapeError("rows: got none, expected an (n, d) array or a non-empty sequence of 1-D rows")
+        got = "none" if isinstance(rows, Sequence) else type(rows).__name__
+        raise ShapeError(f"rows: got {got}, expected an (n, d) array or a non-empty sequence of 1-D rows")
     torch_rows = [is_torch(row) for row in rows]
     if all(torch_rows):
         return _from_tensors(list(rows))
@@ -88,8 +99,8 @@ def as_rows(rows: Any) -> Rows:
 
 def _is_matrix(tensor: Any) -> bool:
     """Whether NumPy sees the rows of a tensor as they lie; of others each row is looked at, and errors name it."""
-    plain = tensor.device.type == "cpu" and str(tensor.layout) == "torch.strided"
-    return plain and str(tensor.dtype).removeprefix("torch.") in ROW_DTYPES and tensor.is_contiguous()
+    known = str(tensor.dtype).removeprefix("torch.") in ROW_DTYPES
+    return tensor.device.type == "cpu" and known and tensor.is_contiguous()
 
 
 def _from_table(table: RowTable, dtype: Any) -> Rows:
@@ -100,6 +111,7 @@ def _from_table(table: RowTable, dtype: Any) -> Rows:
 def _from_tensors(tensors: list[Any]) -> Rows:
     device, dtype, d = tensors[0].device, name_of(tensors[0].dtype, "row 0", ROW_DTYPES), tensors[0].numel()
     for i, row in enumerate(tensors):
+        check_plain(f"row {i}", row)
         if row.device != device:
             raise ShapeError(f"row {i}: on {row.device}, expected {device} like row 0; move the rows to one device")
         if row.ndim != 1 or row.numel() != d:
@@ -117,12 +129,33 @@ def as_center(center: Any, rows: Rows) -> Rows | None:
     """A (d,) row of any row dtype, or a table of one row; None stays None (zero)."""
     if center is None:
         return None
+    if not isinstance(center, RowTable) and getattr(center, "shape", None) != (rows.d,):
+        got = f"shape {tuple(center.shape)}" if hasattr(center, "shape") else type(center).__name__
+        raise ShapeError(f"center: got {got}, expected one row of {rows.d} columns like the rows")
+    if not isinstance(center, (RowTable, Quantized)):
+        name_of(center.dtype, "center", ROW_DTYPES)
     found = as_rows(center if isinstance(center, RowTable) else [center])
     if found.n != 1 or found.d != rows.d:
         raise ShapeError(f"center: got {found.n} × {found.d}, expected one row of {rows.d} columns like the rows")
     if found.on_gpu != rows.on_gpu:
         raise ShapeError("center: it lies on another device than the rows; move it there")
     return found
+
+
+def checked_total(total: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A statistic of the columns before, as C can add to it. Raises DTypeError and ShapeError; None stays None."""
+    if total is None:
+        return None
+    if not isinstance(total, np.ndarray) or total.dtype != np.float64:
+        got = str(total.dtype) if isinstance(total, np.ndarray) else type(total).__name__
+        raise DTypeError(f"total: got {got}, expected a NumPy array of float64")
+    usable = total.flags.c_contiguous and total.flags.aligned and total.flags.writeable
+    if total.shape != shape or not usable:
+        raise ShapeError(
+            f"total: got shape {total.shape}{'' if usable else ', read-only or with gaps'}, expected {shape}, "
+            "contiguous, aligned and writable; pass a copy"
+        )
+    return total
 
 
 def choose(rows: Rows, backend: str | None) -> str:

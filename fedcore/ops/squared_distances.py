@@ -8,7 +8,7 @@ import numpy as np
 
 from fedcore.backends import implementation
 from fedcore.errors import BackendError, DTypeError, ShapeError, WeightError
-from fedcore.ops.rows import Rows, as_rows, choose, raise_first_nonfinite, thread_count
+from fedcore.ops.rows import Rows, as_rows, checked_total, choose, raise_first_nonfinite, thread_count
 from fedcore.ops.tiles import tiles_of
 
 
@@ -26,8 +26,8 @@ def squared_distances(
     rows     as in `gram`; on the host where they are mixed
     pairs    (m, 2) integers: row numbers, or mixtures
     mix      (mixtures, n) finite numbers, taken as fp64: y_m = Σ_i mix_mi x_i. Default: y are the rows themselves.
-    total    (m,) fp64 of the columns before, to go on from: added to in place and returned. Tiles of any width give the
-             bits of one pass.
+    total    (m,) fp64 NumPy, contiguous and writable, of the columns before, to go on from: added to in place and
+             returned. Tiles of any width give the bits of one pass.
 
     The oracle of certified selection: exact to (d + 2) · 2⁻⁵³, and to (n + 1) · 2⁻⁵³ of Σ_i |mix_mi x_i| where rows are
     mixed; the same bits on every backend and thread count. Raises ShapeError (a number out of range), DTypeError,
@@ -37,14 +37,15 @@ def squared_distances(
     given = np.asarray(pairs)
     if given.size and given.dtype.kind not in "iu":
         raise DTypeError(f"pairs: got {given.dtype}, expected integer row numbers")
-    index = np.ascontiguousarray(given, np.int64)
+    index = np.require(given, np.int64, "CA")
     if index.ndim != 2 or index.shape[1] != 2:
         raise ShapeError(f"pairs: got shape {index.shape}, expected (m, 2) row numbers")
     mixed = None if mix is None else _checked(mix, data.n)
     points, what = (data.n, "row numbers") if mixed is None else (len(mixed), "mixtures")
     if index.size and (index.min() < 0 or index.max() >= points):
         raise ShapeError(f"pairs: got {what} {index.min()} to {index.max()}, expected 0 to {points - 1}")
-    result = np.zeros(len(index)) if total is None else total
+    before = checked_total(total, (len(index),))
+    result = np.zeros(len(index)) if before is None else before
     name = choose(data, backend)
     if name == "triton":
         if mixed is not None:
@@ -61,7 +62,7 @@ def squared_distances(
 
 def _checked(mix: Any, rows: int) -> np.ndarray:
     """The coefficients of mixtures, contiguous in fp64."""
-    found = np.ascontiguousarray(mix, np.float64)
+    found = np.require(mix, np.float64, "CA")
     if found.ndim != 2 or found.shape[1] != rows:
         raise ShapeError(f"mix: got shape {found.shape}, expected (mixtures, {rows}), a coefficient a row")
     if not np.isfinite(found).all():

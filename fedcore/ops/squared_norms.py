@@ -8,7 +8,7 @@ import numpy as np
 
 from fedcore.backends import implementation
 from fedcore.errors import BackendError
-from fedcore.ops.rows import Rows, as_center, as_rows, choose, raise_first_nonfinite, thread_count
+from fedcore.ops.rows import Rows, as_center, as_rows, checked_total, choose, raise_first_nonfinite, thread_count
 from fedcore.ops.tiles import tiles_of
 
 
@@ -24,16 +24,17 @@ def squared_norms(
 
     rows     (n, d) array or tensor, a sequence of n 1-D arrays, or a RowTable; fp32, fp16 or bf16
     center   a (d,) row of any of those dtypes; None is zero
-    total    (n,) fp64 NumPy of the columns before, to go on from: added to in place and returned. Tiles whose widths
-             are multiples of 8192 columns give the bits of one pass.
+    total    (n,) fp64 NumPy, contiguous and writable, of the columns before, to go on from: added to in place and
+             returned, on a GPU as a tensor beside it. Tiles whose widths are multiples of 8192 columns give the bits
+             of one pass.
 
     The same bits on every backend, ISA and thread count (order: fedcore/reference/squared_norms.py).
     Raises ShapeError, DTypeError, and NonFiniteError with the row and column of a NaN or Inf.
     """
     data = as_rows(rows)
     middle = as_center(center, data)
-    going_on = {} if total is None else {"total": total}
-    result = run_statistic("squared_norms", data, middle, backend, threads, **going_on)
+    before = checked_total(total, (data.n,))
+    result = run_statistic("squared_norms", data, middle, backend, threads, total=before)
     check_statistic("squared_norms", data, middle, result)
     return result
 

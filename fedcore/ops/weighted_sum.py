@@ -12,6 +12,7 @@ from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
 from fedcore.ops.rows import (
     Rows,
     as_rows,
+    check_plain,
     choose,
     is_torch,
     raise_first_nonfinite,
@@ -44,10 +45,10 @@ def weighted_sum(
     The law: start at 0.0 in fp64, add fp64(w_i)·fp64(x_i) in row order, divide, round once to nearest even. Every
     backend, ISA and thread count gives the same bits (see fedcore/reference/weighted_sum.py).
 
-    NumPy in gives NumPy out, torch in gives torch out on the same device. Raises ShapeError, DTypeError, WeightError (a
-    weight that is not finite, or a count above 2**24, which fp32 cannot hold), NonFiniteError (row and column of a NaN
-    or Inf that would have counted) and RangeError (a finite sum that `out_dtype` cannot hold). After an error the
-    contents of `out` are not defined.
+    NumPy in gives NumPy out, torch in gives torch out on the same device, without gradients. Raises ShapeError,
+    DTypeError, WeightError (a weight that is not finite, or a count above 2**24, which fp32 cannot hold),
+    NonFiniteError (row and column of a NaN or Inf that would have counted) and RangeError (a finite sum that
+    `out_dtype` cannot hold). After an error the contents of `out` are not defined.
     """
     data = as_rows(rows)
     w = checked_weights(weights, data.n)
@@ -67,9 +68,9 @@ def weighted_sum(
 def checked_divisor(divisor: Any, name: str = "divisor") -> float:
     """A divisor as a float. Raises WeightError, by `name`, unless it is a finite number other than 0."""
     try:
-        value = float(divisor)
-    except (TypeError, ValueError):
-        raise WeightError(f"{name}: got {divisor!r}, expected a number") from None
+        value = float("" if isinstance(divisor, str) else divisor)  # a text that float reads is no number
+    except (TypeError, ValueError, OverflowError):
+        raise WeightError(f"{name}: got {divisor!r}, expected a number that fp64 holds") from None
     if not np.isfinite(value) or value == 0.0:
         raise WeightError(f"{name}: got {value}, expected a finite number other than 0")
     return value
@@ -86,7 +87,7 @@ def exact_weights(weights: Any, n: int, names: Sequence[str] | None = None) -> n
 
     names: what messages call the row of each; None is its position. Raises ShapeError, DTypeError or WeightError.
     """
-    given = np.asarray(weights.detach().cpu() if is_torch(weights) else weights)
+    given = np.asarray(_in_main_memory(weights) if is_torch(weights) else weights)
     if given.shape != (n,):
         raise ShapeError(f"weights: got shape {given.shape}, expected ({n},), one for each row")
     if given.dtype.kind not in "buif":
@@ -110,12 +111,23 @@ def exact_weights(weights: Any, n: int, names: Sequence[str] | None = None) -> n
     return exact
 
 
+def _in_main_memory(weights: Any) -> Any:
+    """A tensor of weights as NumPy takes it, which has no bf16."""
+    check_plain("weights", weights)
+    held = weights.detach().cpu()
+    return held.double() if str(held.dtype) == "torch.bfloat16" else held
+
+
 def output_for(data: Rows, out: Any, dtype: str, as_tensor: bool, count: int | None = None) -> tuple[Any, Any]:
     """(what the caller gets, what the backend writes): two views of the same memory, (d,) or (count, d)."""
     shape = (data.d,) if count is None else (count, data.d)
     if out is not None:
         if not is_torch(out) and not isinstance(out, np.ndarray):
             raise DTypeError(f"out: got {type(out).__name__}, expected a NumPy array or a torch tensor")
+        if is_torch(out):
+            check_plain("out", out)
+            if out.requires_grad:
+                raise DTypeError("out: requires gradients, which pass no kernel; pass out.detach()")
         if tuple(out.shape) != shape:
             raise ShapeError(f"out: got shape {tuple(out.shape)}, expected {shape}")
         contiguous = out.is_contiguous() if is_torch(out) else out.flags.c_contiguous and out.flags.writeable

@@ -97,6 +97,15 @@ def test_one_rounding_of_exact_sums(compiled):
     assert d == got.size
 
 
+def test_noise_at_any_alignment(compiled):
+    rows, noise = make_rows(6, 300, "float32"), noise_of(300)
+    memory = np.zeros(noise.nbytes + 1, np.uint8)
+    beside = memory[1:].view(np.int64)
+    beside[:] = noise
+    expected = fc.ops.clip_noise_accumulate(rows, 5.0, None, noise, backend="reference").sum
+    assert same_bits(fc.ops.clip_noise_accumulate(rows, 5.0, None, beside, **compiled).sum, expected)
+
+
 def test_segments_and_formats(compiled):
     rows, noise = make_rows(6, 300, "float32"), noise_of(300)
     buffers = [b"\xff" * (i % 4) + row.tobytes() for i, row in enumerate(rows)]

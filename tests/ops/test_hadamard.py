@@ -49,6 +49,14 @@ def test_unaligned(compiled, offset):
     assert np.isnan(memory[offset + 8192 :]).all()
 
 
+def test_elements_that_straddle_words_are_refused(compiled):
+    torch = pytest.importorskip("torch")
+    memory = np.zeros(4 * 64 + 1, np.uint8)
+    for x in (memory[1:].view(np.float32), torch.frombuffer(memory, dtype=torch.float32, offset=1)):
+        with pytest.raises(ShapeError, match="expected one contiguous, aligned, writable dimension"):
+            fc.ops.hadamard(x, 64, **compiled)
+
+
 @pytest.mark.parametrize("m", [0, 1, 2, 5, 8])
 def test_the_formula(m):
     block = 1 << m
@@ -121,7 +129,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(DTypeError, match="hadamard: got list"):
         fc.ops.hadamard([0.0], 1)
     for wrong in (np.zeros((2, 2), np.float32), np.zeros(8, np.float32)[::2], np.frombuffer(bytes(16), np.float32)):
-        with pytest.raises(ShapeError, match="expected one contiguous, writable dimension"):
+        with pytest.raises(ShapeError, match="expected one contiguous, aligned, writable dimension"):
             fc.ops.hadamard(wrong, 2)
     assert fc.ops.hadamard(np.zeros(0, np.float32), 16).size == 0
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from inputs import make_rows, same_bits
 
+import fedcore as fc
 from fedcore import backends
 from fedcore.dtypes import round_from_float64, to_float64
-from fedcore.errors import ShapeError
+from fedcore.errors import DTypeError, ShapeError
 from fedcore.rowtable import RowTable
 
 WIDTH = 8192
@@ -111,13 +112,54 @@ def test_an_entry_does_not_depend_on_the_other_rows(compiled, dtype):
     assert same_bits(np.ascontiguousarray(gram(RowTable.from_arrays(rows[29:]))[1:, 1:]), alone)
 
 
-def test_a_total_or_row_number_that_does_not_fit_is_refused(compiled):
-    from fedcore.native.gram import gram
+def frozen(shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros in memory that nobody may write to."""
+    return np.frombuffer(bytes(8 * int(np.prod(shape)))).reshape(shape)
 
-    table = RowTable.from_arrays(make_rows(3, 10, "float32"))
-    with pytest.raises(ShapeError, match=r"total: got float64 of shape \(2, 2\), expected contiguous float64 of shape"):
-        gram(table, total=np.zeros((2, 2)))
-    with pytest.raises(ShapeError, match="total: got float32"):
-        gram(table, total=np.zeros((3, 3), np.float32))
-    with pytest.raises(ShapeError, match="first: got 4, expected a row number, 0 to 3"):
-        gram(table, first=4)
+
+WRONG = {
+    "its shape": (lambda shape: np.zeros((*shape[:-1], shape[-1] - 1)), ShapeError, "got shape"),
+    "its dtype": (lambda shape: np.zeros(shape, np.float32), DTypeError, "got float32, expected a NumPy array of fl"),
+    "a list": (lambda shape: np.zeros(shape).tolist(), DTypeError, "got list, expected a NumPy array of float64"),
+    "read-only": (frozen, ShapeError, "read-only or with gaps"),
+    "gaps": (lambda shape: np.zeros((*shape, 2))[..., 0], ShapeError, "read-only or with gaps"),
+    "misaligned": (lambda shape: misaligned(np.zeros(shape)), ShapeError, "read-only or with gaps"),
+}
+
+
+def misaligned(array: np.ndarray) -> np.ndarray:
+    """The same, a byte beside where its dtype wants to lie."""
+    memory = np.zeros(array.nbytes + 1, np.uint8)
+    copy = memory[1:].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@pytest.mark.parametrize("wrong", sorted(WRONG))
+@pytest.mark.parametrize("backend", ["reference", "c"])
+def test_a_total_that_does_not_fit_is_refused_and_stays(compiled, wrong, backend):
+    make, error, words = WRONG[wrong]
+    rows = make_rows(3, 10, "float32")
+    for op, shape, more in (
+        (fc.ops.gram, (3, 3), ()),
+        (fc.ops.squared_norms, (3,), ()),
+        (fc.ops.squared_distances, (5,), ([[0, 1]] * 5,)),
+    ):
+        total = make(shape)
+        with pytest.raises(error, match=f"total: .*{words}"):
+            op(rows, *more, total=total, backend=backend)
+        assert not np.any(total)
+
+
+@pytest.mark.parametrize("first", [-1, 4])
+@pytest.mark.parametrize("backend", ["reference", "c"])
+def test_a_first_row_that_is_none_is_refused(compiled, backend, first):
+    with pytest.raises(ShapeError, match=f"first: got {first}, expected a row number, 0 to 3"):
+        fc.ops.gram(make_rows(3, 10, "float32"), first=first, backend=backend)
+
+
+def test_pairs_and_mixtures_at_any_alignment(compiled):
+    rows, mix = make_rows(5, 100, "float32"), np.random.default_rng(0).normal(size=(5, 5))
+    expected = fc.ops.squared_distances(rows, PAIRS, mix=mix, backend="reference")
+    got = fc.ops.squared_distances(rows, misaligned(PAIRS), mix=misaligned(mix), **compiled)
+    assert same_bits(got, expected)

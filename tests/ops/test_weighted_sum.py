@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fractions
+import weakref
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from inputs import BLOCKS, LANES, TILES, from_bits, make_rows, same_bits
 import fedcore as fc
 from fedcore.dtypes import bf16, bf16_bits, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError, WeightError
+from fedcore.rowtable import RowTable
 
 OUT = ("float32", "float64", "float16", "bfloat16")
 
@@ -294,3 +296,26 @@ def test_another_byte_order_is_refused():
         fc.ops.weighted_sum(rows, [1, 1], out=np.empty(10, ">f4"))
     with pytest.raises(DTypeError, match="byte order"):
         fc.ops.gram(rows, swapped[0])
+
+
+def test_weights_live_as_long_as_the_kernel_runs(compiled, monkeypatch):
+    """Converted ones have no other owner."""
+    from fedcore.native import weighted_sum as native
+
+    seen, given, address, lib = [], [], native.address, native.lib
+
+    class Library:
+        FC_NOT_FINITE = lib.FC_NOT_FINITE
+
+        @staticmethod
+        def fc_weighted_sum(*arguments):
+            seen.extend(held() is not None for held in given)
+            return lib.fc_weighted_sum(*arguments)
+
+    monkeypatch.setattr(native, "lib", Library)
+    monkeypatch.setattr(native, "address", lambda array, kind: given.append(weakref.ref(array)) or address(array, kind))
+    rows, weights = make_rows(3, 40, "float32"), np.array([0.5, -2.0, 3.0])
+    out = np.zeros(40, np.float32)
+    native.weighted_sum(RowTable.from_arrays(rows), weights, None, out)
+    assert seen == [True, True]
+    assert same_bits(out, reference(rows, weights))
