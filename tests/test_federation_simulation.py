@@ -78,6 +78,8 @@ def test_what_a_run_leaves(whole):
             path = whole / "updates" / entry["arm"] / f"round-{entry['round']:03d}" / f"{client}.{digest}.safetensors"
             assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
         assert all(value == np.float32(value) for value in entry["coefficients"].values())
+        before = folder.rounds.load_global(entry["arm"], entry["round"] - 1, entry["reference"])
+        assert before.digest() == entry["reference"]
         assert {
             "rule",
             "parameters",

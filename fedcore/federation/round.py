@@ -182,9 +182,10 @@ def ledger_entry(
 ) -> dict[str, Any]:
     """What an auditor needs to make this round's output again from the journal.
 
-    In parameters space it is, bit for bit, ops.weighted_sum over the clients of `coefficients` in that order and then
-    the reference, with these coefficients, `reference_coefficients` and `divisor`, in the tensors' dtype. With a
-    server optimiser that is `optimizer.aggregate`, and one step from the state of the round before makes the output and
+    `reference` is the adapter that the round before made, or round-000, in the arm's folder of arms/. In parameters
+    space the output is, bit for bit, ops.weighted_sum over the clients of `coefficients` in that order and then the
+    reference, with these coefficients, `reference_coefficients` and `divisor`, in the tensors' dtype. With a server
+    optimiser that is `optimizer.aggregate`, and one step from the state of the round before makes the output and
     `optimizer.state`. `server` and `center` are the digests of the updates that the rule looked at besides.
     """
     settings = federation.config.aggregation_of(arm)

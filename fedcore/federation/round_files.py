@@ -1,8 +1,9 @@
 """What the rounds of an arm leave, one file each, known to the ledger by its digest.
 
-arms/<name>/round-<n>.safetensors (the global adapter)  server-<n>.safetensors (of a server optimiser)
-side-<n>.safetensors (of a LoRA method)  fixed-<n>, start-<digest>-<n>, kept-<client>-<n>.safetensors (factors around a
-core, starts of clients that are not the global adapter, what stays with a client of what it trained)
+arms/<name>/round-<n>.safetensors (the global adapter; round-000 is what the first round starts from)
+server-<n>.safetensors (of a server optimiser)  side-<n>.safetensors (of a LoRA method)  fixed-<n>, start-<digest>-<n>,
+kept-<client>-<n>.safetensors (factors around a core, starts of clients that are not the global adapter, what stays with
+a client of what it trained)
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ class RoundFiles:
 
     def __init__(self, folder: Path):
         self.folder = folder
+
+    def save_first(self, arm: str, adapter: Update) -> None:
+        """Keep what the first round starts from, its `reference` in the ledger, unless an interrupted run has."""
+        if not self._global(arm, 0).exists():
+            write_atomically(self._global(arm, 0), adapter.to_bytes())
 
     def save_global(self, arm: str, number: int, update: Update) -> Update:
         """Keep the adapter that round `number` made; gives it back as read from those bytes, as a resumed run would."""

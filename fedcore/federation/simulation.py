@@ -115,6 +115,7 @@ def run_arm(federation: Federation, arm: Arm) -> Start:
     """All rounds of one arm from the initial adapter, finished ones read back. Returns what it ends with."""
     agreed_in_the_clear(federation.config, arm, federation.learner.digest)
     folder, start = federation.folder, first_start(federation, arm)
+    folder.rounds.save_first(arm.name, start.adapter)
     for number in range(1, federation.config.run.rounds + 1):
         entry = folder.ledger.find(arm=arm.name, round=number)
         if entry is not None and folder.metrics.find(arm=arm.name, round=number):

@@ -116,7 +116,7 @@ def _checked_noise(noise: Any, size: int, data: Rows) -> Any:
         if not data.on_gpu and noise.device.type != "cpu":
             raise ShapeError(f"noise: on {noise.device}, expected main memory like the rows; pass noise.cpu()")
         return noise.contiguous()
-    return np.require(noise, requirements="CA")
+    return np.require(noise, requirements=["C", "A"])
 
 
 def _tensor(noise: Any) -> Any:

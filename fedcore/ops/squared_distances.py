@@ -37,7 +37,7 @@ def squared_distances(
     given = np.asarray(pairs)
     if given.size and given.dtype.kind not in "iu":
         raise DTypeError(f"pairs: got {given.dtype}, expected integer row numbers")
-    index = np.require(given, np.int64, "CA")
+    index = np.require(given, np.int64, ["C", "A"])
     if index.ndim != 2 or index.shape[1] != 2:
         raise ShapeError(f"pairs: got shape {index.shape}, expected (m, 2) row numbers")
     mixed = None if mix is None else _checked(mix, data.n)
@@ -62,7 +62,7 @@ def squared_distances(
 
 def _checked(mix: Any, rows: int) -> np.ndarray:
     """The coefficients of mixtures, contiguous in fp64."""
-    found = np.require(mix, np.float64, "CA")
+    found = np.require(mix, np.float64, ["C", "A"])
     if found.ndim != 2 or found.shape[1] != rows:
         raise ShapeError(f"mix: got shape {found.shape}, expected (mixtures, {rows}), a coefficient a row")
     if not np.isfinite(found).all():

@@ -163,9 +163,9 @@ def _ledger(ledger: Sequence[dict[str, Any]]) -> str:
         f'<th scope="col" class="text">{name}</th>'
         for name in ("rule", "excluded", "not counted", "output SHA-256", "entry")
     )
-    where = "updates/"
+    where = "updates/ and arms/"
     if any("privacy" in entry for entry in ledger):
-        where += " (of private arms in private/updates/, until they expire)"
+        where += " (updates of private arms are in private/updates/, until they expire)"
     caption = (
         f"<caption>What an auditor needs to make each round's output again from the bytes in {where}. Excluded: sent "
         "NaN or Inf, or factors that cancel; the rule never saw it. Not counted: given a coefficient of zero by the "
