@@ -150,8 +150,8 @@ class Config(Section):
         for reserved in ("base", "local-only"):
             if reserved in names:
                 raise ValueError(f"arms: the name {reserved!r} is taken by a row of the table; choose another")
-        if len(set(names)) < len(names):
-            raise ValueError(f"arms: got {', '.join(names)}, expected a different name for each arm")
+        if len({name.casefold() for name in names}) < len(names):  # folders of disks that know no case
+            raise ValueError(f"arms: got {', '.join(names)}, expected a different name for each arm, whatever its case")
         for name in (self.privacy.arms or ()) if self.privacy else ():
             if name not in names:
                 raise ValueError(f"privacy.arms: got {name!r}, expected some of {', '.join(names)}")

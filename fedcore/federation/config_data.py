@@ -42,4 +42,13 @@ class Partition(Section):
     def _column_counts(self) -> Partition:
         if self.kind == "column" and self.clients is not None:
             raise ValueError("kind = 'column' makes one client per value of the column; leave out clients")
+        # a file that was written whole has every default
+        if self.kind != "dirichlet" and self.alpha != type(self).model_fields["alpha"].default:
+            raise ValueError(
+                f"got alpha = {self.alpha:g} with kind = {self.kind!r}; set kind = 'dirichlet' or leave it out"
+            )
+        if self.kind == "iid" and self.column is not None:
+            raise ValueError(
+                f"got column = {self.column!r} with kind = 'iid'; set kind = 'dirichlet' or 'column', or leave it out"
+            )
         return self

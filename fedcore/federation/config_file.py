@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedcore.errors import ConfigError, MissingError, RuleError
-from fedcore.federation.config import Config
+from fedcore.federation.config import Aggregation, Config
 from fedcore.federation.config_data import BUILT_IN_TEXTS
 from fedcore.federation.methods import method_faults
 from fedcore.federation.privacy_faults import privacy_faults
@@ -124,6 +124,7 @@ def check_clients(config: Config, clients: int | None, name: str, examples: Sequ
                 f"{name}: arms[{index}].attack.clients: got {arm.attack.clients} of {clients} clients, expected at "
                 f"most {clients - 1}; leave one that is honest"
             )
+    faults += _centers(config, name)
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
 
@@ -140,6 +141,27 @@ def _rule_faults(config: Config, index: int, clients: int | None) -> list[str]:
         own = any(getattr(arm, key) is not None for key in ("rule", "parameters", "before"))
         return [f"{f'arms[{index}]' if own else 'aggregation'}: {error}"]
     return _missing(rule, config)
+
+
+def _centers(config: Config, name: str) -> list[str]:
+    """Why a centre that moves on would do nothing: no arm's rule has one."""
+    settings = [config.aggregation_of(arm) for arm in config.arms]
+    if config.aggregation.center == "reference" or any(_looks_at_center(one) for one in settings):
+        return []
+    rules = ", ".join(dict.fromkeys(one.method or one.rule for one in settings))
+    return [
+        f'{name}: aggregation.center: got "moved_on" with {rules}; it is where centered_clipping starts: leave it out'
+    ]
+
+
+def _looks_at_center(settings: Aggregation) -> bool:
+    """Whether its rule starts at a centre; where the rule itself is wrong, that is told elsewhere."""
+    if settings.method is not None:
+        return False
+    try:
+        return "center" in make_chain(settings.rule, settings.parameters, settings.before).uses
+    except RuleError:
+        return True
 
 
 def _missing(rule: Rule, config: Config) -> list[str]:

@@ -78,6 +78,15 @@ class Adapter(Section):
     rslora: bool = Field(default=False, description="rank-stabilised scale")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the adapter's input")
 
+    @model_validator(mode="after")
+    def _one_way_to_say_ranks(self) -> Adapter:
+        # a file that was written whole has every default
+        if self.ranks is not None and self.rank != type(self).model_fields["rank"].default:
+            raise ValueError(
+                f"got rank = {self.rank} and ranks = {list(self.ranks)}, which is in its place; leave out one"
+            )
+        return self
+
     @property
     def each_rank(self) -> tuple[int, ...]:
         """The clients' ranks in turn."""
