@@ -155,9 +155,9 @@ def _centers(config: Config, name: str) -> list[str]:
 
 
 def _looks_at_center(settings: Aggregation) -> bool:
-    """Whether its rule starts at a centre; where the rule itself is wrong, that is told elsewhere."""
+    """Whether its rule starts at a centre; a rule that is wrong, or a method with a centre, is told of elsewhere."""
     if settings.method is not None:
-        return False
+        return settings.center != "reference"
     try:
         return "center" in make_chain(settings.rule, settings.parameters, settings.before).uses
     except RuleError:
