@@ -9,7 +9,7 @@ from fedcore import Update, aggregate, lora
 from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import BudgetError, NonFiniteError
 from fedcore.lora import measure, residual
-from fedcore.rules import Krum, Mean, NormClipping
+from fedcore.rules import ARC, GeometricMedian, Krum, Mean, Median, NormClipping
 from fedcore.rules.budget import parse_memory
 from tests.oracles import delta as dense
 
@@ -163,3 +163,21 @@ def test_a_budget_has_room_for_the_gram_of_each_thread(tmp_path):
     for threads in (16, 64):  # said to three digits
         wanted = more + decision[threads] - decision[1]
         assert least[Krum(1), threads] - least[Krum(1), 1] == pytest.approx(wanted, abs=1e6)
+
+
+@pytest.mark.parametrize("rule", [Mean(), Krum(1), GeometricMedian(), ARC(1), Median()], ids=repr)
+def test_the_least_that_is_said_works_where_tensors_lie_beside_factors(tmp_path, rule):
+    rng, shapes = (
+        np.random.default_rng(0),
+        {"x.lora_A.weight": (2, 40), "x.lora_B.weight": (50, 2), "head.weight": (6,)},
+    )
+    paths = []
+    for i in range(5):
+        tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        paths.append(tmp_path / f"{i}.safetensors")
+        paths[i].write_bytes(Update.from_tensors(tensors, client_id=f"c{i}", scaling={"x": 1.0}).to_bytes())
+    with pytest.raises(BudgetError, match="expected at least") as refused:
+        aggregate(paths, rule, memory=1)
+    least = str(refused.value).partition("at least ")[2].partition(" for")[0]
+    expected = aggregate([Update.from_bytes(path.read_bytes()) for path in paths], rule)
+    assert aggregate(paths, rule, memory=least).update.digest() == expected.update.digest()

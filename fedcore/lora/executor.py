@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,8 @@ class DeltaExecutor:
         given = {name: update for name, update in references.items() if update is not None}
         zero_first = bool(references) and next(iter(references.values())) is None
         if passes.get("memory") is not None:
-            rows = [*cohort, *given.values()]
-            _check_budget(rows, start, passes["memory"], passes["threads"], matrices, order, dense)
+            memory, threads = passes["memory"], passes["threads"]
+            _check_budget(cohort, references.values(), start, memory, threads, matrices, order, dense)
         told = {name: passes.get(name) for name in ("progress", "backend", "threads")}
         rows, who = [*cohort, *given.values()], [*names, *given]
         factors = FactorPasses(rows, who, len(cohort), start=start, zero_first=zero_first, rank=rank, **told)
@@ -145,7 +145,8 @@ class DeltaExecutor:
 
 
 def _check_budget(
-    updates: Sequence[Update],
+    cohort: Cohort,
+    references: Iterable[Update | None],
     start: Update | None,
     memory: Any,
     threads: int | None,
@@ -155,12 +156,14 @@ def _check_budget(
 ) -> None:
     """Raise BudgetError unless there is room for the factors of the largest module of all updates, in fp64.
 
-    They exist four times for a moment: as they are read, stacked, and in the QR of the stack. Beside them lie two Grams
-    and their product for each module that is worked on, or what `lora_gram` takes, for a rule that needs a Gram. An
-    order statistic needs the tiles of products, and Δ with its SVD, some six matrices of its size; kept dense, all
-    of them exist twice, as results and in an update. A decision over a Gram holds `matrices` of (n, n).
+    Factors exist four times for a moment: as they are read, stacked, and in the QR of the stack. Beside them lie two
+    Grams and their product for each module that is worked on, or what `lora_gram` takes, for a rule that needs a Gram.
+    An order statistic needs the tiles of products, and Δ with its SVD, some six matrices of its size; kept dense, all
+    of them exist twice, as results and in an update. A decision over a Gram holds `matrices` of (n, n). The least that
+    the error names is enough for the dense tensors, too, which have their tiles when no factors are there.
     """
-    sizes, kept = [0], 0
+    rows, sizes, kept = [*cohort, *references], [0], 0
+    updates = [update for update in rows if update is not None]
     modules = {module: pair for update in updates for module, pair in update.modules.items()}
     lacking = {} if start is None else start.modules
     for module, first in modules.items():
@@ -174,4 +177,7 @@ def _check_budget(
     largest = max((update.layout for update in updates), key=lambda layout: int(layout.decoded().nbytes.sum()))
     budget = budget_for(largest, updates, memory, matrices, threads)
     budget.least = budget.held + kept + max(sizes)
+    if tensors := cohort[0].dense:
+        beside = budget_for(cohort.layout_of(tensors), rows, memory, matrices, threads)
+        budget.least = max(budget.least, beside.least)
     budget.check(f"the LoRA factors of {len(updates)} updates, module by module")
