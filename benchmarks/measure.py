@@ -51,7 +51,7 @@ def require_green(op: str, tests: str | None = None) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--rootdir", str(ROOT)]
     if op in ORDER_STATISTICS:
         files.append("ops/test_order_laws.py")
-        command += ["-k", op]  # of the laws, those of this op
+        command += ["-k", op]  # of the laws, those of ops with this name in theirs
     command += [str(ROOT / "tests" / file) for file in files]
     result = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=False)
     if result.returncode:
