@@ -20,6 +20,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 11
+#: ops whose tests are also those of every order statistic
+ORDER_STATISTICS = ("median", "trimmed_mean", "mean_around_median")
 
 
 def alternate(works: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
@@ -45,8 +47,12 @@ def alternate(works: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> d
 
 def require_green(op: str, tests: str | None = None) -> None:
     """Stop unless the op's own tests pass, or those in tests/`tests`: a wrong kernel has no speed."""
-    test = ROOT / "tests" / (tests or f"ops/test_{op}.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--rootdir", str(ROOT), str(test)]
+    files = [tests] if tests else [f"ops/test_{op}.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--rootdir", str(ROOT)]
+    if op in ORDER_STATISTICS:
+        files.append("ops/test_order_laws.py")
+        command += ["-k", op]  # of the laws, those of ops with this name in theirs
+    command += [str(ROOT / "tests" / file) for file in files]
     result = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"{op}: its tests fail, so it is not timed\n{result.stdout[-2000:]}{result.stderr[-1000:]}")

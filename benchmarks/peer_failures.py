@@ -15,6 +15,7 @@ from importlib import metadata
 
 import numpy as np
 from measure import ROOT, save
+from peers import flower_messages
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -22,25 +23,16 @@ from failures import CASES, central, clipping, distances, precision
 from failures.finding import Finding, guarded
 
 
-def flower_records(rows: np.ndarray, counts: list[int]) -> list:
-    from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
-
-    return [
-        RecordDict({"arrays": ArrayRecord({"w": Array(row)}), "metrics": MetricRecord({"num-examples": count})})
-        for row, count in zip(rows, counts, strict=True)
-    ]
-
-
 def flower_distances(rows: np.ndarray) -> np.ndarray:
     from flwr.serverapp.strategy.multikrum import compute_distances
 
-    return compute_distances([record["arrays"] for record in flower_records(rows, [1] * len(rows))])
+    return compute_distances([record["arrays"] for record in flower_messages(rows, [1] * len(rows))])
 
 
 def flower_krum(rows: np.ndarray, f: int) -> int:
     from flwr.serverapp.strategy.multikrum import select_multikrum
 
-    records = flower_records(rows, [1] * len(rows))
+    records = flower_messages(rows, [1] * len(rows))
     chosen = select_multikrum(records, num_malicious_nodes=f, num_nodes_to_select=1)[0]
     return next(i for i, record in enumerate(records) if record is chosen)
 
@@ -48,7 +40,7 @@ def flower_krum(rows: np.ndarray, f: int) -> int:
 def flower_mean(rows: np.ndarray, counts: list[int]) -> np.ndarray:
     from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
-    return aggregate_arrayrecords(flower_records(rows, counts), "num-examples")["w"].numpy()
+    return aggregate_arrayrecords(flower_messages(rows, counts), "num-examples")["w"].numpy()
 
 
 def flower_bf16() -> Finding:

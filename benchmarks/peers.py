@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 
-def flower_messages(rows: list[np.ndarray], counts: list[int]) -> list:
+def flower_messages(rows: Iterable[np.ndarray], counts: list[int]) -> list:
     """Flower RecordDicts as they arrive: an ArrayRecord whose Array holds .npy bytes, a MetricRecord with the count."""
     from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 

@@ -195,9 +195,10 @@ def taken_on(folders: list[str], sources: list[str]) -> list[str]:
             if not (record := load(source, folder)):
                 continue
             machine = record["machine"]
+            cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
             where = (
                 f"{record['date']}: {machine['cpu']} (family-model-stepping {machine['family_model_stepping']}), "
-                f"{machine['cores']} cores, {machine['isa']}, {machine['system']}"
+                f"{cores}, {machine['isa']}, {machine['system']}"
             )
             found.setdefault(where, []).append(source)
     if len(found) == 1:

@@ -199,7 +199,8 @@ def crowding_rows(entries: Entries) -> list[Row]:
         if entry["corrupt"] > entry["dropout"] or not entry["worst"]:
             continue
         worst, tried = entry["worst"], entry["attacks that over-drew"]
-        what = f"crowding, {tried} attacks by {entry['corrupt']} of {entry['clients']:,}: chance of a void round"
+        attacks = "1 attack" if tried == 1 else f"{tried} attacks"
+        what = f"crowding, {attacks} by {entry['corrupt']} of {entry['clients']:,}: chance of a void round"
         found = f"2^{worst['void']['value']:.1f}".replace("-", "−")
         plain = f"2^{entry['log2 of the chance of a void round, not attacked']:.1f}".replace("-", "−")
         out = f"{worst['honest left out']['value']:.0f} honest members left out"

@@ -87,9 +87,10 @@ class RowTable:
             )
 
     def _refuse(self, outside: np.ndarray, sizes: np.ndarray, what: str) -> None:
-        if outside.any():
-            segment, row = np.argwhere(outside)[0]
-            raise ShapeError(f"rows: {what}segment {segment} of row {row} ends past its buffer of {sizes[row]} bytes")
+        for segment, row in np.argwhere(outside):
+            raise ShapeError(
+                f"rows: {what}segment {segment} of row {row} ends past its buffer of {sizes[row]} bytes; give all of it"
+            )
 
     @classmethod
     def from_arrays(cls, arrays: Sequence[np.ndarray | Quantized]) -> RowTable:
@@ -245,7 +246,7 @@ class RowTable:
         if not same:
             raise ShapeError(
                 f"rows: {other.d} columns of {other.dtype} in {len(other.lengths)} segments cannot follow "
-                f"{self.d} of {self.dtype} in {len(self.lengths)}"
+                f"{self.d} of {self.dtype} in {len(self.lengths)}; expected the same segments and dtype, so convert one"
             )
         encoding = None if one.encoding is None or two.encoding is None else one.encoding.extend(two.encoding)
         offsets = np.concatenate((one.offsets, two.offsets), 1)

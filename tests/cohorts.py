@@ -38,6 +38,11 @@ class WrongWithinBound(RowExecutor):
         return gram.__class__(gram.matrix + error + error.T, gram.error, gram.offset, gram.rounding)
 
 
+def executor_of(rows: Any, kind: type[RowExecutor] = RowExecutor) -> RowExecutor:
+    """Of plain rows, without references, by one thread."""
+    return kind.from_rows(rows, references={}, backend=None, threads=1)
+
+
 def decided(
     rule: Any, rows: Any, *, kind: type[RowExecutor] = RowExecutor, backend: str | None = None, **references: Any
 ) -> Any:

@@ -64,3 +64,13 @@ def silent(sampler):
     """Releases without their noise."""
     sampler.on = False
     return sampler
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a private run that is over, for reading; what changes it takes a copy."""
+    from private_runs import run
+
+    path = tmp_path_factory.mktemp("private") / "run"
+    run(path)
+    return path

@@ -71,8 +71,10 @@ def test_mimic_copies_the_honest_row_that_stands_out(seed):
     copied = Mimic()(honest, 2)
     assert np.array_equal(copied, honest[[oracles.mimicked(honest)] * 2])
     assert np.array_equal(Mimic(row=4)(honest, 1)[0], honest[4])
-    with pytest.raises(ConfigError, match="row is 9, expected below 9"):
+    with pytest.raises(ConfigError, match=r"^Mimic: got row=9, expected below 9, the number of honest rows; "):
         Mimic(row=9)(honest, 1)
+    with pytest.raises(ConfigError, match=r"^Mimic: got row=-1, expected an integer of at least 0"):
+        Mimic(row=-1)
 
 
 def test_mimic_of_equal_rows_copies_them():

@@ -127,6 +127,7 @@ def test_changes_that_would_break_a_roster_are_refused(made, capsys):
         path.write_text(text)
         code, _, err = run(capsys, "show", path)
         assert (code, "is no roster" in err) == (1, True), text
+        assert "is no roster of version 1, expected JSON as fedcore keys writes it; put back" in err
 
 
 def test_changes_side_by_side_are_all_kept(made):

@@ -91,7 +91,8 @@ def test_text_of_any_kind_survives_the_round_trip():
         (SMALLEST + "[run]\nadapter_from = 'x'\n", "run.adapter_from: got 'x', expected one of federated"),
         (SMALLEST + "[partition]\nkind = 'column'\nclients = 3\n", "leave out clients"),
         ("[model]\nquantization = 'nf4'\n", "needs exactly one of source"),
-        ("[model.pretrain]\nhidden = 128\nheads = 3\n", "hidden = 128 is not a multiple of heads = 3"),
+        ("[model.pretrain]\nhidden = 128\nheads = 3\n", "hidden = 128 is not a multiple of heads = 3; change one"),
+        ("[model.pretrain]\nhidden = 64\nheads = 64\n", "hidden = 64 over heads = 64 is odd; position encoding needs"),
         (
             SMALLEST + "[[arms]]\nname = 'a'\nattack = { clients = 8 }\n",
             "arms[0].attack.clients: got 8 of 8 clients, expected at most 7",

@@ -24,24 +24,17 @@ from fedcore.report.table import rows
 pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    path = tmp_path_factory.mktemp("private") / "run"
-    run(path)
-    return path
-
-
-def test_a_round_is_the_noisy_mean_of_clipped_terms_of_what_travels(whole):
+def test_a_round_is_the_noisy_mean_of_clipped_terms_of_what_travels(finished):
     """Made again with plain arithmetic and the noise of the round's own charge, which the same inputs find again."""
-    folder, plan = RunFolder.read(whole), read_plan(whole)
+    folder, plan = RunFolder.read(finished), read_plan(finished)
     start = fc.privacy.orthonormal(fake.FakeLearner().initial())
     a = np.asarray(start.tensors[f"{fake.MODULE}.lora_A.weight"], np.float64)
     assert np.allclose(a @ a.T, np.eye(2), atol=1e-6)
-    mechanism, charged = Central(1.0, plan.charged, 5), budget(whole)
+    mechanism, charged = Central(1.0, plan.charged, 5), budget(finished)
     for entry in folder.ledger.entries:
         number = entry["round"]
         assert entry["reference"] == start.digest()
-        each = updates(whole, number, start)
+        each = updates(finished, number, start)
         private = folder.private.kept("one", number)
         assert list(private["messages"]) == [f"client-{i}" for i in range(5)]
         changes = [np.float64(u.tensors[B]) - np.float64(start.tensors[B]) for u in each]
@@ -63,8 +56,8 @@ def test_a_round_is_the_noisy_mean_of_clipped_terms_of_what_travels(whole):
     assert len(charged.charges) == 2
 
 
-def test_epsilon_is_in_metrics_table_and_page_and_ends_at_the_budget(whole):
-    folder, z = RunFolder.read(whole), read_plan(whole).charged
+def test_epsilon_is_in_metrics_table_and_page_and_ends_at_the_budget(finished):
+    folder, z = RunFolder.read(finished), read_plan(finished).charged
     lines_of = folder.metrics.entries[1:]
     assert [line["arm"] for line in lines_of] == ["one", "one"]  # nobody trains alone in public
     for number, line in enumerate(lines_of, 1):
@@ -72,7 +65,7 @@ def test_epsilon_is_in_metrics_table_and_page_and_ends_at_the_budget(whole):
     assert 0.999 * 20 < lines_of[-1]["epsilon"] <= 20
     table = rows(folder.metrics.entries)
     assert [row.epsilon for row in table] == [None, lines_of[-1]["epsilon"]]
-    said = lines(read_plan(whole), table, folder.ledger.entries)
+    said = lines(read_plan(finished), table, folder.ledger.entries)
     assert said[0].startswith("ε = 20 of 20 at δ = 1e-05, for one client of 5 (add_remove neighbours); every client")
     page = write_report(folder).read_text()
     assert "<h2>Privacy</h2>" in page
@@ -80,31 +73,31 @@ def test_epsilon_is_in_metrics_table_and_page_and_ends_at_the_budget(whole):
     assert "ε = 20 of 20" in page
 
 
-def test_nothing_of_a_client_is_public(whole, tmp_path):
+def test_nothing_of_a_client_is_public(finished, tmp_path):
     """Poisoned or not, present or not: outside private/ there is no client, message, norm or count of them."""
-    write_report(RunFolder.read(whole))
-    private = [json.loads(path.read_text()) for path in (whole / "private/rounds").iterdir()]
+    write_report(RunFolder.read(finished))
+    private = [json.loads(path.read_text()) for path in (finished / "private/rounds").iterdir()]
     secrets = ["client-", *(sha for one in private for sha in one["messages"].values())]
     secrets += [repr(norm) for one in private for norm in one["norms"][""]]
     secrets += [one["inputs"] for one in private]
-    public = [p for p in whole.rglob("*") if p.is_file() and "private" not in p.relative_to(whole).parts]
+    public = [p for p in finished.rglob("*") if p.is_file() and "private" not in p.relative_to(finished).parts]
     assert {"ledger.jsonl", "metrics.jsonl", "report.html", "run.json", "privacy.json"} <= {p.name for p in public}
     for path in public:
         data = path.read_bytes()
         for secret in secrets:
             assert secret.encode() not in data, (path.name, secret)
-    page = (whole / "report.html").read_text()
+    page = (finished / "report.html").read_text()
     assert "<h2>Who counted</h2>" not in page
     assert "<h2>Clients</h2>" not in page
-    for line in RunFolder.read(whole).metrics.entries[1:]:
+    for line in RunFolder.read(finished).metrics.entries[1:]:
         assert line["seconds"].keys() <= {"evaluation"}
-    for entry in RunFolder.read(whole).ledger.entries:
+    for entry in RunFolder.read(finished).ledger.entries:
         assert not {"inputs", "coefficients", "excluded", "not_counted", "change_norms", "report"} & entry.keys()
     for name in ("", "secret", "budget.sealing-key"):
-        assert (whole / "private" / name).stat().st_mode & 0o077 == 0
+        assert (finished / "private" / name).stat().st_mode & 0o077 == 0
     # two runs on the same texts: a digest of them confirms no guess
     run(tmp_path / "again")
-    facts = [json.loads((path / "run.json").read_text()) for path in (whole, tmp_path / "again")]
+    facts = [json.loads((path / "run.json").read_text()) for path in (finished, tmp_path / "again")]
     assert facts[0]["texts"] != facts[1]["texts"]
     assert facts[0]["clients"] == []
 

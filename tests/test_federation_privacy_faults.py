@@ -27,16 +27,9 @@ pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the 
 LOCAL = config(SMALL + 'mode = "local"\n')
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    path = tmp_path_factory.mktemp("private") / "run"
-    run(path)
-    return path
-
-
-def test_the_private_journal_expires_and_says_so(whole, tmp_path, capsys):
+def test_the_private_journal_expires_and_says_so(finished, tmp_path, capsys):
     path = tmp_path / "run"
-    shutil.copytree(whole, path)
+    shutil.copytree(finished, path)
     assert RunFolder.read(path).expired == 0
     inside = [p for p in (path / "private").rglob("*") if p.is_file() and "budget" not in str(p.relative_to(path))]
     old = [file for file in inside if file.name != "plan-key"]
@@ -96,7 +89,7 @@ def test_keys_are_destroyed_between_rounds_of_this_run_alone_and_while_nobody_el
     assert len(run(path, shared, resume=True).ledger.entries) == 3
 
 
-def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, whole, capsys):
+def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, finished, capsys):
     text = 'epsilon = 20\ndelta = 1e-2\narms = ["one"]\nsampling = "poisson"\nclients_per_round = 2\n'
     arms = '[[arms]]\nname = "one"\n[[arms]]\nname = "bare"\n'
     path = tmp_path / "run"
@@ -108,8 +101,8 @@ def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, whole, caps
     assert any(note.startswith("warning: bare: not private, on the same clients") for note in notes)
     assert any("who watches the clock" in note for note in notes)
     assert "warning: bare: not private" in (path / "report.html").read_text()
-    assert not any("not private" in note for note in read_plan(whole).notes)
-    assert any("their number, 5, is public" in note for note in read_plan(whole).notes)
+    assert not any("not private" in note for note in read_plan(finished).notes)
+    assert any("their number, 5, is public" in note for note in read_plan(finished).notes)
 
 
 @pytest.mark.parametrize(

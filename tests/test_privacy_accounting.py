@@ -10,7 +10,7 @@ import pytest
 
 import fedcore as fc
 from fedcore.errors import DependencyError, PrivacyError
-from fedcore.privacy.accountant import BITS, Charge, discretisation_delta, spent
+from fedcore.privacy.accountant import BITS, Charge, spent
 from fedcore.privacy.discrete_sums import concentrated, tau
 
 pytest.importorskip("dp_accounting", reason="accounting needs dp-accounting, of the extra `train`")
@@ -154,14 +154,13 @@ def test_charges_compose_whatever_their_order_and_grouping():
 
 
 def test_noise_that_is_close_to_ideal_costs_part_of_delta():
-    assert discretisation_delta(1.0, 3 * 5, bits=10) == pytest.approx((1 + math.e) * 15 / 1024)
     plan = {"noise_multiplier": 1.0, "delta": 1e-5, "rounds": 4}
     ideal = fc.privacy.epsilon(**plan)
     samples = 2**64
     got = fc.privacy.epsilon(**plan, dimension=samples)
     assert got > ideal
     left = 1e-5 - (1 + math.exp(got)) * samples * 4 * 2.0**-BITS
-    assert balle_wang_delta(2.0, got) <= left
+    assert 0.99 * left < balle_wang_delta(2.0, got) <= left < 0.9e-5
     assert fc.privacy.epsilon(**plan, dimension=2**90) == math.inf
 
 

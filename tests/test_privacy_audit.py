@@ -12,7 +12,7 @@ from oracles.privacy_audits import AUDITS
 import fedcore as fc
 from fedcore.errors import PrivacyError
 from fedcore.privacy import AdaptiveClip, Budget, Central
-from fedcore.privacy.audit import guesses, one_run_epsilon
+from fedcore.privacy.audit import guesses, neighbours_epsilon, one_run_epsilon
 from fedcore.privacy.noise import draw
 
 pytest.importorskip("dp_accounting", reason="the claimed ε needs dp-accounting, of the extra `train`")
@@ -44,6 +44,41 @@ def test_one_run_with_canaries_finds_less_than_the_claimed_epsilon_and_more_wher
         found = one_run_epsilon(m, 4096, correct, delta)
         assert (found < claimed) == holds, (found, claimed)
         assert found > 0.4 * claimed  # the attack is a real one
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"delta": -0.1}, "delta: got -0.1, expected at least 0 and below 1"),
+        ({"delta": math.nan}, "delta: got nan"),
+        ({"delta": "1e-5"}, "delta: got '1e-5'"),
+        ({"delta": 1.0}, "delta: got 1.0"),
+        ({"confidence": 1.0}, "confidence: got 1.0, expected above 0 and below 1"),
+        ({"confidence": 0}, "confidence: got 0"),
+        ({"thresholds": []}, "thresholds: got none, expected at least one"),
+        ({"thresholds": [0.0, math.nan]}, "thresholds: got NaN"),
+        ({"without": []}, "without: got none, expected at least one output"),
+        ({"present": []}, "present: got none, expected at least one output"),
+        ({"without": [0.0, math.nan]}, "without: got NaN, expected numbers that thresholds can be held against"),
+        ({"present": [[1.0]]}, r"present: got shape \(1, 1\), expected \(n,\)"),
+    ],
+)
+def test_a_bound_from_neighbours_refuses_what_it_cannot_count(changed, named):
+    given = {"without": np.zeros(100), "present": np.ones(100), "thresholds": [0.5], "delta": 1e-5} | changed
+    given |= {name: np.array(given[name], np.float64) for name in ("without", "present")}
+    with pytest.raises(PrivacyError, match=f"^{named}"):
+        neighbours_epsilon(**given)
+    if "delta" in changed or "confidence" in changed:
+        with pytest.raises(PrivacyError, match=f"^{named}"):
+            one_run_epsilon(9, 4, 4, **({"delta": 0.0} | changed))
+
+
+def test_a_bound_from_neighbours_is_that_of_its_rates():
+    share, n = math.log(2 / 0.001), 1000
+    caught = 1 - math.sqrt(2 * share / n) - share / (3 * n)
+    found = neighbours_epsilon(np.zeros(n), np.ones(n), [0.5], 1e-5)
+    assert found == pytest.approx(math.log((caught - 1e-5) / (2 * share / n)))
+    assert neighbours_epsilon(np.ones(n), np.ones(n), [0.5], 1e-5) == 0
 
 
 def test_the_one_run_bound_is_that_of_the_paper():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.federation.config_file import tomllib
+from fedcore.lora import METHODS
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -37,6 +38,15 @@ def test_installing_names_every_package_that_the_metadata_does():
     assert [name for line in needed if (name := re.split(r"[>=; ]", line)[0]) not in said] == []
 
 
+def test_the_tree_names_every_part_of_the_package():
+    tree = TEXT[TEXT.index("## The tree") : TEXT.index("## Environment variables")]
+    package = Path(__file__).parents[1] / "fedcore"
+    files = [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
+    folders = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    named = set(re.findall(r"[a-z_]+(?:\.py|/)", tree))
+    assert sorted({*files, *folders} - named) == []
+
+
 def test_the_measured_table_is_that_of_the_result_files(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     import table
@@ -44,6 +54,7 @@ def test_the_measured_table_is_that_of_the_result_files(monkeypatch):
     assert table.table() in TEXT
     assert table.failures_table() in TEXT
     assert TEXT.count(".json |") > 10
+    assert not re.search(r"\b1 (attacks|cores)\b", TEXT)
 
 
 def test_a_machine_without_avx512_has_a_column_of_its_own(monkeypatch):
@@ -74,6 +85,7 @@ def test_the_table_of_lora_methods_is_that_of_its_runs_and_names_settings(monkey
     import table_lora_methods as table
 
     assert table.section() in TEXT
+    assert f"{len(METHODS)} ways to aggregate LoRA adapters" in TEXT
     for name, settings in (("one pass", "size=24"), ("two passes", "size=24, passes=2")):
         assert f"randomized_sketch, {name}" in table.METHODS
         assert f"| randomized_sketch, {settings} |" in TEXT

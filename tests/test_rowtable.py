@@ -63,7 +63,7 @@ def test_take_and_extend_keep_order():
 
 def test_extend_refuses_other_segments_and_dtypes():
     table = RowTable.from_arrays([np.zeros(4, np.float32)])
-    with pytest.raises(ShapeError, match=r"3 columns of float32 .* cannot follow 4"):
+    with pytest.raises(ShapeError, match=r"3 columns of float32 .* cannot follow 4 .*; expected the same segments"):
         table.extend(RowTable.from_arrays([np.zeros(3, np.float32)]))
     with pytest.raises(ShapeError, match="4 columns of float16"):
         table.extend(RowTable.from_arrays([np.zeros(4, np.float16)]))
@@ -78,7 +78,7 @@ def test_a_segment_outside_its_buffer_is_refused(offset, length):
 
 
 def test_the_row_outside_its_buffer_is_named():
-    with pytest.raises(ShapeError, match=r"segment 0 of row 1 .* 15 bytes"):
+    with pytest.raises(ShapeError, match=r"segment 0 of row 1 .* 15 bytes; give all of it"):
         RowTable([bytes(16), bytes(15)], np.zeros((1, 2), np.int64), np.array([4]), "float32")
 
 

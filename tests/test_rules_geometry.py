@@ -94,8 +94,10 @@ def test_mixing_twice_is_mixing_by_the_product():
 
 
 def test_a_mixture_that_does_not_sum_to_one_is_refused():
-    with pytest.raises(ShapeError, match="sum to 1"):
-        geometry_of(np.ones((3, 4), np.float32)).mixed(np.full((2, 3), 0.5))
+    with pytest.raises(ShapeError, match=r"^mixing: coefficients of row 1 sum to 1\.5, expected 1; divide by that"):
+        geometry_of(np.ones((3, 4), np.float32)).mixed(np.array([[0.5, 0.5, 0], [0.5, 0.5, 0.5]]))
+    with pytest.raises(ShapeError, match=r"^mixing: coefficients of row 0 sum to nan, expected 1"):
+        geometry_of(np.ones((3, 4), np.float32)).mixed(np.full((2, 3), np.nan))
     with pytest.raises(ShapeError, match=r"expected \(rows, 3\)"):
         geometry_of(np.ones((3, 4), np.float32)).mixed(np.ones((2, 2)))
 

@@ -11,30 +11,14 @@ from fedcore import ops
 from fedcore.errors import NonFiniteError, RuleError
 from fedcore.rules import Krum, MultiKrum
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.rows import RowExecutor
-from fedcore.rules.statistics import Gram, Statistics
-from tests.cohorts import decided
+from fedcore.rules.statistics import Statistics
+from tests.cohorts import WrongWithinBound, decided, executor_of
 from tests.oracles import rules as oracle
-
-
-def executor_of(rows) -> RowExecutor:
-    return RowExecutor.from_rows(rows, references={}, backend=None, threads=1)
 
 
 def selected(rule, rows, executor=None) -> list[int]:
     values = rule.decide(Geometry(Statistics(executor or executor_of(rows))), None).values
     return [int(i) for i in np.flatnonzero(values)]
-
-
-class WrongWithinBound(RowExecutor):
-    """Distances from the Gram that are off by as much as is documented, in a direction of its own choice."""
-
-    def gram(self, origin: int | None = None) -> Gram:
-        gram = super().gram(origin)
-        square = gram.matrix.diagonal()
-        sign = np.random.default_rng(0).choice([-1.0, 1.0], gram.matrix.shape)
-        error = np.triu(sign * ops.gram_epsilon() / 4 * (square[:, None] + square[None, :]), 1) * 0.99
-        return gram.__class__(gram.matrix + error + error.T, gram.error, gram.offset, gram.rounding)
 
 
 @st.composite
@@ -58,11 +42,7 @@ def test_selects_as_the_oracle_does_with_ties_and_duplicates(rows, data):
         assert selected(Krum(f, neighbors), rows) == oracle.multi_krum_rows(rows, f, 1, neighbors)
         expected = oracle.multi_krum_rows(rows, f, m, neighbors)
         assert selected(MultiKrum(f, m, neighbors), rows) == expected
-        assert selected(MultiKrum(f, m, neighbors), rows, wrong(rows)) == expected
-
-
-def wrong(rows) -> WrongWithinBound:
-    return WrongWithinBound.from_rows(rows, references={}, backend=None, threads=1)
+        assert selected(MultiKrum(f, m, neighbors), rows, executor_of(rows, WrongWithinBound)) == expected
 
 
 def near_tie(seed: int) -> list[np.ndarray]:
@@ -93,7 +73,7 @@ def test_near_ties_by_bisection_are_decided_as_in_fp64():
     agreed = redone = 0
     for seed in range(50):
         for rows in near_tie(seed):
-            statistics = Statistics(wrong(rows))
+            statistics = Statistics(executor_of(rows, WrongWithinBound))
             found = Krum(1).decide(Geometry(statistics), None).values
             agreed += np.flatnonzero(found).tolist() == oracle.multi_krum_rows(rows, 1, 1)
             redone += statistics.redone > 0

@@ -7,13 +7,9 @@ import pytest
 
 from fedcore.rules import MultiKrum
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.rows import RowExecutor
 from fedcore.rules.statistics import Statistics
+from tests.cohorts import executor_of
 from tests.oracles import rules as oracle
-
-
-def executor_of(rows) -> RowExecutor:
-    return RowExecutor.from_rows(rows, references={}, backend=None, threads=1)
 
 
 def test_many_clear_cases_redo_nothing():

@@ -30,14 +30,16 @@ class Mimic(Attack):
             return
         row = integer(self.row)
         if row is None or row < 0:
-            raise ConfigError(f"Mimic: row is {self.row!r}, expected an integer of at least 0")
+            raise ConfigError(f"Mimic: got row={self.row!r}, expected an integer of at least 0, or None")
         keep(self, row=row)
 
     def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """f times the row that is copied."""
         row = most_extreme(honest) if self.row is None else self.row
         if row >= len(honest):
-            raise ConfigError(f"Mimic: row is {row}, expected below {len(honest)}, the number of honest rows")
+            raise ConfigError(
+                f"Mimic: got row={row}, expected below {len(honest)}, the number of honest rows; or leave it out"
+            )
         return copies(honest[row], f)
 
 

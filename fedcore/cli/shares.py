@@ -43,7 +43,7 @@ def show_shares(clients: Iterable[str], result: Aggregate, output: Path, seconds
 
 def _fact(client: str, reason: str) -> str:
     """Why an adapter was excluded, without its name, which is beside, and the advice to exclude it."""
-    from fedcore.rules.rows import RETRAIN
+    from fedcore.rules.naming import RETRAIN
 
     return reason.removeprefix(f"client {client!r}: ").removesuffix(f"; {RETRAIN}")
 

@@ -119,6 +119,10 @@ def make_update(cohort: Cohort, found: Combination) -> Update:
 def make_report(
     cohort: Cohort, rule: Rule, space: Space, decided: Decision, found: Combination, clock: Clock
 ) -> dict[str, Any]:
+    """`Aggregate.report`: the rule, its law and coefficients, who counted and why others did not, in plain Python.
+
+    Clients are named by their ids; what the rule tells of itself stands beside, `before` for each pre-aggregation.
+    """
     ids = cohort.client_ids
     details = decided.details | _by_client(ids, decided.per_client)
     if decided.selected is not None:

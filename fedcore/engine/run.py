@@ -243,6 +243,7 @@ def check_rank(rank: Rank, rule: Rule, space: Space, dense: bool) -> None:
 
 
 def check_rule(rule: Rule, cohort: Cohort, excluded: dict[str, str]) -> None:
+    """Raise RuleError where a rule does not take so many clients, naming those that were left out before."""
     try:
         rule.check(len(cohort))
     except RuleError as error:

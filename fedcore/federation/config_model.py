@@ -41,10 +41,10 @@ class Pretrain(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> Pretrain:
         if self.hidden % self.heads:
-            raise ValueError(f"hidden = {self.hidden} is not a multiple of heads = {self.heads}")
+            raise ValueError(f"hidden = {self.hidden} is not a multiple of heads = {self.heads}; change one")
         if self.hidden // self.heads % 2:
             raise ValueError(
-                f"hidden = {self.hidden} over heads = {self.heads} is odd; position encoding needs it even"
+                f"hidden = {self.hidden} over heads = {self.heads} is odd; position encoding needs it even; change one"
             )
         return self
 

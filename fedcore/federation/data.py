@@ -111,7 +111,7 @@ def _documents(config: Config) -> list[Document]:
 def _read(source: str, config: Config, column: str | None) -> Iterable[Document]:
     """The texts of a .jsonl path or a `datasets` name."""
     rows = _jsonl(Path(source)) if source.endswith((".jsonl", ".json")) else _dataset(source, config)
-    return _labelled(rows, source, config.data.text, column)
+    return _labelled(rows, config.data.text, column)
 
 
 def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
@@ -164,9 +164,7 @@ def _dataset(name: str, config: Config) -> Iterable[tuple[str, Mapping[str, Any]
         yield f"{name}[{number}]", row
 
 
-def _labelled(
-    rows: Iterable[tuple[str, Mapping[str, Any]]], source: str, text: str, column: str | None
-) -> Iterable[Document]:
+def _labelled(rows: Iterable[tuple[str, Mapping[str, Any]]], text: str, column: str | None) -> Iterable[Document]:
     """Rows as documents. Raises FormatError naming the row that lacks a column; empty texts are left out."""
     from fedcore.clients.corpus import Document
 

@@ -33,9 +33,9 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """Version of Python, fedcore and each package it uses; None for one that is not installed."""
-    import fedcore
+    from fedcore import __version__
 
-    found: dict[str, str | None] = {"python": platform.python_version(), "fedcore": fedcore.__version__}
+    found: dict[str, str | None] = {"python": platform.python_version(), "fedcore": __version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -94,7 +94,7 @@ def run_arms(
         if resume:
             journal = RunFolder.resumable(output).private
             secret = journal.secret(sealing_key(config.privacy, journal.folder))
-    facts = run_facts(config, texts, learner, secret if config.private else None)
+    facts = run_facts(texts, learner, secret if config.private else None)
     with (
         RunFolder.resume(output, config, facts) if resume else RunFolder.create(output, config, facts, secret)
     ) as folder:
@@ -156,7 +156,7 @@ def with_privacy(federation: Federation) -> Federation:
     return replace(federation, private=private)
 
 
-def run_facts(config: Config, texts: Texts, learner: Learner, secret: bytes | None = None) -> dict[str, Any]:
+def run_facts(texts: Texts, learner: Learner, secret: bytes | None = None) -> dict[str, Any]:
     """run.json: what a reader of the results has to know, and what a resumed run must find unchanged.
 
     secret: of a private run, whose file has nothing by client and a keyed digest, with which nobody confirms a guess

@@ -18,7 +18,7 @@ from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError, NonFiniteError
 from fedcore.lora.stacks import dtype_of, read_plain, rounded
 from fedcore.ops.lora_truncate import Leading
-from fedcore.rules.rows import not_finite
+from fedcore.rules.naming import not_finite
 from fedcore.updates import Cohort, LoraPair, Update
 from fedcore.updates.layout import shown
 

@@ -17,7 +17,7 @@ from fedcore.errors import LayoutError, NonFiniteError, RangeError, WeightError
 from fedcore.lora.cohort import Part, read_part
 from fedcore.lora.core import core_of
 from fedcore.lora.stacks import check_factors, dtype_of, remedy, rounded
-from fedcore.rules.rows import not_finite
+from fedcore.rules.naming import not_finite
 from fedcore.updates import LoraPair, Update
 from fedcore.updates.bases import check_same_base
 from fedcore.updates.layout import shown
@@ -46,7 +46,11 @@ def parts_for(method: Method, update: Update, start: Update) -> Iterator[tuple[s
 
 
 def factor_message(method: Method, update: Update, start: Update, number: int) -> dict[str, np.ndarray]:
-    """The factors that travel in this round, padded to the start's rank where that changes nothing."""
+    """The factors that travel in this round, padded to the start's rank where that changes nothing.
+
+    Returns fp32 arrays by name. Raises LayoutError naming what does not fit the start or was to stay frozen,
+    NonFiniteError for NaN and Inf, and RangeError for what fp32 cannot hold.
+    """
     who, sends, trains = whose(update), method.sends(number), method.trains(number)
     found = read_dense(update, start)
     for name, pair, part in parts_for(method, update, start):

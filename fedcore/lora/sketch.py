@@ -89,7 +89,8 @@ class RandomizedSketch(Method):
     ) -> dict[str, np.ndarray]:
         """The sketches of one client, in fp32; `bases` are what `bases` gave, for the message of the second pass.
 
-        Raises as `Method.message`.
+        Raises as `Method.message`, RuleError also for `bases` where there is one pass, and LayoutError naming a module
+        whose rank is above `size`.
         """
         if (bases is not None) and self.passes == 1:
             raise RuleError("randomized_sketch: got bases with passes = 1; they are for the second of two passes")

@@ -94,7 +94,13 @@ def _check_base(base: Any, factors: FactorPairs) -> None:
 
 
 def dense_output(factors: FactorPairs, out: Any, dtype: str, as_tensor: bool, base: Any = None) -> tuple[Any, Any]:
-    """(what the caller gets, what the backend writes): two views of the same memory, (d_out, d_in) of `dtype`."""
+    """(what the caller gets, what the backend writes): two views of the same memory, (d_out, d_in) of `dtype`.
+
+    out  None makes one, by the library and on the device of the factors
+
+    Raises DTypeError for what is no array or a `dtype` that is no output's, and ShapeError for an `out` of another
+    shape, kind or device, that is not contiguous and writable, or that overlaps the factors or the base.
+    """
     if dtype not in OUT_DTYPES:
         raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
     shape = (factors.d_out, factors.d_in)

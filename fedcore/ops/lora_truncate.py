@@ -60,7 +60,7 @@ def lora_truncate_modules(
     (fedcore/ops/lora_batches.py): 4 GB of stacked factors at a time, and no factor is copied to the host. Others are
     taken one after the other, so that a generator can read them from files.
 
-    Raises as `lora_truncate`, naming the module.
+    Raises as `lora_truncate`, naming the module, and ShapeError for no module at all.
     """
     wanted = _checked(ranks, scale)
     found: dict[int, dict[int, Truncated]] = {}

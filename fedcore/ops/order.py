@@ -15,7 +15,12 @@ from fedcore.ops.weighted_sum import output_for
 def run_order_statistic(
     op: str, data: Rows, arguments: tuple[int, ...], out: Any, out_dtype: Any, backend: str | None, threads: int | None
 ) -> Any:
-    """Call the backend's (rows, *arguments, out, threads) -> suspect, and say what is wrong if anything is."""
+    """Call the backend's (rows, *arguments, out, threads) -> suspect, and say what is wrong if anything is.
+
+    Returns (d,) of `out_dtype`, or `out`. Raises DTypeError for another output dtype, NonFiniteError with the row and
+    column of NaN or Inf, RangeError for a result that does not fit or `threads` below 1, and as `choose` and
+    `output_for` do.
+    """
     name = choose(data, backend)
     dtype = name_of(getattr(out, "dtype", out_dtype))
     if dtype not in OUT_DTYPES:

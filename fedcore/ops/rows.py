@@ -126,7 +126,10 @@ def _from_tensors(tensors: list[Any]) -> Rows:
 
 
 def as_center(center: Any, rows: Rows) -> Rows | None:
-    """A (d,) row of any row dtype, or a table of one row; None stays None (zero)."""
+    """A (d,) row of any row dtype, or a table of one row; None stays None (zero).
+
+    Raises ShapeError for other than one row of the rows' columns and on their device, and DTypeError.
+    """
     if center is None:
         return None
     if not isinstance(center, RowTable) and getattr(center, "shape", None) != (rows.d,):
@@ -159,7 +162,10 @@ def checked_total(total: Any, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def choose(rows: Rows, backend: str | None) -> str:
-    """The backend that will run. Raises BackendError when a request cannot be met where the data lies."""
+    """The backend that will run: the one asked for, else the default where the data lies.
+
+    Raises BackendError for one that is unknown or not available, ShapeError for one that cannot read rows on a GPU.
+    """
     name = requested(backend) or default(rows.on_gpu)
     if rows.on_gpu and name != "triton":
         raise ShapeError(f"rows: on {rows.device}, which backend {name!r} cannot read; use 'triton' or rows.cpu()")

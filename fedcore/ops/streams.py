@@ -50,7 +50,7 @@ def fixed_bytes(op: str, name: str, value: Any, size: int) -> bytes:
         if len(value) == size:
             return value
         got = f"{len(value)} bytes"
-    raise ShapeError(f"{op}: got {got} as {name}, expected {size} bytes")
+    raise ShapeError(f"{op}: got {got} as {name}, expected {size} bytes; pass bytes or a uint8 array of that length")
 
 
 def block_counter(op: str, stream: str, counter: Any, size: int) -> int:

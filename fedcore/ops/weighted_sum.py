@@ -119,7 +119,13 @@ def _in_main_memory(weights: Any) -> Any:
 
 
 def output_for(data: Rows, out: Any, dtype: str, as_tensor: bool, count: int | None = None) -> tuple[Any, Any]:
-    """(what the caller gets, what the backend writes): two views of the same memory, (d,) or (count, d)."""
+    """(what the caller gets, what the backend writes): two views of the same memory, (d,) or (count, d).
+
+    out  None makes one, by the library and on the device of the rows
+
+    Raises DTypeError for what is no array, and ShapeError for an `out` of another shape, kind or device, that is not
+    contiguous and writable, or that overlaps the rows.
+    """
     shape = (data.d,) if count is None else (count, data.d)
     if out is not None:
         if not is_torch(out) and not isinstance(out, np.ndarray):

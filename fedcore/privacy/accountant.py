@@ -166,16 +166,11 @@ def spent(charges: Iterable[Charge], delta: float, sampling: str, neighbours: st
     return math.inf
 
 
-def discretisation_delta(epsilon: float, samples: int, bits: int = BITS) -> float:
-    """What noise samples within 2^-bits (total variation) of the analysed ones add to δ: (1 + e^ε) · samples · 2^-bits.
-
-    `samples` is D · T: coordinates times releases. From P ≤ P* + η ≤ e^ε Q* + δ + η ≤ e^ε (Q + η) + δ + η.
-    """
-    return _widened(epsilon, samples * 2.0**-bits)
-
-
 def _widened(epsilon: float, distance: float) -> float:
-    """(1 + e^ε) η."""
+    """(1 + e^ε) η, what noise within η of the analysed one adds to δ.
+
+    From P ≤ P* + η ≤ e^ε Q* + δ + η ≤ e^ε (Q + η) + δ + η.
+    """
     return (1 + math.exp(min(epsilon, 700.0))) * distance
 
 

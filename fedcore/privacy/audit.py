@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fedcore.errors import PrivacyError
+from fedcore.privacy.limits import number_of, shown
 
 
 def neighbours_epsilon(
@@ -21,9 +22,16 @@ def neighbours_epsilon(
 
     ln((TPR - δ) / FPR) at the best threshold, rates taken at their worst by Bernstein's inequality, whose chances of
     failing share 1 - confidence. From TPR <= e^ε FPR + δ (Jagielski, Ullman and Oprea 2020, "Auditing Differentially
-    Private Machine Learning", NeurIPS, arXiv 2006.07709).
+    Private Machine Learning", NeurIPS, arXiv 2006.07709). Raises PrivacyError for no outputs or thresholds, NaN among
+    them, outputs of another shape, and a delta or confidence that is no share.
     """
+    _check_shares(delta, confidence)
+    without, present = _outputs("without", without), _outputs("present", present)
     cuts, best = list(thresholds), 0.0
+    if not cuts:
+        raise PrivacyError("thresholds: got none, expected at least one; fix them before the runs")
+    if any(math.isnan(number_of(cut)) for cut in cuts):
+        raise PrivacyError("thresholds: got NaN, expected numbers; fix them before the runs")
     log_share = math.log(2 * len(cuts) / (1 - confidence))
     n, m = len(without), len(present)
     for cut in cuts:
@@ -64,10 +72,7 @@ def one_run_epsilon(canaries: int, guessed: int, correct: int, delta: float, con
         raise PrivacyError(
             f"guesses: got {correct} correct of {guessed} of {canaries} canaries, expected each at most the next"
         )
-    if not 0 <= delta < 1 or not 0 < confidence < 1:
-        raise PrivacyError(
-            f"delta and confidence: got {delta!r} and {confidence!r}, expected shares in [0, 1) and (0, 1)"
-        )
+    _check_shares(delta, confidence)
     low, high = 0.0, 40.0
     if _chance(canaries, guessed, correct, low, delta) > 1 - confidence:
         return 0.0
@@ -78,6 +83,27 @@ def one_run_epsilon(canaries: int, guessed: int, correct: int, delta: float, con
         else:
             high = middle
     return low
+
+
+def _check_shares(delta: float, confidence: float) -> None:
+    if not 0 <= number_of(delta) < 1:
+        raise PrivacyError(f"delta: got {shown(delta)}, expected at least 0 and below 1; give the δ that is claimed")
+    if not 0 < number_of(confidence) < 1:
+        raise PrivacyError(
+            f"confidence: got {shown(confidence)}, expected above 0 and below 1; 0.999 fails once in a thousand audits"
+        )
+
+
+def _outputs(name: str, given: np.ndarray) -> np.ndarray:
+    """Outputs of runs, which are counted: of none there is no rate, and NaN would stand on no side of a threshold."""
+    found = np.asarray(given)
+    if found.ndim != 1:
+        raise PrivacyError(f"{name}: got shape {found.shape}, expected (n,), an output a run; flatten it")
+    if not len(found):
+        raise PrivacyError(f"{name}: got none, expected at least one output; run the mechanism first")
+    if np.isnan(found).any():
+        raise PrivacyError(f"{name}: got NaN, expected numbers that thresholds can be held against; repair those runs")
+    return found
 
 
 def _chance(canaries: int, guessed: int, correct: int, epsilon: float, delta: float) -> float:

@@ -123,7 +123,12 @@ class Distributed(Rotation):
         return turned[: self.dimension]
 
     def inputs_digest(self, update: Any) -> str:
-        """SHA-256 (hex) of what a message depends on, for the `Budget.reserve` of a client's own budget."""
+        """SHA-256 (hex) of what a message depends on, for the `Budget.reserve` of a client's own budget.
+
+        update  (dimension,) of any row dtype, in main memory
+
+        Raises ShapeError for another size or memory, DTypeError for another dtype.
+        """
         from fedcore.ops.rows import as_rows
 
         rows = as_rows([update])

@@ -60,8 +60,8 @@ class Geometry:
         extended = self.with_references(matrix)
         # each coefficient is rounded once, and their sum at each addition
         room = (extended.shape[1] + 2) * UNIT
-        if not (np.abs(extended.sum(1) - 1) <= room * np.abs(extended).sum(1)).all():
-            raise ShapeError("mixing: a row of coefficients does not sum to 1")
+        for row in np.flatnonzero(~(np.abs((sums := extended.sum(1)) - 1) <= room * np.abs(extended).sum(1))):
+            raise ShapeError(f"mixing: coefficients of row {row} sum to {sums[row]:.17g}, expected 1; divide by that")
         mix = self._mix
         return Geometry(self._statistics, extended if mix is None else combine(extended, mix))
 

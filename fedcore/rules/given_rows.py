@@ -43,6 +43,7 @@ def flat(reference: Any, data: Rows) -> Any:
 
 
 def zero_like(row: Any) -> Any:
+    """Zeros of a row's shape, dtype and device; of a quantised row, in fp32."""
     if isinstance(row, Quantized):
         return np.zeros(row.shape, np.float32)
     return row.new_zeros(row.shape) if hasattr(row, "new_zeros") else np.zeros_like(row)
@@ -84,6 +85,7 @@ def row_of(given: Any, row: int) -> Any:
 
 
 def columns(data: Rows, row: int, blocks: Blocks) -> np.ndarray:
+    """The columns of a row that lie in blocks (start, stop), joined, in fp64 and in main memory."""
     if data.table is not None:
         return to_float64(np.concatenate([data.table.columns(row, *block) for block in blocks]))
     assert data.tensors is not None

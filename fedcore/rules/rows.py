@@ -5,62 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fedcore import ops
 from fedcore.backends import default, requested
-from fedcore.errors import LayoutError, NonFiniteError
-from fedcore.ops.rows import Rows, as_rows, raise_first_nonfinite
-from fedcore.rowtable import RowTable
-from fedcore.rules.given_rows import (
-    checked_reference,
-    columns,
-    flat,
-    in_main_memory,
-    repair,
-    row_like,
-    row_of,
-    take,
-    zero_like,
-    zero_row,
-)
+from fedcore.ops.rows import as_rows
+from fedcore.rules.given_rows import columns, in_main_memory, row_of, take
+from fedcore.rules.naming import NamedRows
 from fedcore.rules.order_statistic import OrderStatistic, column_statistic
+from fedcore.rules.parts import Part, part_of_rows, parts_of_cohort
 from fedcore.rules.pivot import Blocks, choose_pivot
 from fedcore.rules.statistics import UNIT, Gram
 from fedcore.rules.tiles import Tile
 from fedcore.updates import Cohort, Update
 
-#: what to do about a client's NaN
-RETRAIN = "exclude that client or have it trained again"
 
-
-class Part(NamedTuple):
-    """Rows of one dtype, clients and then references: as they were given, as ops see them, and their tensors."""
-
-    given: Any
-    data: Rows
-    tensors: tuple[str, ...]
-
-    @property
-    def d(self) -> int:
-        """Columns."""
-        return self.data.d
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of all rows."""
-        return self.data.dtype
-
-    @property
-    def starts(self) -> np.ndarray:
-        """(s + 1,) the column at which each tensor starts, and the end."""
-        assert self.data.table is not None
-        return self.data.table.starts
-
-
-class RowExecutor:
+class RowExecutor(NamedRows):
     """Passes over rows that are cut into parts of one dtype each; a cohort of one dtype has one part.
 
     clients, references   how many rows; `names` (clients,) is what messages call each client
@@ -81,10 +43,9 @@ class RowExecutor:
         backend: str | None = None,
         threads: int | None = None,
     ):
+        super().__init__(names, references)
         self.parts = list(parts)
-        self.names = tuple(names)
         self.clients, self.references = len(self.names), len(references)
-        self.reference_names = tuple(f"the {name}" for name in references)
         self.zero = frozenset(self.clients + k for k, row in enumerate(references.values()) if row is None)
         self.backend, self.threads = backend, threads
 
@@ -93,19 +54,8 @@ class RowExecutor:
         cls, rows: Any, *, references: Mapping[str, Any], backend: str | None, threads: int | None
     ) -> RowExecutor:
         """Plain rows, and reference rows by name; None is the zero row."""
-        data = as_rows(rows)
-        names = tuple(f"row {i}" for i in range(data.n))
-        if not references:
-            return cls([Part(rows, data, ())], names, {}, backend=backend, threads=threads)
-        checked = [None if row is None else checked_reference(name, row, data) for name, row in references.items()]
-        extended: Any
-        if isinstance(rows, RowTable):
-            extended = rows
-            for row in checked:
-                extended = extended.extend(zero_row(rows) if row is None else row_like(rows, row))
-        else:
-            extended = [*rows, *(zero_like(rows[0]) if row is None else flat(row, data) for row in checked)]
-        part = Part(extended, as_rows(extended), ())
+        part = part_of_rows(rows, references)
+        names = tuple(f"row {i}" for i in range(part.data.n - len(references)))
         return cls([part], names, references, backend=backend, threads=threads)
 
     @classmethod
@@ -123,18 +73,7 @@ class RowExecutor:
 
         Raises LayoutError naming the client, or the reference, and the tensor that differs.
         """
-        tables = cohort.tables(tensors)
-        rows = [table for _, table in tables]
-        for name, reference in references.items():
-            if reference is None:
-                found = [zero_row(table) for _, table in tables]
-            else:
-                layouts = [u.layout if tensors is None else u.layout.select(tensors) for u in (cohort[0], reference)]
-                if difference := layouts[0].difference(layouts[1]):
-                    raise LayoutError(f"{name}: {difference} like {names[0]}; convert it or send the same adapter")
-                found = [row for _, row in Cohort([reference]).tables(tensors)]
-            rows = [table.extend(row) for table, row in zip(rows, found, strict=True)]
-        parts = [Part(table, as_rows(table), part) for (part, _), table in zip(tables, rows, strict=True)]
+        parts = parts_of_cohort(cohort, references, names, tensors)
         return cls(parts, names, references, backend=backend, threads=threads)
 
     @contextmanager
@@ -272,31 +211,6 @@ class RowExecutor:
         """The rows that are read for a sum: those that are used, but not zero rows; one row where none is left."""
         return [int(row) for row in np.flatnonzero(used) if row not in self.zero] or [0]
 
-    @contextmanager
-    def naming(self, part: Any, rows: Sequence[int], start: int = 0) -> Iterator[None]:
-        """NonFiniteError of an op over columns of `rows` from `start` on, in the words of the caller."""
-        try:
-            yield
-        except NonFiniteError as error:
-            if error.row < 0:
-                raise
-            found = self._named(NonFiniteError(str(error), rows[error.row], start + error.column), part)
-            found.read = tuple(rows)
-            raise found from None
-
-    @contextmanager
-    def found_again(self, part: Any, read: Sequence[int], tile: Tile) -> Iterator[None]:
-        """NonFiniteError of ops over some rows and columns of a tile of the rows `read`, in the words of the caller.
-
-        An op counts rows and columns of what it gets, and a bad centre is a row of the part too: the tile says which.
-        """
-        try:
-            yield
-        except NonFiniteError:
-            with self.naming(part, read, tile.start):
-                raise_first_nonfinite(as_rows(tile.rows))
-            raise
-
     def statistic(
         self, part: Any, tile: Tile, read: Sequence[int], op: Any, rows: Any, center: Any, total: np.ndarray | None
     ) -> np.ndarray:
@@ -304,26 +218,6 @@ class RowExecutor:
         with self.found_again(part, read, tile):
             result = op(rows, center, total=total, backend=self.backend, threads=self.threads)
         return result.cpu().numpy() if hasattr(result, "cpu") else result
-
-    def _named(self, error: NonFiniteError, part: Any) -> NonFiniteError:
-        """The error in the words of the caller: which client, which tensor."""
-        names = (*self.names, *self.reference_names)
-        who = names[error.row]
-        reference = error.row >= self.clients
-        if not part.tensors:
-            remedy = repair(who) if reference else "drop that row or repair it"
-            return NonFiniteError(
-                f"{who}: holds NaN or Inf at column {error.column}; {remedy}", error.row, error.column
-            )
-        starts = part.starts
-        tensor = int(np.searchsorted(starts, error.column, side="right")) - 1
-        remedy = repair(who) if reference else RETRAIN
-        return not_finite(who, part.tensors[tensor], error.column - int(starts[tensor]), error.row, remedy)
-
-
-def not_finite(who: str, tensor: str, element: int, row: int, remedy: str = RETRAIN) -> NonFiniteError:
-    """The error that names the client, the tensor and the element (0-based, row-major) that is NaN or Inf."""
-    return NonFiniteError(f"{who}: tensor {tensor!r} holds NaN or Inf at element {element}; {remedy}", row, element)
 
 
 def _some(part: Part, rows: Sequence[int]) -> Any:

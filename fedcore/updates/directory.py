@@ -39,7 +39,8 @@ def name_of(directory: str | os.PathLike[str]) -> str:
 def open_adapter(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]:
     """(content of adapter_config.json, the path of the weights).
 
-    Raises MissingError for what is not there and FormatError for what is not one adapter in safetensors.
+    Raises MissingError for what is not there, FormatError for what is not one adapter in safetensors, and StorageError
+    for what the operating system does not let read.
     """
     path = Path(directory)
     try:
@@ -92,7 +93,10 @@ def _not_one(path: Path, weights: list[str], pickles: list[str]) -> MissingError
 
 
 def map_file(path: Path) -> np.ndarray:
-    """A file's bytes as a read-only 1-D uint8 array, memory-mapped. Raises as `File.open` does."""
+    """A file's bytes as a read-only 1-D uint8 array, memory-mapped; of an empty file, an empty one.
+
+    Raises as `File.at` and `File.open` do, and StorageError for a file that cannot be mapped.
+    """
     file = File.at(path)
     with file.opened() as descriptor:
         if file.size == 0:

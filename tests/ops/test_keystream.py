@@ -201,7 +201,7 @@ def test_a_counter_that_is_none(value):
 def test_bad_arguments():
     with pytest.raises(RangeError, match="got size=-1"):
         fc.ops.keystream(-1, KEY, NONCE, 0)
-    with pytest.raises(ShapeError, match="got 31 bytes as key, expected 32 bytes"):
+    with pytest.raises(ShapeError, match="got 31 bytes as key, expected 32 bytes; pass bytes or a uint8 array"):
         fc.ops.keystream(5, KEY[:31], NONCE, 0)
     with pytest.raises(ShapeError, match="got 16 bytes as nonce, expected 12 bytes"):
         fc.ops.keystream(5, KEY, KEY[:16], 0)

@@ -1,87 +1,22 @@
-"""The law of median: the NumPy definition's bits on every ISA and thread count, in every order of rows."""
+"""What median alone must hold to; test_order_laws.py has the laws of every order statistic."""
 
 from __future__ import annotations
 
 import numpy as np
 import order_laws as laws
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from inputs import make_rows, same_bits
 
 import fedcore as fc
 
 
-@pytest.mark.parametrize("n", laws.FEW)
-def test_same_bits_for_every_number_of_rows(compiled, dtype, n):
-    for f in (None,):
-        laws.check_same_bits("median", make_rows(n, 75, dtype), f, compiled)
-        laws.check_same_bits("median", laws.hard_rows(n, 75, dtype, n), f, compiled, ("float64",))
+def test_same_bits_for_an_odd_number_of_many_rows(compiled, dtype):
+    laws.check_same_bits("median", make_rows(1501, 40, dtype), None, compiled, ("float32",))
+    laws.check_same_bits("median", laws.hard_rows(1501, 40, dtype, 1501), None, compiled, ("float64",))
 
 
-@pytest.mark.parametrize("n", [*laws.MANY, 1501, 4096])
-def test_same_bits_for_many_rows(compiled, dtype, n):
-    laws.check_same_bits("median", make_rows(n, 40, dtype), None, compiled, ("float32",))
-    laws.check_same_bits("median", laws.hard_rows(n, 40, dtype, n), None, compiled, ("float64",))
-
-
-@pytest.mark.parametrize("d", laws.WIDTHS)
-def test_same_bits_at_every_boundary_of_columns(compiled, dtype, d):
-    for threads in (1, 2, 5):
-        laws.check_same_bits("median", make_rows(6, d, dtype), None, compiled, ("float32",), threads)
-
-
-@pytest.mark.parametrize("n", [2, 9, 40, 70])
-def test_the_order_of_rows_changes_no_bit(compiled, dtype, n):
-    laws.check_permutation("median", None, n, dtype, compiled)
-
-
-def test_segments_and_alignment_change_no_bit(compiled, dtype):
-    for n in (7, 70):
-        laws.check_segments_and_alignment("median", None, n, dtype, compiled)
-
-
-def test_outputs_of_any_alignment_and_size(compiled):
-    laws.check_output("median", None, compiled)
-
-
-def test_a_zero_is_positive(compiled, dtype):
-    for n in (1, 2, 5, 40):
-        laws.check_zeros_are_positive("median", None, n, dtype, compiled)
-
-
-def test_subnormals_survive(compiled, dtype):
-    for n in (1, 6, 37):
-        laws.check_subnormals("median", None, n, dtype, compiled)
-
-
-def test_flush_mode_of_the_caller_changes_nothing(compiled):
-    laws.check_flush_mode("median", None, compiled)
-
-
-@pytest.mark.parametrize("n", [1, 5, 40, 130, 1600])
-def test_non_finite_input_is_named(compiled, dtype, n):
-    laws.check_non_finite_is_named("median", None, n, dtype, compiled)
-
-
-@pytest.mark.parametrize("n", [10, 37, 66])
-def test_non_finite_input_is_named_in_every_row(compiled, dtype, n):
-    laws.check_non_finite_at_every_row("median", None, n, dtype, compiled)
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data(), n=st.integers(1, 70))
-def test_ties_zeros_and_duplicates(data, n):
-    element = st.one_of(
-        st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38, 2.0, 0.1]), st.floats(-1e3, 1e3, width=32)
-    )
-    values = data.draw(st.lists(st.lists(element, min_size=n, max_size=n), min_size=1, max_size=4))
-    f = None
-    columns = np.resize(np.array(values, np.float32), (35, n))
-    for isa in _isas():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("FEDCORE_ISA", isa)
-            laws.check_same_bits("median", list(np.ascontiguousarray(columns.T)), f, {"backend": "c"}, ("float64",))
+def test_non_finite_input_among_many_rows_is_named(compiled, dtype):
+    laws.check_non_finite_is_named("median", None, 1600, dtype, compiled)
 
 
 @pytest.mark.parametrize("n", [301, 1000])
@@ -96,20 +31,6 @@ def test_columns_whose_sampled_rows_mislead(compiled):
     """So many columns that in some the median lies beyond three standard deviations of what a sample of rows says."""
     rows = np.random.default_rng(1).standard_normal((301, 20_000), dtype=np.float32)
     assert np.array_equal(fc.ops.median(rows, **compiled), np.median(rows, axis=0))
-
-
-def _isas() -> list[str]:
-    from fedcore.native import isa_available
-
-    return isa_available()
-
-
-def test_torch_in_torch_out():
-    laws.check_torch("median", None)
-
-
-def test_bad_arguments_are_named():
-    laws.check_bad_arguments("median", None)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

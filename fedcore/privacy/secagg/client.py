@@ -140,7 +140,7 @@ class Client:
         """
         p, values = self.round.parameters, checked(vector, self.round.parameters)
         self._expect("mask", message)
-        partners, sealed = read_sealed(self.round, self._me, self._holders, self._peers, self._tag, message)
+        partners, sealed = read_sealed(self.round, self._holders, self._peers, self._tag, message)
         keys = mask_keys(self._keys, self._tag, self._me, partners, self._peers, self.round.roster.ids)
         packed = masked(values, *keys, p)
         known = fingerprint(packed, self._keys.derived("vector"))

@@ -81,7 +81,7 @@ class Parameters:
                           are residues already, as those of `fc.privacy.Distributed`
         least_included    clients below which a round is to be void; else `min_included` says
 
-        Raises PrivacyError where no number of neighbours does.
+        Raises PrivacyError where no number of neighbours does, and for what is out of range or does not go together.
         """
         n, bound = whole("n", n, 2, MOST_CLIENTS), whole("bound", bound, 0, 1 << 63)
         if (bound == 0) == (modulus_bits is None):

@@ -36,7 +36,7 @@ class Keys:
     peers: dict[int, Peer]
 
 
-def _open(round: Round, tag: bytes, stage: str, data: bytes, most: int) -> tuple[wire.Reader, str]:
+def _open(tag: bytes, stage: str, data: bytes, most: int) -> tuple[wire.Reader, str]:
     who = f"{stage}: the server's message"
     message = wire.unpack(data, wire.kind_of(stage, server=True), wire.SERVER, tag, most, who)
     return wire.Reader(message.body, who), who
@@ -52,7 +52,7 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> K
     p, size, public = round.parameters, wire.advertised_bytes(round.parameters), round.graph.public
     proof = SIGNATURE_BYTES + merkle.HASH * merkle.depth(p.clients) if p.malicious else 0
     most = merkle.HASH + KEY_BYTES + 2 + wire.degree(p) * (2 + size + proof)
-    reader, who = _open(round, round.binding, "share", data, most)
+    reader, who = _open(round.binding, "share", data, most)
     root, server = reader.take(merkle.HASH), reader.take(KEY_BYTES)
     found = reader.positions(p.clients, wire.degree(p))
     if me in found:
@@ -97,13 +97,13 @@ def holders_of(round: Round, position: int, body: bytes, who: str) -> list[int]:
 
 
 def read_sealed(
-    round: Round, me: int, holders: Collection[int], peers: Mapping[int, Peer], tag: bytes, data: bytes
+    round: Round, holders: Collection[int], peers: Mapping[int, Peer], tag: bytes, data: bytes
 ) -> tuple[list[int], dict[int, bytes]]:
     """(members to have a mask with, sealed shares by sender) of the message that starts 'mask'.
 
     Raises Forged for a member that advertised no keys, Void where fewer holders than the threshold have shares.
     """
-    reader, who = _open(round, tag, "mask", data, 2 + len(peers) * (2 + wire.SEALED))
+    reader, who = _open(tag, "mask", data, 2 + len(peers) * (2 + wire.SEALED))
     partners = reader.positions(round.parameters.clients, len(peers))
     if not set(partners) <= peers.keys():
         raise Forged(f"{who}: names a member whose keys the client never saw")
@@ -122,7 +122,7 @@ def read_included(round: Round, me: int, partners: Collection[int], held: Collec
     """
     p = round.parameters
     most = wire.degree(p)
-    reader, who = _open(round, tag, "acknowledge", data, 2 + len(held) * (4 + 2 * most + SIGNATURE_BYTES))
+    reader, who = _open(tag, "acknowledge", data, 2 + len(held) * (4 + 2 * most + SIGNATURE_BYTES))
     included: set[int] = set()
     count = reader.number()
     for _ in range(count):
@@ -161,7 +161,7 @@ def read_request(
     """
     p = round.parameters
     most = p.neighbours * (4 + 2 * wire.degree(p) + SIGNATURE_BYTES) if p.malicious else (p.clients + 7) // 8
-    reader, who = _open(round, tag, "unmask", data, 4 + most + 2 * len(held) * wire.ENTRY)
+    reader, who = _open(tag, "unmask", data, 4 + most + 2 * len(held) * wire.ENTRY)
     if p.malicious:
         _read_acknowledged(round, me, holders, tag, reader, who)
     else:

@@ -21,9 +21,9 @@ class RosterFile:
 
     JSON: {"version": 1, "members": {identifier: key in hex}, "retired": [key in hex, ...]}. A change is made to what
     the file says at that moment, while others that change it wait, and is written whole or not at all. Raises
-    FormatError for a file that is none, MissingError where a change finds the file gone, PrivacyError for a change that
-    would break it, or that would leave it broken by other hands: `revoke` is what mends that, of all members that have
-    one key.
+    FormatError for a file that is none, MissingError where a change finds the file gone, StorageError where it cannot
+    be locked or written, PrivacyError for a change that would break it, or that would leave it broken by other hands:
+    `revoke` is what mends that, of all members that have one key.
     """
 
     def __init__(self, path: str | Path):
@@ -49,7 +49,10 @@ class RosterFile:
             if version != VERSION or not all(isinstance(text, str) for text in [*members, *members.values(), *retired]):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise FormatError(f"{self.path}: is no roster of version {VERSION}") from None
+            raise FormatError(
+                f"{self.path}: is no roster of version {VERSION}, expected JSON as fedcore keys writes it; put back "
+                "a whole copy, a new one would forget retired keys"
+            ) from None
         self.members = {name: _written(key) for name, key in members.items()}
         self.retired = [_written(key) for key in retired]
 
@@ -66,7 +69,11 @@ class RosterFile:
         return Roster({name: _key(text, f"{self.path}: {name!r}") for name, text in members.items()})
 
     def enrol(self, name: str, public: str) -> None:
-        """A new member."""
+        """A new member, with its Ed25519 public key in hex.
+
+        Raises as every change does (see the class), PrivacyError also for a name that is empty or a member's already,
+        and for a key that is none, retired or a member's.
+        """
         if not name:
             raise PrivacyError(f"{self.path}: expected an identifier, got an empty one")
         key = _key(public, "public key").hex()
@@ -76,7 +83,11 @@ class RosterFile:
             self._put(name, key)
 
     def rotate(self, name: str, public: str) -> None:
-        """Another key of a member; its old one is retired."""
+        """Another key of a member, in hex; its old one is retired.
+
+        Raises as every change does (see the class), PrivacyError also for a name that is no member's, and for a key
+        that is none, retired or a member's.
+        """
         key = _key(public, "public key").hex()
         with self._changing():
             old = self._member(name)
@@ -84,7 +95,10 @@ class RosterFile:
             self.retired.append(old)
 
     def revoke(self, name: str) -> None:
-        """A member leaves, and its key is retired."""
+        """A member leaves, and its key is retired.
+
+        Raises as every change does (see the class), PrivacyError also for a name that is no member's.
+        """
         with self._changing():
             self.retired.append(self._member(name))
             del self.members[name]
