@@ -71,7 +71,7 @@ def test_mimic_copies_the_honest_row_that_stands_out(seed):
     copied = Mimic()(honest, 2)
     assert np.array_equal(copied, honest[[oracles.mimicked(honest)] * 2])
     assert np.array_equal(Mimic(row=4)(honest, 1)[0], honest[4])
-    with pytest.raises(ConfigError, match="row is 9, expected below 9"):
+    with pytest.raises(ConfigError, match="got row=9, expected below 9"):
         Mimic(row=9)(honest, 1)
 
 
