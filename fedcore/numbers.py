@@ -20,7 +20,7 @@ LONGEST, FIRST, LAST, MOST_BITS = 160, 100, 40, 64
 
 def as_whole(value: Any) -> int | None:
     """`value` as an int, where it is an integer of any kind without dimensions, else None."""
-    if isinstance(value, bool) or getattr(value, "ndim", 0) or _dtype(value) == "bool":
+    if isinstance(value, bool) or getattr(value, "ndim", 0) != 0 or _dtype(value) == "bool":
         return None
     try:
         return int(operator.index(value))
@@ -45,7 +45,7 @@ def as_flag(value: Any) -> bool | None:
     """`value` as a bool, where it is True or False of any kind without dimensions, else None."""
     if isinstance(value, bool):
         return value
-    if getattr(value, "ndim", 0) or _dtype(value) != "bool":
+    if getattr(value, "ndim", 0) != 0 or _dtype(value) != "bool":
         return None
     try:
         return bool(value)
