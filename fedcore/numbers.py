@@ -15,7 +15,7 @@ from typing import Any
 from fedcore.errors import FedcoreError
 
 #: characters of a value in an error, of which the first and the last stay; bits of an integer that is shown in digits
-LONGEST, FIRST, LAST, MOST_BITS = 160, 100, 40, 64
+LONGEST, FIRST, LAST, MOST_BITS = 160, 100, 40, 128
 
 
 def as_whole(value: Any) -> int | None:

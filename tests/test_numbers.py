@@ -105,9 +105,9 @@ def test_nan_is_a_number():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (2**64 - 1, str(2**64 - 1)),
-        (2**64, "an integer of 65 bits"),
-        (-(2**64), "a negative integer of 65 bits"),
+        (2**128 - 1, str(2**128 - 1)),
+        (2**128, "an integer of 129 bits"),
+        (-(2**128), "a negative integer of 129 bits"),
         (10**5000, "an integer of 16610 bits"),
         ([10**5000], "a list that cannot be shown"),
         (Unshown(), "a Unshown that cannot be shown"),
@@ -167,7 +167,7 @@ def test_a_range_is_said_whole(most, expected):
 
 def test_an_error_begins_with_the_name_after_what_it_belongs_to():
     assert got("f", "x") == "f: got 'x'"
-    assert got("f", 2**70, "Krum") == "Krum: got f=an integer of 71 bits"
+    assert got("f", 2**140, "Krum") == "Krum: got f=an integer of 141 bits"
 
 
 def test_a_frozen_dataclass_keeps_what_was_checked():
