@@ -73,7 +73,7 @@ def test_mimic_copies_the_honest_row_that_stands_out(seed):
     assert np.array_equal(Mimic(row=4)(honest, 1)[0], honest[4])
     with pytest.raises(ConfigError, match=r"^Mimic: got row=9, expected below 9, the number of honest rows; "):
         Mimic(row=9)(honest, 1)
-    with pytest.raises(ConfigError, match=r"^Mimic: got row=-1, expected an integer of at least 0"):
+    with pytest.raises(ConfigError, match=r"^Mimic: got row=-1, expected a whole number of at least 0"):
         Mimic(row=-1)
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 #: what each layer may import of fedcore at the top of a file; a later layer may import every earlier one it names
 BOTTOM = {
     *{"errors", "dtypes", "quantized", "encoding", "rowtable", "expansion", "lock", "backends", "factors"},
-    "gaussian_table",
+    *{"gaussian_table", "numbers"},
 }
 DATA = BOTTOM | {"ops", "updates"}
 METHODS = DATA | {"rules", "lora", "privacy"}
@@ -26,6 +26,7 @@ ENGINE = METHODS | {"engine", "accumulator"}
 CLIENTS = ENGINE | {"clients", "attacks"}
 ALLOWED = {
     "errors": set(),
+    "numbers": {"errors"},
     "dtypes": {"errors"},
     "quantized": {"errors", "dtypes"},
     "encoding": {"dtypes", "quantized"},

@@ -119,22 +119,22 @@ def test_fed_sb_finds_a_factor_that_left_its_span():
 def test_what_is_missing_or_out_of_range_is_named():
     good = alike(2)
     for make, words in (
-        (lambda: lora.FlexLoRA(rank=0), ("flexlora", "rank 0")),
-        (lambda: lora.FedSVD(every=0), ("fedsvd", "every 0")),
+        (lambda: lora.FlexLoRA(rank=0), ("flexlora", "rank=0")),
+        (lambda: lora.FedSVD(every=0), ("fedsvd", "every=0")),
         (lambda: lora.LoRAFAIR(0.0), ("lora_fair", "0.0")),
-        (lambda: lora.FLoRA(side_rank=0), ("flora", "side_rank 0")),
-        (lambda: lora.RandomizedSketch(size=0), ("size 0",)),
-        (lambda: lora.RandomizedSketch(passes=3), ("passes 3",)),
-        (lambda: lora.FlexLoRA(rank=True), ("flexlora", "rank True")),
-        (lambda: lora.FlexLoRA(error_feedback="no"), ("flexlora", "error_feedback 'no'")),
-        (lambda: lora.RaFLoRA(error_feedback=1), ("raflora", "error_feedback 1")),
-        (lambda: lora.FedSVD(every=True), ("fedsvd", "every True")),
+        (lambda: lora.FLoRA(side_rank=0), ("flora", "side_rank=0")),
+        (lambda: lora.RandomizedSketch(size=0), ("size=0",)),
+        (lambda: lora.RandomizedSketch(passes=3), ("passes=3",)),
+        (lambda: lora.FlexLoRA(rank=True), ("flexlora", "rank=True")),
+        (lambda: lora.FlexLoRA(error_feedback="no"), ("flexlora", "error_feedback='no'")),
+        (lambda: lora.RaFLoRA(error_feedback=1), ("raflora", "error_feedback=1")),
+        (lambda: lora.FedSVD(every=True), ("fedsvd", "every=True")),
         (lambda: lora.LoRAFAIR(True), ("lora_fair", "True")),
-        (lambda: lora.FLoRA(side_rank=True), ("flora", "side_rank True")),
-        (lambda: lora.FLoRA(seed=-1), ("flora", "seed -1")),
-        (lambda: lora.RandomizedSketch(seed=-1), ("randomized_sketch", "seed -1")),
-        (lambda: lora.RandomizedSketch(size=True), ("size True",)),
-        (lambda: lora.RandomizedSketch(passes=True), ("passes True",)),
+        (lambda: lora.FLoRA(side_rank=True), ("flora", "side_rank=True")),
+        (lambda: lora.FLoRA(seed=-1), ("flora", "seed=-1")),
+        (lambda: lora.RandomizedSketch(seed=-1), ("randomized_sketch", "seed=-1")),
+        (lambda: lora.RandomizedSketch(size=True), ("size=True",)),
+        (lambda: lora.RandomizedSketch(passes=True), ("passes=True",)),
         (lambda: lora.FedIT().aggregate(good, number=True), ("number", "True")),
         (lambda: lora.FedIT().aggregate(good, number=0), ("number", "0")),
         (lambda: lora.FedIT().aggregate(good, side=adapter(5, "side")), ("side", "fedit")),
@@ -231,3 +231,42 @@ def test_bugs_of_published_code_are_not_ours(bug):
         result = method.aggregate(updates)
         found = dense.dense(result.update, "m") + (dense.dense(result.side, "m") if result.side else 0.0)
         assert np.linalg.norm(found - expected) < 1e-6 * size
+
+
+def test_numbers_of_numpy_are_taken_and_kept_as_pythons_own():
+    for made, again in (
+        (lora.FlexLoRA(3, True), lora.FlexLoRA(np.int64(3), np.True_)),
+        (lora.FedSVD(2), lora.FedSVD(np.int8(2))),
+        (lora.LoRAFAIR(0.5), lora.LoRAFAIR(np.float32(0.5))),
+        (
+            lora.RandomizedSketch(size=8, seed=3, passes=1),
+            lora.RandomizedSketch(size=np.uint8(8), seed=3, passes=np.int8(1)),
+        ),
+        (lora.FRLoRA(side_rank=3), lora.FRLoRA(side_rank=np.int64(3))),
+    ):
+        assert repr(again) == repr(made)
+        assert json.loads(json.dumps(vars(again))) == vars(made)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: lora.FlexLoRA(True), "flexlora: got rank=True, expected a whole number of at least 1"),
+        (
+            lambda: lora.FlexLoRA(rank=-(10**5000)),
+            "flexlora: got rank=a negative integer of 16610 bits, ",
+        ),
+        (lambda: lora.FlexLoRA(error_feedback=1), "flexlora: got error_feedback=1, expected True or False"),
+        (lambda: lora.LoRAFAIR(True), "lora_fair: got regularization=True, expected a finite number above 0"),
+        (lambda: lora.LoRAFAIR(10**5000), "lora_fair: got regularization=an integer of 16610 bits, expected"),
+        (
+            lambda: lora.RandomizedSketch(passes=True),
+            "randomized_sketch: got passes=True, expected a whole number",
+        ),
+        (lambda: lora.FRLoRA(side_rank=0), "frlora: got side_rank=0, expected a whole number of at least 1"),
+    ],
+)
+def test_a_parameter_that_is_none_is_named(make, text):
+    with pytest.raises(RuleError) as error:
+        make()
+    said(error, text)

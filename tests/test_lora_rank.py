@@ -59,7 +59,7 @@ def test_full_rank_truncates_nothing(ranks, dtype):
 
 def test_one_client_at_full_rank_is_itself_and_at_another_rank_is_truncated():
     (update,) = clients(ranks=(8,))
-    for rank in (None, "full", 8):
+    for rank in (None, "full", 8, np.int64(8)):
         assert fc.aggregate([update], MEAN, rank=rank).update.digest() == update.digest()
     low = fc.aggregate([update], MEAN, rank=3).update
     assert off(product(low, "up"), dense.truncated(product(update, "up"), 3)) < 1e-6
@@ -70,6 +70,9 @@ def test_ranks_that_make_no_sense_are_named():
     for arguments, kind, words in (
         ({"rank": 0}, RuleError, "rank: got 0"),
         ({"rank": True}, RuleError, "rank: got True"),
+        ({"rank": np.True_}, RuleError, "rank: got np.True_"),
+        ({"rank": 4.0}, RuleError, "rank: got 4.0"),
+        ({"rank": -(10**5000)}, RuleError, "rank: got a negative integer of 16610 bits, expected a whole number"),
         ({"rank": "all"}, RuleError, "'full'"),
         ({"rank": 67}, LayoutError, "module 'down': got rank 67, expected at most 66"),
         ({"rank": 4, "space": "parameters"}, RuleError, "space='parameters'"),

@@ -20,10 +20,13 @@ pytest.importorskip("dp_accounting", reason="accounting needs dp-accounting, of 
     [
         ({"noise_multiplier": 1e200}, "noise_multiplier: got 1e+200, expected a number from 3.81e-06 to 2e+07"),
         ({"noise_multiplier": 1e-200}, "noise_multiplier: got 1e-200"),
-        ({"rounds": 10**400}, "rounds: got one of 1329 bits, expected at most 9007199254740992"),
-        ({"rounds": 2**53, "sampling_rate": 0.5}, "rounds: got one of 54 bits, expected at most 10000000"),
-        ({"dimension": 10**400}, "dimension: got one of 1329 bits"),
-        ({"population": -3}, "population: got -3, expected a whole number of at least 1"),
+        ({"rounds": 10**400}, "rounds: got an integer of 1329 bits, expected a whole number from 1 to 2^53"),
+        (
+            {"rounds": 2**53, "sampling_rate": 0.5},
+            "rounds: got 9007199254740992, expected a whole number from 1 to 10000000",
+        ),
+        ({"dimension": 10**400}, "dimension: got an integer of 1329 bits"),
+        ({"population": -3}, "population: got -3, expected a whole number from 1 to 2^53"),
         ({"population": 2.5}, "population: got 2.5"),
         ({"population": "x"}, "population: got 'x'"),
     ],

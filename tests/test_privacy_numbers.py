@@ -14,6 +14,7 @@ from fedcore.errors import ConfigError, PrivacyError
 from fedcore.federation.config_file import parse_config
 from fedcore.privacy import AdaptiveClip, Central, Correlated, Distributed, Rounds
 from fedcore.privacy.factorization import Factor
+from fedcore.privacy.trade_off import trade_off
 
 pytest.importorskip("dp_accounting", reason="budgets need dp-accounting, of the extra `train`")
 
@@ -56,9 +57,9 @@ def test_a_record_that_no_text_is_made_of_leaves_no_key(tmp_path, monkeypatch):
         ({"concentrated": "no"}, "concentrated: got 'no', expected True or False"),
         ({"noise_multiplier": None}, "noise_multiplier: got None"),
         ({"noise_multiplier": "2"}, "noise_multiplier: got '2'"),
-        ({"noise_multiplier": 10**400}, "noise_multiplier: got one of 1329 bits, expected"),
+        ({"noise_multiplier": 10**400}, "noise_multiplier: got an integer of 1329 bits, expected"),
         ({"sampling_rate": "1"}, "sampling_rate: got '1'"),
-        ({"epsilon": 10**400}, "epsilon: got one of 1329 bits, expected"),
+        ({"epsilon": 10**400}, "epsilon: got an integer of 1329 bits, expected"),
         ({"epsilon": 1e300}, "epsilon: got 1e+300, expected a number above 0, at most 1e+100"),
         ({"epsilon": math.inf}, "epsilon: got inf"),
         ({"spend": True}, "spend: got True"),
@@ -99,7 +100,7 @@ def test_a_count_noise_that_is_not_accounted_is_refused_by_name(noise):
 
 
 def test_a_learning_rate_that_no_float_holds_is_refused_by_name():
-    with pytest.raises(PrivacyError, match="learning_rate: got one of 1329 bits"):
+    with pytest.raises(PrivacyError, match="learning_rate: got an integer of 1329 bits"):
         AdaptiveClip(learning_rate=10**400)
 
 
@@ -143,3 +144,45 @@ def test_a_release_without_a_reserved_noise_is_refused_by_name(noise):
     rows = [np.ones(10, np.float32)]
     with pytest.raises(PrivacyError, match=r"noise: got .*, expected what Budget\.reserve gives"):
         Central(1.0, 2.0, 3).release(rows, noise, label="a round")
+
+
+def test_numbers_of_numpy_are_kept_as_pythons_own():
+    whole, real = np.int64, np.float32
+    adaptive = AdaptiveClip(real(0.5), real(0.25), real(2))
+    for made, again in [
+        (Central(1.5, 2.0, 3), Central(real(1.5), real(2), whole(3))),
+        (
+            Central({"a": 1.5}, 2.0, 3, per_module=True, adaptive=AdaptiveClip(0.5, 0.25, 2.0)),
+            Central({"a": real(1.5)}, real(2), whole(3), per_module=True, adaptive=adaptive),
+        ),
+        (Correlated(1.5, 2.0, 3, 8, 2), Correlated(real(1.5), real(2), whole(3), whole(8), whole(2))),
+        (
+            Distributed(1.0, 1.0, 10, 8, 1, 100, KEY, 0.5, 2.0**-8),
+            Distributed(real(1), real(1), *map(whole, (10, 8, 1, 100)), KEY, real(0.5), real(2.0**-8)),
+        ),
+    ]:
+        assert repr(again) == repr(made)
+        assert again == made
+
+
+def test_a_trade_off_takes_the_numbers_that_a_budget_takes():
+    plan = {"rounds": 10, "clients": 10, "population": 1000, "dimension": 100}
+    expected = trade_off(epsilon=8.0, delta=1e-5, **plan)
+    of_numpy = {name: np.int64(value) for name, value in plan.items()}
+    assert trade_off(epsilon=np.float64(8), delta=1e-5, agreement=np.float32(1), **of_numpy) == expected
+    for name, value, named in [
+        ("agreement", "x", r"agreement: got 'x', expected a share of the clip in \(0, 1\]"),
+        ("agreement", True, "agreement: got True, expected a share"),
+        ("clients", True, r"clients: got True, expected a whole number from 1 to 2\^53"),
+        ("clients", 10**5000, r"clients: got an integer of 16610 bits, expected a whole number from 1 to 2\^53"),
+        ("rounds", 2.0, r"rounds: got 2\.0, expected a whole number from 1 to 2\^53"),
+    ]:
+        with pytest.raises(PrivacyError, match=f"^{named}"):
+            trade_off(**{"epsilon": 8.0, "delta": 1e-5, **plan, name: value})
+
+
+def test_a_clip_without_end_is_refused_in_one_line():
+    with pytest.raises(PrivacyError, match=r"^clip: got an integer of 16610 bits, expected a number above 0"):
+        Central(10**5000, 2.0, 3)
+    with pytest.raises(PrivacyError, match=r"^delta: got an integer of 16610 bits"):
+        fc.privacy.epsilon(noise_multiplier=1.0, rounds=1, delta=10**5000)

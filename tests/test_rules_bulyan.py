@@ -88,7 +88,7 @@ def test_f_too_large_says_the_largest(n, f, largest):
 def test_bad_parameters_are_refused():
     with pytest.raises(RuleError, match="selection='oneshot'"):
         Bulyan(1, selection="oneshot")
-    with pytest.raises(RuleError, match="expected an integer"):
+    with pytest.raises(RuleError, match="expected a whole number"):
         Bulyan(1.5)
     with pytest.raises(RuleError, match="even f=0 needs n of at least 3"):
         Bulyan(0).check(2)

@@ -160,9 +160,9 @@ def test_f_too_large_says_the_largest(rule, n, text):
 
 @pytest.mark.parametrize("f", [-1, 1.0, "2", None, True])
 def test_f_must_be_a_count(f):
-    with pytest.raises(RuleError, match="expected an integer"):
+    with pytest.raises(RuleError, match="expected a whole number"):
         Krum(f)
-    with pytest.raises(RuleError, match="expected an integer"):
+    with pytest.raises(RuleError, match="expected a whole number"):
         MultiKrum(f)
 
 

@@ -13,10 +13,12 @@ import pytest
 import fedcore as fc
 from fedcore import rules
 from fedcore.attacks import ALIE, IPM, Gaussian, Mimic, SignFlip
-from fedcore.errors import ConfigError, RuleError
+from fedcore.errors import BudgetError, ConfigError, RuleError
 from fedcore.federation.rule_names import rule_classes
 from fedcore.federation.server_optimizer import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from fedcore.numbers import shown
 from fedcore.rules import Rule
+from fedcore.rules.budget import parse_memory
 
 #: every rule that takes parameters, with Python's numbers
 RULES: list[Rule] = [
@@ -87,10 +89,44 @@ def test_small_integers_do_not_overflow():
         assert np.array_equal(rule(np.uint8(f))(rows[:n]), rule(f)(rows[:n]))
 
 
-@pytest.mark.parametrize("value", [np.bool_(True), np.float64(2), np.array([2]), 2.0, None, np.int8(-1), "2"])
+NO_COUNTS = [np.bool_(True), np.float64(2), np.array([2]), 2.0, None, np.int8(-1), "2", -(10**5000)]
+
+
+@pytest.mark.parametrize("value", NO_COUNTS, ids=shown)
 def test_no_count(value):
-    with pytest.raises(RuleError, match=rf"^Krum: got f={re.escape(repr(value))}, expected an integer of at least 0$"):
+    got = re.escape(shown(value))
+    with pytest.raises(RuleError, match=rf"^Krum: got f={got}, expected a whole number from 0 to 2\^53$"):
         rules.Krum(value)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_flag_of_a_tensor_is_no_count(value):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(RuleError, match=r"^Krum: got f=tensor\(\w+\), expected a whole number from 0 to 2\^53$"):
+        rules.Krum(torch.tensor(value))
+    assert rules.Krum(torch.tensor(2)) == rules.Krum(2)
+
+
+def test_a_number_without_end_is_refused_by_name_in_one_line():
+    for make, error, text in [
+        (lambda v: rules.NormClipping(v), RuleError, "NormClipping: got max_norm=an integer of 16610 bits, expected"),
+        (lambda v: rules.MultiKrum(1, -v), RuleError, "MultiKrum: got m=a negative integer of 16610 bits, expected"),
+        (lambda v: rules.Krum(v), RuleError, "Krum: got f=an integer of 16610 bits, expected a whole number from 0 to"),
+        (lambda v: rules.TrimmedMean(fraction=v), RuleError, "TrimmedMean: got fraction=an integer of 16610 bits"),
+        (lambda v: FedAvgM(learning_rate=v), ConfigError, "FedAvgM: got learning_rate=an integer of 16610 bits"),
+        (lambda v: IPM(v), ConfigError, "IPM: got epsilon=an integer of 16610 bits"),
+        (lambda v: Mimic(-v), ConfigError, "Mimic: got row=a negative integer of 16610 bits"),
+    ]:
+        with pytest.raises(error, match=f"^{text}"):
+            make(10**5000)
+
+
+def test_true_is_no_budget_of_memory():
+    torch = pytest.importorskip("torch")
+    for value in (True, np.True_, torch.tensor(True), 0, 1.5, -(10**5000)):
+        with pytest.raises(BudgetError, match=r"^memory: got .*, expected bytes or a size such as"):
+            parse_memory(value)
+    assert parse_memory(np.int64(7)) == 7
 
 
 @pytest.mark.parametrize("value", [np.bool_(True), np.float32("nan"), np.int8(0), 10**400, "1", None, np.array(1.0)])
@@ -118,5 +154,5 @@ def test_server_optimisers_and_attacks_keep_pythons_numbers(made, real):
 def test_no_number_of_theirs(value):
     with pytest.raises(ConfigError, match=r"^FedAvgM: got learning_rate=.*, expected a finite number above 0$"):
         FedAvgM(learning_rate=value)
-    with pytest.raises(ConfigError, match=r"^IPM: epsilon is .*, expected a finite number above 0$"):
+    with pytest.raises(ConfigError, match=r"^IPM: got epsilon=.*, expected a finite number above 0$"):
         IPM(value)

@@ -13,6 +13,7 @@ from fedcore.engine.combination import Clock
 from fedcore.engine.run import Aggregate, check_rule
 from fedcore.errors import LayoutError, RuleError, ShapeError, StorageError
 from fedcore.lock import Lock
+from fedcore.numbers import shown
 from fedcore.ops.rows import thread_count
 from fedcore.rules.alike import check_same_parameters
 from fedcore.rules.budget import DEFAULT, parse_memory
@@ -20,7 +21,6 @@ from fedcore.rules.files import Progress
 from fedcore.rules.rule import Rule, check_weights, chosen_references
 from fedcore.updates import Cohort, Update
 from fedcore.updates.bases import BaseIdentity, check_same_base
-from fedcore.updates.layout import shown
 
 
 class _Kept(Protocol):

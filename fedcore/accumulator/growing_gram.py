@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from fedcore import ops
+from fedcore.numbers import shown
 from fedcore.rules.files import FileExecutor, FilePart, budget_for
 from fedcore.rules.given_rows import row_of
 from fedcore.rules.statistics import UNIT, Gram
 from fedcore.updates import Update
 from fedcore.updates.filepieces import file_rows
-from fedcore.updates.layout import shown
 
 #: rows that wait before the Gram grows by them: at least so many, and a quarter of those that it has
 BATCH, SHARE = 16, 4

@@ -11,12 +11,12 @@ from typing import Any
 from fedcore.accumulator.growing_gram import GrowingGram
 from fedcore.engine.run import Aggregate, room_for, run
 from fedcore.errors import FedcoreError, FormatError
+from fedcore.numbers import shown
 from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Rule
 from fedcore.updates import Cohort, Update
 from fedcore.updates.atomic import refused, write_atomically
-from fedcore.updates.layout import shown
 
 #: what follows a client's name on disk: its update, and the weight that it was given beside its own count
 UPDATE, WEIGHT = ".safetensors", ".weight"

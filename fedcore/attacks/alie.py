@@ -10,7 +10,7 @@ import numpy as np
 
 from fedcore.attacks.attack import Attack, check_strength, copies
 from fedcore.errors import ConfigError
-from fedcore.rules.parameters import keep
+from fedcore.numbers import keep
 
 
 def largest_z(n: int, f: int) -> float:

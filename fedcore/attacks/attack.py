@@ -16,7 +16,7 @@ import numpy as np
 
 from fedcore.dtypes import name_of, round_from_float64, to_float64
 from fedcore.errors import ConfigError, LayoutError, NonFiniteError, RangeError, ShapeError
-from fedcore.rules.parameters import real
+from fedcore.numbers import as_real, got
 from fedcore.updates import Layout, Update
 
 
@@ -125,7 +125,8 @@ def offsets(layout: Layout) -> np.ndarray:
 
 def check_strength(attack: str, what: str, value: object, least: float = 0.0) -> float:
     """`value` as a float. Raises ConfigError unless it is a finite number above `least`."""
-    number = real(value)
+    number = as_real(value)
     if number is None or not math.isfinite(number) or number <= least:
-        raise ConfigError(f"{attack}: {what} is {value!r}, expected a finite number above {least:g}")
+        above = f" above {least:g}" if least > -math.inf else ""
+        raise ConfigError(f"{got(what, value, attack)}, expected a finite number{above}")
     return number

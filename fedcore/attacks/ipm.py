@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedcore.attacks.attack import Attack, check_strength, copies
-from fedcore.rules.parameters import keep
+from fedcore.numbers import keep
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedcore.attacks.attack import Attack, copies
 from fedcore.errors import ConfigError
-from fedcore.rules.parameters import integer, keep
+from fedcore.numbers import keep, whole
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,8 @@ class Mimic(Attack):
     row: int | None = None
 
     def __post_init__(self) -> None:
-        if self.row is None:
-            return
-        row = integer(self.row)
-        if row is None or row < 0:
-            raise ConfigError(f"Mimic: got row={self.row!r}, expected an integer of at least 0, or None")
-        keep(self, row=row)
+        if self.row is not None:
+            keep(self, row=whole("row", self.row, 0, of="Mimic", error=ConfigError))
 
     def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """f times the row that is copied."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.attacks.attack import Attack, check_strength
-from fedcore.rules.parameters import keep
+from fedcore.numbers import keep
 
 
 @dataclass(frozen=True)

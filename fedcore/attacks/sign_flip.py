@@ -3,7 +3,6 @@ Stochastic Aggregation Methods", sign-flipping attacks)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,8 @@ import numpy as np
 
 from fedcore.attacks.attack import Attack, check_strength, copies
 from fedcore.dtypes import name_of, round_from_float64, to_float64
-from fedcore.errors import ConfigError, LayoutError, RangeError
-from fedcore.rules.parameters import keep
+from fedcore.errors import LayoutError, RangeError
+from fedcore.numbers import keep
 from fedcore.updates import Update
 
 
@@ -33,8 +32,7 @@ def sign_flip(update: Update, reference: Update, scale: float) -> Update:
     the server sees. Raises LayoutError where the reference's tensors differ, ConfigError where scale is not above 0 and
     finite, RangeError where a value does not fit the dtype.
     """
-    if not (math.isfinite(scale) and scale > 0):
-        raise ConfigError(f"sign_flip: scale is {scale}, expected a finite number above 0")
+    scale = check_strength("sign_flip", "scale", scale)
     if update.layout != reference.layout:
         name = _first_difference(update, reference)
         raise LayoutError(f"sign_flip: tensor {name} differs between the update and its reference, expected one layout")

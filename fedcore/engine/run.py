@@ -19,6 +19,7 @@ from fedcore.engine.exclusion import broken_clients
 from fedcore.errors import LayoutError, NonFiniteError, RuleError
 from fedcore.lora.delta import Rank
 from fedcore.lora.executor import DeltaExecutor
+from fedcore.numbers import as_whole, got
 from fedcore.ops.rows import thread_count
 from fedcore.rules.alike import check_same_parameters
 from fedcore.rules.budget import parse_memory
@@ -135,7 +136,7 @@ def aggregate(
         raise RuleError(f"rule: got {rule!r}, expected an instance of a rule such as fedcore.rules.Krum(f=1)")
     if dense and (space != "delta" or rule.linear):
         raise RuleError(f"dense: got True for {rule!r} in space={space!r}; only an order rule in space='delta' forms Δ")
-    check_rank(rank, rule, space, dense)
+    rank = check_rank(rank, rule, space, dense)
     references = chosen_references(rule, reference=reference, server=server, center=center)
     excluded: dict[str, str] = {}
     passes: dict[str, Any] = {"backend": backend, "threads": threads}
@@ -230,16 +231,18 @@ def room_for(rule: Rule, clients: int) -> dict[str, Any]:
     return {"matrices": rule.matrices if "gram" in rule.needs else 0, "mixtures": rule.mixtures(clients)}
 
 
-def check_rank(rank: Rank, rule: Rule, space: Space, dense: bool) -> None:
-    """Raise RuleError for a rank that is none, or that nothing is truncated to."""
+def check_rank(rank: Rank, rule: Rule, space: Space, dense: bool) -> Rank:
+    """The rank, a whole one as an int. Raises RuleError for one that is none, or that nothing is truncated to."""
     if rank is None:
-        return
-    if rank != "full" and (type(rank) is not int or rank < 1):
-        raise RuleError(f"rank: got {rank!r}, expected a whole number of at least 1, 'full' or None")
+        return None
+    kept: Rank = "full" if isinstance(rank, str) and rank == "full" else as_whole(rank)
+    if kept is None or (isinstance(kept, int) and kept < 1):
+        raise RuleError(f"{got('rank', rank)}, expected a whole number of at least 1, 'full' or None")
     if space != "delta":
-        raise RuleError(f"rank: got {rank!r} in space={space!r}; only results in space='delta' are truncated")
-    if dense or (rank == "full" and not rule.linear):
-        raise RuleError(f"rank: got {rank!r} for {rule!r}; an order rule keeps Δ whole with dense=True and no rank")
+        raise RuleError(f"{got('rank', rank)} in space={space!r}; only results in space='delta' are truncated")
+    if dense or (kept == "full" and not rule.linear):
+        raise RuleError(f"{got('rank', rank)} for {rule!r}; an order rule keeps Δ whole with dense=True and no rank")
+    return kept
 
 
 def check_rule(rule: Rule, cohort: Cohort, excluded: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from fedcore.dtypes import name_of, round_from_float64, to_float64
 from fedcore.errors import ConfigError, LayoutError, NonFiniteError, RangeError
 from fedcore.federation.server_state import ServerState
-from fedcore.rules.parameters import keep, real
+from fedcore.numbers import as_real, got, keep
 from fedcore.updates import Update
 
 
@@ -37,11 +37,11 @@ class ServerOptimizer:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            number = real(value)
+            number = as_real(value)
             decay = field.name in ("momentum", "beta1", "beta2")
             if number is None or not math.isfinite(number) or not (0 <= number < 1 if decay else number > 0):
                 expected = "a number of at least 0 and below 1" if decay else "a finite number above 0"
-                raise ConfigError(f"{type(self).__name__}: got {field.name}={value!r}, expected {expected}")
+                raise ConfigError(f"{got(field.name, value, type(self).__name__)}, expected {expected}")
             keep(self, **{field.name: number})
 
     def start(self, update: Update) -> ServerState:

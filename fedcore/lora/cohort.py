@@ -17,10 +17,10 @@ from fedcore import ops
 from fedcore.dtypes import to_float64
 from fedcore.errors import LayoutError, NonFiniteError
 from fedcore.lora.stacks import dtype_of, read_plain, rounded
+from fedcore.numbers import shown
 from fedcore.ops.lora_truncate import Leading
 from fedcore.rules.naming import not_finite
 from fedcore.updates import Cohort, LoraPair, Update
-from fedcore.updates.layout import shown
 
 
 class Part(NamedTuple):

@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedcore.errors import RuleError
 from fedcore.lora.cohort import Part
 from fedcore.lora.factor_means import slices, zero_padded
 from fedcore.lora.measure import norm_of
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
-from fedcore.lora.parameters import check_positive
 from fedcore.lora.traits import Traits
+from fedcore.numbers import keep, positive
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class LoRAFAIR(Method):
     )
 
     def __post_init__(self) -> None:
-        check_positive(self.traits.name, "regularization", self.regularization)
+        known = positive("regularization", self.regularization, of=self.traits.name, error=RuleError)
+        keep(self, regularization=known)
 
     def _module(self, module: Module) -> Held:
         a, mean, scale = module.mean("a"), module.mean("b"), module.first.scale

@@ -17,7 +17,7 @@ from fedcore.lora.cohort import Part
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
 from fedcore.lora.traits import Factors, Traits
-from fedcore.updates.layout import shown
+from fedcore.numbers import shown
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
 from fedcore.lora.stacks import read_factors
 from fedcore.lora.traits import Factors, Traits
+from fedcore.numbers import shown
 from fedcore.ops.lora_truncate import leading
 from fedcore.updates import Update
-from fedcore.updates.layout import shown
 
 
 @dataclass(frozen=True)

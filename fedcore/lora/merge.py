@@ -9,10 +9,10 @@ import numpy as np
 from fedcore import ops
 from fedcore.dtypes import ROW_DTYPES
 from fedcore.errors import DTypeError, LayoutError, ShapeError
+from fedcore.numbers import shown
 from fedcore.ops.factors import tensor_of
 from fedcore.ops.rows import is_torch
 from fedcore.updates import Update
-from fedcore.updates.layout import shown
 
 
 def merge(weight: Any, module: str, *adapters: Update) -> Any:

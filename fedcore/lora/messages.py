@@ -17,10 +17,10 @@ from fedcore.errors import LayoutError, NonFiniteError, RangeError, WeightError
 from fedcore.lora.cohort import Part, read_part
 from fedcore.lora.core import core_of
 from fedcore.lora.stacks import check_factors, dtype_of, remedy, rounded
+from fedcore.numbers import shown
 from fedcore.rules.naming import not_finite
 from fedcore.updates import LoraPair, Update
 from fedcore.updates.bases import check_same_base
-from fedcore.updates.layout import shown
 
 if TYPE_CHECKING:
     from fedcore.lora.method import Method

@@ -23,15 +23,14 @@ from fedcore.lora.assembly import Aggregated, as_sent, assemble
 from fedcore.lora.cohort import Clients, check_alike, read_part
 from fedcore.lora.messages import factor_mean, factor_message
 from fedcore.lora.module import Held, Module
-from fedcore.lora.parameters import check_whole
 from fedcore.lora.residual import module_report
 from fedcore.lora.stacks import check_factors
 from fedcore.lora.traits import Factors, Traits
+from fedcore.numbers import shown, whole
 from fedcore.rules.coefficients import round_coefficients
 from fedcore.rules.rule import check_weights
 from fedcore.updates import Cohort, LoraPair, Update
 from fedcore.updates.bases import check_same_base
-from fedcore.updates.layout import shown
 from fedcore.updates.weights import weights_by_id
 
 
@@ -89,7 +88,7 @@ class Method:
         `ops.weighted_sum`. Raises LayoutError, NonFiniteError, RuleError, WeightError, ShapeError and RangeError, each
         naming the client, tensor or module.
         """
-        check_whole(self.traits.name, "number", number)
+        number = whole("number", number, 1, of=self.traits.name, error=RuleError)
         clients = self._clients(updates, weights, reference, side)
         held: dict[str, Held] = {}
         modules: dict[str, dict[str, Any]] = {}

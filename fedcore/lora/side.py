@@ -14,17 +14,16 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.dtypes import to_float64
-from fedcore.errors import LayoutError
+from fedcore.errors import LayoutError, RuleError
 from fedcore.lora.cohort import Part, from_triplets
 from fedcore.lora.factor_means import factor_means, slices
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
-from fedcore.lora.parameters import check_whole
 from fedcore.lora.stacks import dtype_of, rounded
 from fedcore.lora.traits import Factors, Traits
+from fedcore.numbers import keep, shown, whole
 from fedcore.ops.lora_truncate import leading
 from fedcore.updates import Update
-from fedcore.updates.layout import shown
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,9 @@ class FLoRA(Method):
     )
 
     def __post_init__(self) -> None:
-        check_whole(self.traits.name, "side_rank", self.side_rank, optional=True)
-        check_whole(self.traits.name, "seed", self.seed, 0)
+        if self.side_rank is not None:
+            keep(self, side_rank=whole("side_rank", self.side_rank, 1, of=self.traits.name, error=RuleError))
+        keep(self, seed=whole("seed", self.seed, 0, of=self.traits.name, error=RuleError))
 
     def _module(self, module: Module) -> Held:
         b, _ = module.stack(module.terms())
@@ -97,7 +97,8 @@ class FedExLoRA(Method):
     )
 
     def __post_init__(self) -> None:
-        check_whole(self.traits.name, "side_rank", self.side_rank, optional=True)
+        if self.side_rank is not None:
+            keep(self, side_rank=whole("side_rank", self.side_rank, 1, of=self.traits.name, error=RuleError))
 
     def _module(self, module: Module) -> Held:
         mean = module.as_sent(factor_means(module))
@@ -135,7 +136,8 @@ class FRLoRA(Method):
     )
 
     def __post_init__(self) -> None:
-        check_whole(self.traits.name, "side_rank", self.side_rank, optional=True)
+        if self.side_rank is not None:
+            keep(self, side_rank=whole("side_rank", self.side_rank, 1, of=self.traits.name, error=RuleError))
 
     def _module(self, module: Module) -> Held:
         if module.reference is None:

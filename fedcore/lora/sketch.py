@@ -18,12 +18,11 @@ from fedcore.lora.cohort import Part
 from fedcore.lora.messages import as_float32, check_sum, dense_sums, mean_adapter, parts_for, read_dense, whose
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
-from fedcore.lora.parameters import check_whole
 from fedcore.lora.svd import truncated
 from fedcore.lora.traits import Traits
+from fedcore.numbers import keep, shown, whole
 from fedcore.ops.lora_truncate import balanced, leading
 from fedcore.updates import LoraPair, Update
-from fedcore.updates.layout import shown
 
 #: columns of Ω for each of the wanted ranks, where nobody says how many
 TIMES = 4
@@ -63,10 +62,10 @@ class RandomizedSketch(Method):
     )
 
     def __post_init__(self) -> None:
-        check_whole(self.traits.name, "size", self.size, optional=True)
-        check_whole(self.traits.name, "seed", self.seed, 0)
-        if type(self.passes) is not int or self.passes not in (1, 2):
-            raise RuleError(f"randomized_sketch: got passes {self.passes!r}, expected 1 or 2")
+        if self.size is not None:
+            keep(self, size=whole("size", self.size, 1, of=self.traits.name, error=RuleError))
+        keep(self, seed=whole("seed", self.seed, 0, of=self.traits.name, error=RuleError))
+        keep(self, passes=whole("passes", self.passes, 1, 2, of=self.traits.name, error=RuleError))
 
     def traffic(self, pair: LoraPair, itemsize: int, number: int = 1, rank: int | None = None) -> tuple[int, int]:
         """Sketches up, in fp32; the truncated adapter down, and Q where there are two passes."""

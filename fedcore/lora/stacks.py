@@ -14,10 +14,10 @@ import numpy as np
 
 from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import LayoutError, RangeError
+from fedcore.numbers import shown
 from fedcore.rules.given_rows import repair
 from fedcore.rules.naming import RETRAIN, not_finite
 from fedcore.updates import LoraPair, Update
-from fedcore.updates.layout import shown
 
 
 class Adapter(Protocol):

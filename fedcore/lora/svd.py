@@ -10,13 +10,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedcore.errors import RuleError
 from fedcore.lora.cohort import Part, from_triplets
 from fedcore.lora.factor_means import padded_mean
 from fedcore.lora.method import Method
 from fedcore.lora.module import Held, Module
-from fedcore.lora.parameters import check_flag, check_whole
 from fedcore.lora.stacks import check_fits
 from fedcore.lora.traits import Factors, Traits
+from fedcore.numbers import flag, keep, whole
 from fedcore.ops.lora_truncate import balanced, leading
 
 #: the smallest singular value that a side adapter keeps, against ‖T‖: twice the rounding of fp32
@@ -57,8 +58,10 @@ class FlexLoRA(Method):
     )
 
     def __post_init__(self) -> None:
-        check_whole(self.traits.name, "rank", self.rank, optional=True)
-        check_flag(self.traits.name, "error_feedback", self.error_feedback)
+        if self.rank is not None:
+            keep(self, rank=whole("rank", self.rank, 1, of=self.traits.name, error=RuleError))
+        feedback = flag("error_feedback", self.error_feedback, of=self.traits.name, error=RuleError)
+        keep(self, error_feedback=feedback)
 
     def _module(self, module: Module) -> Held:
         return truncated(module, *module.target(), self.rank, self.error_feedback)
@@ -94,7 +97,8 @@ class RaFLoRA(Method):
     )
 
     def __post_init__(self) -> None:
-        check_flag(self.traits.name, "error_feedback", self.error_feedback)
+        feedback = flag("error_feedback", self.error_feedback, of=self.traits.name, error=RuleError)
+        keep(self, error_feedback=feedback)
 
     def _module(self, module: Module) -> Held:
         terms, start = module.beside(), 0
@@ -134,7 +138,7 @@ class FedSVD(Method):
     )
 
     def __post_init__(self) -> None:
-        check_whole(self.traits.name, "every", self.every)
+        keep(self, every=whole("every", self.every, 1, of=self.traits.name, error=RuleError))
 
     def receives(self, number: int = 1) -> Factors:
         """B, and A in rounds that factorise."""

@@ -12,8 +12,9 @@ import numpy as np
 from fedcore.backends import implementation
 from fedcore.errors import RangeError
 from fedcore.gaussian_table import LEAST, MOST, gaussian_table
+from fedcore.numbers import whole
 from fedcore.ops.rows import thread_count
-from fedcore.ops.streams import KEY, fixed_bytes, stream_backend, whole
+from fedcore.ops.streams import KEY, fixed_bytes, stream_backend
 
 MOST_SAMPLES = 1 << 63
 
@@ -60,8 +61,8 @@ def discrete_gaussian(
     """
     exact = _exact("discrete_gaussian", sigma)
     name = stream_backend("discrete_gaussian", stream, backend)
-    length = whole("discrete_gaussian", "size", size, MOST_SAMPLES - 1)
-    first = whole("discrete_gaussian", "counter", counter, MOST_SAMPLES - 1)
+    length = whole("size", size, 0, MOST_SAMPLES - 1, of="discrete_gaussian", error=RangeError)
+    first = whole("counter", counter, 0, MOST_SAMPLES - 1, of="discrete_gaussian", error=RangeError)
     if first + length > MOST_SAMPLES:
         raise RangeError(f"discrete_gaussian: got {length} samples from {first} on, which pass 2^63; use another key")
     secret = fixed_bytes("discrete_gaussian", "key", key, KEY)

@@ -11,6 +11,7 @@ from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
 from fedcore.errors import DTypeError, RangeError, ShapeError
 from fedcore.expansion import CHUNK, Expansion
 from fedcore.lock import Lock
+from fedcore.numbers import whole
 from fedcore.ops.rows import as_rows, choose, is_torch, raise_first_nonfinite, thread_count
 from fedcore.ops.weighted_sum import checked_divisor, checked_weights
 from fedcore.rowtable import RowTable
@@ -31,10 +32,9 @@ class ExactSum:
     """
 
     def __init__(self, d: int, *, backend: str | None = None, threads: int | None = None):
-        if isinstance(d, bool) or not isinstance(d, (int, np.integer)) or d < 0:
-            raise ShapeError(f"ExactSum: got d={d!r}, expected a number of columns, 0 or more")
+        columns = whole("d", d, 0, of="ExactSum", error=ShapeError)
         implementation("exact_sum", requested(backend) or default(on_gpu=False))
-        self.d, self.backend, self.threads = int(d), backend, thread_count(threads)
+        self.d, self.backend, self.threads = columns, backend, thread_count(threads)
         self._total = Expansion(self.d)
         #: held while the sums change or are read: kernels let other threads run
         self._lock = Lock()

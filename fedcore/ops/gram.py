@@ -8,6 +8,7 @@ import numpy as np
 
 from fedcore.backends import requested, selected_isa
 from fedcore.errors import ShapeError
+from fedcore.numbers import whole
 from fedcore.ops.rows import as_center, as_rows, checked_total
 from fedcore.ops.squared_norms import check_statistic, run_statistic
 from fedcore.reference.gram import CHUNK, EPSILON, EPSILON_AMX
@@ -42,8 +43,7 @@ def gram(
     """
     data = as_rows(rows)
     middle = as_center(center, data)
-    if not 0 <= first <= data.n:
-        raise ShapeError(f"first: got {first}, expected a row number, 0 to {data.n}")
+    first = whole("first", first, 0, data.n, error=ShapeError)
     going_on = {"total": checked_total(total, (data.n, data.n))} | ({"first": first} if first else {})
     result = run_statistic("gram", data, middle, backend, threads, **going_on)
     check_statistic("gram", data, middle, result.diagonal())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 
 from fedcore.backends import default, implementation, requested
 from fedcore.errors import DTypeError, NonFiniteError, ShapeError
+from fedcore.numbers import as_whole, got, shown
 from fedcore.ops.rows import is_torch, thread_count
 
 
@@ -50,14 +50,14 @@ def hadamard(x: Any, block: int, *, backend: str | None = None, threads: int | N
 
 
 def _checked_block(block: Any, d: int) -> int:
-    try:
-        size = operator.index(block)
-    except TypeError:
-        raise ShapeError(f"block: got {block!r}, expected a whole number") from None
+    size = as_whole(block)
+    if size is None:
+        raise ShapeError(f"{got('block', block)}, expected a whole number")
     if size < 1 or size & (size - 1):
-        raise ShapeError(f"block: got {size}, expected a power of two")
+        raise ShapeError(f"{got('block', block)}, expected a power of two")
     if d % size:
         raise ShapeError(
-            f"hadamard: got {d} elements, expected a multiple of the block {size}; pad with zeros to {-d % size + d}"
+            f"hadamard: got {d} elements, expected a multiple of the block {shown(size)}; pad with zeros to "
+            f"{shown(-d % size + d)}"
         )
     return size

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from fedcore.backends import implementation
+from fedcore.errors import RangeError
+from fedcore.numbers import whole
 from fedcore.ops.rows import thread_count
-from fedcore.ops.streams import KEY, NONCE, block_counter, fixed_bytes, stream_backend, whole
+from fedcore.ops.streams import KEY, NONCE, block_counter, fixed_bytes, stream_backend
 
 
 def keystream(
@@ -35,7 +37,7 @@ def keystream(
     or would wrap, BackendError where the stream does not run or fails its check.
     """
     name = stream_backend("keystream", stream, backend)
-    length = whole("keystream", "size", size, (1 << 63) - 1)
+    length = whole("size", size, 0, (1 << 63) - 1, of="keystream", error=RangeError)
     secret, once = fixed_bytes("keystream", "key", key, KEY), fixed_bytes("keystream", "nonce", nonce, NONCE)
     first = block_counter("keystream", stream, counter, length)
     count = thread_count(threads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from fedcore.dtypes import OUT_DTYPES, name_of, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, ShapeError, WeightError
+from fedcore.numbers import as_whole, shown
 from fedcore.ops.rows import is_torch
 
 
@@ -112,14 +112,14 @@ def checked_parts(b: Any, a: Any, coefficients: Any, who: str = "lora_truncate")
     return Parts(who, parts_b, parts_a, share[owner], owner)
 
 
-def checked_ranks(ranks: int | Iterable[int]) -> list[int]:
+def checked_ranks(ranks: Any) -> list[int]:
     """The ranks as a list. Raises ShapeError."""
-    try:
-        wanted = [operator.index(rank) for rank in (ranks if isinstance(ranks, Iterable) else [ranks])]
-    except TypeError:
-        wanted = []
-    if not wanted or min(wanted) < 1:
-        raise ShapeError(f"lora_truncate: got ranks {ranks!r}, expected whole numbers of at least 1; correct them")
+    # an array or a tensor without dimensions is Iterable too, and cannot be iterated over
+    several = isinstance(ranks, Iterable) and getattr(ranks, "ndim", 1) > 0
+    found = [as_whole(rank) for rank in (ranks if several else [ranks])]
+    wanted = [rank for rank in found if rank is not None and rank > 0]
+    if not wanted or len(wanted) < len(found):
+        raise ShapeError(f"lora_truncate: got ranks {shown(ranks)}, expected whole numbers of at least 1; correct them")
     return wanted
 
 

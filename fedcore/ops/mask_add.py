@@ -9,6 +9,7 @@ import numpy as np
 
 from fedcore.backends import implementation
 from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError
+from fedcore.numbers import whole
 from fedcore.ops.pack_bits import pack_bits
 from fedcore.ops.residues import (
     in_kind,
@@ -22,7 +23,7 @@ from fedcore.ops.residues import (
     vector,
 )
 from fedcore.ops.rows import is_torch, thread_count
-from fedcore.ops.streams import key_rows, plus_or_minus, stream_backend, whole, word_counter
+from fedcore.ops.streams import key_rows, plus_or_minus, stream_backend, word_counter
 
 #: integers that fp64 holds one by one
 MOST_LIMIT = 1 << 53
@@ -75,7 +76,7 @@ def mask_add(
         factor, most = 1.0, 0
     else:
         raise DTypeError(f"mask_add: got {kind} as values, expected float32, float64, int64, uint64 or uint32")
-    if packed and whole("mask_add", "counter", counter, 1 << 63) % 8:
+    if packed and whole("counter", counter, 0, 1 << 63, of="mask_add", error=RangeError) % 8:
         raise RangeError(f"mask_add: got counter={counter} for packed residues, expected a multiple of 8")
     settings = (keys, signs, width, factor, most, counter, stream)
     if packed and (is_torch(data) or stream_backend("mask_add", stream, backend, on_gpu=False) != "c"):
@@ -122,7 +123,8 @@ def _scale(scale: Any) -> float:
 
 
 def _limit(limit: Any, bits: int) -> int:
-    return whole("mask_add", "limit", limit, min(MOST_LIMIT, ((1 << bits) - 1) // 2))
+    most = min(MOST_LIMIT, ((1 << bits) - 1) // 2)
+    return whole("limit", limit, 0, most, of="mask_add", error=RangeError)
 
 
 def _run(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from fedcore.dtypes import OUT_DTYPES, name_of
 from fedcore.errors import DTypeError, RangeError, RuleError
+from fedcore.numbers import as_whole, got
 from fedcore.ops.rows import Rows, choose, raise_first_nonfinite, thread_count
 from fedcore.ops.tiles import run_columns
 from fedcore.ops.weighted_sum import output_for
@@ -34,10 +34,7 @@ def run_order_statistic(
 
 def checked_f(op: str, f: Any, n: int, largest: int) -> int:
     """f as an int from 0 to `largest`. Raises RuleError that says the largest f for this n."""
-    try:
-        count = operator.index(f)
-    except TypeError:
-        count = -1
-    if isinstance(f, bool) or not 0 <= count <= largest:
-        raise RuleError(f"{op}: got f = {f!r}, expected a whole number from 0 to {largest}, the largest f for n = {n}")
+    count = as_whole(f)
+    if count is None or not 0 <= count <= largest:
+        raise RuleError(f"{got('f', f, op)}, expected a whole number from 0 to {largest}, the largest f for n = {n}")
     return count

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from fedcore.backends import default, implementation, requested
-from fedcore.errors import DTypeError, FormatError, ShapeError
+from fedcore.errors import DTypeError, FormatError, RangeError, ShapeError
+from fedcore.numbers import whole
 from fedcore.ops.residues import in_kind, modulus_bits, packed_size, residue_vector, runs_on, signed, target, vector
 from fedcore.ops.rows import is_torch, thread_count
-from fedcore.ops.streams import whole
 
 
 def pack_bits(
@@ -72,7 +72,7 @@ def unpack_add(
     """
     width = modulus_bits("unpack_add", bits)
     sums = residue_vector("unpack_add", "total", total, width)
-    first = whole("unpack_add", "start", start, len(sums))
+    first = whole("start", start, 0, len(sums), of="unpack_add", error=RangeError)
     if isinstance(packed, (bytes, bytearray, memoryview)):
         packed = np.frombuffer(packed, np.uint8)
     data = vector("unpack_add", "packed", packed)

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import DTypeError, ShapeError
+from fedcore.errors import DTypeError, RangeError, ShapeError
+from fedcore.numbers import whole
 from fedcore.ops.rows import is_torch
-from fedcore.ops.streams import whole
 
 
 def modulus_bits(op: str, bits: Any) -> int:
     """The modulus' exponent. Raises RangeError."""
-    return whole(op, "bits", bits, 64, least=1)
+    return whole("bits", bits, 1, 64, of=op, error=RangeError)
 
 
 def residue_dtype(bits: int) -> np.dtype:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import warnings
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from fedcore.backends import default, requested
 from fedcore.dtypes import BF16, ROW_DTYPES, name_of, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError
+from fedcore.numbers import whole
 from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
 
@@ -190,15 +190,13 @@ def tensors_of(rows: Rows) -> list[Any]:
 def thread_count(threads: int | None) -> int:
     """threads= if given, else FEDCORE_NUM_THREADS, else the cores this process may run on. Raises RangeError."""
     said = os.environ.get("FEDCORE_NUM_THREADS") if threads is None else None
-    value: Any = threads if threads is not None else said or available_cores()
+    if not said:
+        return whole("threads", available_cores() if threads is None else threads, 1, MOST_THREADS, error=RangeError)
     try:
-        count = operator.index(value) if not isinstance(value, str) else int(value)
-    except (TypeError, ValueError):
-        count = 0
-    if not 1 <= count <= MOST_THREADS or isinstance(value, bool):
-        name = "FEDCORE_NUM_THREADS" if said else "threads"
-        raise RangeError(f"{name}: got {value!r}, expected a whole number from 1 to {MOST_THREADS}")
-    return count
+        value: Any = int(said)
+    except ValueError:
+        value = said
+    return whole("FEDCORE_NUM_THREADS", value, 1, MOST_THREADS, error=RangeError)
 
 
 def available_cores() -> int:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from fedcore.backends import default, implementation, requested
-from fedcore.errors import DTypeError, ShapeError
-from fedcore.ops.streams import KEY, fixed_bytes, whole
+from fedcore.errors import DTypeError, RangeError, ShapeError
+from fedcore.numbers import whole
+from fedcore.ops.streams import KEY, fixed_bytes
 
 #: nonzero elements of the field: points that a polynomial can be given at
 MOST_SHARES = 255
@@ -31,8 +32,8 @@ def shamir_split(secrets: Any, threshold: int, shares: int, key: Any, *, backend
     if isinstance(secrets, (bytes, bytearray, memoryview)):
         secrets = np.frombuffer(secrets, np.uint8)[None]
     data = _bytes("shamir_split", "secrets", secrets, 2)
-    count = whole("shamir_split", "shares", shares, MOST_SHARES, least=1)
-    least = whole("shamir_split", "threshold", threshold, count, least=1)
+    count = whole("shares", shares, 1, MOST_SHARES, of="shamir_split", error=RangeError)
+    least = whole("threshold", threshold, 1, count, of="shamir_split", error=RangeError)
     if data.size * least > MOST_BYTES:
         raise ShapeError(f"shamir_split: got {data.size} bytes, expected at most 2^38 / threshold; share a key to them")
     secret = fixed_bytes("shamir_split", "key", key, KEY)

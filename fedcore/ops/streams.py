@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from fedcore.backends import default, requested
 from fedcore.errors import BackendError, RangeError, ShapeError
+from fedcore.numbers import whole
 
 #: bytes of a block of each stream
 STREAMS = {"chacha20": 64, "aes256ctr": 16}
@@ -29,17 +29,6 @@ def stream_backend(op: str, stream: str, backend: str | None, on_gpu: bool = Fal
     return name
 
 
-def whole(op: str, name: str, value: Any, most: int, least: int = 0) -> int:
-    """A whole number from `least` to `most`. Raises RangeError."""
-    try:
-        number = -1 if isinstance(value, (bool, np.bool_)) else operator.index(value)
-    except TypeError:
-        number = -1
-    if not least <= number <= most:
-        raise RangeError(f"{op}: got {name}={value!r}, expected a whole number from {least} to {most}")
-    return number
-
-
 def fixed_bytes(op: str, name: str, value: Any, size: int) -> bytes:
     """A key or nonce as bytes. Raises ShapeError, which never shows the bytes."""
     got = f"{type(value).__name__}"
@@ -55,7 +44,7 @@ def fixed_bytes(op: str, name: str, value: Any, size: int) -> bytes:
 
 def block_counter(op: str, stream: str, counter: Any, size: int) -> int:
     """The first block of a stream of `size` bytes. Raises RangeError where the counter would pass 2^32."""
-    first = whole(op, "counter", counter, (1 << 32) - 1)
+    first = whole("counter", counter, 0, (1 << 32) - 1, of=op, error=RangeError)
     blocks = -(-size // STREAMS[stream])
     if first + blocks > 1 << 32:
         raise RangeError(
@@ -88,7 +77,7 @@ def plus_or_minus(signs: Any, count: int) -> np.ndarray:
 def word_counter(op: str, stream: str, counter: Any, count: int, itemsize: int) -> int:
     """The first of `count` words of a stream, in words. Raises RangeError where they would pass its last block."""
     words = (STREAMS[stream] << 32) // itemsize
-    first = whole(op, "counter", counter, words)
+    first = whole("counter", counter, 0, words, of=op, error=RangeError)
     if first + count > words:
         raise RangeError(
             f"{op}: got {count} elements from number {first} on, which is {first + count - words} past the end of a "

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
 from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
+from fedcore.numbers import shown
 from fedcore.ops.rows import (
     Rows,
     as_rows,
@@ -70,7 +71,7 @@ def checked_divisor(divisor: Any, name: str = "divisor") -> float:
     try:
         value = float("" if isinstance(divisor, str) else divisor)  # a text that float reads is no number
     except (TypeError, ValueError, OverflowError):
-        raise WeightError(f"{name}: got {divisor!r}, expected a number that fp64 holds") from None
+        raise WeightError(f"{name}: got {shown(divisor)}, expected a number that fp64 holds") from None
     if not np.isfinite(value) or value == 0.0:
         raise WeightError(f"{name}: got {value}, expected a finite number other than 0")
     return value

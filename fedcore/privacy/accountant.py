@@ -14,16 +14,13 @@ from typing import Any
 
 from fedcore.errors import DependencyError, PrivacyError
 from fedcore.gaussian_table import MOST_TERMS, TIES
+from fedcore.numbers import as_real, flag, got, keep
 from fedcore.privacy.limits import (
     MOST_SAMPLED_ROUNDS,
     MOST_SAMPLES,
     MOST_WHOLE,
-    check_flag,
     check_multiplier,
     check_whole,
-    is_number,
-    settle,
-    shown,
 )
 
 SAMPLING = ("poisson", "fixed", "none")
@@ -57,24 +54,22 @@ class Charge:
     stream: str = "chacha20"
 
     def __post_init__(self) -> None:
-        q = self.sampling_rate
-        check_multiplier(self.noise_multiplier)
-        if not is_number(q) or not 0 < q <= 1:
+        z, q = check_multiplier(self.noise_multiplier), as_real(self.sampling_rate)
+        if q is None or not 0 < q <= 1:
             raise PrivacyError(
-                f"sampling_rate: got {shown(q)}, expected the share of the population in a round, in (0, 1]"
+                f"{got('sampling_rate', self.sampling_rate)}, expected the share of the population in a round, in "
+                "(0, 1]"
             )
         rounds = check_whole("rounds", self.rounds, most=MOST_WHOLE if q == 1 else MOST_SAMPLED_ROUNDS)
         dimension = check_whole("dimension", self.dimension, 0, MOST_SAMPLES)
         if self.stream not in STREAMS:
             raise PrivacyError(f"stream: got {self.stream!r}, expected one of {', '.join(STREAMS)}")
-        concentrated = check_flag("concentrated", self.concentrated)
+        concentrated = flag("concentrated", self.concentrated, error=PrivacyError)
         if concentrated and q != 1:
             raise PrivacyError(
                 f"sampling_rate: got {q:g} for noise that clients add, expected 1; who adds up messages sees who sent"
             )
-        z = float(self.noise_multiplier)
-        settle(self, noise_multiplier=z, sampling_rate=float(q), rounds=rounds, dimension=dimension)
-        settle(self, concentrated=concentrated)
+        keep(self, noise_multiplier=z, sampling_rate=q, rounds=rounds, dimension=dimension, concentrated=concentrated)
 
     @property
     def distance(self) -> float:
@@ -90,20 +85,22 @@ class Charge:
         return self.rounds * (self.dimension * 2.0**-BITS + blocks**2 * 2.0**-129)
 
 
-def check_delta(delta: float, population: int | None = None) -> None:
-    """Raise PrivacyError unless 0 < δ < 1, and δ < 1/n for a population of n records.
+def check_delta(delta: float, population: int | None = None) -> float:
+    """δ as a float. Raises PrivacyError unless 0 < δ < 1, and δ < 1/n for a population of n records.
 
     A mechanism that publishes one record at random is (0, 1/n)-private.
     """
     if population is not None:
-        check_whole("population", population)
-    if not is_number(delta) or not 0 < delta < 1:
-        raise PrivacyError(f"delta: got {delta!r}, expected a number in (0, 1), well below 1 over the population")
-    if population is not None and delta * population >= 1:
+        population = check_whole("population", population)
+    found = as_real(delta)
+    if found is None or not 0 < found < 1:
+        raise PrivacyError(f"{got('delta', delta)}, expected a number in (0, 1), well below 1 over the population")
+    if population is not None and found * population >= 1:
         raise PrivacyError(
-            f"delta: got {delta:g} for a population of {population}, expected less than 1/{population} = "
+            f"delta: got {found:g} for a population of {population}, expected less than 1/{population} = "
             f"{1 / population:.3g}; at that size publishing one record whole would count as private"
         )
+    return found
 
 
 def check_relation(sampling: str, neighbours: str, charges: Iterable[Charge] = ()) -> None:

@@ -10,8 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from fedcore.errors import PrivacyBudgetError, PrivacyError
+from fedcore.numbers import as_real, got
 from fedcore.privacy.accountant import INTERVAL, Charge, check_delta, check_relation, dp_accounting, spent
-from fedcore.privacy.limits import LEAST_MULTIPLIER, MOST_EPSILON, MOST_MULTIPLIER, number_of, shown
+from fedcore.privacy.limits import LEAST_MULTIPLIER, MOST_EPSILON, MOST_MULTIPLIER
 
 #: how far below the wanted ε, relative to it, the noise that is looked for may end
 _PRECISION = 1e-4
@@ -70,7 +71,7 @@ def noise_multiplier(
     The other parameters and errors are those of `epsilon`; PrivacyError also where no noise reaches it, and
     PrivacyBudgetError where `before` alone has spent it.
     """
-    check_epsilon(epsilon)
+    epsilon = check_epsilon(epsilon)
     _check(Charge(1.0, sampling_rate, rounds, dimension, concentrated, stream), delta, sampling, neighbours, population)
     if (already := spent(before, delta, sampling, neighbours)) >= epsilon:
         raise PrivacyBudgetError(
@@ -104,13 +105,15 @@ def _multiplier(log_z: float) -> float:
     return min(max(math.exp(log_z), LEAST_MULTIPLIER), MOST_MULTIPLIER)
 
 
-def check_epsilon(epsilon: float) -> None:
-    """Raise PrivacyError unless 0 < ε ≤ MOST_EPSILON."""
-    if not 0 < number_of(epsilon) <= MOST_EPSILON:
+def check_epsilon(epsilon: float) -> float:
+    """ε as a float. Raises PrivacyError unless 0 < ε ≤ MOST_EPSILON."""
+    found = as_real(epsilon)
+    if found is None or not 0 < found <= MOST_EPSILON:
         raise PrivacyError(
-            f"epsilon: got {shown(epsilon)}, expected a number above 0, at most {MOST_EPSILON:g}; without a budget ask "
+            f"{got('epsilon', epsilon)}, expected a number above 0, at most {MOST_EPSILON:g}; without a budget ask "
             "for none"
         )
+    return found
 
 
 def _check(charge: Charge, delta: float, sampling: str, neighbours: str, population: int | None) -> None:

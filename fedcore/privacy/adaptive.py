@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 from fedcore.errors import PrivacyError
 from fedcore.gaussian_table import MOST
+from fedcore.numbers import as_real, got, keep, positive
 from fedcore.privacy.limits import (
     LARGEST_CLIP,
     LEAST_CLIP,
     LEAST_COUNT_NOISE,
     MOST_COUNT_NOISE,
     check_deviation,
-    is_number,
-    number_of,
-    shown,
 )
 
 #: of the largest clip that another may be
@@ -40,16 +38,16 @@ class AdaptiveClip:
     count_noise: float | None = None
 
     def __post_init__(self) -> None:
-        if not is_number(self.quantile) or not 0 < self.quantile < 1:
-            raise PrivacyError(f"quantile: got {self.quantile!r}, expected a share of the norms in (0, 1)")
-        rate, noise = self.learning_rate, self.count_noise
-        if not 0 < number_of(rate) < math.inf:
-            raise PrivacyError(f"learning_rate: got {shown(rate)}, expected a number above 0, such as 0.2")
-        if noise is not None and not LEAST_COUNT_NOISE <= number_of(noise) <= MOST_COUNT_NOISE:
+        quantile, noise = as_real(self.quantile), as_real(self.count_noise)
+        if quantile is None or not 0 < quantile < 1:
+            raise PrivacyError(f"{got('quantile', self.quantile)}, expected a share of the norms in (0, 1)")
+        rate = positive("learning_rate", self.learning_rate, error=PrivacyError)
+        if self.count_noise is not None and (noise is None or not LEAST_COUNT_NOISE <= noise <= MOST_COUNT_NOISE):
             raise PrivacyError(
-                f"count_noise: got {shown(noise)}, expected a number from {LEAST_COUNT_NOISE:.3g} to "
+                f"{got('count_noise', self.count_noise)}, expected a number from {LEAST_COUNT_NOISE:.3g} to "
                 f"{MOST_COUNT_NOISE:g}, or None for expected_clients / 20"
             )
+        keep(self, quantile=quantile, learning_rate=rate, count_noise=noise)
 
     def deviation(self, expected_clients: int) -> float:
         """σ_b."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fedcore.errors import PrivacyError
-from fedcore.privacy.limits import number_of, shown
+from fedcore.numbers import as_real, shown
 
 
 def neighbours_epsilon(
@@ -30,7 +30,7 @@ def neighbours_epsilon(
     cuts, best = list(thresholds), 0.0
     if not cuts:
         raise PrivacyError("thresholds: got none, expected at least one; fix them before the runs")
-    if any(math.isnan(number_of(cut)) for cut in cuts):
+    if any((value := as_real(cut)) is None or math.isnan(value) for cut in cuts):
         raise PrivacyError("thresholds: got NaN, expected numbers; fix them before the runs")
     log_share = math.log(2 * len(cuts) / (1 - confidence))
     n, m = len(without), len(present)
@@ -86,9 +86,9 @@ def one_run_epsilon(canaries: int, guessed: int, correct: int, delta: float, con
 
 
 def _check_shares(delta: float, confidence: float) -> None:
-    if not 0 <= number_of(delta) < 1:
+    if (share := as_real(delta)) is None or not 0 <= share < 1:
         raise PrivacyError(f"delta: got {shown(delta)}, expected at least 0 and below 1; give the δ that is claimed")
-    if not 0 < number_of(confidence) < 1:
+    if (share := as_real(confidence)) is None or not 0 < share < 1:
         raise PrivacyError(
             f"confidence: got {shown(confidence)}, expected above 0 and below 1; 0.999 fails once in a thousand audits"
         )

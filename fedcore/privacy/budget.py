@@ -10,11 +10,12 @@ from typing import Any
 
 from fedcore.errors import FormatError, PrivacyBudgetError, PrivacyError
 from fedcore.gaussian_table import SAMPLER
+from fedcore.numbers import as_real, got
 from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
 from fedcore.privacy.accounting import check_epsilon
 from fedcore.privacy.chain import Chain, Head, Unwritten, require, tampered
 from fedcore.privacy.files import file_path
-from fedcore.privacy.limits import check_text, is_number
+from fedcore.privacy.limits import check_text
 from fedcore.privacy.reservation import Noise, charge_of, check_opening, record_of
 from fedcore.privacy.seal import KEY_BYTES, SealedKeys, commitment, derived
 
@@ -68,18 +69,18 @@ class Budget:
         Raises PrivacyError naming the parameter, FormatError for a file that was tampered with or rolled back,
         StorageError.
         """
-        check_epsilon(epsilon)
-        check_delta(delta, population)
+        epsilon, delta = check_epsilon(epsilon), check_delta(delta, population)
         for name, text in (("unit", unit), ("run", run)):
             check_text(name, text)
-        if spend is not None and (not is_number(spend) or not 0 < spend <= epsilon):
+        share = as_real(spend)
+        if spend is not None and (share is None or not 0 < share <= epsilon):
             raise PrivacyError(
-                f"spend: got {spend!r}, expected a share of epsilon, {epsilon:g}: above 0 and at most that"
+                f"{got('spend', spend)}, expected a share of epsilon, {epsilon:g}: above 0 and at most that"
             )
         self._charge = Charge(noise_multiplier, sampling_rate, 1, dimension, concentrated, stream)
         check_relation(sampling, neighbours, [self._charge])
-        self.epsilon, self.delta, self.sampling, self.neighbours = float(epsilon), float(delta), sampling, neighbours
-        self.path, self._run, self.spend = file_path(path), run, spend
+        self.epsilon, self.delta, self.sampling, self.neighbours = epsilon, delta, sampling, neighbours
+        self.path, self._run, self.spend = file_path(path), run, share
         self._keys = SealedKeys(self.path.with_name(self.path.name + ".keys"), sealing_key)
         self._chain = Chain(self.path, derived(sealing_key, "chain of records"))
         self._opening = {

@@ -12,12 +12,13 @@ import numpy as np
 
 from fedcore.errors import PrivacyError
 from fedcore.lora import Method
+from fedcore.numbers import keep
 from fedcore.ops.clip_round import clip_grid
 from fedcore.privacy.accountant import Charge
 from fedcore.privacy.adaptive import AdaptiveClip, drawn_shares
 from fedcore.privacy.budget import Noise
 from fedcore.privacy.charged import check_charged, check_equal
-from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole, settle
+from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole
 from fedcore.privacy.noise import draw
 from fedcore.privacy.release import Release
 from fedcore.privacy.seal import derived
@@ -55,12 +56,12 @@ class Central:
 
     def __post_init__(self) -> None:
         clips = self.clip.items() if isinstance(self.clip, Mapping) else [(WHOLE, self.clip)]
-        for name, clip in clips:
-            check_clip(clip, name)
+        found = {name: check_clip(clip, name) for name, clip in clips}
         if isinstance(self.clip, Mapping) and not self.per_module:
             raise PrivacyError("clip: got one for each module, and per_module is False; set it, or give one number")
-        check_multiplier(self.noise_multiplier)
-        settle(self, expected_clients=check_whole("expected_clients", self.expected_clients))
+        keep(self, clip=found if isinstance(self.clip, Mapping) else found[WHOLE])
+        keep(self, noise_multiplier=check_multiplier(self.noise_multiplier))
+        keep(self, expected_clients=check_whole("expected_clients", self.expected_clients))
 
     def inputs_digest(
         self,

@@ -13,13 +13,14 @@ import numpy as np
 
 from fedcore.errors import PrivacyError
 from fedcore.lora import Method
+from fedcore.numbers import keep, shown
 from fedcore.privacy.accountant import Charge
 from fedcore.privacy.budget import Noise
 from fedcore.privacy.chain import Head
 from fedcore.privacy.charged import check_charged
 from fedcore.privacy.combination import not_summed
 from fedcore.privacy.factorization import UNIT, Factor, best_factor
-from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole, settle
+from fedcore.privacy.limits import check_clip, check_deviation, check_multiplier, check_whole
 from fedcore.privacy.noise_rows import NoiseRows
 from fedcore.privacy.participation import Rounds, round_number
 from fedcore.privacy.release import Release
@@ -27,7 +28,6 @@ from fedcore.privacy.seal import derived
 from fedcore.privacy.sums import noisy_mean
 from fedcore.privacy.terms import WHOLE, Terms
 from fedcore.updates import Update
-from fedcore.updates.layout import shown
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,12 @@ class Correlated:
     stream: str = "chacha20"
 
     def __post_init__(self) -> None:
-        check_clip(self.clip)
-        check_multiplier(self.noise_multiplier)
+        keep(self, clip=check_clip(self.clip), noise_multiplier=check_multiplier(self.noise_multiplier))
         for name in ("expected_clients", "rounds", "separation"):
-            settle(self, **{name: check_whole(name, getattr(self, name))})
+            keep(self, **{name: check_whole(name, getattr(self, name))})
         for name in ("participations", "bands"):
             if getattr(self, name) is not None:
-                settle(self, **{name: check_whole(name, getattr(self, name))})
+                keep(self, **{name: check_whole(name, getattr(self, name))})
         if self.separation > self.rounds:
             raise PrivacyError(
                 f"separation: got {self.separation} of {self.rounds} rounds, expected at most all, with which "

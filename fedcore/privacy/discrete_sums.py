@@ -12,8 +12,9 @@ import numpy as np
 
 from fedcore.errors import PrivacyError
 from fedcore.gaussian_table import MOST
+from fedcore.numbers import as_real, got
 from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
-from fedcore.privacy.limits import MOST_MULTIPLIER, check_multiplier, check_whole, is_number
+from fedcore.privacy.limits import MOST_MULTIPLIER, check_multiplier, check_whole
 
 #: of a change, in grid steps: integers of more are of no 32-bit modulus, in any number of coordinates
 _MOST_NORM = 2.0**52
@@ -65,13 +66,13 @@ def distributed_epsilon(
     """
     check_delta(delta, population)
     check_relation("none", neighbours)
-    check_whole("clients", clients)
-    check_whole("dimension", dimension)
-    if not is_number(sigma) or not 0.5 <= sigma <= MOST:
-        raise PrivacyError(f"sigma: got {sigma!r}, expected 0.5 to {float(MOST):g} steps of a grid; change the grid")
-    if not is_number(norm) or not 0 < norm <= _MOST_NORM:
-        raise PrivacyError(f"norm: got {norm!r}, expected a bound in grid steps above 0, at most {_MOST_NORM:g}")
-    return spent([charge_of_sum(sigma, clients, norm, dimension, rounds, neighbours)], delta, "none", neighbours)
+    clients, dimension = check_whole("clients", clients), check_whole("dimension", dimension)
+    steps, bound = as_real(sigma), as_real(norm)
+    if steps is None or not 0.5 <= steps <= MOST:
+        raise PrivacyError(f"{got('sigma', sigma)}, expected 0.5 to {float(MOST):g} steps of a grid; change the grid")
+    if bound is None or not 0 < bound <= _MOST_NORM:
+        raise PrivacyError(f"{got('norm', norm)}, expected a bound in grid steps above 0, at most {_MOST_NORM:g}")
+    return spent([charge_of_sum(steps, clients, bound, dimension, rounds, neighbours)], delta, "none", neighbours)
 
 
 def charge_of_sum(

@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 from fedcore.errors import PrivacyError
+from fedcore.numbers import as_whole, got
 from fedcore.privacy.chain import Chain, Head, require
 from fedcore.privacy.factorization import Factor
 from fedcore.privacy.files import file_path
@@ -137,6 +137,7 @@ class Rounds:
 
 def round_number(number: Any) -> int:
     """The number of a round as an int. Raises PrivacyError for what is no whole number."""
-    if not isinstance(number, Integral) or isinstance(number, bool):
-        raise PrivacyError(f"number: got {number!r}, expected the number of a round, from 1 on")
-    return int(number)
+    found = as_whole(number)
+    if found is None:
+        raise PrivacyError(f"{got('number', number)}, expected the number of a round, from 1 on")
+    return found

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ import numpy as np
 from fedcore.dtypes import to_float64
 from fedcore.errors import PrivacyError
 from fedcore.gaussian_table import MOST
-from fedcore.privacy.limits import check_clip, check_multiplier, check_whole, number_of, settle, shown
+from fedcore.numbers import as_real, got, keep
+from fedcore.privacy.limits import check_clip, check_multiplier, check_whole
 from fedcore.privacy.seal import KEY_BYTES
 
 #: the longest block of the rotation, and the chance of a wrap that the modulus is chosen for
@@ -44,10 +44,9 @@ class Rotation:
     stream: str = "chacha20"
 
     def __post_init__(self) -> None:
-        check_clip(self.clip)
-        check_multiplier(self.noise_multiplier)
+        keep(self, clip=check_clip(self.clip), noise_multiplier=check_multiplier(self.noise_multiplier))
         for name in ("clients", "fewest", "corrupt", "dimension"):
-            settle(self, **{name: check_whole(name, getattr(self, name), int(name != "corrupt"))})
+            keep(self, **{name: check_whole(name, getattr(self, name), int(name != "corrupt"))})
         if not self.corrupt < self.fewest <= self.clients:
             raise PrivacyError(
                 f"fewest: got {self.fewest} of {self.clients} clients with {self.corrupt} corrupt, expected more than "
@@ -55,10 +54,12 @@ class Rotation:
             )
         if not isinstance(self.seed, bytes) or len(self.seed) != KEY_BYTES:
             raise PrivacyError(f"seed: expected {KEY_BYTES} public bytes, the same for all clients of a round")
-        if not isinstance(self.beta, Real) or not 0 < self.beta < 1:
-            raise PrivacyError(f"beta: got {self.beta!r}, expected a number in (0, 1)")
-        if self.grid is not None and math.frexp(number_of(self.grid))[0] != 0.5:
-            raise PrivacyError(f"grid: got {shown(self.grid)}, expected a power of two, or None to have it chosen")
+        beta, grid = as_real(self.beta), as_real(self.grid)
+        if beta is None or not 0 < beta < 1:
+            raise PrivacyError(f"{got('beta', self.beta)}, expected a number in (0, 1)")
+        if self.grid is not None and (grid is None or math.frexp(grid)[0] != 0.5):
+            raise PrivacyError(f"{got('grid', self.grid)}, expected a power of two, or None to have it chosen")
+        keep(self, beta=beta, grid=grid)
         if not 0.5 <= self.sigma <= MOST:
             raise PrivacyError(
                 f"grid: {self.step:g} makes a client's noise {self.sigma:g} steps, expected 0.5 to {float(MOST):g}; "

@@ -16,8 +16,8 @@ import numpy as np
 from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import LayoutError, PrivacyError, RangeError
 from fedcore.lora import Method
+from fedcore.numbers import shown
 from fedcore.updates import Update
-from fedcore.updates.layout import shown
 
 #: methods whose A stays as it is, so that its rows can be orthonormal
 _FROZEN_A = ("ffa_lora", "fedsvd")

@@ -14,10 +14,10 @@ import numpy as np
 
 from fedcore.errors import PrivacyError, ShapeError
 from fedcore.lora import Method
+from fedcore.numbers import shown
 from fedcore.ops.rows import as_rows, thread_count
 from fedcore.privacy.statistic import FARTHEST, Statistic, statistic_of
 from fedcore.updates import Update
-from fedcore.updates.layout import shown
 
 #: the name of the one segment of flat vectors, and of all segments where they are clipped together
 WHOLE = ""

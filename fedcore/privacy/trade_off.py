@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 from fedcore.errors import PrivacyError
+from fedcore.numbers import as_real, got
 from fedcore.privacy.accountant import SAMPLING
 from fedcore.privacy.accounting import noise_multiplier
+from fedcore.privacy.limits import MOST_SAMPLES, check_whole
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,13 @@ def trade_off(
 
     The relative error is z √dimension / (clients · agreement). Raises PrivacyError naming the parameter.
     """
-    for name, value in (("rounds", rounds), ("clients", clients), ("population", population), ("dimension", dimension)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise PrivacyError(f"{name}: got {value!r}, expected a whole number of at least 1")
+    rounds, clients = check_whole("rounds", rounds), check_whole("clients", clients)
+    population, dimension = check_whole("population", population), check_whole("dimension", dimension, 1, MOST_SAMPLES)
     if clients > population:
         raise PrivacyError(f"clients: got {clients} a round of a population of {population}; expected at most that")
-    if not 0 < agreement <= 1:
-        raise PrivacyError(f"agreement: got {agreement!r}, expected a share of the clip in (0, 1]")
+    share = as_real(agreement)
+    if share is None or not 0 < share <= 1:
+        raise PrivacyError(f"{got('agreement', agreement)}, expected a share of the clip in (0, 1]")
     if sampling not in SAMPLING:
         raise PrivacyError(f"sampling: got {sampling!r}, expected one of {', '.join(SAMPLING)}")
     rate = 1.0 if sampling == "none" else clients / population
@@ -71,8 +73,8 @@ def trade_off(
         noise_multiplier=z,
         noise_per_number=z / clients,
         noise_norm=norm,
-        relative_error=norm / agreement,
-        clients_needed=math.ceil(z * math.sqrt(dimension) / agreement),
+        relative_error=norm / share,
+        clients_needed=math.ceil(z * math.sqrt(dimension) / share),
         local_multiplier=local,
-        local_relative_error=local * math.sqrt(dimension / clients) / agreement,
+        local_relative_error=local * math.sqrt(dimension / clients) / share,
     )

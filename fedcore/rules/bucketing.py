@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.numbers import as_whole, got, keep
 from fedcore.rules.composition import Mixing, PreAggregation
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_count, integer, keep
+from fedcore.rules.parameters import check_count
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Bucketing(PreAggregation):
     def __post_init__(self) -> None:
         keep(self, s=check_count("Bucketing", "s", self.s, 1))
         keep(self, round=check_count("Bucketing", "round", self.round, 0))
-        seed = integer(self.seed)
+        seed = as_whole(self.seed)
         if seed is None:
-            raise RuleError(f"Bucketing: got seed={self.seed!r}, expected an integer")
+            raise RuleError(f"{got('seed', self.seed, 'Bucketing')}, expected a whole number")
         keep(self, seed=seed)
 
     def rows(self, clients: int) -> int:

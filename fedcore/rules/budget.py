@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from fractions import Fraction
 from math import ceil
 from typing import Any
 
 from fedcore.errors import BudgetError
+from fedcore.numbers import as_whole, got
 from fedcore.ops.gram import GRAIN
 from fedcore.rules.order_statistic import MIXED_BYTES, NARROWEST
 
@@ -47,12 +47,9 @@ def parse_memory(memory: Any) -> int:
         number, unit = found.groups()
         count = int(Fraction(number) * _UNITS[unit.replace("k", "K")])
     else:
-        try:
-            count = operator.index(memory)
-        except TypeError:
-            count = 0
-    if count < 1 or isinstance(memory, bool):
-        raise BudgetError(f"memory: got {memory!r}, expected bytes or a size such as '1GB' or '512MiB'")
+        count = as_whole(memory) or 0
+    if count < 1:
+        raise BudgetError(f"{got('memory', memory)}, expected bytes or a size such as '1GB' or '512MiB'")
     return count
 
 

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.numbers import keep
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
-from fedcore.rules.parameters import check_bound, check_count, keep
+from fedcore.rules.parameters import check_bound, check_count
 from fedcore.rules.rule import Rule
 from fedcore.rules.selection import Scoring, select
 from fedcore.rules.shrinking import choose_one_by_one

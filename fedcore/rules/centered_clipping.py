@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedcore.numbers import keep
 from fedcore.rules.coefficients import distances_to
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_count, check_positive, keep
+from fedcore.rules.parameters import check_count, check_positive
 from fedcore.rules.rule import Coefficients, Rule
 
 

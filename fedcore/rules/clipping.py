@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fedcore.numbers import keep
 from fedcore.rules.composition import Mixing, PreAggregation
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_bool, check_count, check_minority, check_positive, keep
+from fedcore.rules.parameters import check_bool, check_count, check_minority, check_positive
 from fedcore.rules.rule import Coefficients
 
 

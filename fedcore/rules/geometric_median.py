@@ -8,9 +8,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.numbers import keep
 from fedcore.rules.coefficients import distances_to, product
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_bool, check_count, check_positive, keep
+from fedcore.rules.parameters import check_bool, check_count, check_positive
 from fedcore.rules.rule import Coefficients, Rule
 
 #: the iteration stops when the gradient of the mean distance is this short (its length is at most 1)

@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.numbers import keep
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_bool, check_bound, check_count, keep
+from fedcore.rules.parameters import check_bool, check_bound, check_count
 from fedcore.rules.rule import Coefficients, Rule
 from fedcore.rules.selection import Scoring, select
 

@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.numbers import keep
 from fedcore.rules.distances import Distances
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_count, check_minority, keep
+from fedcore.rules.parameters import check_count, check_minority
 from fedcore.rules.rule import Coefficients, Rule
 from fedcore.rules.vertex_cover import Meter, TooLong, graph_of, members, most_branchings, vertex_cover
 

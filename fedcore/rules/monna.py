@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.numbers import keep
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_bound, check_count, keep
+from fedcore.rules.parameters import check_bound, check_count
 from fedcore.rules.rule import Coefficients, Rule
 from fedcore.rules.selection import nearest_to
 

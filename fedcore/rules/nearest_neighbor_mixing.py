@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedcore.numbers import keep
 from fedcore.rules.composition import Mixing, PreAggregation
 from fedcore.rules.geometry import Geometry
-from fedcore.rules.parameters import check_count, check_minority, keep
+from fedcore.rules.parameters import check_count, check_minority
 from fedcore.rules.selection import nearest
 
 

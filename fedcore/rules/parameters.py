@@ -1,66 +1,29 @@
-"""Checks of what rules are given: one line that names the rule, what it got and what fits.
-
-What fits comes back as Python's own number, and rules keep that: a NumPy integer would overflow in their arithmetic and
-stand in no JSON file.
-"""
+"""Checks of what rules are given: one line that names the rule, what it got and what fits."""
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import Any
 
-import numpy as np
-
 from fedcore.errors import RuleError
+from fedcore.numbers import flag, positive, whole
 
-
-def integer(value: Any) -> int | None:
-    """`value` as an int, where it is an integer of any kind; True and False are none."""
-    if isinstance(value, (bool, np.bool_)):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
-
-
-def real(value: Any) -> float | None:
-    """`value` as a float, where it is a number of any kind that a float can hold; True and False are none."""
-    number = float(value) if isinstance(value, (float, np.floating)) else integer(value)
-    try:
-        return None if number is None else float(number)
-    except OverflowError:
-        return None
+#: of whatever a rule counts; reports and their readers in other languages hold it in a float64
+MOST_COUNT = 2**53
 
 
 def check_count(rule: str, name: str, value: Any, least: int) -> int:
-    """`value` as an int. Raises RuleError unless it is an integer of at least `least`."""
-    number = integer(value)
-    if number is None or number < least:
-        raise RuleError(f"{rule}: got {name}={value!r}, expected an integer of at least {least}")
-    return number
+    """`value` as an int. Raises RuleError unless it is a whole number from `least` to MOST_COUNT."""
+    return whole(name, value, least, MOST_COUNT, of=rule, error=RuleError)
 
 
 def check_bool(rule: str, name: str, value: Any) -> bool:
-    """`value` as a bool. Raises RuleError unless it is True or False: a text such as "no" would count as true."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise RuleError(f"{rule}: got {name}={value!r}, expected True or False")
-    return bool(value)
+    """`value` as a bool. Raises RuleError unless it is True or False."""
+    return flag(name, value, of=rule, error=RuleError)
 
 
 def check_positive(rule: str, name: str, value: Any) -> float:
     """`value` as a float. Raises RuleError unless it is a finite number above 0."""
-    number = real(value)
-    if number is None or not math.isfinite(number) or number <= 0:
-        raise RuleError(f"{rule}: got {name}={value!r}, expected a finite number above 0")
-    return number
-
-
-def keep(rule: object, **parameters: Any) -> None:
-    """Give a frozen rule its parameters as they were checked."""
-    for name, value in parameters.items():
-        object.__setattr__(rule, name, value)
+    return positive(name, value, of=rule, error=RuleError)
 
 
 def check_minority(rule: str, f: int, clients: int) -> None:

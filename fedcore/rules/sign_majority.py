@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.numbers import keep
 from fedcore.ops.weighted_sum import LARGEST_COUNT
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
-from fedcore.rules.parameters import check_positive, keep
+from fedcore.rules.parameters import check_positive
 from fedcore.rules.rule import Rule
 
 

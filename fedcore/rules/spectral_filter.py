@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedcore.numbers import keep
 from fedcore.rules.geometry import SAME_ROW, Geometry
-from fedcore.rules.parameters import check_count, check_minority, keep
+from fedcore.rules.parameters import check_count, check_minority
 from fedcore.rules.rule import Coefficients, Rule
 
 #: rows up to which all eigenvectors are taken; above, a block of BLOCK is iterated

@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.numbers import as_real, got, keep
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
-from fedcore.rules.parameters import check_count, check_minority, keep, real
+from fedcore.rules.parameters import check_count, check_minority
 from fedcore.rules.rule import Rule
 
 
@@ -39,10 +40,10 @@ class TrimmedMean(Rule):
         if self.f is not None:
             keep(self, f=check_count("TrimmedMean", "f", self.f, 0))
             return
-        fraction = real(self.fraction)
+        fraction = as_real(self.fraction)
         if fraction is None or not 0 <= fraction < 0.5:
             raise RuleError(
-                f"TrimmedMean: got fraction={self.fraction!r}, expected a number from 0 to below 0.5, for each side"
+                f"{got('fraction', self.fraction, 'TrimmedMean')}, expected a number from 0 to below 0.5, for each side"
             )
         keep(self, fraction=fraction)
 

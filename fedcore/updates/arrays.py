@@ -10,8 +10,9 @@ import numpy as np
 
 from fedcore.dtypes import ROW_DTYPES, STORAGE, bf16_bits, name_of
 from fedcore.errors import DTypeError, LayoutError
+from fedcore.numbers import shown
 from fedcore.updates.header import arrange
-from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem, shown
+from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem
 
 
 def gather(tensors: Mapping[str, Any]) -> tuple[Layout, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from fedcore.errors import LayoutError
-from fedcore.updates.layout import shown
+from fedcore.numbers import shown
 from fedcore.updates.update import Update
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")

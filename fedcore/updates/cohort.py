@@ -12,9 +12,10 @@ import numpy as np
 from fedcore.dtypes import ROW_DTYPES
 from fedcore.encoding import FORMATS, Encoding
 from fedcore.errors import LayoutError, ShapeError
+from fedcore.numbers import shown
 from fedcore.rowtable import RowTable
 from fedcore.updates.bases import check_same_base
-from fedcore.updates.layout import Layout, shown
+from fedcore.updates.layout import Layout
 from fedcore.updates.update import Update
 
 

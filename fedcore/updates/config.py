@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import LayoutError
-from fedcore.updates.layout import shown
+from fedcore.numbers import shown
 from fedcore.updates.pairs import LoraPair
 
 #: PEFT's wrappers, which its patterns and target_modules do not see

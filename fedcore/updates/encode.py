@@ -8,9 +8,10 @@ import numpy as np
 
 from fedcore.dtypes import name_of, round_from_float64, to_float64
 from fedcore.errors import DTypeError, FormatError, LayoutError, RangeError
+from fedcore.numbers import shown
 from fedcore.quantized import QUANTIZED, SCALES, Quantized, part_sizes
 from fedcore.updates.header import arrange, offsets_of
-from fedcore.updates.layout import Layout, shown
+from fedcore.updates.layout import Layout
 from fedcore.updates.pieces import WIRE_FORMATS, pieces_of, repeated_name
 
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from fedcore.encoding import MOST_SCALES
 from fedcore.errors import FormatError
-from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem, shown
+from fedcore.numbers import shown
+from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem
 from fedcore.updates.pieces import ITEMSIZES, KEY, declared_layout, format_entries, pieces_of
 
 #: the format's own limit on the header, in bytes

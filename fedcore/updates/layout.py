@@ -16,6 +16,7 @@ import numpy as np
 
 from fedcore.dtypes import STORAGE
 from fedcore.errors import LayoutError
+from fedcore.numbers import shown
 from fedcore.quantized import QUANTIZED, part_sizes
 
 #: longer names occur in no model; the bound keeps a hostile file from making name matching slow
@@ -37,15 +38,6 @@ def name_problem(name: object) -> str | None:
     if LONE_SURROGATE.search(name):
         return "its name is not valid Unicode (a lone surrogate); rename it"
     return None
-
-
-def shown(name: object) -> str:
-    """A name as an error message shows it: quoted, on one line, shortened if it is very long."""
-    try:
-        text = repr(name)
-    except RecursionError:
-        return f"a deeply nested {type(name).__name__}"
-    return text if len(text) <= 160 else f"{text[:100]}...{text[-40:]}"
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedcore.errors import FormatError, LayoutError
+from fedcore.numbers import shown
 from fedcore.updates import directory as peft_directory
 from fedcore.updates.config import PREFIX, canonical_config, config_scales, fitted_config, given_scales, refuse_variants
 from fedcore.updates.encode import check_scales
 from fedcore.updates.file import File
 from fedcore.updates.header import Header, header_length, parse_entries
-from fedcore.updates.layout import Layout, shared_layout, shown
+from fedcore.updates.layout import Layout, shared_layout
 from fedcore.updates.metadata import check_identity, unpack_metadata
 from fedcore.updates.pairs import lora_pairs
 

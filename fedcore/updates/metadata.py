@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import FormatError, LayoutError, WeightError
+from fedcore.numbers import shown
 from fedcore.updates.header import parse_json
-from fedcore.updates.layout import LONE_SURROGATE, shown
+from fedcore.updates.layout import LONE_SURROGATE
 
 KEY = "fedcore"
 VERSION = 1

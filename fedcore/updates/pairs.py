@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedcore.errors import LayoutError
-from fedcore.updates.layout import Layout, shown
+from fedcore.numbers import shown
+from fedcore.updates.layout import Layout
 
 #: suffix of a factor -> suffix of its partner. PEFT's embedding factors are bare parameters, without ".weight"
 _PARTNERS_OF_A = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}

@@ -25,8 +25,9 @@ import numpy as np
 
 from fedcore.dtypes import ROW_DTYPES, STORAGE
 from fedcore.errors import FormatError
+from fedcore.numbers import shown
 from fedcore.quantized import QUANTIZED, SCALES, part_sizes
-from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem, shown
+from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem
 
 KEY = "fedcore.formats"
 #: how a tensor may travel

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedcore.encoding import MOST_SCALES
 from fedcore.errors import FormatError, LayoutError
+from fedcore.numbers import shown
 from fedcore.quantized import Quantized
 from fedcore.updates import directory as peft_directory
 from fedcore.updates.arrays import gather
@@ -21,7 +22,7 @@ from fedcore.updates.config import canonical_config, minimal_config
 from fedcore.updates.encode import encode
 from fedcore.updates.file import File
 from fedcore.updates.header import parse_header
-from fedcore.updates.layout import Layout, shown
+from fedcore.updates.layout import Layout
 from fedcore.updates.making import checked, from_file, from_header, read_header
 from fedcore.updates.metadata import unpack_metadata
 from fedcore.updates.pairs import LoraPair, lora_pairs

@@ -120,6 +120,13 @@ def test_bad_arguments_are_named():
     for block, words in ((0, "power of two"), (-4, "power of two"), (12, "power of two"), (2.0, "a whole number")):
         with pytest.raises(ShapeError, match=f"block: got {block}, expected {words}|expected a {words}"):
             fc.ops.hadamard(x, block)
+    for block in (True, np.True_, np.array(True), "4", None):
+        with pytest.raises(ShapeError, match=r"^block: got .*, expected a whole number$"):
+            fc.ops.hadamard(x, block)
+    with pytest.raises(
+        ShapeError, match="a multiple of the block an integer of 5001 bits; pad with zeros to an integer"
+    ):
+        fc.ops.hadamard(x, 1 << 5000)
     with pytest.raises(
         ShapeError, match="got 100 elements, expected a multiple of the block 64; pad with zeros to 128"
     ):

@@ -108,7 +108,7 @@ def test_overflow_raises(compiled):
 
 def test_bad_input_is_refused():
     b, a = make_factors(9, 50, (3, 4, 2), "float32")
-    with pytest.raises(RuleError, match="lora_delta_trimmed_mean: got f = 2, expected a whole number from 0 to 1"):
+    with pytest.raises(RuleError, match="lora_delta_trimmed_mean: got f=2, expected a whole number from 0 to 1"):
         fc.ops.lora_delta_trimmed_mean(b, a, 2)
     with pytest.raises(ShapeError, match="client 1: b is 9 × 4 and a is 50 × 4"):
         fc.ops.lora_delta_median(b, [a[0], a[1].T.copy(), a[2]])

@@ -231,7 +231,7 @@ def test_dtypes_are_taken_as_they_are():
 def test_what_it_cannot_take_is_named():
     b, a = np.ones((4, 2)), np.ones((2, 5))
     truncate = fc.ops.lora_truncate
-    for ranks in (0, [], [2, -1], 1.5, None):
+    for ranks in (0, [], [2, -1], 1.5, None, True, [2, True], np.array([True]), -(10**5000)):
         with pytest.raises(ShapeError, match=r"got ranks .*, expected whole numbers of at least 1"):
             truncate([b], [a], [1.0], ranks)
     with pytest.raises(ShapeError, match=r"got coefficients \(2,\), expected \(1,\)"):

@@ -151,10 +151,10 @@ def test_a_total_that_does_not_fit_is_refused_and_stays(compiled, wrong, backend
         assert not np.any(total)
 
 
-@pytest.mark.parametrize("first", [-1, 4])
+@pytest.mark.parametrize("first", [-1, 4, 1.5])
 @pytest.mark.parametrize("backend", ["reference", "c"])
 def test_a_first_row_that_is_none_is_refused(compiled, backend, first):
-    with pytest.raises(ShapeError, match=f"first: got {first}, expected a row number, 0 to 3"):
+    with pytest.raises(ShapeError, match=f"first: got {first}, expected a whole number from 0 to 3"):
         fc.ops.gram(make_rows(3, 10, "float32"), first=first, backend=backend)
 
 

@@ -31,5 +31,5 @@ def test_without_trimming_it_is_the_mean_in_ascending_order(compiled):
     ("n", "f", "largest"), [(5, 3, 2), (4, 2, 1), (1, 1, 0), (5, -1, 2), (5, 1.5, 2), (5, True, 2)]
 )
 def test_f_out_of_range_says_the_largest(n, f, largest):
-    with pytest.raises(fc.errors.RuleError, match=rf"trimmed_mean: got f = {f}, .* to {largest}, .* for n = {n}"):
+    with pytest.raises(fc.errors.RuleError, match=rf"trimmed_mean: got f={f}, .* to {largest}, .* for n = {n}"):
         fc.ops.trimmed_mean(make_rows(n, 5, "float32"), f)

@@ -217,3 +217,39 @@ def test_a_policy_and_an_offer_have_values_of_their_kinds(tmp_path):
 def test_tokens_are_counted_whatever_whole_numbers_they_are():
     for tokens in (10, np.int64(10), [4, 6], np.array([4, 6])):
         assert "trained on 10 tokens" in fc.secagg.leaks(5, hidden_size=64, tokens=tokens)[0]
+
+
+def test_numbers_of_numpy_are_taken_wherever_a_number_is():
+    whole = np.int64
+    roster = fc.secagg.Roster({i: key_of(i + 1).public_key().public_bytes_raw() for i in range(4)})
+    draws = [fc.secagg.GroupDraw(roster, 0, kind(2), b"session", kind(3)) for kind in (int, whole)]
+    assert draws[0]._about == draws[1]._about
+    members = [1, 2, 3, 4]
+    assert fc.secagg.partition(members, whole(2), bytes(32)) == fc.secagg.partition(members, 2, bytes(32))
+    made = fc.secagg.Quantizer(whole(7), np.float32(0.5), np.int8(3))
+    assert repr(made) == repr(fc.secagg.Quantizer(7, 0.5, 3.0))
+    assert made.weighted(np.ones(2), np.int8(1)).tail == 2
+    parameters = [
+        fc.secagg.Parameters.choose(100, length=1, bound=1, corrupt=part) for part in (0.125, np.float32(0.125))
+    ]
+    assert parameters[0] == parameters[1]
+
+
+@pytest.mark.parametrize("value", [True, False, np.True_])
+def test_true_and_false_are_no_numbers(value):
+    torch = pytest.importorskip("torch")
+    for one in (value, torch.tensor(bool(value))):
+        for name in ("largest", "largest_weight", "bound"):
+            with pytest.raises(RangeError, match=f"{name}: got .*, expected"):
+                fc.secagg.Quantizer(**({"bound": 7, "largest": 1.0} | {name: one}))
+        with pytest.raises(WeightError, match=r"weight: got .*, expected one above 0"):
+            fc.secagg.Quantizer(7, 1.0).weighted(np.ones(2), one)
+        for name in ("n", "corrupt", "dropout", "least_included", "modulus_bits"):
+            with pytest.raises(PrivacyError, match=f"{name}: got .*, expected a"):
+                fc.secagg.Parameters.choose(**({"n": 10, "length": 4, "bound": 0, "modulus_bits": 9} | {name: one}))
+
+
+@pytest.mark.parametrize("name", ["n", "length", "bound", "least_included"])
+def test_a_number_without_end_is_refused_in_one_line(name):
+    with pytest.raises(PrivacyError, match=f"{name}: got an integer of 16610 bits, expected a whole number from"):
+        fc.secagg.Parameters.choose(**({"n": 10, "length": 4, "bound": 1} | {name: 10**5000}))

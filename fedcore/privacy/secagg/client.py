@@ -15,6 +15,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.errors import PrivacyError, Replayed
+from fedcore.numbers import as_whole, got, shown
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.client_state import client_fields, take_fields
 from fedcore.privacy.secagg.graph import drawn
@@ -62,10 +63,13 @@ class Client:
         after: int | None = None,
     ):
         made = Round(parameters, Roster.of(roster), session, round, context)
-        if after is not None and type(after) is not int:
-            raise PrivacyError(f"after: got {after!r}, expected the number of a round, or None before the first")
-        if after is not None and round <= after:
-            raise Replayed(f"round: got {round}, but this client took part in round {after}; join a later one")
+        last = as_whole(after)
+        if after is not None and last is None:
+            raise PrivacyError(f"{got('after', after)}, expected the number of a round, or None before the first")
+        if last is not None and made.number <= last:
+            raise Replayed(
+                f"{got('round', made.number)}, but this client took part in round {shown(last)}; join a later one"
+            )
         self._start(made, client_id, signing_key, os.urandom(KEY_BYTES))
         self._save = save
 

@@ -1,26 +1,16 @@
-"""Whole numbers, and parts of a number of clients, as they are given."""
+"""Parts of a number of clients, as they are given."""
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from fedcore.errors import PrivacyError
+from fedcore.numbers import as_real, got
 
 
-def counted(name: str, part: float, n: int) -> int:
+def counted(name: str, part: Any, n: int) -> int:
     """A part of n clients, in [0, 1), rounded down to clients. Raises PrivacyError."""
-    if not isinstance(part, (int, float)) or not 0 <= part < 1:
-        raise PrivacyError(f"{name}: got {part!r}, expected a part of the clients, from 0 to below 1")
-    return int(part * n + 1e-9)
-
-
-def whole(name: str, value: Any, least: int, most: int) -> int:
-    """The value as Python's int, whoever's it was. Raises PrivacyError unless it is from `least` to `most`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or not least <= number <= most:
-        raise PrivacyError(f"{name}: got {value!r}, expected a whole number from {least} to {most}")
-    return number
+    share = as_real(part)
+    if share is None or not 0 <= share < 1:
+        raise PrivacyError(f"{got(name, part)}, expected a part of the clients, from 0 to below 1")
+    return int(share * n + 1e-9)

@@ -32,8 +32,7 @@ class GroupDraw:
     """
 
     def __init__(self, roster: Roster, client_id: Id, groups: int, session: bytes, round: int):
-        check_run(session, round)
-        check_groups(groups, len(roster))
+        round, groups = check_run(session, round), check_groups(groups, len(roster))
         self._roster, self._position, self._groups = roster, roster.position(client_id), groups
         about = b"fedcore secagg 1 group draw" + roster.digest() + hashlib.sha256(session).digest()
         self._about = about + round.to_bytes(8, "little") + groups.to_bytes(4, "little")

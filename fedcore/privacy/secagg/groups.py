@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedcore.errors import PrivacyError
+from fedcore.numbers import as_whole, got
 from fedcore.privacy.secagg.counts import counted
 from fedcore.privacy.secagg.graph import random_order
 from fedcore.privacy.secagg.parameters import Parameters
@@ -31,11 +32,11 @@ def partition(members: Sequence[Id], groups: int, seed: bytes) -> list[list[Id]]
     own as the roster of its round. Raises PrivacyError for a group of one, whose sum is its member's vector, for a
     member that is there twice, and for a seed that is not 32 bytes.
     """
-    check_groups(groups, len(members))
+    groups = check_groups(groups, len(members))
     known = isinstance(seed, (bytes, bytearray, memoryview))
     if not known or len(seed) != SEED_BYTES:
-        got = f"{len(seed)} bytes" if known else type(seed).__name__
-        raise PrivacyError(f"seed: got {got}, expected {SEED_BYTES} bytes, the same for all sides")
+        given = f"{len(seed)} bytes" if known else type(seed).__name__
+        raise PrivacyError(f"seed: got {given}, expected {SEED_BYTES} bytes, the same for all sides")
     if len(set(members)) < len(members):
         twice = next(name for name, count in Counter(members).items() if count > 1)
         raise PrivacyError(f"members: {twice!r} is there twice, expected each once")
@@ -44,13 +45,15 @@ def partition(members: Sequence[Id], groups: int, seed: bytes) -> list[list[Id]]
     return [sorted(names[i] for i in order[g::groups]) for g in range(groups)]
 
 
-def check_groups(groups: int, members: int) -> None:
-    """Raise PrivacyError for a number of groups that so many members do not form."""
-    if type(groups) is not int or not 1 <= groups <= members // 2:
+def check_groups(groups: Any, members: int) -> int:
+    """A number of groups as an int. Raises PrivacyError for one that so many members do not form."""
+    found = as_whole(groups)
+    if found is None or not 1 <= found <= members // 2:
         raise PrivacyError(
-            f"groups: got {groups!r} of {members} members, expected a whole number from 1 to {members // 2}: a group "
+            f"{got('groups', groups)} of {members} members, expected a whole number from 1 to {members // 2}: a group "
             "of one is not hidden by its sum"
         )
+    return found
 
 
 def group_parameters(
@@ -66,7 +69,7 @@ def group_parameters(
     the adversary neither chose nor knew. Raises PrivacyError where that leaves fewer than two honest members in a
     group, fewer than least_included, or admits no threshold.
     """
-    check_groups(groups, members)
+    groups = check_groups(groups, members)
     liars, gone = counted("corrupt", corrupt, members), counted("dropout", dropout, members)
     # what is wrong in any number of groups
     Parameters.choose(2, **{**others, "corrupt": 0.0, "dropout": 0.0, "least_included": 0})
@@ -133,5 +136,5 @@ def tolerated(members: int, groups: int, liars: int) -> tuple[int, bool]:
     Each liar spoils at most its own group: fewer than half of the groups must hold one, or be void for want of others.
     Raises PrivacyError.
     """
-    check_groups(groups, members)
+    groups = check_groups(groups, members)
     return members // groups, 2 * min(liars, groups) < groups

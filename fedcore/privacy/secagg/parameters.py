@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fedcore.errors import FormatError, PrivacyError
-from fedcore.privacy.secagg.counts import counted, whole
+from fedcore.numbers import keep
+from fedcore.privacy.limits import check_whole
+from fedcore.privacy.secagg.counts import counted
 from fedcore.privacy.secagg.search import MOST_SHARES, SECURITY, Bounds, bounds, most_dropout, search
 
 if TYPE_CHECKING:
@@ -83,13 +85,13 @@ class Parameters:
 
         Raises PrivacyError where no number of neighbours does, and for what is out of range or does not go together.
         """
-        n, bound = whole("n", n, 2, MOST_CLIENTS), whole("bound", bound, 0, 1 << 63)
+        n, bound = check_whole("n", n, 2, MOST_CLIENTS), check_whole("bound", bound, 0, 1 << 63)
         if (bound == 0) == (modulus_bits is None):
             raise PrivacyError("bound: got neither or both of bound and modulus_bits, expected one of them")
         counts = {"corrupt": counted("corrupt", corrupt, n), "dropout": counted("dropout", dropout, n)}
         if adversary not in ADVERSARIES:
             raise PrivacyError(f"adversary: got {adversary!r}, expected one of {', '.join(ADVERSARIES)}")
-        least_included = whole("least_included", least_included, 0, n)
+        least_included = check_whole("least_included", least_included, 0, n)
         away = n - least_included if least_included else 0
         found = search(adversary, n, **counts, away=away) or search(adversary, n, **counts)
         if found is None:
@@ -139,21 +141,21 @@ class Parameters:
         return found
 
     def __post_init__(self) -> None:
-        n, k = whole("clients", self.clients, 2, MOST_CLIENTS), self.neighbours
+        n = check_whole("clients", self.clients, 2, MOST_CLIENTS)
+        k = check_whole("neighbours", self.neighbours, 1, min(MOST_SHARES, n - 1))
         ranges = {
-            "clients": (2, MOST_CLIENTS),
             "length": (1, MOST_LENGTH),
             "bound": (0, 1 << 63),
             "modulus_bits": (1, 64),
             "corrupt": (0, n - 1),
             "dropout": (0, n - 1),
-            "neighbours": (1, min(MOST_SHARES, n - 1)),
             "threshold": (1, k),
             "in_degree": (k, n - 1),
             "least_included": (0, n),
         }
         for name, (least, most) in ranges.items():
-            object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
+            keep(self, **{name: check_whole(name, getattr(self, name), least, most)})
+        keep(self, clients=n, neighbours=k)
         if self.adversary not in ADVERSARIES or self.stream not in STREAMS:
             raise PrivacyError(
                 f"parameters: got {self.adversary!r} and {self.stream!r}, expected one of {ADVERSARIES} and {STREAMS}"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from fedcore.errors import PrivacyError
+from fedcore.numbers import keep
+from fedcore.privacy.limits import check_whole
 from fedcore.privacy.secagg.graph import Graph
 from fedcore.privacy.secagg.keys import round_binding
 from fedcore.privacy.secagg.parameters import Parameters
@@ -36,7 +39,7 @@ class Round:
                 f"roster: got {len(self.roster)} members, the parameters are for {self.parameters.clients}; choose "
                 "parameters for this cohort"
             )
-        check_run(self.session, self.number)
+        keep(self, number=check_run(self.session, self.number))
         if not isinstance(self.context, bytes) or len(self.context) != CONTEXT_BYTES:
             raise PrivacyError(
                 f"context: expected the {CONTEXT_BYTES} bytes of SHA-256 of the broadcast adapter and configuration"
@@ -81,12 +84,11 @@ class Round:
         )
 
 
-def check_run(session: bytes, number: int) -> None:
-    """Raise PrivacyError for a session or a number that no round has."""
+def check_run(session: bytes, number: Any) -> int:
+    """The number of a round as an int. Raises PrivacyError for a session or a number that no round has."""
     if not isinstance(session, bytes) or not 1 <= len(session) <= 64:
         raise PrivacyError("session: expected 1 to 64 bytes that no other run has, from os.urandom")
-    if type(number) is not int or not 0 <= number < 1 << 63:
-        raise PrivacyError(f"round: got {number!r}, expected a whole number from 0 to 2^63 - 1")
+    return check_whole("round", number, 0, (1 << 63) - 1)
 
 
 def digest_of(*parts: bytes) -> bytes:

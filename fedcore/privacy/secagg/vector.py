@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError, WeightError
+from fedcore.numbers import as_real, got, keep, positive, whole
 from fedcore.privacy.secagg.parameters import Parameters
 
 
@@ -31,23 +31,21 @@ class Quantizer:
     largest_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if type(self.bound) is not int or not 1 <= self.bound <= 1 << 53:
-            raise RangeError(f"bound: got {self.bound!r}, expected a whole number from 1 to 2^53, which fp64 holds")
+        keep(self, bound=whole("bound", self.bound, 1, 1 << 53, error=RangeError))  # fp64 holds it
         for name in ("largest", "largest_weight"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 < float(value) < math.inf:
-                raise RangeError(f"{name}: got {value!r}, expected a finite number above 0")
+            keep(self, **{name: positive(name, getattr(self, name), error=RangeError)})
 
     def weighted(self, values: Any, weight: float = 1.0) -> Weighted:
         """An update (d,) of fp32 or fp64, with its weight, for `Client.mask`.
 
         Raises WeightError, also for a weight that rounds to W = 0, DTypeError, RangeError.
         """
-        if not isinstance(weight, Real) or not 0 < weight <= self.largest_weight:
-            raise WeightError(f"weight: got {weight!r}, expected one above 0, at most {self.largest_weight}")
-        if (whole := round(float(weight) / self.largest_weight * self.bound)) == 0:
+        share = as_real(weight)
+        if share is None or not 0 < share <= self.largest_weight:
+            raise WeightError(f"{got('weight', weight)}, expected one above 0, at most {self.largest_weight}")
+        if (count := round(share / self.largest_weight * self.bound)) == 0:
             raise WeightError(
-                f"weight: got {weight!r} of at most {self.largest_weight}, which bound {self.bound} rounds to 0; take "
+                f"{got('weight', weight)} of at most {self.largest_weight}, which bound {self.bound} rounds to 0; take "
                 "a larger bound or a smaller largest_weight"
             )
         try:
@@ -58,9 +56,9 @@ class Quantizer:
             ) from None
         if array.dtype not in (np.float32, np.float64) or array.ndim != 1:
             raise DTypeError(f"values: got {array.dtype} of shape {array.shape}, expected a vector of fp32 or fp64")
-        if not (scale := whole / self.largest) < math.inf:
+        if not (scale := count / self.largest) < math.inf:
             raise RangeError(f"largest: got {self.largest!r}, which with bound and weight scales by {scale}")
-        return Weighted(array, scale, whole, whole)
+        return Weighted(array, scale, count, count)
 
     def mean(self, total: np.ndarray) -> tuple[np.ndarray, float]:
         """(weighted mean (d,) fp64, sum of the weights) of a sum. Raises ShapeError, WeightError for one without."""
@@ -182,10 +180,10 @@ class Parts:
     def join(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
         """(length,) of one dtype. Raises ShapeError for a part that is missing, unknown, or of another shape."""
         for name in self.shapes.keys() | parts.keys():
-            got = np.shape(parts[name]) if name in parts else "nothing"
+            given = np.shape(parts[name]) if name in parts else "nothing"
             expected = tuple(self.shapes[name]) if name in self.shapes else "nothing"
-            if got != expected:
-                raise ShapeError(f"parts: got {got} as {name!r}, expected {expected}")
+            if given != expected:
+                raise ShapeError(f"parts: got {given} as {name!r}, expected {expected}")
         return np.concatenate([np.ravel(parts[name]) for name in self.shapes])
 
     def split(self, vector: np.ndarray) -> dict[str, np.ndarray]:
