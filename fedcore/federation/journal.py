@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedcore.errors import FormatError
-from fedcore.updates.atomic import refused, sync, write_atomically
+from fedcore.updates.atomic import append, write_atomically
 
 
 @dataclass(frozen=True)
@@ -99,23 +98,9 @@ class LineLog:
         self._size = len(content) - len(torn)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add one line; when this returns it is on disk. Raises StorageError, leaving the file as it was."""
+        """Add one line; when this returns it is on disk. Raises StorageError, as `append` does."""
         line = (json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        new = not self.path.exists()
-        try:
-            with self.path.open("ab") as file:
-                try:
-                    os.ftruncate(file.fileno(), self._size)
-                    file.write(line)
-                    file.flush()
-                    os.fsync(file.fileno())
-                except BaseException:
-                    os.ftruncate(file.fileno(), self._size)
-                    raise
-            if new:
-                sync(self.path.parent)
-        except OSError as error:
-            raise refused(self.path, error) from error
+        append(self.path, line, keep=self._size)
         self._size += len(line)
         self.entries.append(json.loads(line))
 

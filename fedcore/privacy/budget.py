@@ -12,11 +12,12 @@ from fedcore.errors import FormatError, PrivacyBudgetError, PrivacyError
 from fedcore.gaussian_table import SAMPLER
 from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
 from fedcore.privacy.accounting import check_epsilon
-from fedcore.privacy.chain import Chain, Head, Unwritten, require, tampered
+from fedcore.privacy.chain import Chain, Head, require, tampered
 from fedcore.privacy.files import file_path
 from fedcore.privacy.limits import check_text, is_number
 from fedcore.privacy.reservation import Noise, charge_of, check_opening, record_of
 from fedcore.privacy.seal import KEY_BYTES, SealedKeys, commitment, derived
+from fedcore.updates.atomic import Unwritten
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
