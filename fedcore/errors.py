@@ -78,7 +78,7 @@ class ExistsError(FedcoreError, FileExistsError):
 
 
 class StorageError(FedcoreError, OSError):
-    """The operating system refused a write (a full disk, a permission); nothing half-written was left, or the line says so."""
+    """The operating system refused a write (a full disk, a permission); nothing half-written is left, or it says so."""
 
 
 class BudgetError(FedcoreError, ValueError):

@@ -25,6 +25,7 @@ from fedcore.federation.round_files import RoundFiles
 from fedcore.federation.sealing import without_places
 from fedcore.updates import Update
 from fedcore.updates.atomic import new_directory, refused
+from fedcore.updates.header import json_object
 
 
 class RunFolder:
@@ -117,8 +118,9 @@ class RunFolder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """run.json: base, clients, machine, versions."""
-        return json.loads((self.path / "run.json").read_text())
+        """run.json: base, clients, machine, versions. Raises FormatError where it was damaged."""
+        path = self.path / "run.json"
+        return json_object(path.read_bytes(), str(path), "restore it from a copy")
 
     def save_adapter(self, update: Update, *parts: str) -> None:
         """Write a PEFT directory inside the folder unless it is there already (each is written whole)."""

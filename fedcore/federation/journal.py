@@ -16,6 +16,7 @@ from typing import Any
 
 from fedcore.errors import FormatError
 from fedcore.updates.atomic import append, write_atomically
+from fedcore.updates.header import json_object
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,7 @@ class LineLog:
         self.dropped = bool(torn)
         self.entries: list[dict[str, Any]] = []
         for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                entry = None
-            if not isinstance(entry, dict):
-                raise FormatError(f"{path}:{number}: not a JSON object; the file was damaged, restore it from a copy")
-            self.entries.append(entry)
+            self.entries.append(json_object(line, f"{path}:{number}", "the file was damaged, restore it from a copy"))
         self._size = len(content) - len(torn)
 
     def append(self, entry: Mapping[str, Any]) -> None:
