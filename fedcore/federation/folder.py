@@ -173,15 +173,22 @@ class RunFolder:
         return next((entry for entry in self.ledger.entries if entry["arm"] == arm and "stopped" in entry), None)
 
     def hold(self) -> RunFolder:
-        """Keep other processes from writing to the folder until `with` ends. Raises StorageError if one does."""
-        self._lock = (self.path / "config.toml").open("rb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise StorageError(f"{self.path}: another process is running this; wait for it or stop it") from None
-        # what the process before has written since
-        self.ledger, self.metrics = LineLog(self.ledger.path), LineLog(self.metrics.path)
+        """Keep other processes from writing to the folder until `with` ends.
+
+        Raises StorageError if one does or the file system has no locks, FormatError if a log was damaged meanwhile.
+        """
+        with contextlib.ExitStack() as opened:
+            try:
+                lock = opened.enter_context((self.path / "config.toml").open("rb"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageError(f"{self.path}: another process is running this; wait for it or stop it") from None
+            except OSError as error:
+                raise refused(self.path, error) from error
+            # what the process before has written since
+            self.ledger, self.metrics = LineLog(self.ledger.path), LineLog(self.metrics.path)
+            opened.pop_all()
+        self._lock = lock
         return self
 
 
