@@ -6,10 +6,21 @@ A message is one line: the thing, what was got, what was expected, what to do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound="FedcoreError")
 
 
 class FedcoreError(Exception):
     """Base of all errors that fedcore raises on purpose."""
+
+    def with_message(self: _Error, message: str) -> _Error:
+        """The same error, with all that it knows, under another message: for who can say more of where it happened."""
+        kind = type(self)
+        made = kind.__new__(kind)  # not by its constructor, which may take something else than a message
+        made.args = (message,)
+        made.__dict__.update(self.__dict__)
+        return made
 
 
 class ShapeError(FedcoreError, ValueError):
@@ -71,7 +82,7 @@ class ExistsError(FedcoreError, FileExistsError):
 
 
 class StorageError(FedcoreError, OSError):
-    """The operating system refused a write (a full disk, a permission); nothing half-written was left."""
+    """The operating system refused a write (a full disk, a permission); nothing half-written is left, or it says so."""
 
 
 class BudgetError(FedcoreError, ValueError):

@@ -103,8 +103,8 @@ def test_too_few_or_too_short_texts_give_no_questions():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"body": ', r"texts\.jsonl:3: not JSON"),
-        ('["body"]', r"texts\.jsonl:3: got list, expected one JSON object per line"),
+        ('{"body": ', r"texts\.jsonl:3: not valid JSON \(.*\); write one JSON object per line"),
+        ('["body"]', r"texts\.jsonl:3: got a JSON list, expected an object; write one JSON object per line"),
         ('{"txt": "x", "topic": "a"}', r"texts\.jsonl:3: no column 'body' \(data\.text\); it has txt, topic"),
         ('{"body": "x"}', r"texts\.jsonl:3: no column 'topic' \(partition\.column\)"),
         ('{"body": 3, "topic": "a"}', r"texts\.jsonl:3: column 'body' holds int, expected text"),
@@ -132,7 +132,7 @@ def test_missing_empty_and_undecodable_files(tmp_path):
     with pytest.raises(FormatError, match="got 0 texts, expected at least 2"):
         texts(tmp_path / "empty.jsonl")
     (tmp_path / "latin.jsonl").write_bytes(b'{"body": "\xe9"}\n')
-    with pytest.raises(FormatError, match="not UTF-8 text"):
+    with pytest.raises(FormatError, match=r"latin\.jsonl:1: not valid JSON .*utf-8.*; write one .*, in UTF-8"):
         texts(tmp_path / "latin.jsonl")
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fedcore.errors import FormatError, StorageError
 from fedcore.federation.journal import Journal, LineLog
+from fedcore.privacy.chain import Chain
 from fedcore.updates.atomic import new_directory, write_atomically
 
 
@@ -77,6 +81,65 @@ def test_a_full_disk_leaves_a_log_as_it_was(tmp_path: Path, monkeypatch, request
     assert LineLog(log.path).entries == [{"round": 1}, {"round": 2}]
 
 
+def test_a_disk_that_fills_within_a_line_leaves_a_log_as_it_was_once_there_is_room(tmp_path: Path):
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from fedcore.errors import StorageError; from fedcore.federation.journal import LineLog\n"
+        "log = LineLog(Path(sys.argv[1]))\n"
+        "log.append({'round': 1})\n"
+        "_, most = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40, most))\n"
+        "try: log.append({'round': 2, 'more': 50 * 'x'})\n"
+        "except StorageError as error: print(error)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n"
+        "print(log.path.read_bytes() == b'{\"round\": 1}\\n')\n"
+        "log.append({'round': 3})"
+    )
+    ran = subprocess.run([sys.executable, "-B", "-c", code, str(tmp_path / "log")], capture_output=True, text=True)
+    assert "log: cannot be written (File too large); nothing half-written was left" in ran.stdout, ran.stderr
+    assert ran.stdout.endswith("True\n")
+    assert LineLog(tmp_path / "log").entries == [{"round": 1}, {"round": 3}]
+
+
+@pytest.mark.parametrize("moment", ["write", "fsync"])
+def test_an_interrupted_line_is_taken_back(tmp_path: Path, monkeypatch, moment):
+    log = LineLog(tmp_path / "log")
+    log.append({"round": 1})
+    before, real = log.path.read_bytes(), getattr(os, moment)
+
+    def interrupted(descriptor, *data):
+        monkeypatch.undo()
+        real(descriptor, *(part[:5] for part in data))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        log.append({"round": 2})
+    assert log.path.read_bytes() == before
+
+
+def test_a_line_that_cannot_be_taken_back_says_so(tmp_path: Path, monkeypatch, request):
+    log = LineLog(tmp_path / "log")
+    log.append({"round": 1})
+    request.getfixturevalue("full_disk")
+    with pytest.raises(StorageError, match=r"log: cannot be written \(No space left .*\); .* may be left;") as caught:
+        log.append({"round": 2})
+    assert "nothing half-written" not in str(caught.value)
+    monkeypatch.undo()
+    assert LineLog(log.path).entries[0] == {"round": 1}
+
+
+def test_the_files_of_a_log_and_of_a_chain_have_the_permissions_they_had(tmp_path: Path):
+    before = os.umask(0o022)
+    try:
+        LineLog(tmp_path / "log").append({"round": 1})
+        with (chain := Chain(tmp_path / "chain", b"k" * 32)).locked():
+            chain.append({"round": 1})
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("log", "chain")] == [0o644, 0o600]
+
+
 def test_an_old_file_survives_a_write_that_fails(tmp_path: Path, monkeypatch, request):
     write_atomically(tmp_path / "f", b"old")
     request.getfixturevalue("full_disk")
@@ -127,7 +190,7 @@ def test_a_line_torn_anywhere_is_dropped_and_the_log_goes_on(tmp_path: Path, cut
 
 def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path):
     (tmp_path / "log").write_bytes(b'{"a": 1}\n{"a": \n{"a": 3}\n')
-    with pytest.raises(FormatError, match=r"log:2: not a JSON object"):
+    with pytest.raises(FormatError, match=r"log:2: not valid JSON .*; the file was damaged"):
         LineLog(tmp_path / "log")
 
 

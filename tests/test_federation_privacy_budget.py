@@ -123,6 +123,28 @@ def test_a_budget_that_was_changed_or_rolled_back_releases_nothing(tmp_path):
     assert len(RunFolder.read(path).ledger.entries) == 2
 
 
+def test_the_plan_that_is_used_is_the_one_that_was_checked(tmp_path, monkeypatch):
+    """Whoever writes to the folder while it is read has no run go on with another plan."""
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, config(rounds=3), learner=Interrupting(after=1))
+    said, reads = json.loads((path / "privacy.json").read_text()), []
+
+    def first_another(real):
+        def read(file, *arguments, **options):
+            if file.name == "privacy.json":
+                reads.append(file)
+                file.write_text(json.dumps(said | ({"charged": 0.1} if len(reads) == 1 else {})))
+            return real(file, *arguments, **options)
+
+        return read
+
+    for name in ("read_text", "read_bytes"):
+        monkeypatch.setattr(type(path), name, first_another(getattr(type(path), name)))
+    with pytest.raises(FormatError, match=r"privacy\.json: was changed after the run began"):
+        run(path, config(rounds=3), resume=True)
+
+
 def test_a_plan_that_was_changed_releases_nothing(tmp_path):
     text = 'epsilon = 20\ndelta = 1e-2\nsampling = "fixed"\nclients_per_round = 2\n'
     path = tmp_path / "run"

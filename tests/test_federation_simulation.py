@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -334,6 +336,39 @@ def test_two_processes_cannot_hold_one_run(whole):
     held.hold()
     with pytest.raises(StorageError, match="another process is running this"):
         simulate(whole, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOLCK, "No locks available"), r"run: cannot be written \(No locks available\); "),
+        (BlockingIOError(errno.EWOULDBLOCK, "busy"), "another process is running this"),
+    ],
+)
+def test_a_folder_that_cannot_be_held_is_left_closed(whole, monkeypatch, error, said):
+    asked = []
+
+    def flock(file, _):
+        asked.append(file)
+        raise error
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = RunFolder.read(whole)
+    with pytest.raises(StorageError, match=said):
+        folder.hold()
+    assert asked[0].closed
+    assert folder._lock is None
+
+
+def test_a_folder_whose_log_was_damaged_meanwhile_is_given_free(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    folder = RunFolder.read(tmp_path / "run")
+    folder.metrics.path.write_bytes(b"[]\n")
+    with pytest.raises(FormatError, match=r"metrics\.jsonl:1"):
+        folder.hold()
+    folder.metrics.path.write_bytes(b"")
+    with RunFolder.read(folder.path).hold(), pytest.raises(StorageError, match="another process is running this"):
+        folder.hold()
 
 
 def test_an_update_damaged_on_disk_stops_the_resumption(tmp_path):

@@ -107,7 +107,7 @@ def _naming(client: str) -> Iterator[None]:
     try:
         yield
     except FedcoreError as error:
-        raise type(error)(f"client {shown(client)}: {error}") from None
+        raise error.with_message(f"client {shown(client)}: {error}") from None
 
 
 def _weight_in(path: Path) -> float | None:

@@ -28,8 +28,9 @@ from fedcore.clients.seeding import seeded
 from fedcore.clients.settings import PretrainingSettings, Progress
 from fedcore.clients.training import next_token_loss
 from fedcore.clients.workers import Call, Workers
-from fedcore.errors import ConfigError, ExistsError, ShapeError, TrainingError
+from fedcore.errors import ConfigError, ExistsError, FormatError, ShapeError, TrainingError
 from fedcore.updates.atomic import locked_beside, new_directory
+from fedcore.updates.header import json_object
 
 __all__ = ["PretrainingSettings", "cache_key", "make_base"]
 
@@ -105,10 +106,10 @@ def _check(silos: dict[str, list[str]], settings: PretrainingSettings) -> None:
 def _made_from(directory: Path, key: dict[str, Any]) -> bool:
     """Whether a directory is a whole base made from `key`."""
     try:
-        found = json.loads((directory / _KEY_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json_object((directory / _KEY_FILE).read_bytes(), _KEY_FILE)
+    except (OSError, FormatError):
         return False
-    return isinstance(found, dict) and {name: found.get(name) for name in key} == key
+    return {name: found.get(name) for name in key} == key
 
 
 def _tokenizer(texts: Sequence[str], vocabulary: int) -> Any:

@@ -63,7 +63,7 @@ def _check(config: Config, arm: Arm, path: str, sums: Sequence[secagg.Parameters
     try:
         policy = secagg.Policy.load(path)
     except (MissingError, StorageError, ConfigError) as error:
-        raise type(error)(f"arm {arm.name!r}: {error}") from None
+        raise error.with_message(f"arm {arm.name!r}: {error}") from None
     if model is None:
         policy = replace(policy, model=None)
     for p in sums:

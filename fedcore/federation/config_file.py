@@ -30,6 +30,7 @@ from fedcore.federation.sealing import with_places
 from fedcore.federation.section import Section
 from fedcore.federation.secure_faults import secure_faults
 from fedcore.rules import Rule
+from fedcore.updates.layout import shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -70,7 +71,7 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
     """`load_config` on text; `name` stands for the file in errors, `folder` is what its paths are relative to."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of TOML, a number of too many digits, or nesting too deep
         raise ConfigError(f"{name}: not TOML: {error}; correct that line") from None
     if isinstance(data.get("privacy"), dict):
         data["privacy"] = with_places(data["privacy"], name, folder / FOLDER)
@@ -223,7 +224,7 @@ def _fault(entry: Any) -> str:
         return f"{key}: {message}" if key else message
     # in the words of TOML
     message = re.sub(r"dictionary or instance of \w+", "table", message).replace("tuple", "list")
-    return f"{key}: got {entry['input']!r}; {message[0].lower()}{message[1:]}"
+    return f"{key}: got {shown(entry['input'])}; {message[0].lower()}{message[1:]}"
 
 
 def _section_at(location: tuple[Any, ...]) -> type[Section]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from fedcore.errors import ConfigError, DependencyError, FormatError, MissingErr
 from fedcore.federation.config import Config
 from fedcore.federation.config_data import BUILT_IN_TEXTS
 from fedcore.federation.partition import partition
+from fedcore.updates.header import json_object
 from fedcore.updates.layout import LONE_SURROGATE
 
 if TYPE_CHECKING:
@@ -120,20 +120,11 @@ def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
         raise MissingError(
             f"{path}: no such file; data.source is a .jsonl path, a `datasets` name or 'python-documentation'"
         )
-    with path.open(encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise FormatError(
-                            f"{path}:{number}: got {type(row).__name__}, expected one JSON object per line"
-                        )
-                    yield f"{path}:{number}", row
-        except json.JSONDecodeError as error:
-            raise FormatError(f"{path}:{number}: not JSON: {error.msg}; one JSON object per line is expected") from None
-        except UnicodeDecodeError as error:
-            raise FormatError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                place = f"{path}:{number}"
+                yield place, json_object(line, place, "write one JSON object per line, in UTF-8")
 
 
 def _dataset(name: str, config: Config) -> Iterable[tuple[str, Mapping[str, Any]]]:

@@ -25,6 +25,7 @@ from fedcore.federation.round_files import RoundFiles
 from fedcore.federation.sealing import without_places
 from fedcore.updates import Update
 from fedcore.updates.atomic import new_directory, refused
+from fedcore.updates.header import json_object
 
 
 class RunFolder:
@@ -117,8 +118,9 @@ class RunFolder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """run.json: base, clients, machine, versions."""
-        return json.loads((self.path / "run.json").read_text())
+        """run.json: base, clients, machine, versions. Raises FormatError where it was damaged."""
+        path = self.path / "run.json"
+        return json_object(path.read_bytes(), str(path), "restore it from a copy")
 
     def save_adapter(self, update: Update, *parts: str) -> None:
         """Write a PEFT directory inside the folder unless it is there already (each is written whole)."""
@@ -171,15 +173,22 @@ class RunFolder:
         return next((entry for entry in self.ledger.entries if entry["arm"] == arm and "stopped" in entry), None)
 
     def hold(self) -> RunFolder:
-        """Keep other processes from writing to the folder until `with` ends. Raises StorageError if one does."""
-        self._lock = (self.path / "config.toml").open("rb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise StorageError(f"{self.path}: another process is running this; wait for it or stop it") from None
-        # what the process before has written since
-        self.ledger, self.metrics = LineLog(self.ledger.path), LineLog(self.metrics.path)
+        """Keep other processes from writing to the folder until `with` ends.
+
+        Raises StorageError if one does or the file system has no locks, FormatError if a log was damaged meanwhile.
+        """
+        with contextlib.ExitStack() as opened:
+            try:
+                lock = opened.enter_context((self.path / "config.toml").open("rb"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageError(f"{self.path}: another process is running this; wait for it or stop it") from None
+            except OSError as error:
+                raise refused(self.path, error) from error
+            # what the process before has written since
+            self.ledger, self.metrics = LineLog(self.ledger.path), LineLog(self.metrics.path)
+            opened.pop_all()
+        self._lock = lock
         return self
 
 

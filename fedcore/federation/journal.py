@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedcore.errors import FormatError
-from fedcore.updates.atomic import refused, sync, write_atomically
+from fedcore.updates.atomic import append, write_atomically
+from fedcore.updates.header import json_object
 
 
 @dataclass(frozen=True)
@@ -89,33 +89,13 @@ class LineLog:
         self.dropped = bool(torn)
         self.entries: list[dict[str, Any]] = []
         for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                entry = None
-            if not isinstance(entry, dict):
-                raise FormatError(f"{path}:{number}: not a JSON object; the file was damaged, restore it from a copy")
-            self.entries.append(entry)
+            self.entries.append(json_object(line, f"{path}:{number}", "the file was damaged, restore it from a copy"))
         self._size = len(content) - len(torn)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add one line; when this returns it is on disk. Raises StorageError, leaving the file as it was."""
+        """Add one line; when this returns it is on disk. Raises StorageError, as `append` does."""
         line = (json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        new = not self.path.exists()
-        try:
-            with self.path.open("ab") as file:
-                try:
-                    os.ftruncate(file.fileno(), self._size)
-                    file.write(line)
-                    file.flush()
-                    os.fsync(file.fileno())
-                except BaseException:
-                    os.ftruncate(file.fileno(), self._size)
-                    raise
-            if new:
-                sync(self.path.parent)
-        except OSError as error:
-            raise refused(self.path, error) from error
+        append(self.path, line, keep=self._size)
         self._size += len(line)
         self.entries.append(json.loads(line))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedcore.errors import RuleError
+from fedcore.updates.layout import shown
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -28,7 +29,7 @@ def check_types(name: str, kind: type, parameters: Mapping[str, Any], spelled: C
         wanted = _choices(hints.get(parameter, Any))
         if wanted and not any(_fits(value, choice) for choice in wanted):
             words = " or ".join(_WORDS.get(choice) or repr(choice) for choice in wanted if choice is not type(None))
-            raise RuleError(f"{name}: {spelled(parameter)}: got {value!r}, expected {words}")
+            raise RuleError(f"{name}: {spelled(parameter)}: got {shown(value)}, expected {words}")
 
 
 def _choices(hint: Any) -> list[Any]:

@@ -27,6 +27,7 @@ from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.sealing import PLACES, places, sealing_key
 from fedcore.privacy.seal import derived, sealed, unsealed
 from fedcore.updates.atomic import sync, write_atomically
+from fedcore.updates.header import json_object
 
 FOLDER = "private"
 _DAY = 86400.0
@@ -72,9 +73,9 @@ class PrivateJournal:
         write_atomically(self._round(arm, number), (json.dumps(facts, indent=1) + "\n").encode())
 
     def kept(self, arm: str, number: int) -> dict[str, Any] | None:
-        """What `keep` wrote, None where it expired."""
+        """What `keep` wrote, None where it expired. Raises FormatError where it was damaged."""
         path = self._round(arm, number)
-        return json.loads(path.read_text()) if path.is_file() else None
+        return json_object(path.read_bytes(), str(path), "restore it from a copy") if path.is_file() else None
 
     def destroy_secret(self) -> None:
         """Delete the secret, from which clients' noise was derived: the run is finished."""

@@ -22,10 +22,13 @@ from fedcore.privacy.chain import Head
 from fedcore.privacy.factorization import Factor
 from fedcore.privacy.seal import derived, same_text
 from fedcore.updates.atomic import write_atomically
+from fedcore.updates.header import json_object
+from fedcore.updates.layout import shown
 
 One = TypeVar("One")
 #: the public plan in a run folder
 PLAN = "privacy.json"
+_RESTORE = "restore it from a copy"
 
 
 @dataclass(frozen=True)
@@ -115,28 +118,34 @@ def open_private(
 
 
 def read_plan(run: Path) -> Plan | None:
-    """The plan of a run folder, None for a run without privacy."""
+    """The plan of a run folder, None for a run without privacy. Raises FormatError where it was damaged."""
     path = run / PLAN
     if not path.is_file():
         return None
-    try:
-        said = json.loads(path.read_text())
-        del said["mac"]
-        return Plan(**said | {"notes": tuple(said["notes"])})
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise FormatError(f"{path}: not the plan of a private run ({error}); restore it from a copy") from None
+    said, _ = _said(path)
+    return _plan(said, path)
 
 
 def _own_plan(folder: RunFolder, plan_key: bytes) -> Plan:
     """The plan that this run made. Raises FormatError for another: it says what noise is drawn, and what is charged."""
     path = folder.path / PLAN
-    plan = read_plan(folder.path)
-    assert plan is not None
-    said = json.loads(path.read_text())
-    mac = said.pop("mac")
+    said, mac = _said(path)
     if not same_text(mac, _mac(said, plan_key)):
-        raise FormatError(f"{path}: was changed after the run began; restore it from a copy, nothing is released by it")
-    return plan
+        raise FormatError(f"{path}: was changed after the run began; {_RESTORE}, nothing is released by it")
+    return _plan(said, path)
+
+
+def _said(path: Path) -> tuple[dict[str, Any], Any]:
+    """What the file of a plan says, and its MAC: None where it has none."""
+    said = json_object(path.read_bytes(), str(path), _RESTORE)
+    return said, said.pop("mac", None)
+
+
+def _plan(said: dict[str, Any], path: Path) -> Plan:
+    try:
+        return Plan(**said | {"notes": tuple(said["notes"])})
+    except (TypeError, KeyError) as error:
+        raise FormatError(f"{path}: not the plan of a private run ({shown(str(error))}); {_RESTORE}") from None
 
 
 def _mac(plan: dict[str, Any], plan_key: bytes) -> str:

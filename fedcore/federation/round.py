@@ -166,7 +166,7 @@ def combine(
             raise
         # its bytes are in the journal, so that a resumed run meets it again
         remedy = 'start a new run with aggregation.on_nonfinite = "exclude"'
-        raise NonFiniteError(f"{error}; or {remedy}", error.row, error.column) from error
+        raise error.with_message(f"{error}; or {remedy}") from error
     return result, cohort
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from fedcore.federation.config_privacy import Privacy
 from fedcore.privacy.files import read
 from fedcore.privacy.seal import KEY_BYTES
 from fedcore.updates.atomic import write_new
+from fedcore.updates.header import json_object
 
 #: in a run's private folder, and the keys of [privacy] in it, which are empty in the run's public configuration
 PLACES = "places.json"
@@ -62,7 +62,7 @@ def with_places(section: dict[str, Any], name: str, private: Path) -> dict[str, 
     """
     empty = [key for key in _KEYS if section.get(key) == ""]
     try:
-        kept = json.loads((private / PLACES).read_bytes()) if empty else {}
+        kept = json_object((private / PLACES).read_bytes(), PLACES) if empty else {}
         return section | {key: str(kept[key]) for key in empty}
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(

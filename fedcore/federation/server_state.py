@@ -13,6 +13,7 @@ from safetensors.numpy import load, save
 
 from fedcore.errors import FormatError, LayoutError
 from fedcore.updates import Layout
+from fedcore.updates.header import json_object
 
 _SEPARATOR = ":"
 
@@ -51,7 +52,8 @@ class ServerState:
         try:
             tensors = load(data)
             length = int.from_bytes(data[:8], "little")
-            said = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["fedcore.server_state"])
+            metadata = json_object(data[8 : 8 + length], "header")["__metadata__"]
+            said = json_object(metadata["fedcore.server_state"], "metadata")
             optimizer, number = str(said["optimizer"]), int(said["round"])
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{source}: not the state of a server optimiser ({error}); restore it") from None

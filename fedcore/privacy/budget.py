@@ -13,11 +13,12 @@ from fedcore.gaussian_table import SAMPLER
 from fedcore.numbers import as_real, got
 from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
 from fedcore.privacy.accounting import check_epsilon
-from fedcore.privacy.chain import Chain, Head, Unwritten, require, tampered
+from fedcore.privacy.chain import Chain, Head, require, tampered
 from fedcore.privacy.files import file_path
 from fedcore.privacy.limits import check_text
 from fedcore.privacy.reservation import Noise, charge_of, check_opening, record_of
 from fedcore.privacy.seal import KEY_BYTES, SealedKeys, commitment, derived
+from fedcore.updates.atomic import Unwritten
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 

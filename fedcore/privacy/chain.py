@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedcore.errors import FormatError, PrivacyError, StorageError
+from fedcore.errors import FormatError, PrivacyError
 from fedcore.privacy.files import read
 from fedcore.privacy.seal import derived, same_text
-from fedcore.updates.atomic import make_parents, refused, sync, write_atomically
+from fedcore.updates.atomic import append, make_parents, refused, sync, write_atomically
 
 
 class Head(NamedTuple):
@@ -39,10 +39,6 @@ class Line(NamedTuple):
 
     head: Head
     text: bytes
-
-
-class Unwritten(StorageError):
-    """A record could not be written, and nothing of it is in the file."""
 
 
 class Chain:
@@ -86,26 +82,7 @@ class Chain:
 
         Raises Unwritten where nothing of it is in the file, StorageError where some of it may be.
         """
-        left = False
-        try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                size, left, data = os.fstat(descriptor).st_size, True, line.text
-                try:
-                    while data:
-                        data = data[os.write(descriptor, data) :]
-                    os.fsync(descriptor)
-                    sync(self.path.parent)
-                except OSError:
-                    os.ftruncate(descriptor, size)
-                    os.fsync(descriptor)
-                    left = False
-                    raise
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            failed = refused(self.path, error)
-            raise failed if left else Unwritten(*failed.args) from error
+        append(self.path, line.text, mode=0o600)
         self._last = line.head
         self._write_head()
         return self._last

@@ -34,7 +34,7 @@ def mark_sent(budget: Path, charge: Noise, client: str, message: bytes) -> bytes
     if not mark.is_file():
         write_atomically(kept, sealed(secret, message, name))
         write_atomically(mark, digest.encode())
-    elif mark.read_text() != digest:
+    elif mark.read_bytes() != digest.encode():
         raise PrivacyError(
             f"{mark}: {client} sent another message under charge {charge.number}, which this run folder has lost, and "
             "a second one is not charged; restore the folder as it was last, or start a new run"

@@ -52,7 +52,7 @@ def write_report(folder: RunFolder) -> Path:
 def page(folder: RunFolder) -> str:
     """The whole page. Everything that comes from the run is escaped."""
     metrics, ledger, facts = folder.metrics.entries, folder.ledger.entries, folder.facts
-    config = (folder.path / "config.toml").read_text(encoding="utf-8")
+    config = (folder.path / "config.toml").read_text(encoding="utf-8", errors="replace")
     title = f"Federated run: {folder.path.resolve().name}"
     plan, table = read_plan(folder.path), rows(metrics)
     sections = [

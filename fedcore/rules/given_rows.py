@@ -57,7 +57,7 @@ def checked_reference(name: str, reference: Any, data: Rows) -> Any:
     try:
         found = as_rows(reference if isinstance(reference, RowTable) else [reference])
     except (DTypeError, ShapeError) as error:  # it was looked at as a list of one row
-        raise type(error)(f"{name}: {str(error).removeprefix('row 0: ')}") from None
+        raise error.with_message(f"{name}: {str(error).removeprefix('row 0: ')}") from None
     if found.n != 1:
         raise LayoutError(f"{name}: got {found.n} rows, expected one")
     if found.d != data.d:

@@ -1,6 +1,7 @@
 """Files and directories written whole or not at all: beside, flushed to disk, then renamed.
 
 What has its final name is complete and survives a crash; what a killed process leaves is called `.<name>.<hex>.part`.
+Files that only grow do so in place (`append`): a crash can leave half of what was last added, for the reader to drop.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedcore.errors import ExistsError, FedcoreError, StorageError
 
 #: how the line of a write that was refused ends; a run that goes on in the same place says something else there
 REMEDY = "; nothing half-written was left; free space or choose another place"
+#: the same where what was written could not be taken back
+_LEFT = "; what was half-written may be left; free space or choose another place"
+
+
+class Unwritten(StorageError):
+    """What was to be added to a file could not be written, and nothing of it is in the file."""
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
@@ -51,6 +58,42 @@ def write_new(path: Path, secret: bytes) -> None:
         except FileExistsError:
             raise ExistsError(f"{path}: exists; a key that is in use is not overwritten, give another name") from None
         beside.unlink()
+
+
+def append(path: Path, data: bytes, *, keep: int | None = None, mode: int = 0o666) -> None:
+    """Add to the end of a file, made where there is none; when this returns it is on disk, and so is the file's name.
+
+    keep  bytes of the file that stay, where a crash left some after them; None: all
+    mode  permissions of a file that is made, less the umask
+
+    Raises Unwritten where nothing of `data` is in the file, StorageError where some of it may be. After any other
+    exception, such as an interruption, the file is cut back as well.
+    """
+    left = False
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode)
+        try:
+            size = os.fstat(descriptor).st_size if keep is None else keep
+            left = True
+            try:
+                if keep is not None:
+                    os.ftruncate(descriptor, size)
+                while data:
+                    data = data[os.write(descriptor, data) :]
+                os.fsync(descriptor)
+                sync(path.parent)
+            except BaseException:
+                with suppress(OSError):  # the first one says why
+                    os.ftruncate(descriptor, size)
+                    os.fsync(descriptor)
+                    left = False
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if left:
+            raise refused(path, error, _LEFT) from error
+        raise Unwritten(*refused(path, error).args) from error
 
 
 @contextmanager
@@ -173,6 +216,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def refused(path: Path, error: OSError) -> StorageError:
+def refused(path: Path, error: OSError, remedy: str = REMEDY) -> StorageError:
     """The one line for a write that the system refused."""
-    return StorageError(f"{path}: cannot be written ({error.strerror or error}){REMEDY}")
+    return StorageError(f"{path}: cannot be written ({error.strerror or error}){remedy}")

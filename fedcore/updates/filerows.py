@@ -125,7 +125,7 @@ class FileRows:
                         source.read_into(descriptor, out[to : to + size].data, offset)
                     source.check(descriptor)
             except FedcoreError as error:
-                raise type(error)(f"{self.names[row]}: {error}") from None
+                raise error.with_message(f"{self.names[row]}: {error}") from None
 
     def columns(self, row: int, start: int, stop: int, descriptors: Descriptors) -> np.ndarray:
         """Columns start:stop of a row, a copy."""

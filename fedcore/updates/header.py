@@ -43,14 +43,22 @@ class Header(NamedTuple):
 
 def parse_json(text: bytes, source: str) -> dict[str, Any]:
     """A JSON object, strictly: UTF-8, no repeated keys, no NaN or Infinity. Raises FormatError naming `source`."""
+    return json_object(text, source, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+
+
+def json_object(text: bytes | str, source: str, remedy: str = "write the file again", **options: Any) -> dict[str, Any]:
+    """A JSON object in UTF-8, read as `json.loads` reads it with these options. Raises FormatError naming `source`.
+
+    For whatever comes from outside, as a text that ends too early or nests too deeply must be an error of its own.
+    """
     try:
-        value = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = json.loads(text.decode() if isinstance(text, bytes) else text, **options)
     except RecursionError:
-        raise FormatError(f"{source}: its JSON is nested too deeply; write the file again") from None
-    except ValueError as error:
-        raise FormatError(f"{source}: not valid JSON ({shown(str(error))}); write the file again") from None
+        raise FormatError(f"{source}: its JSON is nested too deeply; {remedy}") from None
+    except ValueError as error:  # of JSON, of UTF-8, or a number of too many digits
+        raise FormatError(f"{source}: not valid JSON ({shown(str(error))}); {remedy}") from None
     if not isinstance(value, dict):
-        raise FormatError(f"{source}: got a JSON {type(value).__name__}, expected an object; write the file again")
+        raise FormatError(f"{source}: got a JSON {type(value).__name__}, expected an object; {remedy}")
     return value
 
 

@@ -60,6 +60,12 @@ def test_a_base_that_is_there_is_returned_and_one_from_other_input_replaced(silo
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
+@pytest.mark.parametrize("text", [b'{"a": ', b'{"a": ' + b"[" * 100_000, b"\xff", b"[]"])
+def test_a_base_whose_notes_are_damaged_is_made_again(tmp_path, text):
+    (tmp_path / "fedcore.json").write_bytes(text)
+    assert not pretraining._made_from(tmp_path, {})
+
+
 def test_a_directory_of_someone_else_is_refused(silos, tiny_settings, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ExistsError, match="was not made by fedcore"):

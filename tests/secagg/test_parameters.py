@@ -250,7 +250,7 @@ def test_groups_allow_for_the_corrupt_members_that_chance_puts_into_one():
 
 @pytest.mark.parametrize("marked", [-1, 101])
 def test_more_marked_ones_than_there_are_have_no_chance(marked):
-    with pytest.raises(ValueError, match="expected from 0 to 100"):
+    with pytest.raises(PrivacyError, match="expected from 0 to 100"):
         hypergeometric(100, marked, 25, 1)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from fedcore.errors import ConfigError, MissingError, PrivacyError, StorageError
 from fedcore.privacy.secagg.parameters import Parameters
+from fedcore.updates.layout import shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -96,7 +97,7 @@ class Policy:
     def __post_init__(self) -> None:
         for key, (fits, expected) in _FITS.items():
             if not fits(value := getattr(self, key)):
-                raise ConfigError(f"{key}: got {value!r}, expected {expected}")
+                raise ConfigError(f"{key}: got {shown(value)}, expected {expected}")
         object.__setattr__(self, "methods", tuple(self.methods))
 
     @classmethod
@@ -108,7 +109,7 @@ class Policy:
             raise MissingError(f"{path}: no such file; write the client's policy there") from None
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}, expected the client's policy, a TOML file") from None
-        except ValueError as error:  # of TOML, of UTF-8, or of the path
+        except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of the path, or nesting too deep
             raise ConfigError(f"{str(path)!r}: {error}") from None
         return cls.checked(found, str(path))
 

@@ -11,6 +11,8 @@ from functools import cache
 
 import numpy as np
 
+from fedcore.errors import PrivacyError
+
 _UP = 1e-6
 #: sizes of sets whose chances are found together
 _SIZES = 256
@@ -45,7 +47,7 @@ def log2_choose(n: int, k: int) -> float:
 def hypergeometric(population: int, marked: int, drawn: int, least: int) -> float:
     """log2 P[X >= least] of X marked ones among `drawn` of `population`, drawn without replacement; `marked` in all.
 
-    Raises ValueError unless 0 <= marked <= population.
+    Raises PrivacyError unless 0 <= marked <= population.
     """
     return float(hypergeometrics(population, np.array([marked]), drawn, least)[0])
 
@@ -53,7 +55,7 @@ def hypergeometric(population: int, marked: int, drawn: int, least: int) -> floa
 def hypergeometrics(population: int, marked: np.ndarray, drawn: int, least: int) -> np.ndarray:
     """`hypergeometric` for each number of marked ones."""
     if ((marked < 0) | (marked > population)).any():
-        raise ValueError(f"marked: got {marked.min()} to {marked.max()}, expected from 0 to {population}")
+        raise PrivacyError(f"marked: got {marked.min()} to {marked.max()}, expected from 0 to {population}")
     table, x = _table(population), np.arange(max(least, 0), drawn + 1)
     marked = marked[:, None]
     left, others = marked - x, population - marked - drawn + x  # that are not drawn
