@@ -11,6 +11,7 @@ import platform
 import re
 import sys
 import sysconfig
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,6 +65,11 @@ def declarations() -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith("#"))
 
 
+def longest_first(paths: Iterable[Path]) -> list[Path]:
+    """In the order in which a pool of compilers is soonest done: sorting networks take longest, then what is large."""
+    return sorted(paths, key=lambda path: (not path.stem.startswith("order"), -path.stat().st_size, path.name))
+
+
 def sources(machine: str, amx: bool = False) -> list[tuple[Path, list[str]]]:
     """Each C file that this machine needs, with the flags it is compiled with; `amx`: the compiler knows AMX."""
     isas = {"avx2", "avx512", "aesni", "vaes256", "vaes"} if machine in X86 else {"neon"} if machine in ARM else set()
@@ -72,7 +78,7 @@ def sources(machine: str, amx: bool = False) -> list[tuple[Path, list[str]]]:
         isas.add("amx")
         flags += AMX
     found = []
-    for path in sorted(HERE.glob("*.c")):
+    for path in longest_first(HERE.glob("*.c")):
         isa = SUFFIX.search(path.stem)
         if isa is None:
             found.append((path, flags))

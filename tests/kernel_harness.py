@@ -1,13 +1,33 @@
-"""The program that compares the C kernels of all ISAs with one another, from objects that a build left behind."""
+"""The program that compares the C kernels of all ISAs with one another, and the compiler of builds with sanitizers."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "tests" / "native" / "harness.c"
+#: what this machine cannot run takes half of the time to compile with sanitizers, which would have nothing to look at
+PLAIN = """#!/bin/sh
+case " $* " in *" -mavx512f "*) exec gcc "$@" -fno-sanitize=all -O0 ;; esac
+exec gcc "$@"
+"""
+
+
+def sanitizing(folder: Path) -> str:
+    """gcc for a build with sanitizers; where AVX-512 cannot run, a script in `folder` that leaves those files plain."""
+    if not sys.platform.startswith("linux") or "avx512vl" in Path("/proc/cpuinfo").read_text():
+        return "gcc"
+    return script(folder / "compiler", PLAIN)
+
+
+def script(path: Path, text: str) -> str:
+    """A program to compile with."""
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
 
 
 def check(folder: Path, program: Path, *flags: str) -> None:

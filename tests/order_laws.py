@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -33,9 +34,22 @@ def call(op: str, rows, f: int | None, **options) -> np.ndarray:
 
 def check_same_bits(op: str, rows, f: int | None, compiled: dict, out_dtypes: Iterable[str] = OUT, threads=1) -> None:
     for out_dtype in out_dtypes:
-        expected = call(op, rows, f, out_dtype=out_dtype, backend="reference")
+        expected = by_definition(op, rows, f, out_dtype)
         got = call(op, rows, f, out_dtype=out_dtype, threads=threads, **compiled)
         assert same_bits(got, expected), (op, f, out_dtype, len(rows))
+
+
+#: what the definition gives, by what it is asked: each ISA and thread count compares with the same
+KNOWN: dict[tuple, np.ndarray] = {}
+
+
+def by_definition(op: str, rows: list[np.ndarray], f: int | None, out_dtype: str) -> np.ndarray:
+    """The NumPy reference's result, computed once for the same bits."""
+    bits = hashlib.sha256(b"".join(row.tobytes() for row in rows)).digest()
+    asked = (op, f, out_dtype, len(rows), rows[0].dtype.str, bits)
+    if asked not in KNOWN:
+        KNOWN[asked] = call(op, rows, f, out_dtype=out_dtype, backend="reference")
+    return KNOWN[asked]
 
 
 def hard_rows(n: int, d: int, dtype: str, seed: int = 0) -> list[np.ndarray]:

@@ -21,11 +21,6 @@ SECONDS = 4
 #: lines without variables are what a report shows, and compile in half the time
 FLAGS = ("-g1", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 BUILD = "from setuptools import setup; setup()"
-#: what this machine cannot run takes half of the time to compile with sanitizers, which would have nothing to look at
-PLAIN = """#!/bin/sh
-case " $* " in *" -mavx512f "*) exec gcc "$@" -fno-sanitize=all ;; esac
-exec gcc "$@"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +29,7 @@ def kernels(tmp_path_factory) -> Path:
     if shutil.which("gcc") is None or not sys.platform.startswith("linux"):
         pytest.skip("gcc on Linux is needed to build the kernels with sanitizers")
     folder = tmp_path_factory.mktemp("sanitized")
-    compiler = folder / "compiler"
-    compiler.write_text(PLAIN)
-    compiler.chmod(0o755)
-    cc = "gcc" if "avx512vl" in Path("/proc/cpuinfo").read_text() else str(compiler)
+    cc = kernel_harness.sanitizing(folder)
     command = [sys.executable, "-c", BUILD, "-q", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder)]
     environment = dict(os.environ) | {"FEDCORE_CFLAGS": " ".join(FLAGS), "CC": cc, "PYTHONPATH": str(ROOT)}
     built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

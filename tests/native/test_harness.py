@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from kernel_harness import ROOT, SOURCE
+from kernel_harness import ROOT, SOURCE, sanitizing
 
 _spec = importlib.util.spec_from_file_location("fedcore_build", ROOT / "csrc" / "build.py")
 assert _spec is not None
@@ -33,7 +33,7 @@ def build(compiler: str, isas: dict[str, list[str]], extra: list[str], folder: P
     objects: list[Path] = []
     commands: list[list[str]] = []
     _build.generate(folder)
-    for source in [*sorted((ROOT / "csrc").glob("*.c")), SOURCE]:
+    for source in _build.longest_first([*(ROOT / "csrc").glob("*.c"), SOURCE]):
         isa = _build.SUFFIX.search(source.stem)
         if isa and isa[1] not in isas:
             continue
@@ -72,9 +72,8 @@ def test_threads_race_for_nothing(tmp_path):
     import platform
 
     isas = x86_isas() if platform.machine().lower() in ("x86_64", "amd64") else {"neon": []}
-    program = build(
-        "gcc", isas, ["-g1", "-O1", "-fsanitize=thread", "-fno-sanitize-recover=all", FEWER, "-DMORE=9"], tmp_path
-    )
+    flags = ["-g1", "-O1", "-fsanitize=thread", "-fno-sanitize-recover=all", FEWER, "-DMORE=9"]
+    program = build(sanitizing(tmp_path), isas, flags, tmp_path)
     assert re.search(r"\d{3,} comparisons, 0 differ", run([str(program)]))
 
 

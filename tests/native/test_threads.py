@@ -21,8 +21,13 @@ from fedcore.native.read import read
 from fedcore.ops.rows import as_rows
 
 
-def big_rows(n: int = 12, d: int = 2_000_000) -> list[np.ndarray]:
+def big_rows(n: int, d: int) -> list[np.ndarray]:
     return list(np.random.default_rng(0).standard_normal((n, d), dtype=np.float32))
+
+
+@pytest.fixture(scope="module")
+def twelve_rows() -> list[np.ndarray]:
+    return big_rows(12, 2_000_000)
 
 
 def thread_count() -> int:
@@ -65,10 +70,10 @@ def test_a_forked_worker_does_not_hang():
         "read",
     ],
 )
-def test_the_gil_is_released(op):
+def test_the_gil_is_released(op, twelve_rows):
     """A Python thread goes on counting while a kernel runs in another."""
-    rows, done, turns = big_rows(), threading.Event(), 0
-    table = as_rows(rows).table
+    done, turns = threading.Event(), 0
+    table = as_rows(twelve_rows).table
     work = {
         "weighted_sum": lambda: fc.ops.weighted_sum(table, np.ones(12), threads=1),
         "squared_norms": lambda: fc.ops.squared_norms(table, threads=1),

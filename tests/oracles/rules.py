@@ -8,7 +8,7 @@ import numpy as np
 def squared_distances(rows: np.ndarray) -> np.ndarray:
     """(n, n) Σ (x_i − x_j)², columns in order."""
     x = np.asarray(rows, np.float64)
-    return np.array([[np.cumsum((a - b) ** 2)[-1] for b in x] for a in x])
+    return np.array([np.cumsum((x - row) ** 2, axis=1)[:, -1] for row in x])
 
 
 def krum_scores(rows: np.ndarray, f: int, neighbors: str = "paper") -> np.ndarray:

@@ -47,10 +47,9 @@ def bucketed(rows: np.ndarray, order: list[int], s: int) -> np.ndarray:
 
 def least_diameter_rows(rows: np.ndarray, f: int) -> list[int]:
     """The first set of n − f rows, in lexicographic order, of those with the least largest distance."""
-    distances = squared_distances(rows)
-    return list(
-        min(combinations(range(len(rows)), len(rows) - f), key=lambda kept: distances[np.ix_(kept, kept)].max())
-    )
+    distances, kept = squared_distances(rows), np.array(list(combinations(range(len(rows)), len(rows) - f)))
+    diameters = distances[kept[:, :, None], kept[:, None, :]].max(axis=(1, 2))
+    return kept[int(np.argmin(diameters))].tolist()
 
 
 def nearest_rows(rows: np.ndarray, trusted: np.ndarray, f: int) -> list[int]:
