@@ -135,7 +135,7 @@ def test_errors_never_show_a_secret():
     """Names and numbers only: no bytes of any key in what is raised."""
     rig = rig_of("semi_honest").run("unmask")
     client = rig.clients[0]
-    secrets = [client._secret, client._keys.seed, client._keys.mask_bytes, *(s for s in client._held.values())]
+    secrets = [bytes(client._secret), client._keys.seed, client._keys.mask_bytes, *map(bytes, client._held.values())]
     with pytest.raises(Forged) as found:
         client.unmask(request(rig, 0, [(9, 1)]))
     assert not any(secret.hex() in str(found.value) or repr(secret) in str(found.value) for secret in secrets)

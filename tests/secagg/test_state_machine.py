@@ -28,6 +28,7 @@ class Rounds(RuleBasedStateMachine):
         # one graph and one order of keys for all examples: hypothesis runs each more than once
         with mock.patch("os.urandom", np.random.default_rng(0).bytes):
             self.rig, self.gone, self.void, self.sent = Rig(p), set(), False, {}
+        self.holders = {name: set(self.rig.holders(name)) for name in self.rig.ids}
         self.at: list[set[int]] = []  # who sent in each stage
 
     @precondition(lambda self: not self.void and self.rig.server.stage)
@@ -57,7 +58,7 @@ class Rounds(RuleBasedStateMachine):
         rig, name = self.rig, name % self.rig.p.clients
         before = rig.clients[name]
         rig.clients[name] = Client.from_bytes(before.to_bytes(SEALING), SEALING, before.generation)
-        if name in rig.messages and name not in self.gone and before.generation < len(rig.p.stages):
+        if name in rig.messages and name not in self.gone and rig.server.stage:
             assert rig.answers(name) == list(answer(before, rig.server.stage, rig.messages[name], rig.vectors[name]))
 
     @rule()
@@ -94,11 +95,11 @@ class Rounds(RuleBasedStateMachine):
 
     def expected(self) -> set[int] | None:
         """Who is in the sum, or None for a void round, from who could send in each stage that was run."""
-        rig, p = self.rig, self.rig.p
+        p = self.rig.p
         at = {stage: self.at[i] if i < len(self.at) else None for i, stage in enumerate(p.stages)}
 
         def held(i, there):
-            return len(set(rig.holders(i)) & there) >= p.threshold
+            return len(self.holders[i] & there) >= p.threshold
 
         def going(there):
             while any(not held(i, there) for i in there):
@@ -113,7 +114,7 @@ class Rounds(RuleBasedStateMachine):
         if at["mask"] is None:
             return set()
         included = at["mask"]
-        lost = {i for i in sealing - included if any(j in rig.holders(i) or i in rig.holders(j) for j in included)}
+        lost = {i for i in sealing - included if any(j in self.holders[i] or i in self.holders[j] for j in included)}
         answering = at["unmask"]
         if answering is None:
             answering = {i for i in at.get("acknowledge") or included if held(i, at.get("acknowledge") or included)}

@@ -13,20 +13,24 @@ if TYPE_CHECKING:
 
 
 def client_fields(client: Client) -> dict[str, bytes]:
-    """Its keys, and of each stage that it answered what the server said."""
-    fields = client.round.fields() | {
-        "client": str(client._me).encode(),
+    """Its keys, and of each stage that it answered what the server said; after the last its answer in their place."""
+    fields = client.round.fields() | {"client": str(client._me).encode(), "generation": client._generation}
+    fields |= {f"answered {stage}": digest for stage, digest in client._answered.items()}
+    if "mask" in client._answered:
+        fields["held"] = records({i: (bytes(shares),) for i, shares in client._held.items()})
+    if "unmask" in client._answered:
+        return fields | {"sent": client._sent}
+    assert client._signing is not None  # until then
+    fields |= {
         "signing": client._signing.private_bytes_raw(),
-        "secret": client._secret,
+        "secret": bytes(client._secret),
         "vector": client._vector,
     }
-    fields |= {f"answered {stage}": digest for stage, digest in client._answered.items()}
     if "share" in client._answered:
         peers = {i: (p.share_public, p.mask_public, bytes([p.ward])) for i, p in client._peers.items()}
         fields |= {"tag": client._tag, "server": client._server, "peers": records(peers)}
     if "mask" in client._answered:
         fields["partners"] = positions(client._partners)
-        fields["held"] = records({i: (shares,) for i, shares in client._held.items()})
     if client._included is not None and "acknowledge" in client._answered:
         fields["included"] = positions(client._included)
     return fields
@@ -36,7 +40,8 @@ def take_fields(client: Client, fields: dict[str, bytes]) -> None:
     """Put a fresh client of the same keys where the fields were taken."""
     stages = client.round.parameters.stages
     client._answered = {stage: fields[f"answered {stage}"] for stage in stages if f"answered {stage}" in fields}
-    client._vector = fields["vector"]
+    client._generation, client._sent = fields["generation"], fields.get("sent", b"")
+    client._vector = fields.get("vector", b"")
     if "peers" in fields:
         peers = {
             i: Peer(share, mask, ward == b"\1") for i, (share, mask, ward) in read_records(fields["peers"]).items()
@@ -44,7 +49,8 @@ def take_fields(client: Client, fields: dict[str, bytes]) -> None:
         tag = fields["tag"]
         client._take_keys(tag, fields["server"], peers, seals_of(client.round, client._keys, client._me, tag))
     if "held" in fields:
+        client._held = {i: bytearray(shares) for i, (shares,) in read_records(fields["held"]).items()}
+    if "partners" in fields:
         client._partners = read_positions(fields["partners"])
-        client._held = {i: shares for i, (shares,) in read_records(fields["held"]).items()}
     if "included" in fields:
         client._included = set(read_positions(fields["included"]))

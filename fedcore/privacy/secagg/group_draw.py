@@ -13,11 +13,12 @@ from fedcore.errors import Forged, PrivacyError, Replayed, Void
 from fedcore.privacy.secagg.groups import check_groups, partition
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import check_run
+from fedcore.privacy.secagg.uncopied import Uncopied
 
 VALUE_BYTES = 32
 
 
-class GroupDraw:
+class GroupDraw(Uncopied):
     """One member's part in drawing groups, before the rounds of the groups begin.
 
     roster      all members that take part; those that will not send a commitment are left out of it first

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from fedcore.errors import Forged, PrivacyError
+from fedcore.privacy.secagg.uncopied import Uncopied
 
 KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES = 32, 64, 16
 #: purposes of keys that are derived
@@ -40,7 +41,7 @@ _P = (1 << 255) - 19
 _D = -121665 * pow(121666, -1, _P) % _P
 
 
-def hkdf(secret: bytes, label: str, binding: bytes, who: bytes = b"") -> bytes:
+def hkdf(secret: bytes | bytearray, label: str, binding: bytes, who: bytes = b"") -> bytes:
     """32 bytes for one purpose in one round: HKDF-SHA256 with no salt, info = name ‖ label ‖ 0 ‖ binding ‖ who."""
     return HKDF(_HASH, KEY_BYTES, None, _LABELLED[label] + binding + who).derive(secret)
 
@@ -68,19 +69,46 @@ def clamped(secret: bytes) -> bytes:
     return bytes([secret[0] & 248]) + secret[1:31] + bytes([secret[31] & 127 | 64])
 
 
-class RoundKeys:
-    """The keys of one member, from its secret of the round (32 bytes)."""
+class RoundKeys(Uncopied):
+    """The keys of one member, from its secret of the round: 32 bytes in a buffer that `wipe` overwrites, or none left.
 
-    def __init__(self, secret: bytes, binding: bytes):
+    All but the two X25519 keys, which OpenSSL keeps, are made when they are used.
+    """
+
+    def __init__(self, secret: bytearray, binding: bytes):
         self._secret, self._binding = secret, binding
-        self.share = X25519PrivateKey.from_private_bytes(self.derived("share"))
-        self.mask_bytes = clamped(self.derived("mask"))
-        self.mask = X25519PrivateKey.from_private_bytes(self.mask_bytes)
-        self.seed = self.derived("self")
+
+    @cached_property
+    def share(self) -> X25519PrivateKey:
+        """For the shares that are sealed to others; it never leaves the member."""
+        return X25519PrivateKey.from_private_bytes(self.derived("share"))
+
+    @cached_property
+    def mask(self) -> X25519PrivateKey:
+        """For the masks between two members; shared, as `mask_bytes`."""
+        return X25519PrivateKey.from_private_bytes(self.mask_bytes)
+
+    @property
+    def mask_bytes(self) -> bytes:
+        return clamped(self.derived("mask"))
+
+    @property
+    def seed(self) -> bytes:
+        """Of the member's own mask; shared."""
+        return self.derived("self")
 
     def derived(self, label: str) -> bytes:
-        """The key for another purpose, made when it is used."""
+        """The key for another purpose. Raises PrivacyError once they are wiped: zeros would give keys as well."""
+        if not self._secret:
+            raise PrivacyError(f"keys of the round: are wiped, got a use for {label!r}")
         return hkdf(self._secret, label, self._binding)
+
+    def wipe(self) -> None:
+        """Overwrite the secret, and let OpenSSL do so with its keys."""
+        self._secret[:] = bytes(len(self._secret))
+        self._secret = bytearray()
+        for name in ("share", "mask"):
+            vars(self).pop(name, None)
 
     def advertised(self) -> bytes:
         """Public halves of both pairs, and the commitment to the seed: 96 bytes."""
@@ -113,7 +141,7 @@ def self_key(seed: bytes, binding: bytes) -> bytes:
     return hkdf(seed, "self", binding)
 
 
-class Seals:
+class Seals(Uncopied):
     """Seals a member's shares to others and opens theirs: a key is of one pair and direction, so it seals one message.
 
     whose: what errors call a public key, with the name from `names`, by position, after it. What was agreed on to seal
@@ -141,7 +169,7 @@ class Seals:
             return None
 
 
-class ChunkTags:
+class ChunkTags(Uncopied):
     """Tags that show a server which member the chunks of a masked vector are from, and that nobody changed them.
 
     GMAC (NIST SP 800-38D) under a key that the member and its server alone have, by X25519 of the member's signed share

@@ -20,16 +20,18 @@ from fedcore.privacy.secagg.recovery import Secrets
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.server_state import server_fields, take_fields
-from fedcore.privacy.secagg.state import seal, unseal
+from fedcore.privacy.secagg.state import check_newest, generation_of, seal, unseal
+from fedcore.privacy.secagg.uncopied import Uncopied
 from fedcore.privacy.secagg.unmasking import SecureSum, unmasked
 
 
-class Server:
+class Server(Uncopied):
     """One round as its server sees it.
 
     `receive` every message as it comes; `missing` says whose are not there; `advance` ends a stage with whom is there
     and gives what to send to whom; after the last stage `result`. A member that did not send by then has dropped out.
-    parameters, roster, session, round and context are as for `Client`; so are errors.
+    parameters, roster, session, round and context are as for `Client`; so are errors. A server is used by one thread.
+    `generation`: 32 bytes, new with each `advance`, that name the stage as a client's name its state.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class Server:
 
     def _start(self, round: Round) -> None:
         round.require_stream()
-        self.round, self._p, self._stage = round, round.parameters, 0
+        self.round, self._p, self._stage, self.generation = round, round.parameters, 0, generation_of(round, 0)
         self._expected = set(range(self._p.clients))
         self._signed: dict[str, Signed] = {stage: {} for stage in self._p.stages}
         self._lists: Signed = {}  # signed lists of partners, before vectors
@@ -137,8 +139,9 @@ class Server:
         if stage is None:
             raise Replayed("advance: the last stage is over; take the result")
         to = set(getattr(self, f"_after_{stage}")(self._done))
+        now = generation_of(self.round, self._stage + 1)
         # together: a signal comes between calls only, and half of it would be a state of no stage
-        self._stage, self._expected, self._done = self._stage + 1, to, set()
+        self._stage, self._expected, self._done, self.generation = self._stage + 1, to, set(), now
         return self.answers()
 
     def answers(self) -> Mapping[Id, bytes]:
@@ -237,9 +240,11 @@ class Server:
         return seal(server_fields(self), "server", sealing_key)
 
     @classmethod
-    def from_bytes(cls, data: bytes, sealing_key: bytes) -> Server:
-        """The server of a state. Raises FormatError for one that was changed."""
+    def from_bytes(cls, data: bytes, sealing_key: bytes, generation: bytes | None = None) -> Server:
+        """The server of a state. Raises Replayed for one of another stage or round than the newest generation given,
+        FormatError for one that was changed."""
         self, fields = cls.__new__(cls), unseal(data, "server", sealing_key)
+        check_newest(fields["generation"], generation, "server")
         self._start(Round.from_fields(fields))
         take_fields(self, fields)
         return self

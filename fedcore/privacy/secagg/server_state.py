@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def server_fields(server: Server) -> dict[str, bytes]:
     """Everything that cannot be found again from the rest."""
     fields = server.round.fields() | {
+        "generation": server.generation,
         "stage": bytes([server._stage]),
         "expected": positions(server._expected),
         "done": positions(server._done),
@@ -36,7 +37,7 @@ def server_fields(server: Server) -> dict[str, bytes]:
 
 def take_fields(server: Server, fields: dict[str, bytes]) -> None:
     """Put a fresh server of the same round where the fields were taken."""
-    server._stage = fields["stage"][0]
+    server._stage, server.generation = fields["stage"][0], fields["generation"]
     server._expected, server._done = set(read_positions(fields["expected"])), set(read_positions(fields["done"]))
     server._around.sealing = set(read_positions(fields["sealing"]))
     server._included = read_positions(fields["included"])

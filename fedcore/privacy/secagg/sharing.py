@@ -22,8 +22,11 @@ def sealed_shares(round: Round, keys: RoundKeys, seals: Seals, holders: list[int
     from fedcore.ops import shamir_split
 
     p = round.parameters
-    secret = np.frombuffer(keys.mask_bytes + keys.seed, np.uint8)[None]
-    shares = shamir_split(secret, p.threshold, p.neighbours, keys.derived("polynomials"))
+    secret = np.frombuffer(bytearray().join((keys.mask_bytes, keys.seed)), np.uint8)[None]
+    try:
+        shares = shamir_split(secret, p.threshold, p.neighbours, keys.derived("polynomials"))
+    finally:
+        secret[:] = 0
     try:
         there = [(x, holder) for x, holder in enumerate(holders) if holder in peers]
         parts, plain, size = [wire.positions([holder for _, holder in there])], shares.data.cast("B"), shares[0].nbytes
@@ -34,6 +37,7 @@ def sealed_shares(round: Round, keys: RoundKeys, seals: Seals, holders: list[int
     return b"".join(parts)
 
 
-def opened_shares(seals: Seals, peers: Mapping[int, Peer], sealed: Mapping[int, bytes]) -> dict[int, bytes]:
-    """Sender -> its shares, none of one whose do not open."""
-    return {sender: seals.open(sender, peers[sender].share_public, data) or b"" for sender, data in sealed.items()}
+def opened_shares(seals: Seals, peers: Mapping[int, Peer], sealed: Mapping[int, bytes]) -> dict[int, bytearray]:
+    """Sender -> its shares, to be overwritten, none of one whose do not open."""
+    opened = {sender: seals.open(sender, peers[sender].share_public, data) for sender, data in sealed.items()}
+    return {sender: bytearray(shares or b"") for sender, shares in opened.items()}

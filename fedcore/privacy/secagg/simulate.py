@@ -173,6 +173,9 @@ def _one(
         return server.result(), up, down
     except Void as error:
         return error, up, down
+    finally:
+        for client in clients.values():
+            client.close()
 
 
 def answer(client: Client, stage: str, message: bytes, vector: Any) -> Any:
