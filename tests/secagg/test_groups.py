@@ -148,15 +148,22 @@ def test_who_would_choose_groups_is_refused(draws):
         again[0].group({i: draw._value for i, draw in again.items()} | {7: value})
 
 
-def test_the_number_of_groups_is_fixed_before_values_are_known(draws):
+@pytest.mark.parametrize(
+    ("groups", "session", "number"), [(4, b"session", 3), (3, b"another", 3), (3, b"session", 4), (3, b"session", 2)]
+)
+def test_a_draw_is_of_one_number_of_groups_session_and_round(draws, groups, session, number):
+    """A member that was told of another one, or whose commitment and value are those of another round's draw."""
     roster = draws[0]._roster
-    other = fc.secagg.GroupDraw(roster, 7, 4, b"session", 3)  # a member that was told another number
+    other = fc.secagg.GroupDraw(roster, 7, groups, session, number)
     commitments = {i: draw.commitment for i, draw in draws.items()} | {7: other.commitment}
     values = {i: (other if i == 7 else draw).reveal(commitments) for i, draw in draws.items()}
     with pytest.raises(Forged, match="7 revealed another value"):
         draws[0].group(values)
+
+
+def test_no_draw_is_of_groups_of_one(draws):
     with pytest.raises(PrivacyError, match="group of one"):
-        fc.secagg.GroupDraw(roster, 0, 7, b"session", 3)
+        fc.secagg.GroupDraw(draws[0]._roster, 0, 7, b"session", 3)
 
 
 @pytest.mark.parametrize("seed", [b"x", b"", bytes(33), "0" * 32, 7, [0] * 32])
