@@ -1,4 +1,4 @@
-"""Whole numbers, and parts of a number of clients, as they are given."""
+"""Whole numbers, parts of a number of clients, and lengths that a stream masks, as they are given."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import operator
 from typing import Any
 
 from fedcore.errors import PrivacyError
+
+#: bytes of each stream under one key: 2^32 blocks
+STREAMS = {"chacha20": 1 << 38, "aes256ctr": 1 << 36}
 
 
 def counted(name: str, part: float, n: int) -> int:
@@ -24,3 +27,13 @@ def whole(name: str, value: Any, least: int, most: int) -> int:
     if isinstance(value, bool) or not least <= number <= most:
         raise PrivacyError(f"{name}: got {value!r}, expected a whole number from {least} to {most}")
     return number
+
+
+def check_masked(length: int, bits: int, stream: str) -> None:
+    """Raise PrivacyError for more coordinates than there are words in a stream, of 32 bits up to 32, else of 64."""
+    words = STREAMS[stream] // (4 if bits <= 32 else 8)
+    if length > words:
+        raise PrivacyError(
+            f"length: got {length}, but {stream} masks at most 2^{words.bit_length() - 1} coordinates of {bits} bits; "
+            "take stream='chacha20', or sum the vector in parts"
+        )
