@@ -14,7 +14,7 @@ from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.config_secure import Secure
 from fedcore.federation.messages import client_seed
 from fedcore.federation.secure_round import Changes, leaks
-from fedcore.federation.secure_sum import with_honest
+from fedcore.federation.secure_sum import context_of, with_honest
 from fedcore.federation.simulation import run_arms
 from fedcore.federation.start import Start
 from fedcore.lora import METHODS, FedIT, FRLoRA
@@ -226,6 +226,16 @@ def test_a_sum_that_protects_nobody_is_warned_of(everything):
     assert any("shows one" in w for w in leaks(config, changes, {"survivors": [["a", "b"]], "corrupt": [1]} | two))
     # clients of the runs train on more tokens than these layers are wide
     assert everything[1].ledger.find(arm="mean", round=1)["secure"]["warnings"] == []
+
+
+def test_masks_cancel_for_one_broadcast_and_one_configuration_alone():
+    config, one = parse_config(BASE, "c.toml"), fake.FakeLearner().initial()
+    other = one.with_tensors({name: np.asarray(tensor) + 1 for name, tensor in one.tensors.items()})
+    starts = [Start(one), Start(other), Start(one, side=one), Start(one, fixed=one)]
+    starts += [Start(one, starts={"a": x, "b": y}) for x, y in ((one, one), (one, other), (other, one))]
+    found = {context_of(config, start) for start in starts}
+    found.add(context_of(parse_config(BASE.replace("rounds = 2", "rounds = 3"), "c.toml"), starts[0]))
+    assert len(found) == len(starts) + 1
 
 
 def test_an_arm_may_go_without(tmp_path):

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from secagg.driver import BOTH, SEALING, Rig, complete, from_server, key_of, request, rig_of
+from secagg.driver import BOTH, SEALING, Rig, complete, from_server, key_of, request, rig_of, sparse
 
 from fedcore.errors import Forged, PrivacyError, Replayed, Void
 from fedcore.privacy import Distributed
@@ -88,6 +88,37 @@ def test_a_member_that_some_were_told_is_in_the_sum_is_nowhere_called_gone():
             ask(name, SEED, 0)
     with pytest.raises(Void, match="2 of the client's holders acknowledged it, expected at least 4"):
         ask(0, SEED, 1)
+
+
+def test_only_a_clients_own_holders_acknowledge_it():
+    """Corrupt members can all draw one client. Were their acknowledgements to count, it would give shares although too
+    few honest holders saw that its vector is in the sum, and its own mask secret could be had from these."""
+    rig = Rig(sparse("malicious"))
+    for name in rig.ids:
+        rig.clients[name]._holders = sorted((name + step) % 12 for step in (1, 2, 3, 4))
+    rig.run("unmask")
+    client, listed = rig.clients[0], wire.positions([0])
+    entries = []
+    for ward in (8, 9, 10):
+        signature = key_of(ward + 1).sign(signed_text("acknowledge", rig.server._tag, ward, listed))
+        entries.append(struct.pack("<H", ward) + listed + signature)
+    body = struct.pack("<H", 3) + b"".join(entries) + struct.pack("<HBH", 1, SEED, 8)
+    assert rig.p.threshold == 3
+    with pytest.raises(Forged, match="names acknowledging member 8 twice, or one that is no holder"):
+        client.unmask(from_server(rig, "unmask", body))
+    assert client.unmask(rig.messages[0])
+
+
+def test_a_client_of_whose_neighbours_too_few_are_in_the_sum_answers_nothing():
+    """The rest of a sum in which hardly any of its neighbours are could be the client alone."""
+    rig = Rig(sparse("semi_honest")).run("unmask")
+    client, holders = rig.clients[0], rig.holders(0)
+    asked = [(SEED, i) for i in holders[:3]] + [(MASK, i) for i in holders[3:]]
+    there = wire.members(set(range(12)) - set(holders[3:]), 12)
+    body = there + struct.pack("<H", len(asked)) + b"".join(struct.pack("<BH", *one) for one in asked)
+    with pytest.raises(Void, match="3 of the client's neighbours are in the sum, expected at least 4"):
+        client.unmask(from_server(rig, "unmask", body))
+    assert client.unmask(rig.messages[0])
 
 
 @BOTH

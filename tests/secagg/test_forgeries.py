@@ -7,7 +7,7 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from secagg.driver import BOTH, Rig, from_server, key_of, rig_of, signed, sparse
+from secagg.driver import BOTH, Rig, body_of, from_server, key_of, rig_of, signed, sparse
 
 from fedcore.errors import Forged, FormatError, Replayed, Void
 from fedcore.privacy.secagg import wire
@@ -78,6 +78,33 @@ def test_more_members_than_honest_draws_give_are_refused():
         rig.clients[0].share(messages[0])
 
 
+def test_masks_with_members_whose_keys_the_client_never_saw_are_refused():
+    rig = Rig(sparse("semi_honest")).run("mask")
+    client, mine = rig.clients[0], rig.holders(0)
+    stranger = next(i for i in range(1, 12) if i not in mine)
+    sealed = rig.messages[0][wire.HEADER.size + 2 + 2 * len(mine) :]
+    for names in (sorted([stranger, *mine[1:]]), [stranger]):
+        body = wire.positions(names) + sealed[: wire.SEALED * len(names)]
+        with pytest.raises(Forged, match="mask: the server's message: names a member whose keys the client never saw"):
+            client.mask(from_server(rig, "mask", body), rig.vectors[0])
+    assert list(client.mask(rig.messages[0], rig.vectors[0]))
+
+
+@BOTH
+def test_no_vector_is_masked_among_fewer_holders_than_the_threshold(adversary):
+    """Those that did not share cannot be asked for shares: the mask would stay on, or be a few members' alone."""
+    rig = rig_of(adversary).run("mask")
+    client, good = rig.clients[0], rig.messages[0][wire.HEADER.size :]
+    names, sealed = [1, 2, 3, 4], good[10:]
+    assert good[:10] == wire.positions(names)
+    for count in (0, 2):
+        body = wire.positions(names[:count]) + sealed[: wire.SEALED * count]
+        with pytest.raises(Void, match=f"{count} of the client's holders shared their secrets, expected at least 3"):
+            client.mask(from_server(rig, "mask", body), rig.vectors[0])
+    body = wire.positions(names[:3]) + sealed[: wire.SEALED * 3]
+    assert list(client.mask(from_server(rig, "mask", body), rig.vectors[0]))
+
+
 def test_lists_that_leave_the_client_out_or_are_not_signed_are_refused():
     """A server that told member 1 of fewer partners than client 0 has would leave a mask on or take one off."""
     rig = rig_of(n=5, t=3).run("acknowledge")
@@ -120,6 +147,20 @@ def test_forged_late_and_reordered_messages_are_refused_by_name(adversary):
         server.receive(2, second)
     with pytest.raises(Replayed, match="out of order"):
         rig.clients[1].unmask(rig.messages[1])
+
+
+@BOTH
+def test_no_message_is_looked_into_that_is_longer_than_the_longest_honest_one(adversary):
+    """Also where its header says how long it is: nothing of it is hashed or compared with a signature."""
+    rig = rig_of(adversary).run("share")
+    sent = body_of(rig.answers(1)[0])
+    longest = 2 + rig.p.neighbours * (2 + wire.SEALED)
+    assert len(sent) == longest
+    with pytest.raises(FormatError, match=f"claims a body of {longest + 1} bytes, .* expected at most {longest}"):
+        rig.server.receive(1, signed(rig, 1, "share", sent + b"x"))
+    body = rig.messages[0][wire.HEADER.size :]
+    with pytest.raises(FormatError, match=rf"claims a body of {1 << 20} bytes, .* expected at most \d{{3,4}}$"):
+        rig.clients[0].share(from_server(rig, "share", body + bytes((1 << 20) - len(body))))
 
 
 def test_a_header_that_claims_two_to_the_sixty_bytes_takes_no_memory():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from secagg.driver import key_of
@@ -63,6 +67,59 @@ def test_dropouts_that_groups_do_not_stand_are_refused_with_what_they_do():
     assert fc.secagg.group_parameters(24, 4, dropout=1 / 24, **about)[6].dropout == 1
     with pytest.raises(PrivacyError, match=r"3 dropping out: n: 2 clients, .* at most 0 of 4"):
         fc.secagg.group_parameters(4, 2, dropout=0.99, **about)
+
+
+def exactly(population: int, marked: int, drawn: int, least: int) -> Fraction:
+    """P[X >= least] of X marked ones among `drawn` of `population`."""
+    ways = sum(math.comb(marked, x) * math.comb(population - marked, drawn - x) for x in range(least, drawn + 1))
+    return Fraction(ways, math.comb(population, drawn))
+
+
+@pytest.mark.parametrize(
+    ("members", "groups", "adversary"),
+    [
+        (1000, 4, "semi_honest"),
+        (1000, 2, "malicious"),
+        (1000, 4, "malicious"),
+        (1003, 7, "semi_honest"),
+        (10_000, 40, "semi_honest"),
+    ],
+)
+def test_all_groups_together_keep_both_bounds(members, groups, adversary):
+    """By whole numbers: unions over the clients of a group, over the groups, and with what chance puts into one."""
+    tenth = members // 10
+    made = fc.secagg.group_parameters(members, groups, corrupt=0.1, dropout=0.1, length=1, bound=1, adversary=adversary)
+    insecure = void = Fraction(0)
+    for size, p in made.items():
+        k, t = p.neighbours, p.threshold
+        count = members % groups if size * groups > members else groups - members % groups
+        worst = 2 * t - k if p.malicious else t
+        bad = exactly(members, tenth, size, p.corrupt + 1) + size * exactly(size - 1, p.corrupt, k, worst)
+        if p.malicious:
+            bad += Fraction(2**p.chances.apart)
+        else:
+            away = p.corrupt + p.dropout
+            bad += Fraction(size * math.comb(away, k // 2), math.comb(size, k // 2))
+        lost = exactly(members, tenth, size, p.dropout + 1) + size * exactly(size - 1, p.dropout, k, k - t + 1)
+        if p.malicious:
+            lost += size * _drawn_by_more_than(p.in_degree, size - 1, Fraction(k, size - 1))
+        insecure, void = insecure + count * bad, void + count * lost
+        assert (p.groups, fc.secagg.Parameters.from_bytes(p.to_bytes())) == (groups, p)
+        assert f"One of {groups} groups: over all of them" in p.explain()
+        if not p.complete:
+            with pytest.raises(PrivacyError, match=r"of exposure .* expected 2\^-"):
+                replace(p, groups=members)
+    assert insecure <= Fraction(1, 2**40)
+    assert void <= Fraction(1, 2**20)
+    one = fc.secagg.group_parameters(members, 1, corrupt=0.1, dropout=0.1, length=1, bound=1, adversary=adversary)
+    assert one[members] == fc.secagg.Parameters.choose(members, length=1, bound=1, adversary=adversary)
+
+
+def _drawn_by_more_than(most: int, others: int, chance: Fraction) -> Fraction:
+    return sum(
+        (math.comb(others, x) * chance**x * (1 - chance) ** (others - x) for x in range(most + 1, others + 1)),
+        Fraction(0),
+    )
 
 
 def test_parameters_of_other_numbers_of_clients_are_refused():
@@ -148,15 +205,22 @@ def test_who_would_choose_groups_is_refused(draws):
         again[0].group({i: draw._value for i, draw in again.items()} | {7: value})
 
 
-def test_the_number_of_groups_is_fixed_before_values_are_known(draws):
+@pytest.mark.parametrize(
+    ("groups", "session", "number"), [(4, b"session", 3), (3, b"another", 3), (3, b"session", 4), (3, b"session", 2)]
+)
+def test_a_draw_is_of_one_number_of_groups_session_and_round(draws, groups, session, number):
+    """A member that was told of another one, or whose commitment and value are those of another round's draw."""
     roster = draws[0]._roster
-    other = fc.secagg.GroupDraw(roster, 7, 4, b"session", 3)  # a member that was told another number
+    other = fc.secagg.GroupDraw(roster, 7, groups, session, number)
     commitments = {i: draw.commitment for i, draw in draws.items()} | {7: other.commitment}
     values = {i: (other if i == 7 else draw).reveal(commitments) for i, draw in draws.items()}
     with pytest.raises(Forged, match="7 revealed another value"):
         draws[0].group(values)
+
+
+def test_no_draw_is_of_groups_of_one(draws):
     with pytest.raises(PrivacyError, match="group of one"):
-        fc.secagg.GroupDraw(roster, 0, 7, b"session", 3)
+        fc.secagg.GroupDraw(draws[0]._roster, 0, 7, b"session", 3)
 
 
 @pytest.mark.parametrize("seed", [b"x", b"", bytes(33), "0" * 32, 7, [0] * 32])

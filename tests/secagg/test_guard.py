@@ -39,7 +39,9 @@ def test_a_client_refuses_rounds_outside_its_policy(tmp_path):
         ({"parameters": kind}, "trusts its server"),
         ({"parameters": bold}, "corrupt = 0.1, but the round allows for 1 of 20 members"),
         ({"epsilon": 4.1}, "largest_epsilon"),
-        ({"epsilon": float("nan")}, "largest_epsilon"),
+        ({"epsilon": float("nan")}, "epsilon: got nan, expected a number from 0 on"),
+        ({"epsilon": -1.0}, "epsilon: got -1.0, expected a number from 0 on"),
+        ({"epsilon": True}, "epsilon: got True, expected a number from 0 on"),
         ({"model": "b" * 64}, "model"),
         ({"method": "FLoRA"}, "methods"),
     ):
@@ -59,6 +61,22 @@ def test_a_client_refuses_rounds_outside_its_policy(tmp_path):
             fc.secagg.Policy.load(path)
     with pytest.raises(MissingError):
         fc.secagg.Policy.load(tmp_path / "none.toml")
+
+
+def test_a_policy_that_sparse_graphs_do_not_keep_names_what_would():
+    """A round goes on while neighbourhoods keep their threshold: few honest clients are certain then."""
+    about = {"length": 1, "bound": 1}
+    p, policy = fc.secagg.Parameters.choose(1000, **about), fc.secagg.Policy(smallest_cohort=10)
+    with pytest.raises(PrivacyError, match=r"only 2 honest .* in the sum \(800 with least_included=900\); refused$"):
+        policy.check(fc.secagg.Offer(p))
+    assert (
+        "With least_included=900 it would hold at least 800, and a round would be void if more than 100" in p.explain()
+    )
+    kept = fc.secagg.Parameters.choose(1000, **about, least_included=900)
+    policy.check(fc.secagg.Offer(kept))
+    malicious = fc.secagg.Parameters.choose(300, **about, adversary="malicious")
+    for one in (kept, malicious, fc.secagg.Parameters.choose(20, **about)):
+        assert "it would hold" not in one.explain()
 
 
 def test_methods_that_need_more_than_sums_are_refused_by_name():

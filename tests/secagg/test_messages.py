@@ -48,9 +48,11 @@ def test_keys_of_low_order_are_refused_by_clients_and_server(public):
     with pytest.raises(Forged, match="low order"):
         agreed(X25519PrivateKey.generate(), bytes.fromhex(public), "b")
     rig = Rig(complete(3, 2))
-    body = bytes.fromhex(public) + rig.clients[1].advertise()[wire.HEADER.size + 32 : -64]
-    with pytest.raises(Forged, match="advertise: a public key of 1 is of low order"):
-        rig.server.receive(1, signed(rig, 1, "advertise", body))
+    good = rig.clients[1].advertise()[wire.HEADER.size : -64]
+    for at in (0, 32):  # of the key for shares, and of the one for masks
+        body = good[:at] + bytes.fromhex(public) + good[at + 32 :]
+        with pytest.raises(Forged, match="advertise: a public key of 1 is of low order"):
+            rig.server.receive(1, signed(rig, 1, "advertise", body))
 
 
 @pytest.mark.parametrize(

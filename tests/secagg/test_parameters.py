@@ -12,7 +12,8 @@ import pytest
 from secagg.driver import complete, sparse
 
 import fedcore as fc
-from fedcore.errors import FormatError, PrivacyError
+from fedcore.errors import FormatError, PrivacyError, RangeError
+from fedcore.ops.streams import word_counter
 from fedcore.privacy.secagg.graph import Graph, drawn
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.search import FAILURE, SECURITY, bounds, most_in_degree
@@ -86,7 +87,7 @@ def test_what_is_chosen_keeps_both_bounds(n, adversary):
         assert 2 * p.threshold > p.neighbours + (n // 10 if p.complete else 0)
     if not p.complete and adversary == "semi_honest":
         fewer = bounds(adversary, n, n // 10, n // 10, p.neighbours - 2, p.threshold - 2, p.neighbours - 2)
-        assert not fewer.hold
+        assert not fewer.hold()
 
 
 def test_the_choice_is_explained():
@@ -149,6 +150,18 @@ def test_the_most_that_may_draw_a_client_is_the_first_that_does():
     n, k = 300, 40
     chances = [math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) for most in range(k, n)]
     assert most_in_degree(n, k) == k + next(i for i, chance in enumerate(chances) if chance <= FAILURE - 1)
+
+
+@pytest.mark.parametrize(("stream", "bits", "most"), [("aes256ctr", 33, 1 << 33), ("aes256ctr", 32, 1 << 34)])
+def test_no_vector_is_longer_than_its_stream(stream, bits, most):
+    about = {"bound": 0, "modulus_bits": bits, "stream": stream}
+    assert word_counter("mask_add", stream, 0, complete(3, 2, length=most, **about).length, 8 if bits > 32 else 4) == 0
+    with pytest.raises(PrivacyError, match=rf"length: got {most + 1}, but {stream} masks at most 2\^.. coordinates"):
+        complete(3, 2, length=most + 1, **about)
+    with pytest.raises(RangeError, match="past the end"):
+        word_counter("mask_add", stream, 0, most + 1, 8 if bits > 32 else 4)
+    longest = complete(3, 2, length=1 << 35, **about | {"stream": "chacha20"}).length
+    assert word_counter("mask_add", "chacha20", 0, longest, 8 if bits > 32 else 4) == 0
 
 
 def test_impossible_cohorts_are_refused_in_words():

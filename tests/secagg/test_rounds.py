@@ -192,6 +192,20 @@ def test_a_neighbourhood_left_with_one_share_too_few_is_void(adversary):
     assert (rig.server.result().sum == rig.vectors.sum(0)).all()
 
 
+def test_no_share_is_asked_for_where_too_few_acknowledge_for_a_sum():
+    """What a client gave for a sum that cannot come would be given for nothing: nobody is sent a request."""
+    rig = Rig(complete(6, 4, "malicious")).run("acknowledge")
+    for name in rig.ids[:4]:
+        rig.server.receive(name, rig.answers(name)[0])
+    with pytest.raises(Void, match="acknowledge: 0 holders of the shares of 0 are left, expected at least 4"):
+        rig.server.advance()
+    assert rig.server.stage == "acknowledge"
+    for name in rig.ids[4:]:
+        rig.server.receive(name, rig.answers(name)[0])
+    rig.messages = dict(rig.server.advance())
+    assert (rig.run().server.result().sum == rig.vectors.sum(0)).all()
+
+
 def test_no_round_is_joined_twice():
     rig = Rig(complete(3, 1))
     about = (rig.p, 0, key_of(1), rig.roster, b"another session", 7, CONTEXT)

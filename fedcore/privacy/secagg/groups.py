@@ -59,15 +59,17 @@ def check_groups(groups: Any, members: int) -> int:
 def group_parameters(
     members: int, groups: int, *, corrupt: float, dropout: float = 0.1, **others: Any
 ) -> dict[int, Parameters]:
-    """Size of a group -> its parameters, which stand what chance may put into one group.
+    """Size of a group -> its parameters, which stand what chance may put into one group, and keep both bounds for all.
 
     corrupt, dropout   parts of all members, in [0, 1), rounded down to members
     others             as for `Parameters.choose`, of each group
 
     With c corrupt members and d dropouts in all, some random group has more than its parameters allow for with chances
-    of at most 2^-41 and 2^-21: unions over the groups of hypergeometric tails. Both count on a seed of the groups that
-    the adversary neither chose nor knew. Raises PrivacyError where that leaves fewer than two honest members in a
-    group, fewer than least_included, or admits no threshold.
+    of at most 2^-41 and 2^-21: unions over the groups of hypergeometric tails. The sums of groups that have no more add
+    as much again, each its share of it (`Targets`), so that one group of all is not secure with a chance of 2^-40 at
+    most, and one void with 2^-20. Both count on a seed of the groups that the adversary neither chose nor knew. Raises
+    PrivacyError where that leaves fewer than two honest members in a group, fewer than least_included, or admits no
+    threshold.
     """
     groups = check_groups(groups, members)
     liars, gone = counted("corrupt", corrupt, members), counted("dropout", dropout, members)
@@ -103,7 +105,7 @@ def _allowing(members: int, groups: int, liars: int, gone: int, others: dict[str
                 f"least_included: got {others['least_included']}, which a group of {size} with up to {dropout} "
                 "dropping out does not keep"
             )
-        found[size] = Parameters.choose(size, corrupt=corrupt / size, dropout=dropout / size, **others)
+        found[size] = Parameters.choose(size, groups=groups, corrupt=corrupt / size, dropout=dropout / size, **others)
     return found
 
 

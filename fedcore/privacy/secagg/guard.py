@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import ConfigError, MissingError, PrivacyError, StorageError
+from fedcore.privacy.secagg.explanation import with_more_honest
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.updates.layout import shown
 
@@ -135,9 +136,11 @@ class Policy:
                 "the server sees each one alone; refused"
             )
         if p is not None and p.min_honest < self.smallest_cohort:
+            more = with_more_honest(p)
+            remedy = f" ({more.min_honest} with least_included={more.least_included})" if more else ""
             raise PrivacyError(
                 f"policy: smallest_cohort = {self.smallest_cohort}, but only {p.min_honest} honest clients are "
-                "certain to be in the sum; refused"
+                f"certain to be in the sum{remedy}; refused"
             )
         if p is not None and self.adversary == "malicious" and not p.malicious:
             raise PrivacyError("policy: adversary = 'malicious', but the round trusts its server; refused")
@@ -167,7 +170,7 @@ class Offer:
     model        SHA-256 (hex) of the base model
     method       name of the aggregation method
 
-    Raises PrivacyError for an ε that is no number.
+    Raises PrivacyError for an ε that is no number, or below 0.
     """
 
     parameters: Parameters | None
@@ -176,8 +179,8 @@ class Offer:
     method: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.epsilon, Real):
-            raise PrivacyError(f"epsilon: got {self.epsilon!r}, expected a number, inf without noise")
+        if not isinstance(self.epsilon, Real) or isinstance(self.epsilon, bool) or not self.epsilon >= 0:
+            raise PrivacyError(f"epsilon: got {self.epsilon!r}, expected a number from 0 on, inf without noise")
 
 
 def require_linear(method: Any) -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from fedcore.errors import FormatError, PrivacyError
+from fedcore.errors import PrivacyError
 from fedcore.numbers import keep
 from fedcore.privacy.limits import check_whole
-from fedcore.privacy.secagg.counts import counted
-from fedcore.privacy.secagg.search import MOST_SHARES, SECURITY, Bounds, bounds, most_dropout, search
+from fedcore.privacy.secagg.counts import STREAMS, check_masked, counted
+from fedcore.privacy.secagg.search import MOST_SHARES, Bounds, Targets, bounds, most_dropout, search
 
 if TYPE_CHECKING:
     from fedcore.privacy.distributed import Distributed
 
 STAGES = ("advertise", "share", "mask", "acknowledge", "unmask")
 ADVERSARIES = ("semi_honest", "malicious")
-STREAMS = ("chacha20", "aes256ctr")
 #: clients whose positions fit the wire, coordinates of a vector
 MOST_CLIENTS, MOST_LENGTH = (1 << 16) - 1, 1 << 35
-_LAYOUT = struct.Struct("<4sBBBBHHHHHHHQQ")
-_MAGIC, _VERSION = b"fcsp", 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,7 @@ class Parameters:
     in_degree       most others whose shares one client holds, where clients draw their neighbours themselves
     stream          'chacha20' or 'aes256ctr', which makes masks from keys (`ops.keystream`)
     least_included  clients below which a round is void, whatever else would do (`min_included`)
+    groups          sums that are made at once, over others of the members: all bounds hold for these together
 
     Raises PrivacyError for any that are not secure: what was received is checked as what was chosen.
     """
@@ -57,6 +54,7 @@ class Parameters:
     in_degree: int
     stream: str = "chacha20"
     least_included: int = 0
+    groups: int = 1
 
     @classmethod
     def choose(
@@ -71,6 +69,7 @@ class Parameters:
         stream: str = "chacha20",
         modulus_bits: int | None = None,
         least_included: int = 0,
+        groups: int = 1,
     ) -> Parameters:
         """The fewest neighbours that keep both bounds, all others in a small cohort; `explain` says why.
 
@@ -82,6 +81,7 @@ class Parameters:
         modulus_bits      None: ⌈log2(n (2 bound + 1))⌉, so that no sum wraps. Given instead of a bound where vectors
                           are residues already, as those of `fc.privacy.Distributed`
         least_included    clients below which a round is to be void; else `min_included` says
+        groups            of which these clients are one; `group_parameters` chooses for all of them
 
         Raises PrivacyError where no number of neighbours does, and for what is out of range or does not go together.
         """
@@ -93,7 +93,9 @@ class Parameters:
             raise PrivacyError(f"adversary: got {adversary!r}, expected one of {', '.join(ADVERSARIES)}")
         least_included = check_whole("least_included", least_included, 0, n)
         away = n - least_included if least_included else 0
-        found = search(adversary, n, **counts, away=away) or search(adversary, n, **counts)
+        targets = Targets.of(check_whole("groups", groups, 1, MOST_CLIENTS))
+        found = search(adversary, n, **counts, away=away, targets=targets)
+        found = found or search(adversary, n, **counts, targets=targets)
         if found is None:
             raise PrivacyError(
                 f"n: {n} clients, {counts['corrupt']} of them corrupt and {counts['dropout']} dropping out, admit no "
@@ -101,9 +103,8 @@ class Parameters:
                 + (f", or form groups of at most {MOST_SHARES + 1}" if n > MOST_SHARES + 1 else "")
             )
         bits = (n * (2 * bound + 1) - 1).bit_length() if modulus_bits is None else modulus_bits
-        return cls(
-            n, length, bound, bits, counts["corrupt"], counts["dropout"], adversary, *found, stream, least_included
-        )
+        chosen = (counts["corrupt"], counts["dropout"], adversary, *found, stream, least_included, groups)
+        return cls(n, length, bound, bits, *chosen)
 
     @classmethod
     def for_distributed(
@@ -152,27 +153,35 @@ class Parameters:
             "threshold": (1, k),
             "in_degree": (k, n - 1),
             "least_included": (0, n),
+            "groups": (1, MOST_CLIENTS),
         }
         for name, (least, most) in ranges.items():
             keep(self, **{name: check_whole(name, getattr(self, name), least, most)})
         keep(self, clients=n, neighbours=k)
         if self.adversary not in ADVERSARIES or self.stream not in STREAMS:
             raise PrivacyError(
-                f"parameters: got {self.adversary!r} and {self.stream!r}, expected one of {ADVERSARIES} and {STREAMS}"
+                f"parameters: got {self.adversary!r} and {self.stream!r}, expected one of {ADVERSARIES} and one of "
+                f"{(*STREAMS,)}"
             )
         if self.bound and n * (2 * self.bound + 1) > 1 << self.modulus_bits:
             raise PrivacyError(
                 f"modulus_bits: got {self.modulus_bits}, sums of {n} clients within {self.bound} would wrap; expected "
                 f"at least {(n * (2 * self.bound + 1) - 1).bit_length()}"
             )
+        check_masked(self.length, self.modulus_bits, self.stream)
         if not self.complete and self.adversary == "semi_honest" and k % 2:
             raise PrivacyError(f"neighbours: got {k}, expected an even number on a circle")
-        found = self.chances
-        if found.insecure > SECURITY or found.honest < 2:
+        found, asked = self.chances, self.targets.security
+        if found.insecure > asked or found.honest < 2:
             raise PrivacyError(
                 f"parameters: {k} neighbours with threshold {self.threshold} leave a chance of 2^{found.insecure:.1f} "
-                f"of exposure and {found.honest} honest clients in a sum, expected 2^{SECURITY:g} and 2 at least"
+                f"of exposure and {found.honest} honest clients in a sum, expected 2^{asked:g} and 2 at least"
             )
+
+    @property
+    def targets(self) -> Targets:
+        """What the chances of this sum may be."""
+        return Targets.of(self.groups)
 
     @cached_property
     def chances(self) -> Bounds:
@@ -181,7 +190,7 @@ class Parameters:
 
     def _chances(self, away: int = 0) -> Bounds:
         graph = self.neighbours, self.threshold, self.in_degree
-        return bounds(self.adversary, self.clients, self.corrupt, self.dropout, *graph, away)
+        return bounds(self.adversary, self.clients, self.corrupt, self.dropout, *graph, away, self.targets)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -202,13 +211,13 @@ class Parameters:
     def min_honest(self) -> int:
         """Fewest honest clients in a sum.
 
-        Whatever a malicious server does, but for a chance of 2^-40 (α of Bell et al. 2020). With one that follows the
+        Whatever a malicious server does, but for `targets.security` (α of Bell et al. 2020). With one that follows the
         protocol those of `min_included` that are not corrupt, as long as a circle is whole then; else, since each
         member's neighbours are in all sums with it, those of a neighbourhood.
         """
         if self.malicious:
             return self.chances.honest
-        if self._chances(self.clients - self.min_included).insecure <= SECURITY:
+        if self._chances(self.clients - self.min_included).insecure <= self.targets.security:
             return self.min_included - self.corrupt
         return max(self.threshold + 1 - self.corrupt, 2)  # with t corrupt neighbours it would be exposed
 
@@ -230,23 +239,13 @@ class Parameters:
 
     def to_bytes(self) -> bytes:
         """A canonical form, which the keys of a round are bound to."""
-        adversary, stream = ADVERSARIES.index(self.adversary), STREAMS.index(self.stream)
-        counts = (self.clients, self.corrupt, self.dropout, self.neighbours, self.threshold, self.in_degree)
-        head = (_MAGIC, _VERSION, adversary, stream, self.modulus_bits)
-        return _LAYOUT.pack(*head, *counts, self.least_included, self.length, self.bound)
+        from fedcore.privacy.secagg.parameters_bytes import packed
+
+        return packed(self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Parameters:
         """Parameters that somebody sent. Raises FormatError, and PrivacyError where they are not secure."""
-        data = bytes(data) if isinstance(data, (bytearray, memoryview)) else data
-        if not isinstance(data, bytes) or len(data) != _LAYOUT.size:
-            got = len(data) if isinstance(data, bytes) else type(data).__name__
-            raise FormatError(f"parameters: got {got}, expected {_LAYOUT.size} bytes, as to_bytes gives")
-        magic, version, adversary, stream, bits, *counts, length, bound = _LAYOUT.unpack(data)
-        n, corrupt, dropout, k, t, in_degree, least = counts
-        if (magic, version) != (_MAGIC, _VERSION):
-            raise FormatError(f"parameters: got version {version}, expected {_VERSION}; update the older side")
-        if adversary >= len(ADVERSARIES) or stream >= len(STREAMS):
-            raise FormatError(f"parameters: got adversary {adversary} and stream {stream}, expected known ones")
-        kinds = ADVERSARIES[adversary], STREAMS[stream]
-        return cls(n, length, bound, bits, corrupt, dropout, kinds[0], k, t, in_degree, kinds[1], least)
+        from fedcore.privacy.secagg.parameters_bytes import unpacked
+
+        return cls(**unpacked(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,10 +45,12 @@ class RosterFile:
         if not self._there:
             return
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            found = json.loads(self.path.read_text(encoding="utf-8"), object_pairs_hook=self._each_once)
             version, members, retired = found["version"], found["members"], found["retired"]
             if version != VERSION or not all(isinstance(text, str) for text in [*members, *members.values(), *retired]):
                 raise ValueError
+        except FormatError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise FormatError(
                 f"{self.path}: is no roster of version {VERSION}, expected JSON as fedcore keys writes it; put back "
@@ -56,12 +59,25 @@ class RosterFile:
         self.members = {name: _written(key) for name, key in members.items()}
         self.retired = [_written(key) for key in retired]
 
+    def _each_once(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        """Of two of one name Python would take the last: whose key it is would depend on who reads."""
+        names = Counter(name for name, _ in pairs)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise FormatError(f"{self.path}: names {twice[0]!r} twice; take out the one that is wrong")
+        return dict(pairs)
+
     def roster(self) -> Roster:
-        """For `Client` and `Server`. Raises PrivacyError for keys that are none, retired, or two members'."""
+        """For `Client` and `Server`. Raises PrivacyError for keys that are none, retired, or two members', and for
+        identifiers that are none."""
         return self._of(self.members)
 
     def _of(self, members: dict[str, str]) -> Roster:
         for name, text in members.items():
+            if not name or not name.isprintable() or name != name.strip():  # it could pass for another one where shown
+                raise PrivacyError(
+                    f"{self.path}: got {name!r}, expected an identifier of printable characters, without blanks at its "
+                    "ends"
+                )
             if text in self.retired:
                 raise PrivacyError(
                     f"{self.path}: the key of {name!r} was retired; rotate or revoke it with fedcore keys"
@@ -71,11 +87,9 @@ class RosterFile:
     def enrol(self, name: str, public: str) -> None:
         """A new member, with its Ed25519 public key in hex.
 
-        Raises as every change does (see the class), PrivacyError also for a name that is empty or a member's already,
-        and for a key that is none, retired or a member's.
+        Raises as every change does (see the class), PrivacyError also for a name that is empty, not printable or a
+        member's already, and for a key that is none, retired or a member's.
         """
-        if not name:
-            raise PrivacyError(f"{self.path}: expected an identifier, got an empty one")
         key = _key(public, "public key").hex()
         with self._changing():
             if name in self.members:

@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from fedcore.privacy.secagg.tails import binomial, gap_in_circle, hypergeometric, least_closed, log2_sum
 
@@ -19,6 +20,23 @@ SECURITY, FAILURE = -40.0, -20.0
 MOST_SHARES = 255
 #: clients up to which each shares with all others (Bonawitz et al. 2017): a sparse graph would save little
 SMALL = 64
+
+
+class Targets(NamedTuple):
+    """log2 of the most that the chances of one sum may be: that it is not secure, and that it is void."""
+
+    security: float = SECURITY
+    failure: float = FAILURE
+
+    @classmethod
+    def of(cls, groups: int) -> Targets:
+        """Of each of so many groups' sums. All of them together have half of SECURITY and FAILURE: the other half is
+        for more corrupt members or dropouts in a group than it allows for (`group_parameters`)."""
+        share = 1 + math.log2(groups) if groups > 1 else 0.0
+        return cls(SECURITY - share, FAILURE - share)
+
+
+ALONE = Targets()
 
 
 @dataclass(frozen=True)
@@ -42,13 +60,22 @@ class Bounds:
         """log2 of the chance that the round is not secure."""
         return log2_sum([self.exposed, self.apart])
 
-    @property
-    def hold(self) -> bool:
+    def hold(self, targets: Targets = ALONE) -> bool:
         """Whether security and failure are as small as asked, with two honest clients in every sum."""
-        return self.insecure <= SECURITY and self.void <= FAILURE and self.honest >= 2
+        return self.insecure <= targets.security and self.void <= targets.failure and self.honest >= 2
 
 
-def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, in_degree: int, away: int = 0) -> Bounds:
+def bounds(
+    adversary: str,
+    n: int,
+    corrupt: int,
+    dropout: int,
+    k: int,
+    t: int,
+    in_degree: int,
+    away: int = 0,
+    targets: Targets = ALONE,
+) -> Bounds:
     """The chances, exactly summed; unions over clients by adding. away: dropouts, where they may be more than
     expected, after which a server that follows the protocol may still give a sum."""
     each, full = math.log2(n), k == n - 1
@@ -57,7 +84,7 @@ def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, i
         exposed = each + hypergeometric(n - 1, corrupt, k, 2 * t - k)
         if not full:
             void = log2_sum([void, each + binomial(n - 1, k / (n - 1), in_degree + 1)])
-        apart = SECURITY - 1
+        apart = targets.security - 1
         honest = least_closed(n, corrupt, k, t, apart) if exposed <= apart else 0
     else:
         exposed = each + hypergeometric(n - 1, corrupt, k, t)
@@ -66,44 +93,48 @@ def bounds(adversary: str, n: int, corrupt: int, dropout: int, k: int, t: int, i
     return Bounds(min(0.0, exposed), apart, min(0.0, void), honest)
 
 
-def most_in_degree(n: int, k: int) -> int:
-    """How many others may draw a client, but for a chance of 2**FAILURE / 2 over all clients."""
+def most_in_degree(n: int, k: int, failure: float = FAILURE) -> int:
+    """How many others may draw a client, but for a chance of 2**failure / 2 over all clients."""
     sizes = range(k, n)
     enough = bisect_left(
-        sizes, True, key=lambda most: math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) <= FAILURE - 1
+        sizes, True, key=lambda most: math.log2(n) + binomial(n - 1, k / (n - 1), most + 1) <= failure - 1
     )
     return sizes[enough]
 
 
-def most_threshold(n: int, dropout: int, k: int) -> int:
+def most_threshold(n: int, dropout: int, k: int, failure: float = FAILURE) -> int:
     """The highest threshold that dropouts allow, 0 where none does."""
     return next(
-        (t for t in range(k, 0, -1) if math.log2(n) + hypergeometric(n - 1, dropout, k, k - t + 1) <= FAILURE - 1), 0
+        (t for t in range(k, 0, -1) if math.log2(n) + hypergeometric(n - 1, dropout, k, k - t + 1) <= failure - 1), 0
     )
 
 
 @lru_cache(maxsize=256)
-def search(adversary: str, n: int, corrupt: int, dropout: int, away: int = 0) -> tuple[int, int, int] | None:
+def search(
+    adversary: str, n: int, corrupt: int, dropout: int, away: int = 0, targets: Targets = ALONE
+) -> tuple[int, int, int] | None:
     """(neighbours, threshold, most in-degree): all others in a small cohort, else the fewest, else all others.
 
     The threshold is the highest that the dropouts allow. None where nothing holds.
     """
-    full = (n - 1, most_threshold(n, dropout, n - 1), n - 1) if n - 1 <= MOST_SHARES else None
-    if full and not (full[1] and bounds(adversary, n, corrupt, dropout, *full, away).hold):
+    full = (n - 1, most_threshold(n, dropout, n - 1, targets.failure), n - 1) if n - 1 <= MOST_SHARES else None
+    if full and not (full[1] and bounds(adversary, n, corrupt, dropout, *full, away, targets).hold(targets)):
         full = None
-    return full if full and n <= SMALL else _sparse(adversary, n, corrupt, dropout, away) or full
+    return full if full and n <= SMALL else _sparse(adversary, n, corrupt, dropout, away, targets) or full
 
 
-def _sparse(adversary: str, n: int, corrupt: int, dropout: int, away: int) -> tuple[int, int, int] | None:
+def _sparse(
+    adversary: str, n: int, corrupt: int, dropout: int, away: int, targets: Targets
+) -> tuple[int, int, int] | None:
     """The fewest neighbours of a sparse graph."""
     malicious = adversary == "malicious"
     most = min(MOST_SHARES, (n - 2) // 2 if malicious else n - 2)  # a client draws k and is drawn by k
     for k in range(2, most + 1, 1 if malicious else 2):
-        t = most_threshold(n, dropout, k)
+        t = most_threshold(n, dropout, k, targets.failure)
         if not t or (malicious and 2 * t <= k):
             continue
-        in_degree = most_in_degree(n, k) if malicious else k
-        if bounds(adversary, n, corrupt, dropout, k, t, in_degree, away).hold:
+        in_degree = most_in_degree(n, k, targets.failure) if malicious else k
+        if bounds(adversary, n, corrupt, dropout, k, t, in_degree, away, targets).hold(targets):
             return k, t, in_degree
     return None
 
