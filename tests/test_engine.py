@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore.errors import BackendError, LayoutError, NonFiniteError, RangeError, RuleError, ShapeError, WeightError
-from fedcore.rules import Coefficients, Krum, Mean, Median, MultiKrum, NormClipping, Rule
+from fedcore.errors import (
+    BackendError,
+    LayoutError,
+    MissingError,
+    NonFiniteError,
+    RangeError,
+    RuleError,
+    ShapeError,
+    WeightError,
+)
+from fedcore.rules import CenteredClipping, Coefficients, FLTrust, Krum, Mean, Median, MultiKrum, NormClipping, Rule
 from tests.oracles import rules as oracle
 
 SPACES = ["delta", "parameters"]
@@ -325,3 +334,77 @@ def test_updates_without_factors_are_the_same_in_both_spaces():
 def test_bad_arguments_are_refused(arguments, text):
     with pytest.raises(RuleError, match=text):
         fc.aggregate(CLIENTS, **({"rule": Mean()} | arguments))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_base_is_that_of_the_first_client_who_knows_it(space):
+    updates = [client(0, base=None), client(1, base="model"), client(2, base=None)]
+    assert fc.aggregate(updates, Mean(), space).update.base == "model"
+    assert fc.aggregate(updates[:1], Mean(), space).update.base is None
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_references_may_be_paths_whatever_lies_where(space, tmp_path):
+    reference, center = client(20), client(21)
+    for name, update in (("reference", reference), ("center", center)):
+        (tmp_path / f"{name}.safetensors").write_bytes(update.to_bytes())
+        update.to_peft(tmp_path / name)
+    for rule in (NormClipping(2.0), CenteredClipping(2.0), FLTrust()):
+        other = {"center": center} if rule.uses == ("center",) else {}
+        other |= {"server": center} if "server" in rule.uses else {}
+        expected = fc.aggregate(CLIENTS, rule, space, reference, **other)
+        for suffix in ("", ".safetensors"):
+            paths = dict.fromkeys(other, tmp_path / f"center{suffix}")
+            found = fc.aggregate(CLIENTS, rule, space, str(tmp_path / f"reference{suffix}"), **paths)
+            assert found.update.digest() == expected.update.digest()
+    with pytest.raises(MissingError, match="no such directory"):
+        fc.aggregate(CLIENTS, NormClipping(2.0), space, tmp_path / "nowhere")
+
+
+def test_methods_take_paths_too(tmp_path):
+    reference, side = client(20), client(21)
+    for name, update in (("reference", reference), ("side", side)):
+        (tmp_path / f"{name}.safetensors").write_bytes(update.to_bytes())
+    method, paths = (
+        fc.lora.FlexLoRA(error_feedback=True),
+        [tmp_path / f"{name}.safetensors" for name in ("reference", "side")],
+    )
+    expected = method.aggregate(CLIENTS, None, reference, side=side)
+    found = method.aggregate(CLIENTS, None, paths[0], side=str(paths[1]))
+    assert (found.update.digest(), found.side.digest()) == (expected.update.digest(), expected.side.digest())
+
+
+@pytest.mark.parametrize("way", [lambda *a, **k: fc.aggregate(a[0], Mean(), **k), fc.lora.FedIT().aggregate])
+def test_what_is_no_sequence_of_updates_and_no_reference_is_named(way):
+    with pytest.raises(LayoutError, match=r"^updates: got a dict, expected a sequence .*; pass its values\(\)$"):
+        way(dict(enumerate(CLIENTS)))
+    with pytest.raises(LayoutError, match=r"^updates: got .*; put one in a list$"):
+        way(CLIENTS[0])
+    with pytest.raises(LayoutError, match=r"^reference: got a dict, expected an Update or the path of an adapter$"):
+        way(CLIENTS, reference={})
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "text"),
+    [
+        (3, ShapeError, r"^weights: got 3, expected a mapping by client_id or a list in order$"),
+        ("abcdef", ShapeError, r"^weights: got 'abcdef', expected a mapping"),
+        (np.float32(3), ShapeError, r"^weights: got .*3.*, expected a mapping"),
+        ({1.0, 2.0, 3.0, 4.0, 5.0, 6.0}, ShapeError, r"^weights: got .*, which has no order, expected"),
+        ([1, 1, None, 1, 1, 1], WeightError, r"^client 'c2': got weight None, expected a finite number above 0"),
+        ([1, 1, 1, 10**400, 1, 1], WeightError, r"^client 'c3': got weight 1000.*, expected a finite number above 0"),
+        ({f"c{i}": None if i == 4 else 1 for i in range(6)}, WeightError, r"^client 'c4': got weight None, expected"),
+        (dict.fromkeys(range(6), 1), ShapeError, r"^weights: client 0 sent no update but has a weight"),
+        ([1, "2", 1, 1, 1, 1], WeightError, r"^client 'c1': got weight '2', expected"),
+        ([1, [2], 1, 1, 1, 1], WeightError, r"^client 'c1': got weight \[2\], expected"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(weights, error, text):
+    for way in (
+        lambda **given: fc.aggregate(CLIENTS, Mean(), **given),
+        lambda **g: fc.lora.FedIT().aggregate(CLIENTS, **g),
+    ):
+        with pytest.raises(error, match=text) as caught:
+            way(weights=weights)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 300

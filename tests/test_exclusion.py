@@ -8,7 +8,7 @@ import pytest
 import fedcore as fc
 import fedcore.engine.run as engine
 from fedcore.errors import NonFiniteError
-from fedcore.rules import Coefficients, Mean, Median, MoNNA, MultiKrum, NormClipping, Rule
+from fedcore.rules import CenteredClipping, Coefficients, Mean, Median, MoNNA, MultiKrum, NormClipping, Rule
 from tests.test_engine import changed, client
 
 CLIENTS = [client(i) for i in range(12)]
@@ -129,3 +129,12 @@ def test_a_trusted_row_keeps_its_place_though_several_before_it_leave():
 def test_nobody_is_left():
     with pytest.raises(NonFiniteError, match=r"every client sent NaN or Inf .*, the last one: client 'c9'"):
         fc.aggregate(broken(dict.fromkeys(range(12), HEAD)), Median(), "parameters", on_nonfinite="exclude")
+
+
+def test_a_reference_that_is_read_is_no_client_to_look_at():
+    """The pass reads it as the row after the last client."""
+    updates, reference = broken(dict.fromkeys((1, 9), HEAD)), client(20)
+    for space in ("parameters", "delta"):
+        check(updates, {"c1", "c9"}, NormClipping(2.0), space, reference=reference)
+        check(updates, {"c1", "c9"}, MultiKrum(1), space, reference=reference)
+        check(updates, {"c1", "c9"}, CenteredClipping(2.0), space, reference=reference, center=client(21))

@@ -10,6 +10,7 @@ import fedcore as fc
 from fedcore.dtypes import bf16
 from fedcore.errors import LayoutError, ShapeError
 from fedcore.updates import Cohort, Update
+from fedcore.updates.taken import FROM_BASE
 
 
 def update(client: str, scale: float = 1.0, base: str | None = None, rank: int = 2, **more: np.ndarray) -> Update:
@@ -87,7 +88,8 @@ def test_base_models_must_agree_where_they_are_known():
         ("trainable_token_indices", [5], [7]),
         ("alora_invocation_tokens", [1, 2], None),
         ("layer_replication", [[0, 4], [2, 5]], [[0, 3], [1, 5]]),
-        ("init_lora_weights", "pissa", True),
+        *(("init_lora_weights", name, True) for name in (*FROM_BASE, "pissa_niter_4", "OLoRA")),
+        ("init_lora_weights", "pissa_niter_4", "pissa_niter_16"),
     ],
 )
 def test_settings_that_give_tensors_their_meaning_must_agree(key, one, other):
@@ -102,6 +104,35 @@ def test_settings_that_give_tensors_their_meaning_must_agree(key, one, other):
         Cohort([client("a", one), silent, client("c", other)]).check_same_layout()
     with pytest.raises(LayoutError, match=words):
         fc.aggregate([client("c", other), client("a", one)], fc.rules.Mean(), space="parameters")
+
+
+@pytest.mark.parametrize(
+    ("begun", "one", "other"),
+    [
+        ("loftq", {"loftq_config": {"loftq_bits": 4, "loftq_iter": 5}}, {"loftq_config": {"loftq_bits": 4}}),
+        ("loftq", {"loftq_config": {"loftq_bits": 4, "loftq_iter": 1}}, {"loftq_config": {"loftq_bits": 2}}),
+        ("corda", {"corda_config": {"corda_method": "kpm"}}, {}),
+    ],
+)
+def test_what_else_the_rest_of_the_base_depends_on_must_agree(begun, one, other):
+    def client(name, more):
+        config = {"r": 2, "lora_alpha": 2, "target_modules": ["m"], "init_lora_weights": begun} | more
+        return dataclasses.replace(update(name), adapter_config=config)
+
+    Cohort([client("a", one), client("b", one)]).check_same_layout()
+    with pytest.raises(LayoutError, match=f"client 'c': adapter_config has {begun}_config .* like client 'a'"):
+        Cohort([client("a", one), client("c", other)]).check_same_layout()
+    plain = [dataclasses.replace(u, adapter_config=u.adapter_config | {"init_lora_weights": True})
+             for u in (client("a", one), client("c", other))]  # fmt: skip
+    Cohort(plain).check_same_layout()
+
+
+def test_paths_of_a_machine_do_not_tell_two_of_corda_apart():
+    def client(name):
+        config = {"r": 2, "lora_alpha": 2, "init_lora_weights": "corda", "corda_config": {"cache_file": name}}
+        return dataclasses.replace(update(name), adapter_config=config)
+
+    Cohort([client("a"), client("c")]).check_same_layout()
 
 
 def test_tables_are_one_per_dtype_in_canonical_order_and_copy_nothing():

@@ -1,9 +1,11 @@
 """Update: tensors in, bytes and digests out, and every wrong argument named."""
 
+import copy
 import dataclasses
 import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 
@@ -268,3 +270,83 @@ def test_the_metadata_is_json_under_one_key():
         "version": 1, "client_id": "c", "num_examples": 3, "base": "b", "scaling": {}, "adapter_config": {},
     }  # fmt: skip
     assert fedcore.Update is Update
+
+
+def test_scales_are_read_only_and_copied_like_a_dict():
+    update = Update.from_tensors(factors(), scaling={Q: 2.0}, client_id="a")
+    digest = update.digest()
+    made = [
+        update,
+        Update.from_bytes(update.to_bytes()),
+        dataclasses.replace(update, scaling={Q: 2.0}),
+        update.with_tensors({}),
+        update.quantize("int8"),
+        pickle.loads(pickle.dumps(update)),
+        copy.deepcopy(update),
+    ]
+    for one in made:
+        for change in (
+            lambda scaling: scaling.__setitem__(Q, 9.0),
+            lambda scaling: scaling.__delitem__(Q),
+            lambda scaling: scaling.update({Q: 9.0}),
+            lambda scaling: scaling.setdefault("n", 9.0),
+            lambda scaling: scaling.__ior__({Q: 9.0}),
+            lambda scaling: scaling.pop(Q),
+            lambda scaling: scaling.popitem(),
+            lambda scaling: scaling.clear(),
+        ):
+            with pytest.raises(TypeError, match="scaling: an update's scales are read-only; make another"):
+                change(one.scaling)
+        assert one.scaling == {Q: 2.0}
+    assert update.digest() == digest
+    for same in (pickle.loads(pickle.dumps(update.scaling)), copy.copy(update.scaling), copy.deepcopy(update.scaling)):
+        assert same == update.scaling
+        with pytest.raises(TypeError, match="read-only"):
+            same[Q] = 9.0
+    free = dict(update.scaling) | {Q: 3.0}
+    assert (free, json.dumps(update.scaling)) == ({Q: 3.0}, json.dumps({Q: 2.0}))
+
+
+NUMBERS = {
+    "mantissa": st.floats(1.0, 2.0, exclude_max=True),
+    "power": st.integers(-60, 60),
+    "rank": st.integers(1, 600),
+}
+
+
+@settings(deadline=None, max_examples=300)
+@given(**NUMBERS, rslora=st.booleans())
+def test_a_config_says_the_scale_bit_for_bit_where_an_alpha_does(mantissa, power, rank, rslora):
+    scale = math.ldexp(mantissa, power)
+    divisor = math.sqrt(rank) if rslora else float(rank)
+    update = Update.from_tensors(factors(rank), scaling={Q: scale}, adapter_config={"use_rslora": rslora})
+    said = Update.from_tensors(update.tensors, adapter_config=update.adapter_config).scaling[Q]
+    near, every = scale * divisor, []
+    for away in (-math.inf, math.inf):
+        alpha = near
+        for _ in range(4):
+            every.append(alpha)
+            alpha = math.nextafter(alpha, away)
+    assert said == scale or (all(alpha / divisor != scale for alpha in every) and abs(said - scale) <= math.ulp(scale))
+
+
+@settings(deadline=None, max_examples=300)
+@given(alpha=st.integers(1, 1 << 20), rank=st.integers(1, 600), rslora=st.booleans())
+def test_a_whole_alpha_comes_back(alpha, rank, rslora):
+    scale = alpha / (math.sqrt(rank) if rslora else rank)
+    update = Update.from_tensors(factors(rank), scaling={Q: scale}, adapter_config={"use_rslora": rslora})
+    assert (update.adapter_config["r"], update.adapter_config["lora_alpha"]) == (rank, alpha)
+    assert type(update.adapter_config["lora_alpha"]) is int
+    assert Update.from_tensors(update.tensors, adapter_config=update.adapter_config).scaling == {Q: scale}
+
+
+def test_masked_arrays_are_refused():
+    masked = np.ma.masked_array(np.ones(3, np.float32), mask=[0, 1, 0])
+    with pytest.raises(DTypeError, match=r"^tensor 'x': is a masked array, .*pass \.filled\(value\)$"):
+        Update.from_tensors({"w": np.ones(3, np.float32), "x": masked})
+    for rows, what in (
+        ([np.ones(3, np.float32), masked], "row 1"),
+        (np.ma.masked_array(np.eye(2, dtype="f4")), "rows"),
+    ):
+        with pytest.raises(DTypeError, match=f"^{what}: got a masked array"):
+            fedcore.ops.median(rows)

@@ -83,7 +83,8 @@ def aggregate(
 ) -> None:
     """Aggregate any PEFT LoRA directories into one; say who counted with what coefficient.
 
-    Files are read in tiles and never mapped, so any number of them, larger than memory, can be given.
+    In delta space ranks, scales and modules may differ, the dtype of a factor may not: convert fp16, bf16 and fp32 to
+    one first. Files are read in tiles and never mapped, so any number of them, larger than memory, can be given.
     """
     from fedcore.backends import BACKENDS
     from fedcore.engine import aggregate as combine

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from fedcore.backends import requested
 from fedcore.engine.combination import Clock, Space, combine, make_report, make_update
 from fedcore.engine.exclusion import broken_clients
-from fedcore.errors import LayoutError, NonFiniteError, RuleError
+from fedcore.engine.taken import check_taken
+from fedcore.errors import NonFiniteError, RuleError
 from fedcore.lora.delta import Rank
 from fedcore.lora.executor import DeltaExecutor
 from fedcore.numbers import as_whole, got
@@ -30,6 +31,7 @@ from fedcore.rules.rule import Rule, check_weights, chosen_references
 from fedcore.rules.statistics import Gram, Statistics
 from fedcore.updates import Cohort, Update
 from fedcore.updates.bases import check_same_base
+from fedcore.updates.opening import opened, opened_all
 from fedcore.updates.weights import weights_by_id
 
 
@@ -58,12 +60,12 @@ def aggregate(
     updates: Iterable[Update | str | os.PathLike[str]],
     rule: Rule,
     space: Space = "delta",
-    reference: Update | None = None,
+    reference: Update | str | os.PathLike[str] | None = None,
     *,
     memory: int | str | None = None,
     progress: Progress | None = None,
-    server: Update | None = None,
-    center: Update | None = None,
+    server: Update | str | os.PathLike[str] | None = None,
+    center: Update | str | os.PathLike[str] | None = None,
     weights: Mapping[str, float] | npt.ArrayLike | None = None,
     on_nonfinite: Literal["raise", "exclude"] = "raise",
     dense: bool = False,
@@ -77,12 +79,13 @@ def aggregate(
                    `Update.open`
     rule           from fedcore.rules
     space          "delta": distances, norms and sums are of s · B · A, and the result is truncated to the clients'
-                   rank; ranks, scales and modules may differ, and a client that lacks a module counts with what
-                   `reference` has there, or with 0 (fedcore/lora/factor_rows.py says why). Order rules form Δ in fp32,
-                   a few rows of a module at a time, and then the SVD of the dense result. "parameters": of the tensors
-                   as they are; modules, ranks and scales must agree.
+                   rank; ranks, scales and modules may differ (dtypes may not), and a client that lacks a module counts
+                   with what `reference` has there, or with 0 (fedcore/lora/factor_rows.py says why). Order rules form
+                   Δ in fp32, a few rows of a module at a time, and then the SVD of the dense result. "parameters": of
+                   the tensors as they are; modules, ranks and scales must agree. Of adapters begun by PiSSA, OLoRA,
+                   CorDA or LoftQ ranks and scales must agree in both, as PEFT takes their part out of the base by these
     reference      the global update that the clients moved from: norms and clips are of the change. None is zero. In
-                   "delta" space clients can have no module that it lacks.
+                   "delta" space clients can have no module that it lacks. It, server and center may be paths, too
     server         a trusted update of the server's own, for rules that use one (FLTrust, MoNNA)
     center         where an iteration starts, for rules that use one (CenteredClipping); None is the reference
     memory         "1GB", "512MiB" or bytes: what the process may take in all, if it does nothing else. Updates in
@@ -128,19 +131,21 @@ def aggregate(
     thread_count(threads)
     if memory is not None:
         parse_memory(memory)
-    if not isinstance(updates, Iterable) or isinstance(updates, (str, os.PathLike)):
-        raise LayoutError(f"updates: got {updates!r}, expected a sequence of updates or paths; put one in a list")
-    given = updates if isinstance(updates, Cohort) else [_opened(update) for update in updates]
+    given = opened_all(updates)
     cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), weights_by_id(weights, given)
     if not isinstance(rule, Rule):
         raise RuleError(f"rule: got {rule!r}, expected an instance of a rule such as fedcore.rules.Krum(f=1)")
     if dense and (space != "delta" or rule.linear):
         raise RuleError(f"dense: got True for {rule!r} in space={space!r}; only an order rule in space='delta' forms Δ")
     rank = check_rank(rank, rule, space, dense)
+    reference, server, center = (
+        None if update is None else opened(update, name)
+        for name, update in (("reference", reference), ("server", server), ("center", center))
+    )
     references = chosen_references(rule, reference=reference, server=server, center=center)
     excluded: dict[str, str] = {}
     passes: dict[str, Any] = {"backend": backend, "threads": threads}
-    if memory is not None or not all(update.mapped for update in cohort):
+    if memory is not None or not all(update.mapped for update in (*cohort, *filter(None, references.values()))):
         passes |= {"memory": memory, "progress": progress}
     while True:
         try:
@@ -157,10 +162,6 @@ def aggregate(
             for row in sorted(broken, reverse=True):  # from the end, so that the others keep their numbers
                 rule = rule.without(row)
             cohort = Cohort(update for i, update in enumerate(cohort) if i not in broken)
-
-
-def _opened(update: Update | str | os.PathLike[str]) -> Update:
-    return Update.open(update) if isinstance(update, (str, os.PathLike)) else update
 
 
 def run(
@@ -192,7 +193,9 @@ def run(
         checked = check_weights(share, names) if rule.uses_weights else None
         named = [(f"client {update.client_id!r}", update) for update in cohort]
         given = [(name, update) for name, update in references.items() if update is not None]
-        check_same_base([*named, *given, *([] if start is None else [("reference", start)])])
+        together = [*named, *given, *([] if start is None else [("reference", start)])]
+        check_same_base(together)
+        check_taken(together, references, rank, dense)
         executor: RowExecutor | DeltaExecutor
         if space == "delta":
             room = {"order": not rule.linear, "dense": dense, "matrices": room_for(rule, len(cohort))["matrices"]}

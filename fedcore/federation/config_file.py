@@ -29,8 +29,8 @@ from fedcore.federation.rule_names import make_chain
 from fedcore.federation.sealing import with_places
 from fedcore.federation.section import Section
 from fedcore.federation.secure_faults import secure_faults
+from fedcore.numbers import shown
 from fedcore.rules import Rule
-from fedcore.updates.layout import shown
 
 if sys.version_info >= (3, 11):
     import tomllib

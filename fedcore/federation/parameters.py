@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedcore.errors import RuleError
-from fedcore.updates.layout import shown
+from fedcore.numbers import shown
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 

@@ -17,13 +17,13 @@ from fedcore.federation.sampling import sampled, taking_turns
 from fedcore.federation.sealing import budget_path, sealing_key
 from fedcore.federation.start import Start
 from fedcore.lora import Method
+from fedcore.numbers import shown
 from fedcore.privacy import Budget, Rounds
 from fedcore.privacy.chain import Head
 from fedcore.privacy.factorization import Factor
 from fedcore.privacy.seal import derived, same_text
 from fedcore.updates.atomic import write_atomically
 from fedcore.updates.header import json_object
-from fedcore.updates.layout import shown
 
 One = TypeVar("One")
 #: the public plan in a run folder

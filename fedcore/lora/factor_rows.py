@@ -24,7 +24,7 @@ from fedcore.lora.measure import Measure, broken_factors, measure, rebuild
 from fedcore.lora.stacks import Stack, check_factors, read_factors, read_plain, read_stack
 from fedcore.numbers import shown
 from fedcore.updates import LoraPair, Update
-from fedcore.updates.bases import taken_from_base
+from fedcore.updates.taken import taken_from_base
 
 
 class Row(NamedTuple):

@@ -17,6 +17,7 @@ from fedcore.lora.traits import Factors, Traits
 from fedcore.numbers import shown
 from fedcore.ops.lora_truncate import leading
 from fedcore.updates import Update
+from fedcore.updates.taken import refuse_taken
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class FedSB(Method):
 
     def fixed(self, estimate: Update) -> Update:
         """(B₀, A₀) from the SVD of an adapter that estimates what training will do: B₀ = U and A₀ = Vᵀ, orthonormal."""
+        refuse_taken("estimate", estimate, "so it is a part of the base and not what training does")
         tensors: dict[str, np.ndarray] = {}
         for module, pair in estimate.modules.items():
             b, a = read_factors(estimate, module, -1, "the estimate")

@@ -21,6 +21,7 @@ from fedcore.numbers import shown
 from fedcore.rules.naming import not_finite
 from fedcore.updates import LoraPair, Update
 from fedcore.updates.bases import check_same_base
+from fedcore.updates.taken import check_same_rest
 
 if TYPE_CHECKING:
     from fedcore.lora.method import Method
@@ -33,6 +34,7 @@ def parts_for(method: Method, update: Update, start: Update) -> Iterator[tuple[s
     """
     who = whose(update)
     check_same_base([("the start", start), (who, update)])
+    check_same_rest([("the start", start), (who, update)])
     check_factors([start, update], ["the start", who], 1, dense=1)
     for extra in sorted(update.modules.keys() - start.modules.keys()):
         raise LayoutError(f"{who}: module {shown(extra)} is extra, the start has none; send the same adapter")

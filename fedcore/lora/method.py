@@ -22,7 +22,7 @@ from fedcore.errors import LayoutError, RuleError, WeightError
 from fedcore.lora.assembly import Aggregated, as_sent, assemble
 from fedcore.lora.cohort import Clients, check_alike, read_part
 from fedcore.lora.messages import factor_mean, factor_message
-from fedcore.lora.module import Held, Module
+from fedcore.lora.module import Held, Module, check_stands
 from fedcore.lora.residual import module_report
 from fedcore.lora.stacks import check_factors
 from fedcore.lora.traits import Factors, Traits
@@ -31,6 +31,8 @@ from fedcore.rules.coefficients import round_coefficients
 from fedcore.rules.rule import check_weights
 from fedcore.updates import Cohort, LoraPair, Update
 from fedcore.updates.bases import check_same_base
+from fedcore.updates.opening import opened, opened_all
+from fedcore.updates.taken import begun_by, check_same_rest
 from fedcore.updates.weights import weights_by_id
 
 
@@ -68,9 +70,9 @@ class Method:
         self,
         updates: Iterable[Update | str | os.PathLike[str]],
         weights: Mapping[str, float] | npt.ArrayLike | None = None,
-        reference: Update | None = None,
+        reference: Update | str | os.PathLike[str] | None = None,
         *,
-        side: Update | None = None,
+        side: Update | str | os.PathLike[str] | None = None,
         number: int = 1,
     ) -> Aggregated:
         """Aggregate the adapters of one round.
@@ -79,9 +81,9 @@ class Method:
                    travelled: what was frozen is as the client got it
         weights    client_id -> weight, or one number for each update; None takes their num_examples. A method without
                    traits.weighted takes none
-        reference  the adapter that clients started from; methods with traits.reference need it. A client that lacks a
-                   module counts with it there, and a module that no client has stays as it is in it
-        side       what lies beside the adapter already, as an earlier `Aggregated.side` gave it
+        reference  the adapter that clients started from, or its path; methods with traits.reference need it. A client
+                   that lacks a module counts with it there, and a module that no client has stays as it is in it
+        side       what lies beside the adapter already, as an earlier `Aggregated.side` gave it, or its path
         number     the round, from 1
 
         All sums are in fp64, rounded once to the clients' dtype; side adapters are fp32. Means of factors are
@@ -89,7 +91,10 @@ class Method:
         naming the client, tensor or module.
         """
         number = whole("number", number, 1, of=self.traits.name, error=RuleError)
+        reference = None if reference is None else opened(reference, "reference")
+        side = None if side is None else opened(side, "side")
         clients = self._clients(updates, weights, reference, side)
+        begun = begun_by(clients.cohort)
         held: dict[str, Held] = {}
         modules: dict[str, dict[str, Any]] = {}
         for name, pair in clients.modules.items():
@@ -98,6 +103,8 @@ class Method:
             beside = None if side is None else read_part(side, name, -1, "the side adapter")
             module = Module(name, parts, clients, pair.d_out, pair.d_in, number, known, beside)
             found = held[name] = as_sent(module, self._module(module) if module.present else self._untrained(module))
+            if begun is not None:
+                check_stands(repr(self), name, found, pair, begun)
             modules[name] = module_report(module, found)
         return assemble(
             repr(self), self.traits, partial(self.traffic, number=number), clients, held, side, number, modules
@@ -157,8 +164,8 @@ class Method:
         """The cohort, checked. Raises as `aggregate` does."""
         if weights is not None and not self.traits.weighted:
             raise WeightError(f"weights: got some, and {self.traits.name} weighs clients by itself; leave them out")
-        given = [Update.open(u) if isinstance(u, (str, os.PathLike)) else u for u in updates]
-        cohort, by_id = Cohort(given), weights_by_id(weights, given)
+        given = opened_all(updates)
+        cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), weights_by_id(weights, given)
         names = tuple(f"client {shown(client)}" for client in cohort.client_ids)
         for who, update in zip(names, cohort, strict=True):
             if not update.modules:
@@ -175,6 +182,7 @@ class Method:
         extra = [("the reference", reference), ("the side adapter", side)]
         known = [*zip(names, cohort, strict=True), *((who, update) for who, update in extra if update is not None)]
         check_same_base(known)
+        check_same_rest((who, update) for who, update in known if update is not side)
         check_factors([update for _, update in known], [who for who, _ in known], len(cohort), dense=len(cohort))
         clients = Clients(cohort, names, round_coefficients(checked), reference)
         if not self.traits.mixed:

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from fedcore.dtypes import to_float64
+from fedcore.errors import LayoutError
 from fedcore.lora.cohort import Clients, Part, stacked
+from fedcore.numbers import shown
+from fedcore.updates import LoraPair
 
 #: a sum of (coefficient, factors)
 Terms = list[tuple[float, Part]]
@@ -121,3 +124,22 @@ class Held:
     own: Mapping[int, Part] = field(default_factory=dict)
     side_rank: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_stands(method: str, module: str, held: Held, like: LoraPair, begun: str) -> None:
+    """Raise LayoutError where clients begun by PiSSA and its like would hold an adapter that their base does not fit.
+
+    PEFT takes a part of the adapter's rank and scale out of the base, which an adapter of zeros does not put back.
+    """
+    for part in (held.adapter, *held.own.values()):
+        for what in ("rank", "scale"):
+            if (got := getattr(part, what)) != (expected := getattr(like, what)):
+                raise LayoutError(
+                    f"{method}: module {shown(module)} gets {what} {got:g}, expected {expected:g} like the clients, "
+                    f"which are begun by {begun!r}; keep it, or train adapters with init_lora_weights=True"
+                )
+    if held.side is None and not held.adapter.b.any():
+        raise LayoutError(
+            f"{method}: module {shown(module)} gets B = 0, not the base where adapters are begun by {begun!r}; "
+            "train adapters with init_lora_weights=True"
+        )

@@ -24,6 +24,7 @@ from fedcore.lora.traits import Factors, Traits
 from fedcore.numbers import keep, shown, whole
 from fedcore.ops.lora_truncate import leading
 from fedcore.updates import Update
+from fedcore.updates.taken import refuse_taken
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class FRLoRA(Method):
         The side adapter takes out the factors as they were rounded to their dtypes, so that the model is that of the
         base. Raises LayoutError naming a module whose weights are missing or of another shape.
         """
+        refuse_taken("initial", initial, "and the side adapter takes its part out of the base")
         adapter: dict[str, np.ndarray] = {}
         side: dict[str, np.ndarray] = {}
         for module, pair in initial.modules.items():

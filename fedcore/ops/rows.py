@@ -71,6 +71,7 @@ def as_rows(rows: Any) -> Rows:
     if isinstance(rows, RowTable):
         return Rows(rows, None, rows.n, rows.d, rows.source)
     if isinstance(rows, np.ndarray) or is_torch(rows):
+        _refuse_masks("rows", rows)
         if rows.ndim != 2:
             raise ShapeError(
                 f"rows: got an array of shape {tuple(rows.shape)}, expected (n, d); give a matrix or a list of rows"
@@ -90,11 +91,17 @@ def as_rows(rows: Any) -> Rows:
     if all(torch_rows):
         return _from_tensors(list(rows))
     for i, row in enumerate(rows):
+        _refuse_masks(f"row {i}", row)
         if not isinstance(row, (np.ndarray, Quantized)):
             raise DTypeError(
                 f"row {i}: got {type(row).__name__}, expected a NumPy array or a torch tensor, all of one kind"
             )
     return _from_table(RowTable.from_arrays(rows), rows[0].dtype)
+
+
+def _refuse_masks(what: str, value: Any) -> None:
+    if isinstance(value, np.ma.MaskedArray):
+        raise DTypeError(f"{what}: got a masked array, whose masked elements no op leaves out; pass .filled(value)")
 
 
 def _is_matrix(tensor: Any) -> bool:

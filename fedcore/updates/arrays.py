@@ -45,6 +45,8 @@ def _array(name: str, tensor: Any) -> np.ndarray:
     if torch is not None and isinstance(tensor, torch.Tensor):
         array = _from_torch(name, tensor, torch)
     else:
+        if isinstance(tensor, np.ma.MaskedArray):
+            raise DTypeError(f"tensor {shown(name)}: is a masked array, which no update can hold; pass .filled(value)")
         array = np.asarray(tensor)
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))

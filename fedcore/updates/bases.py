@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from fedcore.errors import LayoutError
 from fedcore.numbers import shown
+from fedcore.updates.taken import settings_of_rest
 from fedcore.updates.update import Update
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -22,8 +23,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 #: of adapter_config: whose rows trainable tokens are, which layers stand more than once, when an activated LoRA acts
 _MEANING = ("alora_invocation_tokens", "layer_replication", "trainable_token_indices")
-#: initialisations that take the adapter out of the base, so that it stands on what is left
-_FROM_BASE = ("corda", "loftq", "olora", "pissa")
 
 
 class BaseIdentity(NamedTuple):
@@ -58,13 +57,7 @@ class BaseIdentity(NamedTuple):
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """What tells the meaning of tensors, by its key in adapter_config; None is PEFT's default."""
-    return {key: config.get(key) or None for key in _MEANING} | {"init_lora_weights": taken_from_base(config)}
-
-
-def taken_from_base(config: Mapping[str, Any]) -> str | None:
-    """The initialisation that took an adapter out of its base, such as 'pissa'; None for one that starts at Δ = 0."""
-    begun = config.get("init_lora_weights")
-    return begun if isinstance(begun, str) and begun.startswith(_FROM_BASE) else None
+    return {key: config.get(key) or None for key in _MEANING} | settings_of_rest(config)
 
 
 def is_digest(base: str) -> bool:

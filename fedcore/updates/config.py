@@ -196,9 +196,8 @@ def _most_common(values: Any) -> Any:
 
 def _alpha_of(scale: float, divisor: float) -> float | int:
     """An alpha with alpha / divisor == scale, whole if one is; the nearest where rounding allows none."""
-    near = scale * divisor
-    candidates = (float(round(near)), near, math.nextafter(near, -math.inf), math.nextafter(near, math.inf))
-    alpha = next((c for c in candidates if c / divisor == scale), near)
+    near = scale * divisor  # rounded once: no other alpha is closer, so none gives the scale where this does not
+    alpha = whole if (whole := float(round(near))) / divisor == scale else near
     return int(alpha) if alpha.is_integer() else alpha
 
 

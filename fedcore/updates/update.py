@@ -27,6 +27,7 @@ from fedcore.updates.making import checked, from_file, from_header, read_header
 from fedcore.updates.metadata import unpack_metadata
 from fedcore.updates.pairs import LoraPair, lora_pairs
 from fedcore.updates.pieces import pieces_of
+from fedcore.updates.scales import Scales
 from fedcore.updates.view import TensorView
 from fedcore.updates.writing import content_digest, decoded_parts, file_parts
 
@@ -40,7 +41,7 @@ class Update:
                     no bytes for one made by `open`, whose tensors stay in `file`
     offsets         (s,) int64: bytes from the start of the buffer to each tensor, in canonical order; any alignment
     scales          (3, s) int64: the same to the scale arrays of those that are quantised
-    scaling         module -> scale of its Δ = scale · B · A; one for every LoRA pair
+    scaling         module -> scale of its Δ = scale · B · A; one for every LoRA pair; read-only
     num_examples    what the update was trained on, from 1 to 2**40
     client_id       who sent it; '' if nobody said
     base            name or digest of the base model; None if nobody said
@@ -60,6 +61,9 @@ class Update:
     adapter_config: dict[str, Any]
     counted: bool = True
     file: File | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scaling", Scales(self.scaling))
 
     @classmethod
     def from_tensors(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import ConfigError, MissingError, PrivacyError, StorageError
+from fedcore.numbers import shown
 from fedcore.privacy.secagg.explanation import with_more_honest
 from fedcore.privacy.secagg.parameters import Parameters
-from fedcore.updates.layout import shown
 
 if sys.version_info >= (3, 11):
     import tomllib
