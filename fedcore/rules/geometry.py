@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import RuleError, ShapeError
-from fedcore.rules.coefficients import combine, stays_with_clients
+from fedcore.rules.coefficients import combine, product, stays_with_clients
 from fedcore.rules.statistics import UNIT, Statistics
 
 #: the relative error of a mixture's squared distance to the reference above which it is formed from the data
@@ -196,6 +196,31 @@ class Geometry:
         inner[again] = 0.0
         inner[:, again] = 0.0
         return squares, inner
+
+    def squared_lengths(self, rows: np.ndarray, pulls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """‖Σ_k p_k (y_k − y_o)‖² for clients o in `rows` (m,) and p in `pulls` (m, clients), and error bounds: (m,)."""
+        vectors = np.zeros((len(rows), self.clients + self.references))
+        vectors[:, : self.clients] = pulls
+        vectors[np.arange(len(rows)), rows] -= pulls.sum(1)
+        gram = self._statistics.gram
+        if self._mix is not None:
+            vectors = vectors @ self._mix
+        value = np.einsum("ij,ij->i", vectors @ gram.matrix, vectors)
+        sizes = np.abs(vectors)
+        reach = np.square(product(sizes, np.sqrt(gram.matrix.diagonal())))
+        error = sizes.sum(1) * product(sizes, gram.error) + (2 * vectors.shape[1] + 8) * UNIT * reach
+        return value, error
+
+    def redone_length(self, row: int, pull: np.ndarray) -> tuple[float, float]:
+        """‖Σ_k p_k (y_k − y_row)‖ from the data, p (clients,) not negative, and a bound of its error."""
+        total = float(pull.sum())
+        matrix = np.zeros((2, self.clients + self.references))
+        matrix[0, : self.clients], matrix[1, row] = pull / total, 1.0
+        mixed = self.mixed(matrix)
+        value, error = mixed.redo(np.array([[0, 1]]))
+        _, slack = mixed._mixed_bounds(0, np.array([1]))
+        length = float(np.sqrt(value[0]))
+        return total * length, total * float(slack[0] + np.sqrt(value[0] + error[0]) - length)
 
     def redo(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances of pairs (m, 2) from the data: values (m,) and their bounds (m,), 0 for rows in fp64."""
