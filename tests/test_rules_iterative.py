@@ -200,6 +200,28 @@ def test_fltrust_needs_a_server_that_moved_and_leaves_out_who_points_away():
     assert not nobody.any()
 
 
+@pytest.mark.parametrize("first", [[], [NormClipping(1.0)]])
+def test_fltrust_stays_where_no_client_points_to_one_side_of_what_rounds(first):
+    """(a, a) and (b, −b) are at right angles, which no Gram of fp32 products says exactly."""
+    rng = np.random.default_rng(0)
+    rule = first[0].then(FLTrust()) if first else FLTrust()
+    for _ in range(30):
+        a, b = rng.normal(size=8), rng.normal(size=(5, 8))
+        rows, server = np.hstack((b, -b)).astype(np.float32), np.hstack((a, a)).astype(np.float32)
+        decision = decided(rule, rows, reference=None, server=server)
+        assert not decision.values[:5].any()
+        assert sorted(decision.reasons) == list(range(5))
+        assert not rule(rows, server=server).any()
+
+
+def test_fltrust_counts_who_points_the_servers_way_by_less_than_a_gram_tells():
+    rows = np.array([[1.0, 1e-9], [1.0, -1e-9], [1e20, 1e11]], np.float32)
+    server = np.array([0.0, 1.0], np.float32)
+    decision = decided(FLTrust(), rows, reference=None, server=server)
+    assert decision.details["redone_pairs"] > 0
+    np.testing.assert_allclose(decision.per_client["trust"], [1e-9, 0.0, 1e-9], rtol=1e-5)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(5, 20), st.integers(2, 200), st.integers(0, 2**16), st.integers(1, 2))
 def test_the_spectral_filter_equals_the_oracle(n, d, seed, f):

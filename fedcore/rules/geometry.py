@@ -178,10 +178,7 @@ class Geometry:
         """
         n = self.clients
         squares, inner = self.squared_distances()[row, :n], self.inner_products_from(row)[:n, :n]
-        if self._mix is None:
-            error = self._statistics.gram.error[:n] + self._statistics.gram.error[row]
-        else:
-            error, _ = self._mixed_bounds(row, np.arange(n))
+        error, _ = self._bounds(row, np.arange(n))
         near = np.flatnonzero((error > ITERATED_DOUBT * squares) & (self.same != self.same[row]))
         if not near.size:
             return squares, inner
@@ -196,6 +193,40 @@ class Geometry:
         inner[again] = 0.0
         inner[:, again] = 0.0
         return squares, inner
+
+    def cosines(self, row: int, origin: int) -> np.ndarray:
+        """cos(y_i − y_origin, y_row − y_origin) of clients i and two others: (clients,) fp64, 0 for one that is origin.
+
+        Those that the Gram does not tell from 0 are formed from the data, of y_i at the distance of y_row, so that a
+        far one rounds no more; and are 0 where they are not told from that even then.
+        """
+        every, there = np.arange(self.clients), np.array([origin])
+        length = np.sqrt(self.squared_distances()[origin])
+        inner = self.inner_products_from(origin)[every, row]
+        to_row, to_origin, between = (
+            self._bounds(one, others)[0] for one, others in ((row, every), (origin, every), (row, there))
+        )
+        reach = length[every] * length[row]
+        found = np.divide(inner, reach, out=np.zeros(self.clients), where=reach > 0)
+        doubtful = np.flatnonzero((np.abs(inner) <= (to_row + to_origin + between) / 2) & (reach > 0))
+        k = doubtful.size
+        if not k:
+            return found
+        matrix = np.zeros((k + 2, self.clients + self.references))
+        matrix[every[:k], doubtful] = length[row] / length[doubtful]
+        matrix[:k, origin] = 1 - matrix[every[:k], doubtful]
+        matrix[k, row] = matrix[k + 1, origin] = 1.0
+        mixed = self.mixed(matrix)
+        one, other = np.triu_indices(k + 2, 1)
+        used = other >= k
+        one, other = one[used], other[used]
+        square, error = mixed.redo(np.column_stack((one, other)))
+        error = mixed._redone_too(square, error, mixed._slack(one, other))
+        to_row, to_origin = (other == k) & (one < k), (other == k + 1) & (one < k)
+        inner = square[to_origin] + square[-1] - square[to_row]
+        sure = np.abs(inner) > error[to_origin] + error[-1] + error[to_row]
+        found[doubtful] = np.where(sure, inner / (2 * np.square(length[row])), 0.0)
+        return found
 
     def squared_lengths(self, rows: np.ndarray, pulls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """‖Σ_k p_k (y_k − y_o)‖² for clients o in `rows` (m,) and p in `pulls` (m, clients), and error bounds: (m,)."""
@@ -218,9 +249,9 @@ class Geometry:
         matrix[0, : self.clients], matrix[1, row] = pull / total, 1.0
         mixed = self.mixed(matrix)
         value, error = mixed.redo(np.array([[0, 1]]))
-        _, slack = mixed._mixed_bounds(0, np.array([1]))
+        slack = float(mixed._slack(0, 1))
         length = float(np.sqrt(value[0]))
-        return total * length, total * float(slack[0] + np.sqrt(value[0] + error[0]) - length)
+        return total * length, total * float(slack + np.sqrt(value[0] + error[0]) - length)
 
     def redo(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances of pairs (m, 2) from the data: values (m,) and their bounds (m,), 0 for rows in fp64."""
@@ -257,19 +288,32 @@ class Geometry:
         weights = np.column_stack((np.ones(mix.shape[1]), gram.error))
         return mix @ np.sqrt(gram.matrix.diagonal()), mix.sum(1) * gram.offset, weights
 
+    def _bounds(self, row: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """How far squared distances of a row to `others` can be off, and redone ones as norms: `_mixed_bounds`."""
+        if self._mix is not None:
+            return self._mixed_bounds(row, others)
+        error, square = self._statistics.gram.error, self._statistics.gram.matrix.diagonal()
+        return error[row] + error[others] + 4 * UNIT * (square[row] + square[others]), None
+
     def _mixed_bounds(self, a: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(error, slack) of mixture a against each of `others`, for v = m_a − m_b.
 
         error   how far the Gram's squared distance can be off: ½ Σ |v_k||v_l| (e_k + e_l) = ‖v‖₁ Σ |v_k| e_k, and the
                 rounding of the products
-        slack   how far Σ v_k x_k of a redo can be off, as a norm: its rounding, and what v misses of summing to 0
+        slack   `_slack`
         """
         assert self._mix is not None
-        mix, (size, beyond, weights) = self._mix, self._sizes
-        columns, reach = mix.shape[1], size + beyond
+        mix, (size, _, weights) = self._mix, self._sizes
+        columns = mix.shape[1]
         both = np.empty((len(others), 2))
         for start in range(0, len(others), CACHED_ROWS):
             block = slice(start, start + CACHED_ROWS)
             np.matmul(np.abs(mix[others[block]] - mix[a]), weights, out=both[block])
         error = both[:, 0] * both[:, 1] + (2 * columns + 8) * UNIT * np.square(size[a] + size[others])
-        return error, (4 * columns + 8) * UNIT * (reach[a] + reach[others])
+        return error, self._slack(a, others)
+
+    def _slack(self, a: Any, b: Any) -> np.ndarray:
+        """How far a redo of mixtures a and b is off, as a norm: the rounding of Σ v_k x_k, and what v misses of 0."""
+        assert self._mix is not None
+        size, beyond, _ = self._sizes
+        return (4 * self._mix.shape[1] + 8) * UNIT * (size[a] + beyond[a] + size[b] + beyond[b])

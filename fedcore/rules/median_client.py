@@ -1,7 +1,7 @@
 """The client that a search for the geometric median starts from, which may be the median itself: certified.
 
-A client x_o is a median of weights w (Σ w = 1) where the others pull no more than it holds: with p_k = w_k / ‖x_k − x_o‖
-and h the weight that lies at x_o, where ‖Σ p_k (x_k − x_o)‖ ≤ h. With ties that is an equality, of an even number of
+A client x_o is a median of weights w (Σ w = 1) where the others pull no more than it holds, ‖Σ p_k (x_k − x_o)‖ ≤ h
+with p_k = w_k / ‖x_k − x_o‖ and h the weight that lies at x_o. With ties that is an equality, of an even number of
 evenly spaced rows say, so it is never left to the rounding of a Gram: what that leaves open is formed from the data.
 """
 
@@ -48,8 +48,8 @@ def start_of(geometry: Geometry, share: np.ndarray) -> Start:
     held = product(here, share)
     value, error = geometry.squared_lengths(rows, pull)
     # a share pulls with its own weight, whatever its distance: only the direction of a near one is in doubt
-    wide = (upper - lower)[rows]
-    unsure = product(np.where(wide > 2 * lower[rows], 2.0, wide / np.maximum(lower[rows], np.finfo(float).tiny)), share)
+    wide, near = (upper - lower)[rows], lower[rows]
+    unsure = product(np.divide(wide, near, out=np.full_like(wide, 2.0) * (wide > 0), where=2 * near > wide), share)
     least, most = np.sqrt(np.maximum(value - error, 0.0)) - unsure, np.sqrt(value + error) + unsure
     maybe = least <= held + np.maximum(TOLERANCE, _noise(held, held))
     if len(rows) == 1 and most[0] <= held[0]:
