@@ -18,6 +18,7 @@ from fedcore.rules import (
     NormClipping,
     SpectralFilter,
     geometric_median,
+    spectral_filter,
 )
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
@@ -243,9 +244,23 @@ def test_the_spectral_filter_drops_a_far_minority_and_says_why():
     assert not SpectralFilter(0)(np.zeros((3, 4), np.float32)).any()
 
 
-def test_large_cohorts_find_the_same_first_eigenvector():
+def test_large_cohorts_find_the_same_first_eigenvector(monkeypatch):
+    monkeypatch.setattr(spectral_filter, "DENSE", 200)
     rows = cohort(260, 400, 12, far=20, scale=2.0)
     check_close(SpectralFilter(20)(rows), oracle.spectral_filter(rows, 20)[0], rows)
+
+
+def test_a_search_for_an_eigenvector_that_does_not_stand_out_is_soon_given_up(monkeypatch):
+    """As none does once the far rows are gone; the decision is that of all eigenvectors."""
+    rows = cohort(120, 1000, 12, far=24, scale=20.0)
+    expected = decided(SpectralFilter(24), rows)
+    monkeypatch.setattr(spectral_filter, "DENSE", 100)
+    searches, qr = [], np.linalg.qr
+    monkeypatch.setattr(np.linalg, "qr", lambda matrix: (searches.append(1), qr(matrix))[1])
+    found = decided(SpectralFilter(24), rows)
+    assert 0 < len(searches) <= 20 * (found.details["filter_steps"] + 1)
+    assert found.details["filter_steps"] == expected.details["filter_steps"]
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-9)
 
 
 def test_the_filter_stops_at_the_weight_that_must_be_left_whatever_the_gram_rounds():
