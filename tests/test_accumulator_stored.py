@@ -188,6 +188,17 @@ def test_weights_that_are_given_are_kept_too(tmp_path):
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
 
 
+def test_a_weight_that_a_crash_left_without_its_update_weighs_nobody(tmp_path):
+    rule = GeometricMedian(weighted=True)
+    path = stored(tmp_path / "once", rule, CLIENTS[:1])._updates["client-00"].file.path
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / Path(path).with_suffix(".weight").name).write_text((1000.0).hex())
+    stored(tmp_path / "kept", rule, CLIENTS[:6])
+    found = fc.Accumulator(rule, tmp_path / "kept").result().coefficients
+    expected = fc.aggregate(CLIENTS[:6], rule, "parameters").coefficients
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+
+
 def test_a_weight_that_cannot_be_read_is_named(tmp_path):
     made = fc.Accumulator(GeometricMedian(weighted=True), tmp_path / "kept")
     made.add(CLIENTS[0], 0.5)

@@ -118,6 +118,32 @@ def test_a_client_near_the_geometric_median_does_not_pass_for_it():
     np.testing.assert_allclose(GeometricMedian()(rows), oracle.geometric_median(rows, 20_000), atol=1e-5)
 
 
+def test_the_step_away_from_a_client_goes_down(monkeypatch):
+    """Weiszfeld's whole step from there, which leaves out what the client holds, would go up."""
+    monkeypatch.setattr(geometric_median, "MOST_STEPS", 1)
+    rows = np.array([[0, 0], [0, 1], [0, -1], [1, 1e-2], [-1, 1e-2], [0.2, 1]], np.float32)
+    wide = rows.astype(np.float64)
+    point = decided(GeometricMedian(), rows).values @ wide
+    assert point.any()
+    assert oracle.distance_sum(wide, point) < min(oracle.distance_sum(wide, row) for row in wide)
+
+
+def test_a_step_of_newtons_shortens_the_gradient_and_does_not_go_up():
+    taken = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        rows = rng.normal(size=(6, 3)) * rng.uniform(0.01, 3, (6, 1))
+        share = np.full(6, 1 / 6)
+        descent = geometric_median._Descent(share, rows @ rows.T, np.full(6, 1e-9))
+        weights = rng.uniform(0, 1, 6) ** 6
+        before = descent.at(weights / weights.sum())
+        if after := descent.newton(before):
+            taken += 1
+            assert after.gradient < before.gradient
+            assert share @ after.away <= share @ before.away * (1 + 1e-9)
+    assert 0 < taken < 60
+
+
 def test_the_geometric_median_may_be_a_client_and_then_is_that_client_exactly():
     rows = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
     assert GeometricMedian()(rows).tolist() == [0, 0]
