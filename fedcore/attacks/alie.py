@@ -30,7 +30,8 @@ def largest_z(n: int, f: int) -> float:
 class ALIE(Attack):
     """μ − z σ, with the mean μ and standard deviation σ (n − 1 in the denominator) of each column of the honest rows.
 
-    z       None takes `largest_z`, which has to be above 0; below 0 the shift is to the other side, as in ByzFL, which has μ + z σ
+    z       None takes `largest_z`, and is refused where that is not above 0; a z below 0 shifts to the other side, as
+            in ByzFL, which has μ + z σ
     Every attacker sends the same row. Baruch, Baruch and Goldberg 2019, "A Little Is Enough: Circumventing Defenses For
     Distributed Learning", NeurIPS, section 3.2; omniscient here: μ and σ are of the honest clients, which the paper
     estimates from the attackers' own data.

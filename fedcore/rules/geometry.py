@@ -19,6 +19,7 @@ import numpy as np
 
 from fedcore.errors import RuleError, ShapeError
 from fedcore.rules.coefficients import combine, product, stays_with_clients
+from fedcore.rules.mixture_bounds import MixtureBounds
 from fedcore.rules.statistics import UNIT, Statistics
 
 #: the relative error of a mixture's squared distance to the reference above which it is formed from the data
@@ -27,8 +28,6 @@ GRAM_DOUBT = 2.0**-30
 SAME_ROW = 2.0**-40
 #: the part of a squared distance that its error may be where an iteration goes by it
 ITERATED_DOUBT = 0.25
-#: mixtures that are compared with another at a time
-CACHED_ROWS = 32
 
 
 class Geometry:
@@ -86,7 +85,7 @@ class Geometry:
         gram, r = self.inner_products(), self.clients
         square = gram.diagonal()
         value = np.maximum(square[:r] + square[r] - 2 * gram[:r, r], 0.0)
-        error, slack = self._mixed_bounds(r, np.arange(r))
+        error, slack = self._mixtures.pairs(r, np.arange(r))
         doubtful = np.flatnonzero(error > GRAM_DOUBT * value)
         if doubtful.size:
             value[doubtful], error[doubtful] = self.redo(np.column_stack((doubtful, np.full(len(doubtful), r))))
@@ -107,7 +106,7 @@ class Geometry:
             return value, error, True
         inner = self.inner_products()
         value = np.maximum(inner.diagonal()[every] + inner[row, row] - 2 * inner[every, row], 0.0)
-        error, slack = self._mixed_bounds(row, every)
+        error, slack = self._mixtures.pairs(row, every)
         return value, self._redone_too(value, error, slack), False
 
     def _redone_too(self, distance: np.ndarray, error: np.ndarray, slack: np.ndarray | None) -> np.ndarray:
@@ -136,7 +135,7 @@ class Geometry:
         else:
             error, slack = np.zeros_like(distance), np.zeros_like(distance)
             for i, a in enumerate(kept):
-                error[i, i + 1 :], slack[i, i + 1 :] = self._mixed_bounds(a, kept[i + 1 :])
+                error[i, i + 1 :], slack[i, i + 1 :] = self._mixtures.pairs(a, kept[i + 1 :])
             error, slack = error + error.T, slack + slack.T
         error = self._redone_too(distance, error, slack)
         lower, upper = np.maximum(distance - error, 0.0), np.maximum(distance + error, 0.0)
@@ -221,7 +220,7 @@ class Geometry:
         used = other >= k
         one, other = one[used], other[used]
         square, error = mixed.redo(np.column_stack((one, other)))
-        error = mixed._redone_too(square, error, mixed._slack(one, other))
+        error = mixed._redone_too(square, error, mixed._mixtures.slack(one, other))
         to_row, to_origin = (other == k) & (one < k), (other == k + 1) & (one < k)
         inner = square[to_origin] + square[-1] - square[to_row]
         sure = np.abs(inner) > error[to_origin] + error[-1] + error[to_row]
@@ -249,7 +248,7 @@ class Geometry:
         matrix[0, : self.clients], matrix[1, row] = pull / total, 1.0
         mixed = self.mixed(matrix)
         value, error = mixed.redo(np.array([[0, 1]]))
-        slack = float(mixed._slack(0, 1))
+        slack = float(mixed._mixtures.slack(0, 1))
         length = float(np.sqrt(value[0]))
         return total * length, total * float(slack + np.sqrt(value[0] + error[0]) - length)
 
@@ -280,40 +279,14 @@ class Geometry:
         matrix = self._statistics.gram.matrix
         return matrix if self._mix is None else self._mix @ matrix @ self._mix.T
 
-    @cached_property
-    def _sizes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What bounds of mixtures are made of: Σ |m_k| ‖x_k − p‖ and Σ |m_k| ‖p‖ of each mixture m, and [1, e_k]."""
-        assert self._mix is not None
-        gram, mix = self._statistics.gram, np.abs(self._mix)
-        weights = np.column_stack((np.ones(mix.shape[1]), gram.error))
-        return mix @ np.sqrt(gram.matrix.diagonal()), mix.sum(1) * gram.offset, weights
-
     def _bounds(self, row: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """How far squared distances of a row to `others` can be off, and redone ones as norms: `_mixed_bounds`."""
+        """How far squared distances of a row to `others` can be off, and redone ones as norms: `MixtureBounds`."""
         if self._mix is not None:
-            return self._mixed_bounds(row, others)
+            return self._mixtures.pairs(row, others)
         error, square = self._statistics.gram.error, self._statistics.gram.matrix.diagonal()
         return error[row] + error[others] + 4 * UNIT * (square[row] + square[others]), None
 
-    def _mixed_bounds(self, a: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(error, slack) of mixture a against each of `others`, for v = m_a − m_b.
-
-        error   how far the Gram's squared distance can be off: ½ Σ |v_k||v_l| (e_k + e_l) = ‖v‖₁ Σ |v_k| e_k, and the
-                rounding of the products
-        slack   `_slack`
-        """
+    @cached_property
+    def _mixtures(self) -> MixtureBounds:
         assert self._mix is not None
-        mix, (size, _, weights) = self._mix, self._sizes
-        columns = mix.shape[1]
-        both = np.empty((len(others), 2))
-        for start in range(0, len(others), CACHED_ROWS):
-            block = slice(start, start + CACHED_ROWS)
-            np.matmul(np.abs(mix[others[block]] - mix[a]), weights, out=both[block])
-        error = both[:, 0] * both[:, 1] + (2 * columns + 8) * UNIT * np.square(size[a] + size[others])
-        return error, self._slack(a, others)
-
-    def _slack(self, a: Any, b: Any) -> np.ndarray:
-        """How far a redo of mixtures a and b is off, as a norm: the rounding of Σ v_k x_k, and what v misses of 0."""
-        assert self._mix is not None
-        size, beyond, _ = self._sizes
-        return (4 * self._mix.shape[1] + 8) * UNIT * (size[a] + beyond[a] + size[b] + beyond[b])
+        return MixtureBounds(self._statistics.gram, self._mix)
