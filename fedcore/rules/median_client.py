@@ -82,7 +82,7 @@ def _looked_at(geometry: Geometry, share: np.ndarray, row: int, distances: Dista
     held = float(share[here].sum())
     pull = np.divide(share, away, out=np.zeros(len(away)), where=~here)
     force, slack = geometry.redone_length(int(row), pull) if pull.any() else (0.0, 0.0)
-    gradient, noise = max(force - held, 0.0), max(float(_noise(np.float64(held), np.float64(force))), slack)
+    gradient, noise = max(force - held, 0.0), max(float(_noise(np.asarray(held), np.asarray(force))), slack)
     return Start(int(row), held, gradient, noise, gradient <= max(TOLERANCE, noise))
 
 
