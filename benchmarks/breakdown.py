@@ -15,7 +15,7 @@ from measure import RESULTS, ROOT, save
 sys.path.insert(0, str(ROOT / "tests"))
 
 from oracles.robustness import Bound, bounds, krum
-from test_breakdown import ATTACKERS, D, alike, apart, cohort, heavy
+from test_breakdown import ATTACKERS, D, alike, apart, can_attack, cohort, heavy
 
 import fedcore as fc
 
@@ -27,7 +27,7 @@ def worst(bound: Bound, f: int) -> dict[str, float]:
     """Attack -> the largest error / bound."""
     rule = bound.make(f)
     found = {}
-    for attack in ATTACKERS:
+    for attack in (attack for attack in ATTACKERS if can_attack(attack, f)):
         cases = [(made(seed, N - f), seed) for made in (alike, apart, heavy) for seed in range(DRAWS)]
         found[repr(attack)] = max(
             bound.excess(rule(cohort(honest, attack, f, seed), server=honest[0]), honest, N) for honest, seed in cases
@@ -67,7 +67,8 @@ def plot(results: dict[str, dict]) -> None:
         by_f = entry["error over bound"]
         for k, attack in enumerate(map(repr, ATTACKERS)):
             style = ("-", "--", ":")[k // 10]
-            axis.plot(list(by_f), [max(by_f[f][attack], 1e-6) for f in by_f], style, color=f"C{k % 10}", label=attack)
+            at = [f for f in by_f if attack in by_f[f]]
+            axis.plot(at, [max(by_f[f][attack], 1e-6) for f in at], style, color=f"C{k % 10}", label=attack)
         axis.axhline(1.0, color="black", linewidth=1)
         axis.set_yscale("log")
         axis.set_ylim(3e-7, 1e3)  # the mean leaves the picture

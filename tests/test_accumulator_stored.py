@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,31 @@ def test_coefficients_of_an_iteration_are_equal_within_their_bound(tmp_path):
     expected = fc.aggregate(CLIENTS, GeometricMedian(), "parameters").coefficients
     found = stored(tmp_path / "kept", GeometricMedian(), CLIENTS).result().coefficients
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+
+
+def spaced(step: float, d: int = 6) -> list[fc.Update]:
+    """Four clients on a line: each point between the two in the middle is a geometric median."""
+    along = np.random.default_rng(0).normal(size=d)
+    return [
+        fc.Update.from_tensors({"a.weight": np.float32((i + 1) * step * along)}, client_id=f"c{i}") for i in range(4)
+    ]
+
+
+def paired(d: int = 6) -> list[fc.Update]:
+    """Two clients at one place and two at another."""
+    places = np.random.default_rng(1).normal(size=(2, d)).astype(np.float32)
+    return [fc.Update.from_tensors({"a.weight": places[i // 2]}, client_id=f"c{i}") for i in range(4)]
+
+
+@pytest.mark.parametrize(("cohort", "counted"), [(spaced(1.0), "c1"), (spaced(0.3), "c1"), (paired(), "c0")])
+def test_a_tied_geometric_median_is_the_lowest_client_in_every_order_of_arrival(tmp_path, cohort, counted):
+    """Whose distances the Gram rounds how depends on who came first."""
+    expected = fc.aggregate(cohort, GeometricMedian(), "parameters")
+    assert expected.report["counted"] == [counted]
+    for k, order in enumerate(permutations(cohort)):
+        found = stored(tmp_path / str(k), GeometricMedian(), order).result()
+        assert found.coefficients == expected.coefficients
+        assert found.update.digest() == expected.update.digest()
 
 
 def test_the_gram_grows_as_rows_arrive_and_is_not_made_again(tmp_path, monkeypatch):
@@ -158,6 +184,17 @@ def test_weights_that_are_given_are_kept_too(tmp_path):
     for path in (tmp_path / "kept").glob("*.safetensors"):
         path.unlink()
     found = stored(tmp_path / "kept", rule, CLIENTS[:6]).result().coefficients
+    expected = fc.aggregate(CLIENTS[:6], rule, "parameters").coefficients
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+
+
+def test_a_weight_that_a_crash_left_without_its_update_weighs_nobody(tmp_path):
+    rule = GeometricMedian(weighted=True)
+    path = stored(tmp_path / "once", rule, CLIENTS[:1])._updates["client-00"].file.path
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / Path(path).with_suffix(".weight").name).write_text((1000.0).hex())
+    stored(tmp_path / "kept", rule, CLIENTS[:6])
+    found = fc.Accumulator(rule, tmp_path / "kept").result().coefficients
     expected = fc.aggregate(CLIENTS[:6], rule, "parameters").coefficients
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
 

@@ -46,16 +46,33 @@ def test_alie_shifts_each_column_by_z_standard_deviations(seed):
     check_rows(ALIE()(honest, 3), oracles.alie(honest, largest_z(12, 3)), 3)
 
 
-@pytest.mark.parametrize(("n", "f"), [(50, 24), (50, 12), (12, 3), (21, 10), (10, 4), (8, 2)])
+@pytest.mark.parametrize(("n", "f"), [(50, 24), (50, 12), (12, 3), (21, 10), (10, 4), (8, 3)])
 def test_z_leaves_just_the_supporters_that_a_majority_needs(n, f):
     supporters = math.floor(n / 2 + 1) - f
     assert oracles.phi(largest_z(n, f)) == pytest.approx((n - f - supporters) / (n - f), abs=1e-12)
 
 
-def test_z_of_a_majority_has_to_be_given():
-    for n, f in ((4, 3), (10, 6)):
-        with pytest.raises(ConfigError, match=f"z has no value for n={n}, f={f}; give z"):
+def test_z_of_a_majority_or_of_few_has_to_be_given():
+    """Of few it is 0, and attackers would send the honest mean, or below: they would go to the other side."""
+    for n, f in ((4, 3), (10, 6), (10, 2), (4, 1), (17, 1), (3, 1)):
+        with pytest.raises(ConfigError, match=f"ALIE: the paper has no z above 0 for n={n}, f={f}; give z"):
             largest_z(n, f)
+        with pytest.raises(ConfigError, match="give z"):
+            ALIE()(rows(0, n=n - f), f)
+
+
+@pytest.mark.parametrize("attack", [ALIE(z=1.0), IPM(1e300), SignFlip(1e300), MinMax("unit")])
+def test_a_row_that_does_not_fit_fp64_is_refused_too(attack):
+    honest = np.array([[1e200, 2e200], [3e200, -1e200]])
+    with pytest.raises(RangeError, match=f"{attack.name}: a row does not fit float64; make the attack weaker"):
+        attack(honest, 1)
+    assert np.isinf(Inf()(honest, 1)).any()
+
+
+def test_mimic_sees_the_direction_of_rows_of_any_size():
+    honest = np.array([[1.0, 2.0], [3.0, -1.0], [0.5, 0.1]])
+    for scale in (2.0**-700, 1.0, 2.0**700):
+        assert (Mimic()(honest * scale, 1) == Mimic()(honest, 1) * scale).all()
 
 
 def test_ipm_and_sign_flip_turn_the_honest_mean_around():

@@ -170,7 +170,7 @@ name = "momentum"
 server = { optimizer = "fedavgm", momentum = 0.5 }
 rule = "krum"
 parameters = { f = 1 }
-attack = { kind = "alie", clients = 1 }
+attack = { kind = "alie", clients = 1, z = 1.5 }
 [[arms]]
 name = "plain"
 server = { optimizer = "none" }

@@ -158,6 +158,38 @@ def test_a_report_lists_who_counts_and_why_others_do_not(name):
         assert counted == [client for client, value in found.coefficients.items() if value]
 
 
+#: what goes first: clips that leave so little of a far client that fp32 has none of it, of one row or of each mixture
+FIRST = [
+    None,
+    rules.NormClipping(1e-18),
+    rules.NormClipping(1e-10),
+    rules.ARC(2),
+    rules.NearestNeighborMixing(1),
+    rules.Bucketing(2, seed=0),
+    rules.NormClipping(1e-18).then(rules.NearestNeighborMixing(1)),
+]
+
+
+@pytest.mark.parametrize("first", FIRST, ids=repr)
+@pytest.mark.parametrize("name", [*ROBUST, *WEIGHTED])
+def test_every_client_is_in_one_list_of_the_report(first, name):
+    rows, references = some_rows()
+    rows[3] *= np.float32(1e30)
+    rows[5] = 0
+    rows[7] = rows[8]
+    rows = np.vstack((rows, np.full_like(rows[:1], np.nan)))
+    given = {key: updates_of(row[None])[0] for key, row in references.items()}
+    # of Bucketing few rows are left, which bear no f
+    following = ROBUST[name][0](int(name != "Bucketing")) if name in ROBUST else WEIGHTED[name]()
+    rule = following if first is None else first.then(following)
+    report = fc.aggregate(updates_of(rows), rule, "parameters", on_nonfinite="exclude", **given).report
+    assert sorted([*report["counted"], *report["not_counted"], *report["excluded"]]) == [f"c{i:02d}" for i in range(16)]
+    assert all(report["not_counted"].values())
+    if "mix" in report:
+        used = np.array(report["mix"])[:, :N].any(0)
+        assert report["counted"] == [f"c{i:02d}" for i in np.flatnonzero(used)]
+
+
 def test_a_coefficient_of_zero_has_a_reason():
     rows = np.zeros((5, 3), np.float32)
     rows[3], rows[4] = 1, -1

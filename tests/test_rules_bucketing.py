@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fedcore as fc
 from fedcore.errors import RuleError
-from fedcore.rules import Bucketing, Krum, Mean, MultiKrum, NearestNeighborMixing
+from fedcore.rules import Bucketing, Krum, Mean, MoNNA, MultiKrum, NearestNeighborMixing, NormClipping
 from tests.cohorts import decided
 from tests.oracles import rules as oracle
 from tests.oracles import selecting
@@ -97,3 +98,19 @@ def test_the_rule_that_follows_is_checked_for_the_number_of_buckets():
 def test_bad_parameters_are_refused(parameters, text):
     with pytest.raises(RuleError, match=text):
         Bucketing(*parameters)
+
+
+@pytest.mark.parametrize("s", [1, 2, 3])
+@pytest.mark.parametrize("first", [[], [NormClipping(50.0)]])
+def test_a_bucket_keeps_its_number_whoever_is_excluded(s, first):
+    """Row 1 of what it hands on is a bucket and not client 1."""
+    for bad in range(9):
+        rows = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+        rows[bad, 0] = np.nan
+        updates = [fc.Update.from_tensors({"w": row}, client_id=f"c{i}") for i, row in enumerate(rows)]
+        rule = Bucketing(s, 3).then(MoNNA(0, pivot=1))
+        for one in first:
+            rule = one.then(rule)
+        found = fc.aggregate(updates, rule, "parameters", on_nonfinite="exclude")
+        assert list(found.excluded) == [f"c{bad}"]
+        assert found.report["rule"] == repr(rule)

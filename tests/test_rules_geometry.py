@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from fedcore.errors import ShapeError
 from fedcore.rules.geometry import Geometry
+from fedcore.rules.mixture_bounds import MixtureBounds
 from fedcore.rules.pivot import choose_pivot, sampled_columns
 from fedcore.rules.rows import RowExecutor
-from fedcore.rules.statistics import Statistics
+from fedcore.rules.statistics import Gram, Statistics
 from tests.oracles import rules as oracle
 
 
@@ -122,3 +123,25 @@ def test_the_sample_is_fixed_and_spread_over_all_columns():
     assert blocks[0][0] == 0
     assert blocks[-1][1] == 1_000_001
     assert all(stop - start == 256 for start, stop in blocks)
+
+
+@pytest.mark.parametrize("kind", ["clip", "buckets", "neighbors"])
+def test_bounds_of_mixtures_are_those_of_their_differences(kind):
+    """‖v‖₁ Σ |v_k| e_k for v = m_a − m_b, however many rows the mixtures share."""
+    rng = np.random.default_rng(4)
+    n = 40
+    mix = np.eye(n + 1)
+    if kind == "clip":
+        mix[:n] *= rng.uniform(0, 1, (n, 1))
+        mix[:n, n] = 1 - mix[:n].sum(1)
+    elif kind == "buckets":
+        mix = np.repeat(np.eye(n // 4), 4, axis=1) / 4
+    else:
+        mix[:n, :n] = rng.uniform(0, 1, (n, n)) < 0.5
+        mix[:n] /= mix[:n].sum(1, keepdims=True)
+    columns = mix.shape[1]
+    error = rng.uniform(0, 1, columns)
+    found = MixtureBounds(Gram(np.zeros((columns, columns)), error, 0.0, 0.0), mix)
+    for a in range(len(mix)):
+        v = np.abs(mix[a] - mix)
+        np.testing.assert_allclose(found.pairs(a, np.arange(len(mix)))[0], v.sum(1) * (v @ error), rtol=1e-12)

@@ -18,6 +18,7 @@ from fedcore.rules import (
     NormClipping,
     SpectralFilter,
     geometric_median,
+    spectral_filter,
 )
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
@@ -90,15 +91,17 @@ def test_the_geometric_median_says_where_it_has_not_converged(monkeypatch):
 
 @pytest.mark.parametrize("d", [1, 5])
 @pytest.mark.parametrize("n", [6, 20, 34])
-def test_the_geometric_median_of_an_even_number_of_colinear_rows_converges(n, d):
-    """Each point between the two in the middle is one, and coefficients are not unique."""
+def test_of_an_even_number_of_colinear_rows_the_lower_of_the_middle_two_is_the_geometric_median(n, d):
+    """Each point between those two is one, and coefficients are not unique."""
     for seed in range(40):
         rng = np.random.default_rng(seed)
         rows = np.outer(rng.standard_normal(n), rng.standard_normal(d)).astype(np.float32)
         decision = decided(GeometricMedian(), rows)
         found, wide = decision.details, rows.astype(np.float64)
         assert found["converged"], (seed, found)
-        assert found["steps"] <= geometric_median.STALLED
+        places = np.argsort(wide[:, 0])
+        assert np.flatnonzero(decision.values).tolist() == [min(places[n // 2 - 1], places[n // 2])]
+        assert found["steps"] == 0
         assert found["gradient"] <= max(1e-9, found["noise"])
         assert found["noise"] <= 2.0**-22 * n
         least = min(oracle.distance_sum(wide, row) for row in wide)
@@ -113,6 +116,32 @@ def test_a_client_near_the_geometric_median_does_not_pass_for_it():
     assert found.details["steps"] > 0
     assert found.details["gradient"] <= 1e-9
     np.testing.assert_allclose(GeometricMedian()(rows), oracle.geometric_median(rows, 20_000), atol=1e-5)
+
+
+def test_the_step_away_from_a_client_goes_down(monkeypatch):
+    """Weiszfeld's whole step from there, which leaves out what the client holds, would go up."""
+    monkeypatch.setattr(geometric_median, "MOST_STEPS", 1)
+    rows = np.array([[0, 0], [0, 1], [0, -1], [1, 1e-2], [-1, 1e-2], [0.2, 1]], np.float32)
+    wide = rows.astype(np.float64)
+    point = decided(GeometricMedian(), rows).values @ wide
+    assert point.any()
+    assert oracle.distance_sum(wide, point) < min(oracle.distance_sum(wide, row) for row in wide)
+
+
+def test_a_step_of_newtons_shortens_the_gradient_and_does_not_go_up():
+    taken = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        rows = rng.normal(size=(6, 3)) * rng.uniform(0.01, 3, (6, 1))
+        share = np.full(6, 1 / 6)
+        descent = geometric_median._Descent(share, rows @ rows.T, np.full(6, 1e-9))
+        weights = rng.uniform(0, 1, 6) ** 6
+        before = descent.at(weights / weights.sum())
+        if after := descent.newton(before):
+            taken += 1
+            assert after.gradient < before.gradient
+            assert share @ after.away <= share @ before.away * (1 + 1e-9)
+    assert 0 < taken < 60
 
 
 def test_the_geometric_median_may_be_a_client_and_then_is_that_client_exactly():
@@ -198,6 +227,28 @@ def test_fltrust_needs_a_server_that_moved_and_leaves_out_who_points_away():
     assert not nobody.any()
 
 
+@pytest.mark.parametrize("first", [[], [NormClipping(1.0)]])
+def test_fltrust_stays_where_no_client_points_to_one_side_of_what_rounds(first):
+    """(a, a) and (b, −b) are at right angles, which no Gram of fp32 products says exactly."""
+    rng = np.random.default_rng(0)
+    rule = first[0].then(FLTrust()) if first else FLTrust()
+    for _ in range(30):
+        a, b = rng.normal(size=8), rng.normal(size=(5, 8))
+        rows, server = np.hstack((b, -b)).astype(np.float32), np.hstack((a, a)).astype(np.float32)
+        decision = decided(rule, rows, reference=None, server=server)
+        assert not decision.values[:5].any()
+        assert sorted(decision.reasons) == list(range(5))
+        assert not rule(rows, server=server).any()
+
+
+def test_fltrust_counts_who_points_the_servers_way_by_less_than_a_gram_tells():
+    rows = np.array([[1.0, 1e-9], [1.0, -1e-9], [1e20, 1e11]], np.float32)
+    server = np.array([0.0, 1.0], np.float32)
+    decision = decided(FLTrust(), rows, reference=None, server=server)
+    assert decision.details["redone_pairs"] > 0
+    np.testing.assert_allclose(decision.per_client["trust"], [1e-9, 0.0, 1e-9], rtol=1e-5)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(5, 20), st.integers(2, 200), st.integers(0, 2**16), st.integers(1, 2))
 def test_the_spectral_filter_equals_the_oracle(n, d, seed, f):
@@ -219,9 +270,23 @@ def test_the_spectral_filter_drops_a_far_minority_and_says_why():
     assert not SpectralFilter(0)(np.zeros((3, 4), np.float32)).any()
 
 
-def test_large_cohorts_find_the_same_first_eigenvector():
+def test_large_cohorts_find_the_same_first_eigenvector(monkeypatch):
+    monkeypatch.setattr(spectral_filter, "DENSE", 200)
     rows = cohort(260, 400, 12, far=20, scale=2.0)
     check_close(SpectralFilter(20)(rows), oracle.spectral_filter(rows, 20)[0], rows)
+
+
+def test_a_search_for_an_eigenvector_that_does_not_stand_out_is_soon_given_up(monkeypatch):
+    """As none does once the far rows are gone; the decision is that of all eigenvectors."""
+    rows = cohort(120, 1000, 12, far=24, scale=20.0)
+    expected = decided(SpectralFilter(24), rows)
+    monkeypatch.setattr(spectral_filter, "DENSE", 100)
+    searches, qr = [], np.linalg.qr
+    monkeypatch.setattr(np.linalg, "qr", lambda matrix: (searches.append(1), qr(matrix))[1])
+    found = decided(SpectralFilter(24), rows)
+    assert 0 < len(searches) <= 20 * (found.details["filter_steps"] + 1)
+    assert found.details["filter_steps"] == expected.details["filter_steps"]
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-9)
 
 
 def test_the_filter_stops_at_the_weight_that_must_be_left_whatever_the_gram_rounds():

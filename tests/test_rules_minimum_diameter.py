@@ -40,6 +40,25 @@ def test_finds_the_oracles_set_on_larger_cohorts(seed, n, d):
     assert decided(MinimumDiameterAveraging(f), rows).selected == selecting.least_diameter_rows(rows, f)
 
 
+class RedoneRoughly(RowExecutor):
+    """A sharp Gram, and redone distances that are off by less than they say: what factors can give."""
+
+    def gram(self, origin=None):
+        gram = super().gram(origin)
+        return gram.__class__(gram.matrix, gram.error * 1e-3, gram.offset, gram.rounding)
+
+    def exact(self, pairs, mix):
+        value, _ = super().exact(pairs, mix)
+        return value * (1 + 1e-3), value * 2e-3
+
+
+def test_redone_distances_may_lie_outside_of_what_the_gram_leaves():
+    rows = np.random.default_rng(3).standard_normal((9, 50)).astype(np.float32)
+    for f in (1, 3):
+        found = decided(MinimumDiameterAveraging(f), rows, kind=RedoneRoughly)
+        assert found.selected == selecting.least_diameter_rows(rows, f)
+
+
 def test_result_is_the_plain_mean_of_the_set_and_its_diameter_is_reported():
     rows = np.random.default_rng(0).standard_normal((10, 400)).astype(np.float32)
     rows[2] += 50

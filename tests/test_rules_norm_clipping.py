@@ -13,6 +13,7 @@ from fedcore.rules import Krum, Mean, MultiKrum, NormClipping
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.statistics import Statistics
+from tests.cohorts import decided
 from tests.oracles import rules as oracle
 
 
@@ -41,6 +42,22 @@ def test_a_bound_that_nobody_reaches_gives_the_mean_in_every_bit():
     rows, reference = some_rows()
     counts = np.arange(1, 8)
     assert NormClipping(1e9)(rows, counts, reference=reference).tobytes() == Mean()(rows, counts).tobytes()
+
+
+class NormsTooShort(RowExecutor):
+    """Norms that are off by as much as they say, to the side that lets a client through."""
+
+    def squared_norms(self):
+        square, _ = super().squared_norms()
+        return square * (1 - 1e-3), square * 1e-3
+
+
+def test_a_norm_counts_with_the_bound_of_its_error_added():
+    rows, reference = some_rows()
+    values = decided(NormClipping(0.5), rows, kind=NormsTooShort, reference=reference).values
+    lengths = values[:7] * np.linalg.norm(rows.astype(np.float64) - reference, axis=1)
+    assert (values[:7] < 1).all()
+    assert lengths.max() <= 0.5 * (1 + 1e-12)
 
 
 def test_one_client_moves_the_result_by_at_most_its_share_of_the_bound():

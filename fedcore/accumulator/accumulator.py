@@ -60,8 +60,11 @@ class Accumulator:
     read some five times by the time the last one is there, and at the end the last batch is left. The Gram is centred
     at the first reference that is given, or else at the first client that came: that moves its error bound, never a
     decision, and where the centre turns out to be far from the clients the Gram is made again about a better one. The
-    result is that of `aggregate` over the same updates, bit for bit; coefficients that come from the Gram without a
-    selection (GeometricMedian, CenteredClipping, SpectralFilter, FLTrust) are equal within their bound.
+    update and the coefficients are those of `aggregate` over the same updates, bit for bit, with two exceptions, equal
+    within their bound: coefficients that come from the Gram without a selection (GeometricMedian unless a client is the
+    median, CenteredClipping, SpectralFilter, FLTrust), and clips of mixed rows, whose norms come with a bound from the
+    Gram (NearestNeighborMixing(f).then(ARC(f))). Numbers that a report gives, scores and distances among them, may
+    differ in their last digits.
 
     `add` and `result` may be called from several threads: each waits until the one before is done with this
     accumulator, and with no other. Updates that come at the same time are taken in some order, which moves nothing that
@@ -164,9 +167,10 @@ class Accumulator:
     def result(self) -> Aggregate:
         """The aggregate of the updates so far, as `fedcore.aggregate` returns it; adding may go on afterwards.
 
-        Without a directory, and for rules that select, clip by norms or order, the bits depend on which updates were
-        added and not on their order; with one, coefficients of an iteration (GeometricMedian, CenteredClipping,
-        SpectralFilter, FLTrust) are equal within their bound, for the Gram is centred at who came first.
+        Without a directory, and for rules that select, clip the clients' own norms or order, the bits of the update
+        depend on which updates were added and not on their order; with one, coefficients of an iteration
+        (GeometricMedian unless a client is the median, CenteredClipping, SpectralFilter, FLTrust) and clips of mixed
+        rows are equal within their bound, for the Gram is centred at who came first.
 
         Raises ShapeError where none was added, and what `fedcore.aggregate` raises, a file in the directory that was
         changed or removed since included, needed for the result or not.

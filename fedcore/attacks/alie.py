@@ -17,12 +17,12 @@ def largest_z(n: int, f: int) -> float:
     """z_max = Φ⁻¹((n − f − s) / (n − f)) with s = ⌊n/2 + 1⌋ − f: how many honest rows it takes to have a majority.
 
     n clients in all, f of them attackers: s honest rows lie further out than z_max, and side with the attackers (Baruch
-    et al. 2019, Algorithm 1, steps 1 and 2). Raises ConfigError where the formula has no finite z: attackers that are a
-    majority already, or so few that every honest row would have to side with them.
+    et al. 2019, Algorithm 1, steps 1 and 2). Raises ConfigError where that is no number above 0: attackers that are a
+    majority already, or so few that half of the honest rows would have to side with them.
     """
     share = (n - f - (math.floor(n / 2 + 1) - f)) / (n - f)
-    if not 0 < share < 1:
-        raise ConfigError(f"ALIE: z has no value for n={n}, f={f}; give z")
+    if not 0.5 < share < 1:
+        raise ConfigError(f"ALIE: the paper has no z above 0 for n={n}, f={f}; give z")
     return NormalDist().inv_cdf(share)
 
 
@@ -30,7 +30,8 @@ def largest_z(n: int, f: int) -> float:
 class ALIE(Attack):
     """μ − z σ, with the mean μ and standard deviation σ (n − 1 in the denominator) of each column of the honest rows.
 
-    z       None takes `largest_z`; below 0 the shift is to the other side, as in ByzFL, which has μ + z σ
+    z       None takes `largest_z`, and is refused where that is not above 0; a z below 0 shifts to the other side, as
+            in ByzFL, which has μ + z σ
     Every attacker sends the same row. Baruch, Baruch and Goldberg 2019, "A Little Is Enough: Circumventing Defenses For
     Distributed Learning", NeurIPS, section 3.2; omniscient here: μ and σ are of the honest clients, which the paper
     estimates from the attackers' own data.

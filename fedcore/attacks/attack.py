@@ -43,8 +43,12 @@ class Attack:
             raise ShapeError(
                 f"{self.name}: got honest rows of shape {rows.shape}, expected (n, d) with n of at least 1"
             )
-        crafted = self.crafted(rows if rows.dtype == np.float64 else to_float64(rows), f, seed)
-        return crafted if rows.dtype == np.float64 else self.rounded(crafted, name_of(rows.dtype), "a row")
+        wide = rows.dtype == np.float64
+        with np.errstate(over="ignore", invalid="ignore"):  # said below, by the attack's name
+            crafted = self.crafted(rows if wide else to_float64(rows), f, seed)
+        if not wide:
+            return self.rounded(crafted, name_of(rows.dtype), "a row")
+        return self.fitting(crafted, crafted, "float64", "a row")
 
     def on_updates(
         self, honest: Sequence[Update], own: Sequence[Update], reference: Update, seed: int = 0, places: Any = None
@@ -95,7 +99,11 @@ class Attack:
     def rounded(self, values: np.ndarray, dtype: str, what: str) -> np.ndarray:
         """fp64 values in their dtype. Raises RangeError naming `what` where a finite attack does not fit."""
         result = round_from_float64(values, dtype)
-        if self.finite and not np.isfinite(to_float64(result)).all():
+        return self.fitting(result, to_float64(result), dtype, what)
+
+    def fitting(self, result: np.ndarray, values: np.ndarray, dtype: str, what: str) -> np.ndarray:
+        """`result`, whose values in fp64 these are. Raises RangeError where a finite attack's are not."""
+        if self.finite and not np.isfinite(values).all():
             raise RangeError(f"{self.name}: {what} does not fit {dtype}; make the attack weaker")
         return result
 

@@ -41,6 +41,8 @@ class Mimic(Attack):
 
 def most_extreme(honest: np.ndarray) -> int:
     """argmax_i |⟨z, x_i⟩| for the direction z of largest variance."""
+    # by a power of two, so that squares neither overflow nor vanish
+    honest = np.ldexp(honest, -np.frexp(np.abs(honest).max(initial=0.0))[1])
     centred = honest - honest.mean(axis=0)
     weights = np.linalg.eigh(centred @ centred.T)[1][:, -1]
     return int(np.abs(honest @ (weights @ centred)).argmax())

@@ -49,6 +49,8 @@ class Shifted(Attack):
             return -deviation(honest)
         if self.perturbation == "sign":
             return -np.sign(mean)
+        # by a power of two, so that squares neither overflow nor vanish
+        mean = np.ldexp(mean, -np.frexp(np.abs(mean).max(initial=0.0))[1])
         norm = float(np.linalg.norm(mean))
         return -mean / norm if norm else np.zeros_like(mean)
 

@@ -60,12 +60,12 @@ def combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: La
         combined, arrays = executor.order_statistic(decided, dense)
         tensors = {} if executor.dense is None else split_tensors(executor.dense.tensors, arrays, layout)
         law = DELTA_ORDER_LAW if combined.scaling else ORDER_LAW
-        counted = _counted(decided, executor.clients)
+        counted = decided.counted(executor.clients)
         return Combination(combined.tensors | tensors, counted, law, combined if combined.modules else None)
     if isinstance(decided, OrderStatistic):
         assert isinstance(executor, RowExecutor)
         tensors = split_tensors(executor.tensors, executor.order_statistic(decided), layout)
-        return Combination(tensors, _counted(decided, executor.clients), ORDER_LAW)
+        return Combination(tensors, decided.counted(executor.clients), ORDER_LAW)
     values, divisor = decided.rounded(executor.names)
     counted = np.flatnonzero(values[: executor.clients])
     if isinstance(executor, RowExecutor):
@@ -77,13 +77,6 @@ def combine(executor: RowExecutor | DeltaExecutor, decided: Decision, layout: La
     if executor.factors is not None and executor.factors.rank == "full":
         law = FULL_LAW
     return Combination(combined.tensors | tensors, counted, law, combined, values, divisor)
-
-
-def _counted(decided: OrderStatistic, clients: int) -> np.ndarray:
-    """The clients that an order statistic is taken of."""
-    if decided.mix is not None:
-        return np.flatnonzero(decided.mix[:, :clients].any(0))
-    return np.array(range(clients) if decided.rows is None else decided.rows)
 
 
 def split_tensors(
@@ -139,7 +132,7 @@ def make_report(
         details["modules"] = report_of(found.factors.modules)
         if lacking := cohort.lacking:
             details["lacking"] = lacking
-    unused = {} if isinstance(decided, OrderStatistic) else decided.unused(len(ids))
+    unused = decided.unused(len(ids))
     return {
         "rule": repr(rule),
         "space": space,

@@ -24,7 +24,9 @@ class Attack(Section):
         default=None, description="sign_flip: factor on the reversed change; 1 if absent"
     )
     z: float | None = Field(
-        default=None, allow_inf_nan=False, description="alie: standard deviations; the paper's largest if absent"
+        default=None,
+        allow_inf_nan=False,
+        description="alie: standard deviations; if absent the paper's largest, which there is for 3 attackers or more",
     )
     epsilon: PositiveFloat | None = Field(
         default=None, description="ipm: factor on the reversed honest mean; 0.5 if absent"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Bucketing(PreAggregation):
     s: int
     seed: int
     round: int = 0
+    keeps_rows: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         keep(self, s=check_count("Bucketing", "s", self.s, 1))

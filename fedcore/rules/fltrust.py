@@ -23,7 +23,8 @@ class FLTrust(Rule):
     r is the row that the clients moved from, and g_0 the server's own change, trained on a small clean data set and
     passed as `server=`. A client that points away from it does not count, and every other is brought to its length.
     Who moved by less than 2⁻¹² ‖g_0‖ does not count either: fp32 coefficients cannot bring that to length. Where no
-    client counts the result is r. Weights are ignored.
+    client counts the result is r. A cosine that the Gram does not tell from 0 is formed again from the data in fp64,
+    and is 0 where it lies within what that rounds. Weights are ignored.
 
     Breakdown point: n of n, as far as the server's data are clean: all clients together move the result by no more than
     ‖g_0‖ and 2⁻¹⁰ of it for rounding, however far they lie. Needs n ≥ 1. Cost: the Gram matrix of n + 2 rows and one
@@ -43,9 +44,9 @@ class FLTrust(Rule):
         length = np.sqrt(squares[reference])
         if length[server] == 0:
             raise RuleError("FLTrust: the server's update equals the reference, expected a change; train it first")
-        inner = geometry.inner_products_from(reference)[:n, server]
+        before = geometry.redone
         moved = length[:n] > SHORTEST * length[server]
-        cosine = np.divide(inner, length[:n] * length[server], out=np.zeros(n), where=moved)
+        cosine = np.where(moved, geometry.cosines(server, reference), 0.0)
         trust = np.clip(cosine, 0.0, 1.0)
         values = np.zeros(n + geometry.references)
         values[reference] = 1.0
@@ -60,4 +61,4 @@ class FLTrust(Rule):
             "short to be brought to that length"
             for i in np.flatnonzero(trust == 0)
         }
-        return Coefficients(values, reasons, per_client={"trust": trust})
+        return Coefficients(values, reasons, geometry.redo_report(geometry.redone - before), {"trust": trust})

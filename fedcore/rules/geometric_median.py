@@ -11,16 +11,11 @@ from fedcore.errors import RuleError
 from fedcore.numbers import keep
 from fedcore.rules.coefficients import distances_to, product
 from fedcore.rules.geometry import Geometry
+from fedcore.rules.median_client import TOLERANCE, start_of
 from fedcore.rules.parameters import check_bool, check_count, check_positive
 from fedcore.rules.rule import Coefficients, Rule
 
-#: the iteration stops when the gradient of the mean distance is this short (its length is at most 1)
-TOLERANCE = 1e-9
 MOST_STEPS = 20_000
-#: how far inner products of a Gram are off, about, in units of the lengths of the two
-NOISE = 2.0**-22
-#: steps after which a client that is the median within the rounding of a Gram is taken for it
-STALLED = 200
 #: steps of Weiszfeld's before Newton's are tried, and the parts of one that are taken
 PATIENCE, LENGTHS = 20, (1.0, 0.5, 0.25, 0.125)
 
@@ -34,9 +29,12 @@ class GeometricMedian(Rule):
     takes long, as between two clusters of equal size) runs on coefficients and the data are read twice in all, or three
     times, where it starts in a cluster so far from others that the Gram hardly tells its rows apart. It goes on until
     the gradient of the mean distance is at most 1e-9 long, or for 20,000 steps; the report says which, as `converged`,
-    with the `gradient`. Where 200 steps do not do it, as where several points are medians, of an even number of
-    colinear rows say, a client is the answer if its gradient is below `noise`, what the rounding of the Gram makes of
-    it, 2⁻²³ over the pull of the others: some 2⁻²³ n.
+    with the `gradient`.
+
+    A client is the answer where its gradient is at most `noise` long, what rows in fp32 make of it, 2⁻²³ over the pull
+    of the others: some 2⁻²³ n. Where several points are medians, of an even number of colinear rows say, it is the
+    lowest row of those. Certified: a gradient and sums that the Gram leaves open are formed from the data, in up to
+    four more passes over it.
 
     `smoothing` and `steps` together ask for the smoothed form instead, that many steps from the reference with
     distances below `smoothing` taken as it: GeometricMedian(smoothing=0.1, steps=3) is ByzFL's rule, which for rows
@@ -105,34 +103,25 @@ def _median(geometry: Geometry, share: np.ndarray) -> tuple[_Point, int]:
     Seen from the client with the least sum of distances, which is an honest one where most are: a row any distance
     away then rounds no distance but its own.
     """
-    n = geometry.clients
-    squares = geometry.squared_distances()[:n, :n]
-    start = int(np.argmin(product(np.sqrt(squares), share)))
-    near, inner = geometry.seen_from(start)
-    away = np.sqrt(near)
+    n, start = geometry.clients, start_of(geometry, share)
     values = np.zeros(n)
-    values[start] = 1.0
+    values[start.row] = 1.0
+    if start.median:
+        return _Point(values, np.empty(0), np.empty(0), start.gradient, start.noise), 0
+    near, inner = geometry.seen_from(start.row)
+    away = np.sqrt(near)
     here = away == 0
     pull = np.divide(share, away, out=np.zeros(n), where=~here)
-    total, held = pull.sum(), float(share[here].sum())
-    force = _length(pull, inner)
-    # force² is Σ p_k p_l K_kl with p_k √K_kk = share_k. A Gram rounds to fp32 both centred factors, their product and
-    # a sum: K_kl is off by about 2⁻²² √K_kk √K_ll, so force² by 2⁻²² (Σ share_k)² and the force by that over twice
-    # itself. Where several points are medians, as of an even number of colinear rows, no more can be told of a client
-    noise = NOISE * float(share[~here].sum()) ** 2 / (2 * force) if force else 0.0
-    client = _Point(values, away, pull, max(force - held, 0.0), noise)
-    if force <= held:
-        return client, 0
-    # the objective falls with each step, so z never comes to a client again
-    values = (1 - held / force) * pull / total + held / force * values
+    # the step of Vardi and Zhang, 1 − held / force of Weiszfeld's: the objective falls with each step, so z never comes
+    # to a client again
+    part = start.gradient / (start.gradient + start.held)
+    values = part * pull / pull.sum() + (1 - part) * values
     # a distance is the root of what rounds by 2⁻⁵³ of the row's square
     descent = _Descent(share, inner, np.where(here, away[~here].min() * 2.0**-40, away * 2.0**-26))
     point, turn = descent.at(values), PATIENCE
     for step in range(1, MOST_STEPS):
         if point.converged:
             return point, step
-        if step >= STALLED and client.converged:
-            return client, step
         if step >= turn:
             if better := descent.newton(point):
                 point = better
@@ -145,7 +134,7 @@ def _median(geometry: Geometry, share: np.ndarray) -> tuple[_Point, int]:
 class _Point(NamedTuple):
     """z as coefficients, its distances to the clients, share over distance, and the length of the gradient there.
 
-    noise   where z is a client, what the rounding of a Gram makes of that length: a shorter one is not told from 0
+    noise   where z is a client, what rounding makes of that length: a shorter one is not told from 0
     """
 
     values: np.ndarray

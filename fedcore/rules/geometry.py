@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import RuleError, ShapeError
-from fedcore.rules.coefficients import combine, stays_with_clients
+from fedcore.rules.coefficients import combine, product, stays_with_clients
+from fedcore.rules.mixture_bounds import MixtureBounds
 from fedcore.rules.statistics import UNIT, Statistics
 
 #: the relative error of a mixture's squared distance to the reference above which it is formed from the data
@@ -27,8 +28,6 @@ GRAM_DOUBT = 2.0**-30
 SAME_ROW = 2.0**-40
 #: the part of a squared distance that its error may be where an iteration goes by it
 ITERATED_DOUBT = 0.25
-#: mixtures that are compared with another at a time
-CACHED_ROWS = 32
 
 
 class Geometry:
@@ -86,7 +85,7 @@ class Geometry:
         gram, r = self.inner_products(), self.clients
         square = gram.diagonal()
         value = np.maximum(square[:r] + square[r] - 2 * gram[:r, r], 0.0)
-        error, slack = self._mixed_bounds(r, np.arange(r))
+        error, slack = self._mixtures.pairs(r, np.arange(r))
         doubtful = np.flatnonzero(error > GRAM_DOUBT * value)
         if doubtful.size:
             value[doubtful], error[doubtful] = self.redo(np.column_stack((doubtful, np.full(len(doubtful), r))))
@@ -107,7 +106,7 @@ class Geometry:
             return value, error, True
         inner = self.inner_products()
         value = np.maximum(inner.diagonal()[every] + inner[row, row] - 2 * inner[every, row], 0.0)
-        error, slack = self._mixed_bounds(row, every)
+        error, slack = self._mixtures.pairs(row, every)
         return value, self._redone_too(value, error, slack), False
 
     def _redone_too(self, distance: np.ndarray, error: np.ndarray, slack: np.ndarray | None) -> np.ndarray:
@@ -136,7 +135,7 @@ class Geometry:
         else:
             error, slack = np.zeros_like(distance), np.zeros_like(distance)
             for i, a in enumerate(kept):
-                error[i, i + 1 :], slack[i, i + 1 :] = self._mixed_bounds(a, kept[i + 1 :])
+                error[i, i + 1 :], slack[i, i + 1 :] = self._mixtures.pairs(a, kept[i + 1 :])
             error, slack = error + error.T, slack + slack.T
         error = self._redone_too(distance, error, slack)
         lower, upper = np.maximum(distance - error, 0.0), np.maximum(distance + error, 0.0)
@@ -178,10 +177,7 @@ class Geometry:
         """
         n = self.clients
         squares, inner = self.squared_distances()[row, :n], self.inner_products_from(row)[:n, :n]
-        if self._mix is None:
-            error = self._statistics.gram.error[:n] + self._statistics.gram.error[row]
-        else:
-            error, _ = self._mixed_bounds(row, np.arange(n))
+        error, _ = self._bounds(row, np.arange(n))
         near = np.flatnonzero((error > ITERATED_DOUBT * squares) & (self.same != self.same[row]))
         if not near.size:
             return squares, inner
@@ -196,6 +192,65 @@ class Geometry:
         inner[again] = 0.0
         inner[:, again] = 0.0
         return squares, inner
+
+    def cosines(self, row: int, origin: int) -> np.ndarray:
+        """cos(y_i − y_origin, y_row − y_origin) of clients i and two others: (clients,) fp64, 0 for one that is origin.
+
+        Those that the Gram does not tell from 0 are formed from the data, of y_i at the distance of y_row, so that a
+        far one rounds no more; and are 0 where they are not told from that even then.
+        """
+        every, there = np.arange(self.clients), np.array([origin])
+        length = np.sqrt(self.squared_distances()[origin])
+        inner = self.inner_products_from(origin)[every, row]
+        to_row, to_origin, between = (
+            self._bounds(one, others)[0] for one, others in ((row, every), (origin, every), (row, there))
+        )
+        reach = length[every] * length[row]
+        found = np.divide(inner, reach, out=np.zeros(self.clients), where=reach > 0)
+        doubtful = np.flatnonzero((np.abs(inner) <= (to_row + to_origin + between) / 2) & (reach > 0))
+        k = doubtful.size
+        if not k:
+            return found
+        matrix = np.zeros((k + 2, self.clients + self.references))
+        matrix[every[:k], doubtful] = length[row] / length[doubtful]
+        matrix[:k, origin] = 1 - matrix[every[:k], doubtful]
+        matrix[k, row] = matrix[k + 1, origin] = 1.0
+        mixed = self.mixed(matrix)
+        one, other = np.triu_indices(k + 2, 1)
+        used = other >= k
+        one, other = one[used], other[used]
+        square, error = mixed.redo(np.column_stack((one, other)))
+        error = mixed._redone_too(square, error, mixed._mixtures.slack(one, other))
+        to_row, to_origin = (other == k) & (one < k), (other == k + 1) & (one < k)
+        inner = square[to_origin] + square[-1] - square[to_row]
+        sure = np.abs(inner) > error[to_origin] + error[-1] + error[to_row]
+        found[doubtful] = np.where(sure, inner / (2 * np.square(length[row])), 0.0)
+        return found
+
+    def squared_lengths(self, rows: np.ndarray, pulls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """‖Σ_k p_k (y_k − y_o)‖² for clients o in `rows` (m,) and p in `pulls` (m, clients), and error bounds: (m,)."""
+        vectors = np.zeros((len(rows), self.clients + self.references))
+        vectors[:, : self.clients] = pulls
+        vectors[np.arange(len(rows)), rows] -= pulls.sum(1)
+        gram = self._statistics.gram
+        if self._mix is not None:
+            vectors = vectors @ self._mix
+        value = np.einsum("ij,ij->i", vectors @ gram.matrix, vectors)
+        sizes = np.abs(vectors)
+        reach = np.square(product(sizes, np.sqrt(gram.matrix.diagonal())))
+        error = sizes.sum(1) * product(sizes, gram.error) + (2 * vectors.shape[1] + 8) * UNIT * reach
+        return value, error
+
+    def redone_length(self, row: int, pull: np.ndarray) -> tuple[float, float]:
+        """‖Σ_k p_k (y_k − y_row)‖ from the data, p (clients,) not negative, and a bound of its error."""
+        total = float(pull.sum())
+        matrix = np.zeros((2, self.clients + self.references))
+        matrix[0, : self.clients], matrix[1, row] = pull / total, 1.0
+        mixed = self.mixed(matrix)
+        value, error = mixed.redo(np.array([[0, 1]]))
+        slack = float(mixed._mixtures.slack(0, 1))
+        length = float(np.sqrt(value[0]))
+        return total * length, total * float(slack + np.sqrt(value[0] + error[0]) - length)
 
     def redo(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances of pairs (m, 2) from the data: values (m,) and their bounds (m,), 0 for rows in fp64."""
@@ -224,27 +279,14 @@ class Geometry:
         matrix = self._statistics.gram.matrix
         return matrix if self._mix is None else self._mix @ matrix @ self._mix.T
 
+    def _bounds(self, row: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """How far squared distances of a row to `others` can be off, and redone ones as norms: `MixtureBounds`."""
+        if self._mix is not None:
+            return self._mixtures.pairs(row, others)
+        error, square = self._statistics.gram.error, self._statistics.gram.matrix.diagonal()
+        return error[row] + error[others] + 4 * UNIT * (square[row] + square[others]), None
+
     @cached_property
-    def _sizes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What bounds of mixtures are made of: Σ |m_k| ‖x_k − p‖ and Σ |m_k| ‖p‖ of each mixture m, and [1, e_k]."""
+    def _mixtures(self) -> MixtureBounds:
         assert self._mix is not None
-        gram, mix = self._statistics.gram, np.abs(self._mix)
-        weights = np.column_stack((np.ones(mix.shape[1]), gram.error))
-        return mix @ np.sqrt(gram.matrix.diagonal()), mix.sum(1) * gram.offset, weights
-
-    def _mixed_bounds(self, a: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(error, slack) of mixture a against each of `others`, for v = m_a − m_b.
-
-        error   how far the Gram's squared distance can be off: ½ Σ |v_k||v_l| (e_k + e_l) = ‖v‖₁ Σ |v_k| e_k, and the
-                rounding of the products
-        slack   how far Σ v_k x_k of a redo can be off, as a norm: its rounding, and what v misses of summing to 0
-        """
-        assert self._mix is not None
-        mix, (size, beyond, weights) = self._mix, self._sizes
-        columns, reach = mix.shape[1], size + beyond
-        both = np.empty((len(others), 2))
-        for start in range(0, len(others), CACHED_ROWS):
-            block = slice(start, start + CACHED_ROWS)
-            np.matmul(np.abs(mix[others[block]] - mix[a]), weights, out=both[block])
-        error = both[:, 0] * both[:, 1] + (2 * columns + 8) * UNIT * np.square(size[a] + size[others])
-        return error, (4 * columns + 8) * UNIT * (reach[a] + reach[others])
+        return MixtureBounds(self._statistics.gram, self._mix)

@@ -57,10 +57,13 @@ def _selected(geometry: Geometry, f: int, neighbors: str, count: int, weights: n
 
 
 def _not_selected(score: float, worst: float, last: str) -> str:
+    # scores are as sharp as the selection needed, and no more digits are certain
+    got, most = f"{score:.4g}", f"{worst:.4g}"
     if score <= worst:
-        return f"not selected: score {score:.6g} ties with that of {last}, and ties go to the lowest row"
-    digits = 6 if f"{score:.6g}" != f"{worst:.6g}" else 17
-    return f"not selected: score {score:.{digits}g}, the selected have at most {worst:.{digits}g}"
+        return f"not selected: score {got} ties with that of {last}, and ties go to the lowest row"
+    if got == most:
+        return f"not selected: score {got}, above that of all selected in digits that are not shown"
+    return f"not selected: score {got}, the selected have at most {most}"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,25 @@ class OrderStatistic:
         mix = round_coefficients(self.mix)
         return mix, np.cumsum(mix, axis=1, dtype=np.float64)[:, -1]
 
+    def counted(self, clients: int) -> np.ndarray:
+        """The clients that it is taken of, ascending: of mixtures those that are in one as it is used."""
+        mixed = self.rounded()
+        if mixed is None:
+            return np.array(range(clients) if self.rows is None else self.rows, int)
+        return np.flatnonzero(mixed[0][:, :clients].any(0))
+
+    def unused(self, clients: int) -> dict[int, str]:
+        """row -> why it is in no mixture as that is used, of every client that is in none."""
+        if self.mix is None:
+            return {}
+        most = np.abs(self.mix[:, :clients]).max(0)
+        return {
+            int(row): f"its coefficient in mixed rows, at most {most[row]:.3g}, rounds to 0 in fp32"
+            if most[row]
+            else "in none of the mixed rows"
+            for row in np.setdiff1d(np.arange(clients), self.counted(clients))
+        }
+
 
 def column_statistic(
     decided: OrderStatistic,

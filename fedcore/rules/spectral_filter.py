@@ -12,9 +12,10 @@ from fedcore.rules.geometry import SAME_ROW, Geometry
 from fedcore.rules.parameters import check_count, check_minority
 from fedcore.rules.rule import Coefficients, Rule
 
-#: rows up to which all eigenvectors are taken; above, a block of BLOCK is iterated
-DENSE = 200
-BLOCK, MOST_STEPS = 8, 300
+#: rows up to which all eigenvectors are taken; above, a block of BLOCK is iterated, and given up after MOST_STEPS: once
+#: what stood out has been filtered no eigenvalue does, and some thousand steps would cost more than all eigenvectors
+DENSE = 1000
+BLOCK, MOST_STEPS = 8, 20
 
 
 @dataclass(frozen=True)
