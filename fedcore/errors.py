@@ -17,7 +17,9 @@ class FedcoreError(Exception):
     def with_message(self: _Error, message: str) -> _Error:
         """The same error, with all that it knows, under another message: for who can say more of where it happened."""
         kind = type(self)
-        made = kind.__new__(kind)  # not by its constructor, which may take something else than a message
+        # not by its constructor, which may take something else than a message, nor by what a lookup finds, which may be
+        # that of a builtin beside FedcoreError
+        made = (OSError if isinstance(self, OSError) else Exception).__new__(kind)
         made.args = (message,)
         made.__dict__.update(self.__dict__)
         return made

@@ -114,8 +114,6 @@ class RowTable:
                 encoding.scales[: len(starts) - 1, 0, i] = starts[1:]
                 buffers.append(buffer)
                 continue
-            if isinstance(row, np.ma.MaskedArray):
-                raise DTypeError(f"row {i}: a masked array, expected every element to count; pass row.filled(value)")
             found = name_of(row.dtype, f"row {i}", ROW_DTYPES)
             if encoding is not None:
                 encoding.formats[0, i] = FORMATS[found]
@@ -129,7 +127,7 @@ class RowTable:
     @classmethod
     def from_matrix(cls, matrix: np.ndarray) -> RowTable:
         """The rows of an (n, d) array, as `from_arrays` makes them of a list; of a contiguous one in no time a row."""
-        if not len(matrix) or not matrix.flags.c_contiguous or isinstance(matrix, np.ma.MaskedArray):
+        if not len(matrix) or not matrix.flags.c_contiguous:
             return cls.from_arrays(list(matrix))
         name_of(matrix.dtype, "rows", ROW_DTYPES)
         table = cls.from_arrays([matrix.reshape(-1)])

@@ -392,7 +392,11 @@ def test_what_is_no_sequence_of_updates_and_no_reference_is_named(way):
         (np.float32(3), ShapeError, r"^weights: got .*3.*, expected a mapping"),
         ({1.0, 2.0, 3.0, 4.0, 5.0, 6.0}, ShapeError, r"^weights: got .*, which has no order, expected"),
         ([1, 1, None, 1, 1, 1], WeightError, r"^client 'c2': got weight None, expected a finite number above 0"),
-        ([1, 1, 1, 10**400, 1, 1], WeightError, r"^client 'c3': got weight 1000.*, expected a finite number above 0"),
+        (
+            [1, 1, 1, 10**400, 1, 1],
+            WeightError,
+            r"^client 'c3': got weight an integer of 1329 bits, expected a finite number above 0",
+        ),
         ({f"c{i}": None if i == 4 else 1 for i in range(6)}, WeightError, r"^client 'c4': got weight None, expected"),
         (dict.fromkeys(range(6), 1), ShapeError, r"^weights: client 0 sent no update but has a weight"),
         ([1, "2", 1, 1, 1, 1], WeightError, r"^client 'c1': got weight '2', expected"),

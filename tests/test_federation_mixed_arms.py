@@ -82,4 +82,5 @@ def test_messages_of_open_arms_stay_and_those_of_private_arms_expire(twice):
     assert messages(folder.path, "open") == held
     assert not messages(folder.path, "private")
     assert folder.journal.received("open", 2).keys() == {f"client-{i}" for i in range(5)}
-    assert "from the bytes in updates/ (of private arms in private/updates/, until they expire)" in page(folder)
+    where = "updates/ and arms/ (updates of private arms are in private/updates/, until they expire)"
+    assert f"from the bytes in {where}" in page(folder)

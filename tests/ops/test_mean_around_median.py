@@ -41,6 +41,6 @@ def test_an_even_median_is_not_rounded_before_distances(compiled):
 
 @pytest.mark.parametrize(("n", "f", "largest"), [(5, 5, 4), (1, 1, 0), (5, -1, 4), (5, 0.5, 4), (5, True, 4)])
 def test_f_out_of_range_says_the_largest(n, f, largest):
-    message = rf"mean_around_median: got f = {f}, .* to {largest}, .* for n = {n}"
+    message = rf"mean_around_median: got f={f}, .* to {largest}, .* for n = {n}"
     with pytest.raises(fc.errors.RuleError, match=message):
         fc.ops.mean_around_median(make_rows(n, 5, "float32"), f)
