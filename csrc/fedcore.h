@@ -3,9 +3,8 @@
  * Contracts for every function:
  *   - Row data is read only, at any alignment. Outputs must not overlap rows. NULL is never accepted unless said.
  *   - Little-endian machines. Columns and bytes are counted in int64_t.
- *   - Calls from several threads at once are independent, and a forked child may call at once. All that the library
- *     remembers, in atomics, is what CPUID says and which stream kernels passed their own test: the same for any
- * caller.
+ *   - Calls from several threads at once are independent, and a forked child may call at once. The library remembers
+ *     what CPUID says and which stream kernels passed their own test, in atomics, and nothing of its callers.
  *   - `isa` forces an implementation (FC_ISA_AUTO picks the best); one the machine lacks gives FC_NO_ISA.
  *   - `threads` is at least 1 and counts the caller. Threads live for one call only; each sets its own rounding and
  *     flush mode to IEEE defaults and the caller's is restored on return.
