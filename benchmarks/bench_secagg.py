@@ -217,7 +217,7 @@ def server(results: dict[str, object]) -> None:
     _, clients = round_of(p)
     context = multiprocessing.get_context("spawn")
     pipe, other = context.Pipe()
-    process = context.Process(target=serve, args=(other, CLIENTS))
+    process = context.Process(target=serve, args=(other, CLIENTS), daemon=True)  # an error here ends it
     process.start()
     pipe.recv()
     messages, rng = dict.fromkeys(clients, b""), np.random.default_rng(1)
@@ -239,7 +239,7 @@ def server(results: dict[str, object]) -> None:
             drawn = rng.integers(0, 1 << p.modulus_bits, LENGTH, dtype)
             left -= drawn
             shown = (left + drawn if i == there[-1] else drawn) & np.uint32((1 << p.modulus_bits) - 1)
-            for data in clients[i]._chunks(fc.ops.pack_bits(shown, p.modulus_bits)):
+            for data in clients[i]._chunks([], fc.ops.pack_bits(shown, p.modulus_bits)):
                 pipe.send((i, data))
         pipe.send(())
         messages = {name: pipe.recv() for name in pipe.recv()}
