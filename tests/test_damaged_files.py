@@ -119,7 +119,8 @@ def test_the_mark_of_what_a_client_sent(tmp_path, damage):
     [kept] = tmp_path.rglob("*.message")
     kept.unlink()
     kept.with_suffix("").write_bytes(damage)
-    refused(mark_sent, tmp_path / "budget", charge, "client", b"message", kind=PrivacyError)
+    said = refused(mark_sent, tmp_path / "budget", charge, "client", b"message", kind=PrivacyError)
+    assert said.startswith(f"{kept.with_suffix('')}: client sent another message under charge {charge.number},")
 
 
 @pytest.mark.parametrize("text", TOMLS.values(), ids=TOMLS)

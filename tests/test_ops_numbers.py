@@ -21,7 +21,7 @@ CALLS = {
     "discrete_gaussian: got size": (lambda n: fc.ops.discrete_gaussian(n, 2.0, KEY), 2),
     "pack_bits: got bits": (lambda n: fc.ops.pack_bits(np.zeros(8, np.uint32), n), 2),
     "shamir_split: got shares": (lambda n: fc.ops.shamir_split(KEY, 1, n, KEY), 2),
-    "ExactSum: got d": (lambda n: fc.ops.ExactSum(n), 2),
+    "ExactSum: got d": (lambda n: fc.ops.ExactSum(n).d, 2),
     "block": (lambda n: fc.ops.hadamard(np.zeros(8, np.float32), n), 2),
     "lora_truncate: got ranks": (lambda n: fc.ops.lora_truncate([np.ones((4, 2))], [np.ones((2, 5))], [1.0], n), 2),
 }
@@ -31,8 +31,11 @@ CALLS = {
 def test_a_count_of_any_kind_is_one(name):
     torch = pytest.importorskip("torch")
     call, count = CALLS[name]
-    for value in (count, np.int8(count), np.uint64(count), np.array(count), torch.tensor(count)):
-        call(value)
+    expected = call(count)
+    for value in (np.int8(count), np.uint64(count), np.array(count), torch.tensor(count)):
+        found = call(value)
+        assert type(found) is type(expected)
+        np.testing.assert_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -17,7 +18,7 @@ from fedcore.privacy.secagg.uncopied import Uncopied
 Party = TypeVar("Party", bound="Turns")
 
 
-class Turns(Uncopied):
+class Turns(Uncopied, ABC):
     """The part of a client that has each stage answered once, and saved before it is sent."""
 
     def _begin(self, round: Round, save: Callable[[Any], object] | None) -> None:
@@ -99,9 +100,9 @@ class Turns(Uncopied):
             self._save(self)
         self._saved = True
 
+    @abstractmethod
     def _forget(self) -> None:
         """Overwrite secrets, and let go of what they can be found from."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Overwrite this client's secrets and let go of all it holds: it says nothing any more, and what it saved stays
