@@ -66,7 +66,7 @@ def test_rounds_of_another_plan_or_changed_files_are_refused(tmp_path):
     (tmp_path / "run").write_text(text.replace('"inputs":"one"', '"inputs":"two"'))
     with pytest.raises(FormatError, match="line 2 was changed"):
         rounds.enter(2, "two", ["y"])
-    with pytest.raises(PrivacyError, match="sealing_key: expected 32 random bytes"):
+    with pytest.raises(PrivacyError, match="sealing_key: got 5 bytes, expected 32 random bytes"):
         Rounds(tmp_path / "other", mechanism.factor, 20, sealing_key=b"short")
 
 

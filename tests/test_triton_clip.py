@@ -14,7 +14,7 @@ import fedcore as fc  # noqa: E402
 from fedcore.dtypes import STORAGE  # noqa: E402
 from fedcore.errors import RangeError  # noqa: E402
 from fedcore.kernels import clip_noise_accumulate, clip_round  # noqa: E402
-from fedcore.ops.rows import view_of_tensor  # noqa: E402
+from fedcore.ops.tensors import view_of_tensor  # noqa: E402
 from fedcore.reference import clip_noise_accumulate as accumulate_definition  # noqa: E402
 from fedcore.reference import clip_round as round_definition  # noqa: E402
 from fedcore.reference import squared_norms as norms_definition  # noqa: E402

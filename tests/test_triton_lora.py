@@ -14,7 +14,7 @@ import fedcore as fc  # noqa: E402
 from fedcore.dtypes import round_from_float64  # noqa: E402
 from fedcore.errors import NonFiniteError, RangeError  # noqa: E402
 from fedcore.kernels import lora_blocks, lora_delta_sum  # noqa: E402
-from fedcore.ops.factors import tensor_of  # noqa: E402
+from fedcore.ops.tensors import tensor_of  # noqa: E402
 from fedcore.reference import lora_blocks as lora_blocks_definition  # noqa: E402
 from fedcore.reference import lora_delta_sum as lora_delta_sum_definition  # noqa: E402
 

@@ -18,7 +18,7 @@ import fedcore as fc  # noqa: E402
 from fedcore.dtypes import STORAGE, to_float64  # noqa: E402
 from fedcore.errors import BackendError, ShapeError  # noqa: E402
 from fedcore.kernels import fold, gram, rows, squared_norms, weighted_sum  # noqa: E402
-from fedcore.ops.rows import view_of_tensor  # noqa: E402
+from fedcore.ops.tensors import view_of_tensor  # noqa: E402
 from fedcore.reference import gram as gram_definition  # noqa: E402
 from fedcore.reference import squared_norms as squared_norms_definition  # noqa: E402
 from fedcore.reference import weighted_sum as weighted_sum_definition  # noqa: E402

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the Triton kernels take torch tensors")
 
 from fedcore.dtypes import STORAGE, to_float64  # noqa: E402
-from fedcore.ops.rows import view_of_tensor  # noqa: E402
+from fedcore.ops.tensors import view_of_tensor  # noqa: E402
 from fedcore.rowtable import RowTable  # noqa: E402
 
 DTYPES = ("float32", "float16", "bfloat16")

@@ -10,8 +10,7 @@ from fedcore import ops
 from fedcore.dtypes import ROW_DTYPES
 from fedcore.errors import DTypeError, LayoutError, ShapeError
 from fedcore.numbers import shown
-from fedcore.ops.factors import tensor_of
-from fedcore.ops.rows import is_torch
+from fedcore.ops.tensors import is_torch, tensor_of
 from fedcore.updates import Update
 
 

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedcore.backends import implementation
-from fedcore.dtypes import OUT_DTYPES, name_of
 from fedcore.errors import DTypeError, RangeError, ShapeError
 from fedcore.ops.clip_round import checked_clip, row_scales
-from fedcore.ops.rows import Rows, as_rows, choose, is_torch, thread_count
+from fedcore.ops.outputs import output_dtype, output_for
+from fedcore.ops.rows import Rows, as_rows, choose, thread_count
+from fedcore.ops.tensors import is_torch
 from fedcore.ops.tiles import tiles_of
-from fedcore.ops.weighted_sum import checked_divisor, output_for
+from fedcore.ops.weighted_sum import checked_divisor
 
 #: sums and noise are below this in size
 MOST = 1 << 50
@@ -65,10 +66,8 @@ def clip_noise_accumulate(
         divisor = checked_divisor(divisor)
     drawn = noise if callable(noise) else _checked_noise(noise, data.d, data)
     name = choose(data, backend)
-    dtype = name_of(getattr(out, "dtype", out_dtype))
-    if dtype not in OUT_DTYPES:
-        raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
-    result, target = output_for(data, out, dtype, as_tensor=name == "triton")
+    dtype = output_dtype(out, out_dtype)
+    result, target = output_for(data, (data.d,), out, dtype, name, data.overlapped)
     squared, scales = row_scales(data, clip, step, backend, threads)
     work, count = implementation("clip_noise_accumulate", name), thread_count(threads)
     suspect = outside = False

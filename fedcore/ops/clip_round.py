@@ -9,8 +9,9 @@ import numpy as np
 
 from fedcore.backends import implementation
 from fedcore.errors import RangeError, ShapeError
-from fedcore.ops.rows import Rows, as_rows, choose, is_torch, thread_count
+from fedcore.ops.rows import Rows, as_rows, choose, thread_count
 from fedcore.ops.squared_norms import run_statistic
+from fedcore.ops.tensors import is_torch
 from fedcore.ops.tiles import tiles_of
 from fedcore.reference.clip_round import clip_scales
 from fedcore.rowtable import RowTable

@@ -12,7 +12,8 @@ from fedcore.errors import DTypeError, RangeError, ShapeError
 from fedcore.expansion import CHUNK, Expansion
 from fedcore.lock import Lock
 from fedcore.numbers import whole
-from fedcore.ops.rows import as_rows, choose, is_torch, raise_first_nonfinite, thread_count
+from fedcore.ops.rows import as_rows, choose, raise_first_nonfinite, thread_count
+from fedcore.ops.tensors import is_torch
 from fedcore.ops.weighted_sum import checked_divisor, checked_weights
 from fedcore.rowtable import RowTable
 

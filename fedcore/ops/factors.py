@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from fedcore.backends import default, requested
 from fedcore.dtypes import BF16, ROW_DTYPES, name_of, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, ShapeError, WeightError
 from fedcore.factors import Factors
-from fedcore.ops.rows import is_torch, view_of_tensor
+from fedcore.ops.tensors import check_plain, check_reach, extent, is_torch, tensor_of, view_of_tensor
 
 
 @dataclass
@@ -41,6 +40,15 @@ class FactorPairs:
     def tensors(self) -> tuple[list[Any], list[Any]]:
         """(b, a) as torch tensors, for the Triton backend: views."""
         return [tensor_of(x) for x in self.b], [tensor_of(x) for x in self.a]
+
+    def overlapped(self, low: int, high: int) -> str | None:
+        """The first factor that has a byte from address `low` up to `high`, in words."""
+        for name, side in (("b", self.b), ("a", self.a)):
+            for i, factor in enumerate(side):
+                start, stop = extent(factor)
+                if start < high and stop > low and start < stop:
+                    return f"client {i}: {name}"
+        return None
 
 
 def as_factors(b: Any, a: Any, dtypes: Sequence[str] = ROW_DTYPES) -> FactorPairs:
@@ -77,6 +85,8 @@ def _check(who: str, factor: Any, as_tensor: bool, first: Any, dtypes: Sequence[
         raise DTypeError(
             f"{who}: got {type(factor).__name__}, expected NumPy arrays or torch tensors, all factors of one kind"
         )
+    if as_tensor:
+        check_plain(who, factor)
     known = False
     if factor.ndim != 2:
         raise ShapeError(f"{who}: got shape {tuple(factor.shape)}, expected a matrix")
@@ -94,24 +104,11 @@ def _shape(factor: Any) -> str:
     return " × ".join(map(str, factor.shape))
 
 
-def tensor_of(array: Any) -> Any:
-    """A torch tensor of a NumPy array, or the tensor that it is; a view."""
-    if is_torch(array):
-        return array
-    import torch
-
-    with warnings.catch_warnings():  # torch warns of read-only memory; the kernels only read
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        if name_of(array.dtype) == "bfloat16":
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(array)
-
-
 def choose_for(factors: FactorPairs, backend: str | None) -> str:
     """The backend that will run. Raises ShapeError when a request cannot be met where the data lies."""
     name = requested(backend) or default(factors.on_gpu)
-    if factors.on_gpu and name != "triton":
-        raise ShapeError(f"factors: on {factors.device}, which backend {name!r} cannot read; use 'triton' or .cpu()")
+    if factors.on_gpu:
+        check_reach("factors", factors.device, name)
     return name
 
 

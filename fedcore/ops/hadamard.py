@@ -9,7 +9,8 @@ import numpy as np
 from fedcore.backends import default, implementation, requested
 from fedcore.errors import DTypeError, NonFiniteError, ShapeError
 from fedcore.numbers import as_whole, got, shown
-from fedcore.ops.rows import is_torch, thread_count
+from fedcore.ops.rows import thread_count
+from fedcore.ops.tensors import check_reach, is_torch
 
 
 def hadamard(x: Any, block: int, *, backend: str | None = None, threads: int | None = None) -> Any:
@@ -33,8 +34,8 @@ def hadamard(x: Any, block: int, *, backend: str | None = None, threads: int | N
     size = _checked_block(block, x.shape[0])
     on_gpu = is_torch(x) and x.device.type != "cpu"
     name = requested(backend) or default(on_gpu)
-    if on_gpu and name != "triton":
-        raise ShapeError(f"hadamard: x is on {x.device}, which backend {name!r} cannot read; use 'triton' or x.cpu()")
+    if on_gpu:
+        check_reach("hadamard: x", x.device, name)
     held: Any = x.detach() if is_torch(x) else x
     if name == "triton" and not is_torch(held):
         import torch

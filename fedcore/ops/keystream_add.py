@@ -8,8 +8,9 @@ import numpy as np
 
 from fedcore.backends import implementation
 from fedcore.errors import DTypeError, ShapeError
-from fedcore.ops.rows import is_torch, thread_count
+from fedcore.ops.rows import thread_count
 from fedcore.ops.streams import NONCE, block_counter, fixed_bytes, key_rows, plus_or_minus, stream_backend
+from fedcore.ops.tensors import check_reach, is_torch
 
 
 def keystream_add(
@@ -37,8 +38,8 @@ def keystream_add(
     """
     target = _target(values)
     name = stream_backend("keystream_add", stream, backend, on_gpu=is_torch(target))
-    if is_torch(target) and name != "triton":
-        raise ShapeError(f"values: on {target.device}, which backend {name!r} cannot reach; use 'triton' or the CPU")
+    if is_torch(target):
+        check_reach("values", target.device, name)
     secrets = key_rows("keystream_add", keys)
     once = fixed_bytes("keystream_add", "nonce", nonce, NONCE)
     first = block_counter("keystream_add", stream, counter, 4 * len(target))

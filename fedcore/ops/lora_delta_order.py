@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from fedcore.backends import implementation
-from fedcore.dtypes import name_of
 from fedcore.errors import RangeError
 from fedcore.ops.factors import FactorPairs, as_factors, checked_coefficients, choose_for, raise_nonfinite_factor
-from fedcore.ops.lora_delta_sum import dense_output
 from fedcore.ops.order import checked_f
+from fedcore.ops.outputs import output_dtype, output_for
 from fedcore.ops.rows import thread_count
 
 
@@ -81,8 +80,8 @@ def _run(
 ) -> Any:
     c = checked_coefficients(np.ones(factors.n) if coefficients is None else coefficients, factors.n)
     name = choose_for(factors, backend)
-    dtype = name_of(getattr(out, "dtype", out_dtype))
-    result, target = dense_output(factors, out, dtype, name == "triton")
+    dtype = output_dtype(out, out_dtype)
+    result, target = output_for(factors, (factors.d_out, factors.d_in), out, dtype, name, factors.overlapped)
     given = factors.tensors() if name == "triton" else factors.table
     if implementation(op, name)(given, c, *arguments, target, thread_count(threads)):
         raise_nonfinite_factor(op, factors, np.flatnonzero(c))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.backends import implementation
-from fedcore.dtypes import OUT_DTYPES, ROW_DTYPES, STORAGE, name_of
+from fedcore.dtypes import ROW_DTYPES, name_of
 from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError
 from fedcore.ops.factors import (
     FactorPairs,
@@ -16,9 +16,10 @@ from fedcore.ops.factors import (
     choose_for,
     first_nonfinite,
     raise_nonfinite_factor,
-    tensor_of,
 )
-from fedcore.ops.rows import is_torch, thread_count, view_of_tensor
+from fedcore.ops.outputs import output_dtype, output_for
+from fedcore.ops.rows import thread_count
+from fedcore.ops.tensors import check_plain, extent, is_torch, tensor_of, view_of_tensor
 
 
 def lora_delta_sum(
@@ -58,8 +59,14 @@ def lora_delta_sum(
     c = checked_coefficients(coefficients, factors.n)
     name = choose_for(factors, backend)
     _check_base(base, factors)
-    dtype = name_of(getattr(out, "dtype", out_dtype or ("float32" if base is None else base.dtype)))
-    result, target = dense_output(factors, out, dtype, name == "triton", base)
+    dtype = output_dtype(out, out_dtype or ("float32" if base is None else base.dtype))
+
+    def overlapped(low: int, high: int) -> str | None:
+        in_place = base is None or (extent(base) == (low, high) and name_of(base.dtype) == dtype)
+        start, stop = (0, 0) if in_place else extent(base)
+        return "base" if start < high and stop > low else factors.overlapped(low, high)
+
+    result, target = output_for(factors, (factors.d_out, factors.d_in), out, dtype, name, overlapped)
     if name == "triton":
         left = None if base is None else tensor_of(base)
         suspect = implementation("lora_delta_sum", name)(factors.tensors(), c, left, target, thread_count(threads))
@@ -68,7 +75,7 @@ def lora_delta_sum(
         suspect = implementation("lora_delta_sum", name)(factors.table, c, left, target, thread_count(threads))
     if suspect:
         raise_nonfinite_factor("lora_delta_sum", factors, np.flatnonzero(c))
-        found = None if base is None or _extent(base) == _extent(result) else first_nonfinite(base)
+        found = None if base is None or extent(base) == extent(result) else first_nonfinite(base)
         if found is not None:
             raise NonFiniteError(f"lora_delta_sum: base holds {found[1]} at {found[0]}; repair it")
         raise RangeError(
@@ -83,6 +90,8 @@ def _check_base(base: Any, factors: FactorPairs) -> None:
         return
     if not is_torch(base) and not isinstance(base, np.ndarray):
         raise DTypeError(f"base: got {type(base).__name__}, expected a NumPy array or a torch tensor")
+    if is_torch(base):
+        check_plain("base", base)
     if tuple(base.shape) != (factors.d_out, factors.d_in):
         raise ShapeError(f"base: got shape {tuple(base.shape)}, expected {(factors.d_out, factors.d_in)}")
     if name_of(base.dtype) not in ROW_DTYPES:
@@ -91,56 +100,3 @@ def _check_base(base: Any, factors: FactorPairs) -> None:
         raise ShapeError("base: its elements are not contiguous, row by row; pass a contiguous copy")
     if is_torch(base) != (factors.device is not None) or (is_torch(base) and base.device != factors.device):
         raise ShapeError("base: expected the same kind of array on the same device as the factors")
-
-
-def dense_output(factors: FactorPairs, out: Any, dtype: str, as_tensor: bool, base: Any = None) -> tuple[Any, Any]:
-    """(what the caller gets, what the backend writes): two views of the same memory, (d_out, d_in) of `dtype`.
-
-    out  None makes one, by the library and on the device of the factors
-
-    Raises DTypeError for what is no array or a `dtype` that is no output's, and ShapeError for an `out` of another
-    shape, kind or device, that is not contiguous and writable, or that overlaps the factors or the base.
-    """
-    if dtype not in OUT_DTYPES:
-        raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
-    shape = (factors.d_out, factors.d_in)
-    if out is not None:
-        if not is_torch(out) and not isinstance(out, np.ndarray):
-            raise DTypeError(f"out: got {type(out).__name__}, expected a NumPy array or a torch tensor")
-        if tuple(out.shape) != shape:
-            raise ShapeError(f"out: got shape {tuple(out.shape)}, expected {shape}")
-        if not (out.is_contiguous() if is_torch(out) else out.flags.c_contiguous and out.flags.writeable):
-            raise ShapeError("out: expected a contiguous, writable array")
-        if is_torch(out) != (factors.device is not None) or (is_torch(out) and out.device != factors.device):
-            raise ShapeError("out: expected the same kind of array on the same device as the factors")
-        _refuse_overlap(out, factors, base)
-    elif factors.device is not None:
-        import torch
-
-        out = torch.empty(shape, dtype=getattr(torch, dtype), device=factors.device)
-    else:
-        out = np.empty(shape, factors.bfloat16 if dtype == "bfloat16" else STORAGE[dtype])
-    if factors.on_gpu:
-        return out, out
-    if as_tensor:
-        return out, tensor_of(out)
-    return out, view_of_tensor(out) if is_torch(out) else out
-
-
-def _extent(matrix: Any) -> tuple[int, int]:
-    if is_torch(matrix):
-        return matrix.data_ptr(), matrix.data_ptr() + matrix.numel() * matrix.element_size()
-    return matrix.ctypes.data, matrix.ctypes.data + matrix.nbytes
-
-
-def _refuse_overlap(out: Any, factors: FactorPairs, base: Any) -> None:
-    low, high = _extent(out)
-    named = [
-        (f"client {i}: {name}", x) for name, side in (("b", factors.b), ("a", factors.a)) for i, x in enumerate(side)
-    ]
-    if base is not None and (_extent(base) != (low, high) or name_of(base.dtype) != name_of(out.dtype)):
-        named.append(("base", base))
-    for name, matrix in named:
-        start, stop = _extent(matrix)
-        if start < high and stop > low:
-            raise ShapeError(f"out: it overlaps {name}; give memory of its own")

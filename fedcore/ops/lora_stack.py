@@ -11,7 +11,7 @@ import numpy as np
 from fedcore.dtypes import OUT_DTYPES, name_of, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, ShapeError, WeightError
 from fedcore.numbers import as_whole, shown
-from fedcore.ops.rows import is_torch
+from fedcore.ops.tensors import is_torch
 
 
 class Truncated(NamedTuple):

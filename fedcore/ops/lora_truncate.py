@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedcore.errors import ShapeError, WeightError
-from fedcore.ops.factors import tensor_of
 from fedcore.ops.lora_batches import passes, truncate_pass
 from fedcore.ops.lora_cores import Grams, block_core, gram_core, term_grams
 from fedcore.ops.lora_stack import Parts, Truncated, checked_parts, checked_ranks, fresh_rows
+from fedcore.ops.tensors import tensor_of
 from fedcore.reference.lora_truncate import Leading
 from fedcore.reference.lora_truncate import lora_truncate as qr_core
 

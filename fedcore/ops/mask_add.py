@@ -17,13 +17,13 @@ from fedcore.ops.residues import (
     packed_size,
     residue_dtype,
     residue_vector,
-    runs_on,
     signed,
     target,
     vector,
 )
-from fedcore.ops.rows import is_torch, thread_count
+from fedcore.ops.rows import thread_count
 from fedcore.ops.streams import key_rows, plus_or_minus, stream_backend, word_counter
+from fedcore.ops.tensors import check_reach, is_torch
 
 #: integers that fp64 holds one by one
 MOST_LIMIT = 1 << 53
@@ -133,7 +133,8 @@ def _run(
 ) -> Any:  # fmt: skip
     on_gpu, dtype = is_torch(data), residue_dtype(bits)
     name = stream_backend(op, stream, backend, on_gpu=on_gpu)
-    runs_on(op, data, name)
+    if is_torch(data):
+        check_reach(op, data.device, name)
     secrets = key_rows(op, keys)
     first = word_counter(op, stream, counter, len(data), dtype.itemsize)
     directions, count = plus_or_minus(signs, len(secrets)), thread_count(threads)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedcore.dtypes import OUT_DTYPES, name_of
-from fedcore.errors import DTypeError, RangeError, RuleError
+from fedcore.errors import RangeError, RuleError
 from fedcore.numbers import as_whole, got
+from fedcore.ops.outputs import output_dtype, output_for
 from fedcore.ops.rows import Rows, choose, raise_first_nonfinite, thread_count
 from fedcore.ops.tiles import run_columns
-from fedcore.ops.weighted_sum import output_for
 
 
 def run_order_statistic(
@@ -22,10 +21,8 @@ def run_order_statistic(
     `output_for` do.
     """
     name = choose(data, backend)
-    dtype = name_of(getattr(out, "dtype", out_dtype))
-    if dtype not in OUT_DTYPES:
-        raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
-    result, target = output_for(data, out, dtype, as_tensor=name == "triton")
+    dtype = output_dtype(out, out_dtype)
+    result, target = output_for(data, (data.d,), out, dtype, name, data.overlapped)
     if run_columns(op, name, data, arguments, target, thread_count(threads)):
         raise_first_nonfinite(data, op=op)
         raise RangeError(f"{op}: a finite result does not fit {dtype}; ask for a wider out_dtype")

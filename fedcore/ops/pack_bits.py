@@ -9,8 +9,9 @@ import numpy as np
 from fedcore.backends import default, implementation, requested
 from fedcore.errors import DTypeError, FormatError, RangeError, ShapeError
 from fedcore.numbers import whole
-from fedcore.ops.residues import in_kind, modulus_bits, packed_size, residue_vector, runs_on, signed, target, vector
-from fedcore.ops.rows import is_torch, thread_count
+from fedcore.ops.residues import in_kind, modulus_bits, packed_size, residue_vector, signed, target, vector
+from fedcore.ops.rows import thread_count
+from fedcore.ops.tensors import check_reach, is_torch
 
 
 def pack_bits(
@@ -34,7 +35,8 @@ def pack_bits(
     width = modulus_bits("pack_bits", bits)
     data = residue_vector("pack_bits", "residues", residues, width)
     size, name = packed_size(len(data), width), requested(backend) or default(is_torch(data))
-    runs_on("pack_bits", data, name)
+    if is_torch(data):
+        check_reach("pack_bits", data.device, name)
     work, count = implementation("pack_bits", name), thread_count(threads)
     if is_torch(data):
         import torch
@@ -89,7 +91,8 @@ def unpack_add(
     if count * width % 8 and int(data[-1]) >> count * width % 8:
         raise FormatError("unpack_add: got a 1 in the bits after the last residue, expected 0; the bytes are damaged")
     name = requested(backend) or default(is_torch(sums))
-    runs_on("unpack_add", sums, name)
+    if is_torch(sums):
+        check_reach("unpack_add", sums.device, name)
     work, part, threads = implementation("unpack_add", name), sums[first : first + count], thread_count(threads)
     if not is_torch(sums):
         target("unpack_add", "total", sums, len(sums), sums.dtype)

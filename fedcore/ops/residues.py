@@ -8,7 +8,7 @@ import numpy as np
 
 from fedcore.errors import DTypeError, RangeError, ShapeError
 from fedcore.numbers import whole
-from fedcore.ops.rows import is_torch
+from fedcore.ops.tensors import is_torch
 
 
 def modulus_bits(op: str, bits: Any) -> int:
@@ -71,12 +71,6 @@ def signed(value: Any) -> Any:
     if not is_torch(value):
         return torch.from_numpy(value if value.dtype == np.uint8 else value.view(value.dtype.str.replace("u", "i")))
     return value.view({torch.uint32: torch.int32, torch.uint64: torch.int64}.get(value.dtype, value.dtype))
-
-
-def runs_on(op: str, data: Any, backend: str) -> None:
-    """Raise ShapeError where a backend cannot reach a GPU's memory."""
-    if is_torch(data) and backend != "triton":
-        raise ShapeError(f"{op}: got a tensor on {data.device}, which backend {backend!r} cannot reach; use 'triton'")
 
 
 def in_kind(result: np.ndarray, like: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from fedcore.backends import default, requested
 from fedcore.dtypes import BF16, ROW_DTYPES, name_of, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError
 from fedcore.numbers import whole
+from fedcore.ops.tensors import check_plain, check_reach, extent, is_torch, tensor_of, view_of_tensor
 from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
 
@@ -39,28 +39,16 @@ class Rows:
     def on_gpu(self) -> bool:
         return self.table is None
 
-
-def is_torch(value: object) -> bool:
-    """Whether a value is a torch tensor, without importing torch."""
-    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
-
-
-def check_plain(what: str, tensor: Any) -> None:
-    """Raise ShapeError for a tensor on a device, or DTypeError for one of a kind, whose memory no kernel reads."""
-    if tensor.device.type not in ("cpu", "cuda"):
-        raise ShapeError(f"{what}: on {tensor.device}, expected main memory or a GPU that torch calls cuda; move it")
-    if str(tensor.layout) != "torch.strided" or tensor.is_nested or tensor.is_neg() or tensor.is_conj():
-        raise DTypeError(f"{what}: a sparse, nested or lazily negated tensor, expected a plain one; pass a dense clone")
-
-
-def view_of_tensor(tensor: Any) -> np.ndarray:
-    """A NumPy view of a CPU tensor; bf16 becomes BF16."""
-    import torch
-
-    tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(BF16)
-    return tensor.numpy()
+    def overlapped(self, low: int, high: int) -> str | None:
+        """The first row that has a byte from address `low` up to `high`, in words."""
+        if self.table is None:
+            assert self.tensors is not None
+            found = np.array([extent(row) for row in self.tensors], np.uint64)
+            starts, sizes = found[:, 0], found[:, 1] - found[:, 0]
+        else:
+            starts, sizes = self.table.extents()
+        hit = (starts < np.uint64(high)) & (starts + sizes.astype(np.uint64) > np.uint64(low)) & (sizes > 0)
+        return f"row {np.flatnonzero(hit)[0] % self.n}" if hit.any() else None
 
 
 def as_rows(rows: Any) -> Rows:
@@ -174,8 +162,8 @@ def choose(rows: Rows, backend: str | None) -> str:
     Raises BackendError for one that is unknown or not available, ShapeError for one that cannot read rows on a GPU.
     """
     name = requested(backend) or default(rows.on_gpu)
-    if rows.on_gpu and name != "triton":
-        raise ShapeError(f"rows: on {rows.device}, which backend {name!r} cannot read; use 'triton' or rows.cpu()")
+    if rows.on_gpu:
+        check_reach("rows", rows.device, name)
     return name
 
 
@@ -183,15 +171,8 @@ def tensors_of(rows: Rows) -> list[Any]:
     """The rows as torch tensors, for the Triton backend (views; a row in several segments is joined, a copy)."""
     if rows.tensors is not None:
         return rows.tensors
-    import torch
-
     assert rows.table is not None
-    columns = [rows.table.columns(i, 0, rows.d) for i in range(rows.n)]
-    with warnings.catch_warnings():  # torch warns of rows in read-only memory; the kernels only read
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        if rows.table.dtype == "bfloat16":
-            return [torch.from_numpy(c.view(np.int16)).view(torch.bfloat16) for c in columns]
-        return [torch.from_numpy(c) for c in columns]
+    return [tensor_of(rows.table.columns(i, 0, rows.d)) for i in range(rows.n)]
 
 
 def thread_count(threads: int | None) -> int:

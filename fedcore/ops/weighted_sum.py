@@ -7,19 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
 from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
 from fedcore.numbers import shown
-from fedcore.ops.rows import (
-    Rows,
-    as_rows,
-    check_plain,
-    choose,
-    is_torch,
-    raise_first_nonfinite,
-    thread_count,
-    view_of_tensor,
-)
+from fedcore.ops.outputs import output_dtype, output_for
+from fedcore.ops.rows import as_rows, choose, raise_first_nonfinite, thread_count
+from fedcore.ops.tensors import check_plain, is_torch
 from fedcore.ops.tiles import run_columns
 
 LARGEST_COUNT = 1 << 24
@@ -56,10 +48,8 @@ def weighted_sum(
     if divisor is not None:
         divisor = checked_divisor(divisor)
     name = choose(data, backend)
-    dtype = name_of(getattr(out, "dtype", out_dtype))
-    if dtype not in OUT_DTYPES:
-        raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
-    result, target = output_for(data, out, dtype, as_tensor=name == "triton")
+    dtype = output_dtype(out, out_dtype)
+    result, target = output_for(data, (data.d,), out, dtype, name, data.overlapped)
     if run_columns("weighted_sum", name, data, (w, divisor), target, thread_count(threads)):
         raise_first_nonfinite(data, np.flatnonzero(w), "weighted_sum")
         raise RangeError(f"weighted_sum: a finite sum does not fit {dtype}; ask for a wider out_dtype")
@@ -117,57 +107,3 @@ def _in_main_memory(weights: Any) -> Any:
     check_plain("weights", weights)
     held = weights.detach().cpu()
     return held.double() if str(held.dtype) == "torch.bfloat16" else held
-
-
-def output_for(data: Rows, out: Any, dtype: str, as_tensor: bool, count: int | None = None) -> tuple[Any, Any]:
-    """(what the caller gets, what the backend writes): two views of the same memory, (d,) or (count, d).
-
-    out  None makes one, by the library and on the device of the rows
-
-    Raises DTypeError for what is no array, and ShapeError for an `out` of another shape, kind or device, that is not
-    contiguous and writable, or that overlaps the rows.
-    """
-    shape = (data.d,) if count is None else (count, data.d)
-    if out is not None:
-        if not is_torch(out) and not isinstance(out, np.ndarray):
-            raise DTypeError(f"out: got {type(out).__name__}, expected a NumPy array or a torch tensor")
-        if is_torch(out):
-            check_plain("out", out)
-            if out.requires_grad:
-                raise DTypeError("out: requires gradients, which pass no kernel; pass out.detach()")
-        if tuple(out.shape) != shape:
-            raise ShapeError(f"out: got shape {tuple(out.shape)}, expected {shape}")
-        contiguous = out.is_contiguous() if is_torch(out) else out.flags.c_contiguous and out.flags.writeable
-        if not contiguous:
-            raise ShapeError("out: expected a contiguous, writable array")
-        if is_torch(out) != (data.device is not None) or (is_torch(out) and out.device != data.device):
-            raise ShapeError("out: expected the same kind of array on the same device as the rows")
-    elif data.device is not None:
-        import torch
-
-        out = torch.empty(shape, dtype=getattr(torch, dtype), device=data.device)
-    else:
-        out = np.empty(shape, data.bfloat16 if dtype == "bfloat16" else STORAGE[dtype])
-    if data.on_gpu:
-        return out, out
-    target = view_of_tensor(out) if is_torch(out) else out
-    _refuse_overlap(target, data)
-    if as_tensor and not is_torch(out):
-        import torch
-
-        view = target.view(np.int16) if dtype == "bfloat16" else target
-        tensor = torch.from_numpy(view)
-        return out, tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
-    return out, out if as_tensor else target
-
-
-def _refuse_overlap(target: np.ndarray, data: Rows) -> None:
-    table = data.table
-    if table is None or table.d == 0:
-        return
-    low = np.uint64(target.ctypes.data)
-    high = low + np.uint64(target.nbytes)
-    starts, sizes = table.extents()
-    hit = (starts < high) & (starts + sizes.astype(np.uint64) > low) & (sizes > 0)
-    if hit.any():
-        raise ShapeError(f"out: it overlaps row {np.flatnonzero(hit)[0] % table.n}; give memory of its own")

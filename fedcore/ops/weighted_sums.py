@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.dtypes import OUT_DTYPES, name_of
-from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
-from fedcore.ops.rows import as_rows, choose, is_torch, raise_first_nonfinite, thread_count
+from fedcore.errors import RangeError, ShapeError, WeightError
+from fedcore.ops.outputs import output_dtype, output_for
+from fedcore.ops.rows import as_rows, choose, raise_first_nonfinite, thread_count
+from fedcore.ops.tensors import is_torch
 from fedcore.ops.tiles import run_columns
-from fedcore.ops.weighted_sum import checked_divisor, checked_weights, output_for
+from fedcore.ops.weighted_sum import checked_divisor, checked_weights
 
 
 def weighted_sums(
@@ -43,10 +44,8 @@ def weighted_sums(
     w = _checked_matrix(weights, data.n)
     by = None if divisors is None else _checked_divisors(divisors, len(w))
     name = choose(data, backend)
-    dtype = name_of(getattr(out, "dtype", out_dtype))
-    if dtype not in OUT_DTYPES:
-        raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
-    result, target = output_for(data, out, dtype, as_tensor=name == "triton", count=len(w))
+    dtype = output_dtype(out, out_dtype)
+    result, target = output_for(data, (len(w), data.d), out, dtype, name, data.overlapped)
     if run_columns("weighted_sums", name, data, (w, by), target, thread_count(threads)):
         raise_first_nonfinite(data, np.flatnonzero(w.any(0)), "weighted_sums")
         raise RangeError(f"weighted_sums: a finite sum does not fit {dtype}; ask for a wider out_dtype")

@@ -14,7 +14,7 @@ from fedcore.privacy.chain import Chain, Head, require
 from fedcore.privacy.factorization import Factor
 from fedcore.privacy.files import file_path
 from fedcore.privacy.limits import check_whole
-from fedcore.privacy.seal import KEY_BYTES, derived
+from fedcore.privacy.seal import KEY_BYTES, check_sealing_key, derived
 
 
 class Rounds:
@@ -37,8 +37,7 @@ class Rounds:
         Raises PrivacyError for a file that was started otherwise, FormatError for one that was tampered with or rolled
         back, StorageError.
         """
-        if not isinstance(sealing_key, bytes) or len(sealing_key) != KEY_BYTES:
-            raise PrivacyError(f"sealing_key: expected {KEY_BYTES} random bytes; make them with os.urandom")
+        check_sealing_key(sealing_key)
         self.path, self.factor, self.size = file_path(path), factor, check_whole("size", size)
         self.noise_rows: Any = None  #: kept here by the mechanism between rounds
         self._secret = derived(sealing_key, "clients of rounds")

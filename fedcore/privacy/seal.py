@@ -22,6 +22,13 @@ _CRASHES = 2
 _SEALED, _DESTROYED = ".sealed", ".destroyed"
 
 
+def check_sealing_key(key: object) -> None:
+    """Raise PrivacyError, which never shows a key, for what is not 32 bytes."""
+    if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+        got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
+        raise PrivacyError(f"sealing_key: got {got}, expected {KEY_BYTES} random bytes; make them with os.urandom")
+
+
 def derived(secret: bytes, purpose: str) -> bytes:
     """A key for one purpose, so that none serves two (HMAC-SHA256 as a pseudorandom function)."""
     return hmac.digest(secret, f"fedcore privacy 1 {purpose}".encode(), "sha256")
@@ -61,9 +68,7 @@ class SealedKeys:
     """One file per charge in a folder of mode 0700: the `sealed` key, mode 0600, or an empty one where it was."""
 
     def __init__(self, folder: Path, sealing_key: bytes):
-        if not isinstance(sealing_key, bytes) or len(sealing_key) != KEY_BYTES:
-            got = f"{len(sealing_key)} bytes" if isinstance(sealing_key, bytes) else type(sealing_key).__name__
-            raise PrivacyError(f"sealing_key: got {got}, expected {KEY_BYTES} random bytes; make them with os.urandom")
+        check_sealing_key(sealing_key)
         self.folder, self._key = folder, derived(sealing_key, "seal of noise keys")
 
     def write(self, number: int, bound: str, key: bytes) -> None:

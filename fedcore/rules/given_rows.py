@@ -9,7 +9,8 @@ import numpy as np
 
 from fedcore.dtypes import to_float64
 from fedcore.errors import DTypeError, LayoutError, ShapeError
-from fedcore.ops.rows import Rows, as_rows, tensors_of, view_of_tensor
+from fedcore.ops.rows import Rows, as_rows, tensors_of
+from fedcore.ops.tensors import view_of_tensor
 from fedcore.quantized import Quantized
 from fedcore.rowtable import RowTable
 from fedcore.rules.pivot import Blocks

@@ -55,6 +55,34 @@ def test_a_result_that_requires_gradients_is_refused_and_stays():
     assert torch.equal(out.detach(), T.sum(0))
 
 
+LORA = {
+    "lora_delta_sum": fc.ops.lora_delta_sum,
+    "lora_delta_median": fc.ops.lora_delta_median,
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("op", sorted(LORA))
+def test_factors_and_their_results_that_are_not_plain_memory(op, kind):
+    make, error, words = KINDS[kind]
+    b, a = [T, T, T], [T.T.contiguous()] * 3
+    with pytest.raises(error, match=f"client 1: b: {words}"):
+        LORA[op]([T, make(), T], a, [1.0] * 3)
+    with pytest.raises(error, match=f"out: {words}"):
+        LORA[op](a, b, [1.0] * 3, out=make())
+    with pytest.raises(DTypeError, match=r"out: requires gradients"):
+        LORA[op](b, a, [1.0] * 3, out=torch.zeros(4, 4, requires_grad=True))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+def test_a_base_that_is_not_plain_memory(kind):
+    make, error, words = KINDS[kind]
+    with pytest.raises(error, match=f"base: {words}"):
+        fc.ops.lora_delta_sum([torch.ones(4, 1)], [torch.ones(1, 5)], [1.0], base=make())
+
+
 def test_masks_are_refused_by_row():
     masked = np.ma.masked_array(X, mask=X > 12)
     for rows, what in ((masked, "rows"), ([X[0], masked[1], X[2]], "row 1"), ([*X[:3], masked[3]], "row 3")):

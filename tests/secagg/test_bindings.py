@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from secagg.driver import SEALING, body_of, from_server, key_of, rig_of
 
-from fedcore.errors import Forged, FormatError
+from fedcore.errors import Forged, FormatError, PrivacyError
 from fedcore.privacy.secagg import merkle, state, wire
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.keys import ChunkTags, commitment, self_key, signed_text
@@ -88,6 +88,16 @@ def test_a_state_of_a_client_is_none_of_a_server():
     for one, other, what in ((rig.clients[0], Server, "server"), (rig.server, Client, "client")):
         with pytest.raises(FormatError, match=f"state of a {what}: does not open"):
             other.from_bytes(one.to_bytes(SEALING), SEALING)
+
+
+@pytest.mark.parametrize(
+    ("key", "got"), [(bytes(31), "31 bytes"), (SEALING.hex(), "str"), (bytearray(32), "bytearray")]
+)
+def test_a_sealing_key_that_is_none_is_refused_and_not_shown(key, got):
+    server = rig_of().server
+    for use in (lambda: server.to_bytes(key), lambda: Server.from_bytes(server.to_bytes(SEALING), key)):
+        with pytest.raises(PrivacyError, match=f"sealing_key: got {got}, expected 32 random bytes; make them with"):
+            use()
 
 
 @pytest.mark.parametrize("pieces", [1, 2])

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedcore.errors import FormatError, PrivacyError, Replayed
+from fedcore.privacy.seal import check_sealing_key
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.wire import readable
 
@@ -127,7 +128,6 @@ def _nonce(number: int, last: bool) -> bytes:
 
 
 def _cipher(sealing_key: bytes, salt: bytes, kind: str) -> ChaCha20Poly1305:
-    if not isinstance(sealing_key, bytes) or len(sealing_key) != 32:
-        raise PrivacyError("sealing_key: expected 32 random bytes; make them with os.urandom")
+    check_sealing_key(sealing_key)
     info = b"fedcore secagg 1 state of a " + kind.encode()
     return ChaCha20Poly1305(HKDF(SHA256(), 32, salt, info).derive(sealing_key))
