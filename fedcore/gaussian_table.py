@@ -67,7 +67,7 @@ class GaussianTable:
     strides: np.ndarray
     distance: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for array in (self.first, self.rest, self.strides):
             array.flags.writeable = False
 

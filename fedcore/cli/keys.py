@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedcore.cli.run import Json
 from fedcore.cli.terminal import print_json, showing
+
+if TYPE_CHECKING:
+    from fedcore.privacy.secagg.roster_file import RosterFile
 
 keys = typer.Typer(
     name="keys",
@@ -75,7 +78,7 @@ def _change(path: Path, json: bool, what: str, *arguments: str) -> None:
         _print(file, json, new)
 
 
-def _print(file, json: bool, new: bool = False) -> None:
+def _print(file: RosterFile, json: bool, new: bool = False) -> None:
     digest = file.roster().digest().hex() if file.members else None
     if json:
         facts = {"members": file.members, "retired": len(file.retired), "digest": digest, "new": new}

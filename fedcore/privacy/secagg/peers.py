@@ -114,7 +114,9 @@ def read_sealed(
     return partners, sealed
 
 
-def read_included(round: Round, me: int, partners: Collection[int], held: Collection[int], tag: bytes, data: bytes):
+def read_included(
+    round: Round, me: int, partners: Collection[int], held: Collection[int], tag: bytes, data: bytes
+) -> set[int]:
     """Members whose signed lists say that their vectors were sent, of the message that starts 'acknowledge'.
 
     A list names all with whom its member has a mask: a client acknowledges only one that has a mask with it. Raises
@@ -189,7 +191,9 @@ def read_request(
     return [(kind, position) for position, kind in asked.items()]
 
 
-def _read_acknowledged(round: Round, me: int, holders: Collection[int], tag: bytes, reader: wire.Reader, who: str):
+def _read_acknowledged(
+    round: Round, me: int, holders: Collection[int], tag: bytes, reader: wire.Reader, who: str
+) -> None:
     """The holders that acknowledged the client; each is checked."""
     p, seen = round.parameters, set()
     for _ in range(reader.number()):
