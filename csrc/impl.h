@@ -360,6 +360,12 @@ void* fc_alloc(size_t bytes); /* FC_ALIGN-aligned; free with free() */
 
 static inline int64_t fc_columns(const fc_rows* x) { return x->starts[x->segments]; }
 static inline int64_t fc_min(int64_t a, int64_t b) { return a < b ? a : b; }
+/* Where the window of n - f sorted elements first reaches the lower middle: see
+ * fedcore/reference/mean_around_median.py. */
+static inline int64_t fc_window_start(int64_t n, int64_t f) {
+    const int64_t start = (n - 1) / 2 + 1 - (n - f);
+    return start < 0 ? 0 : start;
+}
 static inline int64_t fc_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int fc_itemsize(fc_dtype dtype) { return dtype == FC_F64 ? 8 : dtype == FC_F32 ? 4 : 2; }
 

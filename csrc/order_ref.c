@@ -31,8 +31,8 @@ static double sum_of(const int32_t* keys, int64_t first, int64_t end) {
 /* See fedcore/reference/mean_around_median.py. */
 static double window_sum(const int32_t* keys, int64_t n, int64_t f) {
     const double middle = middle_of(keys, n);
-    int64_t first = 0;
-    for (int64_t s = 0; s < f; s++)
+    int64_t first = fc_window_start(n, f);
+    for (int64_t s = first; s < f; s++)
         first += fabs(value_of(keys[n - f + s]) - middle) < fabs(value_of(keys[s]) - middle);
     return sum_of(keys, first, first + n - f);
 }

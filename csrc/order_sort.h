@@ -96,19 +96,19 @@ static inline void FN(put_sum)(const V* sorted, int64_t first, int64_t end, doub
 
 /* The window of n - f elements that lies closest to the middle: see fedcore/reference/mean_around_median.py. */
 static inline void FN(put_window)(const V* sorted, int64_t n, int64_t f, double* acc) {
-    const int64_t kept = n - f;
+    const int64_t kept = n - f, start = fc_window_start(n, f);
     for (int p = 0; p < PARTS; p++) {
         const D middle =
             n % 2 ? WIDEN(sorted[n / 2], p) : HALVE(ADD(WIDEN(sorted[n / 2 - 1], p), WIDEN(sorted[n / 2], p)));
-        D first = ZERO, total = ZERO, at = ZERO;
-        for (int64_t s = 0; s < f; s++)
+        D first = SPLAT((double)start), total = ZERO, at = first;
+        for (int64_t s = start; s < f; s++)
             first = ADD_IF(LESS(ABS(SUB(WIDEN(sorted[kept + s], p), middle)), ABS(SUB(WIDEN(sorted[s], p), middle))),
                            first, SPLAT(1.0));
         const D end = ADD(first, SPLAT((double)kept));
-        int64_t r = 0;
-        for (; r < f && r < kept; r++, at = ADD(at, SPLAT(1.0))) /* before the end of every lane's window */
+        int64_t r = start;
+        for (; r < f && r < start + kept; r++, at = ADD(at, SPLAT(1.0))) /* before the end of every lane's window */
             total = ADD_IF(AT_MOST(first, at), total, WIDEN(sorted[r], p));
-        for (; r < kept; r++) total = ADD(total, WIDEN(sorted[r], p)); /* in every lane's window */
+        for (; r < start + kept; r++) total = ADD(total, WIDEN(sorted[r], p)); /* in every lane's window */
         for (at = SPLAT((double)r); r < f; r++, at = ADD(at, SPLAT(1.0)))
             total = ADD_IF(BOTH(AT_MOST(first, at), LESS(at, end)), total, WIDEN(sorted[r], p));
         for (; r < n; r++, at = ADD(at, SPLAT(1.0))) /* after the start of every lane's window */

@@ -30,8 +30,9 @@ def _mean_around_median_kernel(
     mask = columns < d
     keys, largest = sorted_in_registers(addresses, columns, mask, row_dtype, N, ALIGNED, FULL)
     middle = (value_of(keys[(N - 1) // 2], row_dtype) + value_of(keys[N // 2], row_dtype)) * 0.5
-    start = tl.zeros([BLOCK], tl.int32)
-    for s in tl.static_range(F):
+    FROM: tl.constexpr = max(0, (N - 1) // 2 + 1 - (N - F))
+    start = tl.full([BLOCK], FROM, tl.int32)
+    for s in tl.static_range(FROM, F):
         above = tl.abs(value_of(keys[s + N - F], row_dtype) - middle)
         start += (above < tl.abs(value_of(keys[s], row_dtype) - middle)).to(tl.int32)
     total = tl.zeros([BLOCK], tl.float64)
@@ -66,8 +67,9 @@ def _mean_around_median_blocks_kernel(
         largest = sorted_through_scratch(addresses, merges, mine, columns, mask, n, count, row_dtype, ROWS)
         low = element(mine, (n - 1) // 2, COLUMNS, row_dtype)
         middle = (low + element(mine, n // 2, COLUMNS, row_dtype)) * 0.5
-        start = tl.zeros([COLUMNS], tl.int32)
-        for s in tl.range(0, f, loop_unroll_factor=UNROLL):
+        reached = tl.maximum(0, (n - 1) // 2 + 1 - (n - f))  # see the definition
+        start = tl.zeros([COLUMNS], tl.int32) + reached
+        for s in tl.range(reached, f, loop_unroll_factor=UNROLL):
             above = tl.abs(element(mine, s + n - f, COLUMNS, row_dtype) - middle)
             start += (above < tl.abs(element(mine, s, COLUMNS, row_dtype) - middle)).to(tl.int32)
         total = tl.zeros([COLUMNS], tl.float64)

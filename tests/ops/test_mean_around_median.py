@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from inputs import make_rows
@@ -27,6 +29,25 @@ def test_agrees_with_a_sort_by_distance(compiled, n):
 def test_ties_go_to_the_smaller_value(compiled):
     rows = [np.full(40, v, np.float32) for v in (1.0, 2.0, 3.0)]
     assert (fc.ops.mean_around_median(rows, 1, **compiled) == 1.5).all()
+
+
+@pytest.mark.parametrize("n", range(1, 10))
+def test_every_multiset_of_few_values_and_every_f(compiled, n):
+    """Equal values on one side of the median, of which more than half are left out: each column is another multiset."""
+    columns = np.array(list(itertools.combinations_with_replacement(range(5), n)), np.float32)
+    rows = list(np.ascontiguousarray(columns[:, np.random.default_rng(n).permutation(n)].T))
+    for f in range(n):
+        got = fc.ops.mean_around_median(rows, f, out_dtype="float64", **compiled)
+        np.testing.assert_array_equal(got, oracle(rows, f))
+
+
+@pytest.mark.parametrize("n", [15, 33, 70, 140])
+def test_updates_of_few_values(compiled, n):
+    rng = np.random.default_rng(n)
+    rows = [rng.integers(-1, 2, 300).astype(np.float32) for _ in range(n)]
+    for f in {n // 2 + 1, 3 * n // 4, n - 2}:
+        got = fc.ops.mean_around_median(rows, f, out_dtype="float64", **compiled)
+        np.testing.assert_allclose(got, oracle(rows, f), rtol=0, atol=1e-15)
 
 
 def test_an_even_median_is_not_rounded_before_distances(compiled):
