@@ -54,6 +54,14 @@ def test_values_are_the_mean_around_the_median_of_the_chosen():
         np.testing.assert_allclose(Bulyan(3)(rows), selecting.bulyan(rows, 3), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(("n", "f"), [(15, 3), (43, 10), (100, 24)])
+def test_values_of_updates_of_few_values(n, f):
+    """The second stage leaves out more than half of the chosen, among many that are equal."""
+    rng = np.random.default_rng(n)
+    rows = (rng.integers(-1, 2, (n, 2000)) * 1e-3).astype(np.float32)
+    np.testing.assert_allclose(Bulyan(f)(rows), selecting.bulyan(rows, f), rtol=0, atol=1e-9)
+
+
 def test_after_a_pre_aggregation_equals_the_rule_on_rows_that_were_formed():
     for seed in range(6):
         rng = np.random.default_rng(seed)
