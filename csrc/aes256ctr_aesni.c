@@ -2,7 +2,6 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define vec __m128i
 enum { BLOCKS = 1 };
 #define EACH(x) (x)

@@ -2,7 +2,6 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define vec __m512i
 enum { BLOCKS = 4 };
 #define EACH(x) _mm512_broadcast_i32x4(x)

@@ -2,7 +2,6 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define vec __m256i
 enum { BLOCKS = 2 };
 #define EACH(x) _mm256_broadcastsi128_si256(x)

@@ -3,17 +3,9 @@
 #include <immintrin.h>
 
 #include "impl.h"
+#include "widen_avx2.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum { AHEAD = 1024 }; /* bytes */
-
-/* 4 columns as fp64. */
-INLINE __m256d widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm256_cvtps_pd(_mm_loadu_ps((const float*)row));
-    const __m128i half = _mm_loadl_epi64((const __m128i*)row);
-    if (type == FC_F16) return _mm256_cvtps_pd(_mm_cvtph_ps(half));
-    return _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(half), 16)));
-}
 
 INLINE int64_t accumulate(const void* const* rows, const double* scales, int count, int64_t length, int64_t* sum,
                           fc_dtype type) {
@@ -27,8 +19,8 @@ INLINE int64_t accumulate(const void* const* rows, const double* scales, int cou
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
             const __m256d by = _mm256_set1_pd(scales[r]);
             _mm_prefetch(at + AHEAD, _MM_HINT_T0);
-            const __m256d a = _mm256_fmadd_pd(widen(at, type), by, shift);
-            const __m256d b = _mm256_fmadd_pd(widen(at + 4 * fc_itemsize(type), type), by, shift);
+            const __m256d a = _mm256_fmadd_pd(widen4_f64(at, type), by, shift);
+            const __m256d b = _mm256_fmadd_pd(widen4_f64(at + 4 * fc_itemsize(type), type), by, shift);
             low = _mm256_add_epi64(low, _mm256_sub_epi64(_mm256_castpd_si256(a), bias));
             high = _mm256_add_epi64(high, _mm256_sub_epi64(_mm256_castpd_si256(b), bias));
         }

@@ -2,17 +2,9 @@
 #include <immintrin.h>
 
 #include "impl.h"
+#include "widen_avx512.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum { AHEAD = 1024 }; /* bytes: how far ahead of the load a line is asked for */
-
-/* 8 columns as fp64. */
-INLINE __m512d widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm512_cvtps_pd(_mm256_loadu_ps((const float*)row));
-    const __m128i half = _mm_loadu_si128((const __m128i*)row);
-    if (type == FC_F16) return _mm512_cvtps_pd(_mm256_cvtph_ps(half));
-    return _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16)));
-}
 
 INLINE int64_t accumulate(const void* const* rows, const double* scales, int count, int64_t length, int64_t* sum,
                           fc_dtype type) {
@@ -23,9 +15,9 @@ INLINE int64_t accumulate(const void* const* rows, const double* scales, int cou
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
             const __m512d by = _mm512_set1_pd(scales[r]);
             _mm_prefetch(at + AHEAD, _MM_HINT_T0);
-            low = _mm512_add_epi64(low, _mm512_cvtpd_epi64(_mm512_mul_pd(widen(at, type), by)));
-            high =
-                _mm512_add_epi64(high, _mm512_cvtpd_epi64(_mm512_mul_pd(widen(at + 8 * fc_itemsize(type), type), by)));
+            low = _mm512_add_epi64(low, _mm512_cvtpd_epi64(_mm512_mul_pd(widen8_f64(at, type), by)));
+            high = _mm512_add_epi64(
+                high, _mm512_cvtpd_epi64(_mm512_mul_pd(widen8_f64(at + 8 * fc_itemsize(type), type), by)));
         }
         _mm512_storeu_si512(sum + k, low);
         _mm512_storeu_si512(sum + k + 8, high);

@@ -2,16 +2,7 @@
 #include <immintrin.h>
 
 #include "impl.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* 8 columns as fp32. */
-INLINE __m256 widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm256_loadu_ps((const float*)row);
-    const __m128i half = _mm_loadu_si128((const __m128i*)row);
-    if (type == FC_F16) return _mm256_cvtph_ps(half);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
-}
+#include "widen_avx2.h"
 
 INLINE __m256i put(__m128 x, __m256d scale, int32_t* out) {
     const __m128i q = _mm256_cvtpd_epi32(_mm256_mul_pd(_mm256_cvtps_pd(x), scale));
@@ -25,7 +16,7 @@ INLINE int64_t round_row(const char* row, double scale, int64_t length, int32_t*
     __m256i squares = _mm256_setzero_si256();
     int64_t k = 0;
     for (; k + 8 <= length; k += 8) {
-        const __m256 x = widen(row + k * fc_itemsize(type), type);
+        const __m256 x = widen8_f32(row + k * fc_itemsize(type), type);
         squares = _mm256_add_epi64(squares, put(_mm256_castps256_ps128(x), by, out + k));
         squares = _mm256_add_epi64(squares, put(_mm256_extractf128_ps(x, 1), by, out + k + 4));
     }

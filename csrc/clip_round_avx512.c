@@ -2,23 +2,14 @@
 #include <immintrin.h>
 
 #include "impl.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* 8 columns as fp32. */
-INLINE __m256 widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm256_loadu_ps((const float*)row);
-    const __m128i half = _mm_loadu_si128((const __m128i*)row);
-    if (type == FC_F16) return _mm256_cvtph_ps(half);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
-}
+#include "widen_avx512.h"
 
 INLINE int64_t round_row(const char* row, double scale, int64_t length, int32_t* out, fc_dtype type, int64_t* done) {
     const __m512d by = _mm512_set1_pd(scale);
     __m512i squares = _mm512_setzero_si512();
     int64_t k = 0;
     for (; k + 8 <= length; k += 8) {
-        const __m256 x = widen(row + k * fc_itemsize(type), type);
+        const __m256 x = widen8_f32(row + k * fc_itemsize(type), type);
         const __m256i q = _mm512_cvtpd_epi32(_mm512_mul_pd(_mm512_cvtps_pd(x), by));
         _mm256_storeu_si256((__m256i*)(out + k), q);
         const __m512i wide = _mm512_cvtepi32_epi64(q);

@@ -2,23 +2,14 @@
 #include <arm_neon.h>
 
 #include "impl.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* 4 columns as fp32. Bytes are loaded, so that any alignment is read safely. */
-INLINE float32x4_t widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return vreinterpretq_f32_u8(vld1q_u8((const uint8_t*)row));
-    const uint16x4_t half = vreinterpret_u16_u8(vld1_u8((const uint8_t*)row));
-    if (type == FC_F16) return vcvt_f32_f16(vreinterpret_f16_u16(half));
-    return vreinterpretq_f32_u32(vshll_n_u16(half, 16));
-}
+#include "widen_neon.h"
 
 INLINE int64_t round_row(const char* row, double scale, int64_t length, int32_t* out, fc_dtype type, int64_t* done) {
     const float64x2_t by = vdupq_n_f64(scale);
     int64x2_t squares = vdupq_n_s64(0);
     int64_t k = 0;
     for (; k + 4 <= length; k += 4) {
-        const float32x4_t x = widen(row + k * fc_itemsize(type), type);
+        const float32x4_t x = widen4_f32(row + k * fc_itemsize(type), type);
         const int32x2_t low = vmovn_s64(vcvtnq_s64_f64(vmulq_f64(vcvt_f64_f32(vget_low_f32(x)), by)));
         const int32x2_t high = vmovn_s64(vcvtnq_s64_f64(vmulq_f64(vcvt_high_f64_f32(x), by)));
         vst1q_s32(out + k, vcombine_s32(low, high));

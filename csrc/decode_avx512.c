@@ -4,8 +4,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 INLINE void int8_block(const uint8_t* codes, float scale, float* out) {
     const __m512 factor = _mm512_set1_ps(scale);
     for (int v = 0; v < 4; v++) {

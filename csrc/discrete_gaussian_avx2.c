@@ -4,7 +4,6 @@
 
 #include "discrete_gaussian.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum { LANES = 8, AT_ONCE = 2 };
 
 static void arrange(const fc_gaussian_table* table, uint32_t* arranged) {

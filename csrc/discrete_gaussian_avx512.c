@@ -4,7 +4,6 @@
 
 #include "discrete_gaussian.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum { LANES = 16, AT_ONCE = 4, MOST_RECORDS = 16 };
 _Static_assert((int)FC_GAUSSIAN_GROUP == LANES * (int)AT_ONCE, "ties come group by group");
 _Static_assert((int)FC_GAUSSIAN_TIES <= (int)MOST_RECORDS && (int)FC_GAUSSIAN_TIES == 8, "in one register");

@@ -3,7 +3,6 @@
 
 #include "discrete_gaussian.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum { LANES = 4, AT_ONCE = 4 };
 
 INLINE void add_to(int64_t* out, int32x2_t count, int32x2_t stride) {

@@ -2,16 +2,7 @@
 #include <immintrin.h>
 
 #include "impl.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* 4 columns as fp64. */
-INLINE __m256d widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm256_cvtps_pd(_mm_loadu_ps((const float*)row));
-    const __m128i half = _mm_loadl_epi64((const __m128i*)row);
-    if (type == FC_F16) return _mm256_cvtps_pd(_mm_cvtph_ps(half));
-    return _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(half), 16)));
-}
+#include "widen_avx2.h"
 
 /* *at += rest, and what that rounds off. */
 INLINE __m256d two_sum(double* at, __m256d rest) {
@@ -32,7 +23,8 @@ INLINE int64_t cascade(const char* row, double weight, int64_t length, double* c
     int64_t k = 0;
     for (; k + 8 <= length; k += 8) {
         const char* at = row + k * fc_itemsize(type);
-        __m256d a = _mm256_mul_pd(widen(at, type), w), b = _mm256_mul_pd(widen(at + 4 * fc_itemsize(type), type), w);
+        __m256d a = _mm256_mul_pd(widen4_f64(at, type), w),
+                b = _mm256_mul_pd(widen4_f64(at + 4 * fc_itemsize(type), type), w);
         int l = 0, more = 1;
         for (; l < depth && more; l++) {
             a = two_sum(levels[l] + k, a);

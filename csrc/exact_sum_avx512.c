@@ -2,16 +2,7 @@
 #include <immintrin.h>
 
 #include "impl.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* 8 columns as fp64. */
-INLINE __m512d widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm512_cvtps_pd(_mm256_loadu_ps((const float*)row));
-    const __m128i half = _mm_loadu_si128((const __m128i*)row);
-    if (type == FC_F16) return _mm512_cvtps_pd(_mm256_cvtph_ps(half));
-    return _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16)));
-}
+#include "widen_avx512.h"
 
 /* *at += rest, and what that rounds off. */
 INLINE __m512d two_sum(double* at, __m512d rest) {
@@ -31,7 +22,8 @@ INLINE int64_t cascade(const char* row, double weight, int64_t length, double* c
     int64_t k = 0;
     for (; k + 16 <= length; k += 16) {
         const char* at = row + k * fc_itemsize(type);
-        __m512d a = _mm512_mul_pd(widen(at, type), w), b = _mm512_mul_pd(widen(at + 8 * fc_itemsize(type), type), w);
+        __m512d a = _mm512_mul_pd(widen8_f64(at, type), w),
+                b = _mm512_mul_pd(widen8_f64(at + 8 * fc_itemsize(type), type), w);
         int l = 0, more = 1;
         for (; l < depth && more; l++) {
             a = two_sum(levels[l] + k, a);

@@ -3,8 +3,8 @@
 #include <immintrin.h>
 
 #include "impl.h"
+#include "widen_avx2.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum {
     LANES = FC_GRAM_CHAINS,
     ROWS = 3,
@@ -12,13 +12,6 @@ enum {
     GROUP = 16,  /* rows that stay in the first-level cache as a tile's columns */
     LINE = 64
 };
-
-INLINE __m256 load8(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm256_loadu_ps((const float*)row);
-    const __m128i half = _mm_loadu_si128((const __m128i*)row);
-    if (type == FC_F16) return _mm256_cvtph_ps(half);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
-}
 
 /* A row's differences, and the largest of their magnitudes as bits; the row at `next` is asked for. */
 INLINE uint32_t pack_row(const char* row, const char* next, const float* center, int64_t length, float* to,
@@ -29,7 +22,7 @@ INLINE uint32_t pack_row(const char* row, const char* next, const float* center,
     __m256i most = _mm256_setzero_si256();
     for (int64_t k = 0; k < whole; k += LANES) {
         const __m256 x =
-            _mm256_sub_ps(load8(row + size * k, type), center ? _mm256_loadu_ps(center + k) : _mm256_setzero_ps());
+            _mm256_sub_ps(widen8_f32(row + size * k, type), center ? _mm256_loadu_ps(center + k) : _mm256_setzero_ps());
         if (size * k % LINE == 0) _mm_prefetch(next + size * k, _MM_HINT_T0);
         most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(x), magnitude));
         _mm256_store_ps(to + k, x);
@@ -110,12 +103,12 @@ void fc_gram_products_avx2(const float* panel, int64_t rows, int64_t first, int6
             }
 }
 
-#define TO_F32(name, type, load)                                                              \
-    void fc_to_f32_##name##_avx2(const void* row, int64_t length, float* out) {               \
-        int64_t k = 0;                                                                        \
-        for (; k + 8 <= length; k += 8)                                                       \
-            _mm256_storeu_ps(out + k, load8((const char*)row + fc_itemsize(type) * k, type)); \
-        for (; k < length; k++) out[k] = load(row, k);                                        \
+#define TO_F32(name, type, load)                                                                   \
+    void fc_to_f32_##name##_avx2(const void* row, int64_t length, float* out) {                    \
+        int64_t k = 0;                                                                             \
+        for (; k + 8 <= length; k += 8)                                                            \
+            _mm256_storeu_ps(out + k, widen8_f32((const char*)row + fc_itemsize(type) * k, type)); \
+        for (; k < length; k++) out[k] = load(row, k);                                             \
     }
 TO_F32(f32, FC_F32, fc_load_f32)
 TO_F32(f16, FC_F16, fc_load_f16)

@@ -16,7 +16,8 @@ INLINE int64_t pack(const void* const* rows, int count, const float* center, int
         __m512 x[16];
         for (int r = 0; r < count; r++) _mm_prefetch((const char*)rows[r] + size * k + AHEAD, _MM_HINT_T0);
         for (int r = 0; r < 16; r++)
-            x[r] = r < count ? _mm512_sub_ps(load16((const char*)rows[r] + size * k, type), c) : _mm512_setzero_ps();
+            x[r] =
+                r < count ? _mm512_sub_ps(widen16_f32((const char*)rows[r] + size * k, type), c) : _mm512_setzero_ps();
         transpose(x);
         for (int i = 0; i < 16; i++) {
             _mm512_store_ps(panel + fc_gram_place(k + i) * FC_GRAM_PANEL, x[i]);
@@ -121,12 +122,12 @@ void fc_gram_tile_avx512(const float* a, int rows, const float* b, int64_t panel
     else TILE(ROWS / 2, 1);
 }
 
-#define TO_F32(name, type, load)                                                               \
-    void fc_to_f32_##name##_avx512(const void* row, int64_t length, float* out) {              \
-        int64_t k = 0;                                                                         \
-        for (; k + 16 <= length; k += 16)                                                      \
-            _mm512_storeu_ps(out + k, load16((const char*)row + fc_itemsize(type) * k, type)); \
-        for (; k < length; k++) out[k] = load(row, k);                                         \
+#define TO_F32(name, type, load)                                                                    \
+    void fc_to_f32_##name##_avx512(const void* row, int64_t length, float* out) {                   \
+        int64_t k = 0;                                                                              \
+        for (; k + 16 <= length; k += 16)                                                           \
+            _mm512_storeu_ps(out + k, widen16_f32((const char*)row + fc_itemsize(type) * k, type)); \
+        for (; k < length; k++) out[k] = load(row, k);                                              \
     }
 TO_F32(f32, FC_F32, fc_load_f32)
 TO_F32(f16, FC_F16, fc_load_f16)

@@ -4,15 +4,7 @@
 #include <immintrin.h>
 
 #include "impl.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE __m512 load16(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm512_loadu_ps((const float*)row);
-    const __m256i half = _mm256_loadu_si256((const __m256i*)row);
-    if (type == FC_F16) return _mm512_cvtph_ps(half);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
+#include "widen_avx512.h"
 
 /* x[r] lane k becomes x[k] lane r: pairs, fours, then 128-bit quarters. */
 INLINE void transpose(__m512* x) {

@@ -3,7 +3,6 @@
  * 1, 2, ... LANES / 2 inside a vector), NAME(pass).
  * Every output of a stage comes from two inputs by one addition or subtraction, so passes may be cut as caches like it;
  * only the order of stages matters, and it is always the ascending one. */
-#define INLINE static inline __attribute__((always_inline))
 enum { MOST = 16 }; /* vectors in registers */
 
 INLINE void butterflies(vec* v, int count) {

@@ -9,6 +9,8 @@
 #include "fedcore.h"
 #include "scalars.h"
 
+#define INLINE static inline __attribute__((always_inline))
+
 enum {
     FC_WS_GROUP = 5,     /* rows that one accumulate call takes: streams in flight a thread */
     FC_WS_GROUP_16 = 10, /* the same for 16-bit rows of a weighted sum: each reads half as much a column of acc */

@@ -3,7 +3,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
 /* sums live in registers only where every loop over them is unrolled */
 #define UNROLL _Pragma("GCC unroll 8")
 

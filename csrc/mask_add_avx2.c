@@ -3,8 +3,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* 4 elements as fp64; x - x is 0 where x is finite, and NaN elsewhere. */
 INLINE __m256d widen(const char* values, int64_t k, int is64) {
     if (is64) return _mm256_loadu_pd((const double*)(const void*)(values + 8 * k));

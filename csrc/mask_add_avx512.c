@@ -3,7 +3,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
 /* clamp(x * by, -most, most): of both sizes the smaller one, under the sign of the product. */
 INLINE __m512d scaled(__m512d x, __m512d by, __m512d most) {
     enum { SMALLER_SIZE = 2 };

@@ -3,8 +3,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* 2 elements as fp64. */
 INLINE float64x2_t widen(const char* values, int64_t k, int is64) {
     if (is64) return vreinterpretq_f64_u8(vld1q_u8((const uint8_t*)(values + 8 * k)));

@@ -3,7 +3,6 @@
  * down by quickselect (Hoare 1961, Floyd and Rivest 1975). Work a column is linear in n, where sorting is not, and a
  * column lies in the first-level cache. 16-bit rows are widened to fp32 as they are read. Included once, after
  * order_sort.h over 32-bit integer keys. */
-#define INLINE static inline __attribute__((always_inline)) /* `type` is a constant at each call */
 
 enum {
     SAMPLE_MOST = 512,

@@ -5,8 +5,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 typedef struct {
     __m256i low, high;
 } table;

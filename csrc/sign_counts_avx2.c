@@ -2,17 +2,9 @@
 #include <immintrin.h>
 
 #include "impl.h"
+#include "widen_avx2.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum { AHEAD = 1024 }; /* bytes */
-
-/* 8 columns as fp32. */
-INLINE __m256 widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm256_loadu_ps((const float*)row);
-    const __m128i half = _mm_loadu_si128((const __m128i*)row);
-    if (type == FC_F16) return _mm256_cvtph_ps(half);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
-}
 
 INLINE int signs(const void* const* rows, int count, const float* center, int64_t length, int32_t* votes, int first,
                  fc_dtype type, int64_t* done) {
@@ -25,7 +17,7 @@ INLINE int signs(const void* const* rows, int count, const float* center, int64_
         for (int r = 0; r < count; r++) {
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
             _mm_prefetch(at + AHEAD, _MM_HINT_T0);
-            const __m256 x = widen(at, type);
+            const __m256 x = widen8_f32(at, type);
             const __m256i above = _mm256_castps_si256(_mm256_cmp_ps(x, middle, _CMP_GT_OQ));
             const __m256i below = _mm256_castps_si256(_mm256_cmp_ps(x, middle, _CMP_LT_OQ));
             vote = _mm256_add_epi32(vote, _mm256_sub_epi32(below, above));

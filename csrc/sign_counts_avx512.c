@@ -2,17 +2,9 @@
 #include <immintrin.h>
 
 #include "impl.h"
+#include "widen_avx512.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum { AHEAD = 1024 }; /* bytes: how far ahead of the load a line is asked for */
-
-/* 16 columns as fp32. */
-INLINE __m512 widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm512_loadu_ps(row);
-    const __m256i half = _mm256_loadu_si256((const __m256i*)row);
-    if (type == FC_F16) return _mm512_cvtph_ps(half);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
 
 INLINE int signs(const void* const* rows, int count, const float* center, int64_t length, int32_t* votes, int first,
                  fc_dtype type, int64_t* done) {
@@ -25,7 +17,7 @@ INLINE int signs(const void* const* rows, int count, const float* center, int64_
         for (int r = 0; r < count; r++) {
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
             _mm_prefetch(at + AHEAD, _MM_HINT_T0);
-            const __m512 x = widen(at, type);
+            const __m512 x = widen16_f32(at, type);
             vote = _mm512_mask_add_epi32(vote, _mm512_cmp_ps_mask(x, middle, _CMP_GT_OQ), vote, one);
             vote = _mm512_mask_sub_epi32(vote, _mm512_cmp_ps_mask(x, middle, _CMP_LT_OQ), vote, one);
             peak = _mm512_max_epu32(peak, _mm512_and_si512(_mm512_castps_si512(x), magnitude));

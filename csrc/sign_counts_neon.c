@@ -2,16 +2,7 @@
 #include <arm_neon.h>
 
 #include "impl.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* 4 columns as fp32. Bytes are loaded, so that any alignment is read safely. */
-INLINE float32x4_t widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return vreinterpretq_f32_u8(vld1q_u8((const uint8_t*)row));
-    const uint16x4_t half = vreinterpret_u16_u8(vld1_u8((const uint8_t*)row));
-    if (type == FC_F16) return vcvt_f32_f16(vreinterpret_f16_u16(half));
-    return vreinterpretq_f32_u32(vshll_n_u16(half, 16));
-}
+#include "widen_neon.h"
 
 INLINE int signs(const void* const* rows, int count, const float* center, int64_t length, int32_t* votes, int first,
                  fc_dtype type, int64_t* done) {
@@ -22,7 +13,7 @@ INLINE int signs(const void* const* rows, int count, const float* center, int64_
         const float32x4_t middle = center ? vld1q_f32(center + k) : vdupq_n_f32(0.0f);
         int32x4_t vote = first ? vdupq_n_s32(0) : vld1q_s32(votes + k);
         for (int r = 0; r < count; r++) {
-            const float32x4_t x = widen((const char*)rows[r] + k * fc_itemsize(type), type);
+            const float32x4_t x = widen4_f32((const char*)rows[r] + k * fc_itemsize(type), type);
             const int32x4_t above = vreinterpretq_s32_u32(vcgtq_f32(x, middle));
             const int32x4_t below = vreinterpretq_s32_u32(vcltq_f32(x, middle));
             vote = vaddq_s32(vote, vsubq_s32(below, above));

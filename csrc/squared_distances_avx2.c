@@ -3,8 +3,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* Columns of a row in fp32, or of a point in fp64. */
 INLINE __m256d load(const void* row, int64_t k, int wide) {
     return wide ? _mm256_loadu_pd((const double*)row + k) : _mm256_cvtps_pd(_mm_loadu_ps((const float*)row + k));

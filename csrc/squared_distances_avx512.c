@@ -4,8 +4,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* Columns of a row in fp32, or of a point in fp64. */
 INLINE __m512d load(const void* row, int64_t k, int wide) {
     return wide ? _mm512_loadu_pd((const double*)row + k) : _mm512_cvtps_pd(_mm256_loadu_ps((const float*)row + k));

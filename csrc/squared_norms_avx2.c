@@ -3,8 +3,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 INLINE void widen8(const char* row, fc_dtype type, __m256d* x) {
     __m256 wide;
     if (type == FC_F32) {

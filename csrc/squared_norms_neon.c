@@ -3,8 +3,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 INLINE float32x4_t load4(const char* row, fc_dtype type) {
     if (type == FC_F32) return vreinterpretq_f32_u8(vld1q_u8((const uint8_t*)row));
     const uint16x4_t half = vreinterpret_u16_u8(vld1_u8((const uint8_t*)row));

@@ -6,7 +6,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum { AHEAD = 1024 };     /* bytes */
 #define BF16_SCALE 0x1p896 /* 2^(1023 - 127); times any fp32 an fp64 */
 

@@ -5,7 +5,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum { AHEAD = 1024 }; /* bytes: how far ahead of the load a line is asked for, where that helps */
 
 /* AMD's own prefetchers follow a group of rows by themselves, and asking ahead of them only stands in their way. */

@@ -3,8 +3,6 @@
 
 #include "impl.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* 8 columns of a row as fp32. Bytes are loaded, so that any alignment is read safely. */
 INLINE void load8(const char* row, fc_dtype type, float32x4_t* x) {
     if (type == FC_F32) {

@@ -2,27 +2,19 @@
 #include <immintrin.h>
 
 #include "impl.h"
+#include "widen_avx2.h"
 
-#define INLINE static inline __attribute__((always_inline))
 /* sums live in registers only where every loop over them is unrolled */
 #define UNROLL _Pragma("GCC unroll 8")
 enum { STEP = 8, AHEAD = 1024 /* bytes */ };
 enum { WIDE = 3, COLUMNS = 4 * WIDE, OUTPUTS = 4 };
-
-/* 4 columns as fp64. */
-INLINE __m256d widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm256_cvtps_pd(_mm_loadu_ps((const float*)row));
-    const __m128i half = _mm_loadl_epi64((const __m128i*)row);
-    if (type == FC_F16) return _mm256_cvtps_pd(_mm_cvtph_ps(half));
-    return _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(half), 16)));
-}
 
 #define PACK(name, type)                                                                                        \
     void fc_weighted_sums_pack_##name##_avx2(const void* row, int64_t length, double* strips, int64_t stride) { \
         const char* at = row;                                                                                   \
         for (; length >= FC_SUMS_STRIP; length -= FC_SUMS_STRIP, strips += stride)                              \
             for (int v = 0; v < FC_SUMS_STRIP / 4; v++, at += 4 * fc_itemsize(type))                            \
-                _mm256_store_pd(strips + 4 * v, widen(at, type));                                               \
+                _mm256_store_pd(strips + 4 * v, widen4_f64(at, type));                                          \
         fc_weighted_sums_pack_##name##_ref(at, length, strips, stride);                                         \
     }
 PACK(f32, FC_F32)
@@ -78,7 +70,7 @@ INLINE void few(const void* const* rows, const double* w, int count, int outputs
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
             __m256d x[2];
             _mm_prefetch(at + AHEAD, _MM_HINT_T0);
-            UNROLL for (int v = 0; v < 2; v++) x[v] = widen(at + 4 * v * fc_itemsize(type), type);
+            UNROLL for (int v = 0; v < 2; v++) x[v] = widen4_f64(at + 4 * v * fc_itemsize(type), type);
             UNROLL for (int o = 0; o < outputs; o++) {
                 const __m256d weight = _mm256_set1_pd(w[r * FC_SUMS_FEW + o]);
                 UNROLL for (int v = 0; v < 2; v++) sum[o][v] = _mm256_fmadd_pd(x[v], weight, sum[o][v]);

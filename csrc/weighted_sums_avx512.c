@@ -3,27 +3,19 @@
 #include <immintrin.h>
 
 #include "impl.h"
+#include "widen_avx512.h"
 
-#define INLINE static inline __attribute__((always_inline))
 /* sums live in registers only where every loop over them is unrolled */
 #define UNROLL _Pragma("GCC unroll 8")
 enum { STEP = 32, AHEAD = 1024 /* bytes */ };
 enum { WIDE = FC_SUMS_STRIP / 8 };
-
-/* 8 columns as fp64. */
-INLINE __m512d widen(const char* row, fc_dtype type) {
-    if (type == FC_F32) return _mm512_cvtps_pd(_mm256_loadu_ps((const float*)row));
-    const __m128i half = _mm_loadu_si128((const __m128i*)row);
-    if (type == FC_F16) return _mm512_cvtps_pd(_mm256_cvtph_ps(half));
-    return _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16)));
-}
 
 #define PACK(name, type)                                                                                          \
     void fc_weighted_sums_pack_##name##_avx512(const void* row, int64_t length, double* strips, int64_t stride) { \
         const char* at = row;                                                                                     \
         for (; length >= FC_SUMS_STRIP; length -= FC_SUMS_STRIP, strips += stride)                                \
             for (int v = 0; v < WIDE; v++, at += 8 * fc_itemsize(type))                                           \
-                _mm512_store_pd(strips + 8 * v, widen(at, type));                                                 \
+                _mm512_store_pd(strips + 8 * v, widen8_f64(at, type));                                            \
         fc_weighted_sums_pack_##name##_ref(at, length, strips, stride);                                           \
     }
 PACK(f32, FC_F32)
@@ -68,7 +60,7 @@ INLINE void few(const void* const* rows, const double* w, int count, int outputs
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
             __m512d x[4];
             for (int64_t b = 0; b < 32 * fc_itemsize(type); b += 64) _mm_prefetch(at + AHEAD + b, _MM_HINT_T0);
-            UNROLL for (int v = 0; v < 4; v++) x[v] = widen(at + 8 * v * fc_itemsize(type), type);
+            UNROLL for (int v = 0; v < 4; v++) x[v] = widen8_f64(at + 8 * v * fc_itemsize(type), type);
             UNROLL for (int o = 0; o < outputs; o++) {
                 const __m512d weight = _mm512_set1_pd(w[r * FC_SUMS_FEW + o]);
                 UNROLL for (int v = 0; v < 4; v++) sum[o][v] = _mm512_fmadd_pd(x[v], weight, sum[o][v]);
