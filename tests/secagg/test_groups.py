@@ -226,7 +226,7 @@ def test_a_draw_is_of_one_number_of_groups_session_and_round(draws, groups, sess
 def test_members_that_were_shown_other_values_have_other_digests(draws):
     """A server may show each member commitments and values of its own making beside the member's: none can tell."""
     commitments = {i: draw.commitment for i, draw in draws.items()}
-    with pytest.raises(PrivacyError, match="digest: .* call group first"):
+    with pytest.raises(PrivacyError, match=r"digest: .* call group first"):
         _ = draws[0].digest
     made = {i: fc.secagg.GroupDraw(draws[0]._roster, i, 3, b"session", 3) for i in draws}
     shown = {i: draw.commitment for i, draw in made.items()} | {0: draws[0].commitment}
