@@ -34,8 +34,6 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "methods": (lambda v: isinstance(v, (list, tuple)) and all(isinstance(x, str) for x in v), "a list of names"),
 }
-
-
 #: δ of a cap on ε that names none, as the field has it for populations of up to some ten thousand
 USUAL_DELTA = 1e-5
 
@@ -46,8 +44,8 @@ class Policy:
 
     smallest_cohort   fewest honest clients in a sum
     largest_epsilon   most ε that the client may have spent after the round; None: any, or none at all
-    largest_delta     most δ that this ε may hold at; None: 1e-5, where there is a largest_epsilon. Less than 1 over the
-                      population says something
+    largest_delta     most δ that this ε may hold at; None: 1e-5, where there is a largest_epsilon. One that is not well
+                      below 1 over the population promises little
     secure            whether the round must be a secure sum
     adversary         'malicious': a sum must withstand its server; 'semi_honest': either kind will do
     corrupt           smallest part of the members, rounded down to members, that may be corrupt without harm. Of the
