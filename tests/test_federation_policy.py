@@ -16,6 +16,8 @@ from fedcore.federation.config_file import parse_config
 
 FFA = 'method = "ffa_lora"\n'
 OPEN = MEAN + "secure = false\n"
+CENTRAL = "[privacy]\nepsilon = 8\ndelta = 1e-5\nclip = 0.5\n"
+LOCAL = CENTRAL + 'mode = "local"\n'
 
 
 class Watching(fake.FakeLearner):
@@ -67,9 +69,25 @@ def refused(tmp_path, body, error=PrivacyError) -> str:
         ("largest_epsilon = 1", NOISE + arms(a=FFA), "arm 'a': .*: largest_epsilon = 1.*, but the round leads to 8"),
         ("smallest_cohort = 7", NOISE + arms(a=FFA), "arm 'a': .*: smallest_cohort = 7, but only 5 honest"),
         (
-            "largest_epsilon = 1\nsecure = false",
+            "largest_epsilon = 9\nsecure = false",
             NOISE + arms(a=FFA + "secure = false\n"),
-            "arm 'a': .*: largest_epsilon = 1, but the round leads to 8",
+            "arm 'a': .*: largest_epsilon = 9, but the round leads to inf: in the clear, .* part of a sum's; refused",
+        ),
+        ("largest_epsilon = 9", NOISE + arms(a=FFA), "arm 'a': .*: largest_delta = 1e-05, but .* δ = 0.001; refused"),
+        (
+            "largest_epsilon = 1\nsecure = false",
+            CENTRAL + arms(a=FFA + "secure = false\n"),
+            "arm 'a': .*: largest_epsilon = 1, but the round leads to 8.0; refused",
+        ),
+        (
+            'largest_epsilon = 8\nsecure = false\nadversary = "malicious"',
+            CENTRAL + arms(a=FFA + "secure = false\n"),
+            "arm 'a': .*: adversary = 'malicious', but the round sends vectors in the clear",
+        ),
+        (
+            "largest_epsilon = 8\nsecure = false\ncorrupt = 0.4",
+            LOCAL + arms(a=FFA + "secure = false\n"),
+            "arm 'a': .*: corrupt = 0.4, but the round sends vectors in the clear",
         ),
     ],
 )
@@ -96,7 +114,7 @@ def test_what_clients_allow_runs(tmp_path, policy):
     top = f'secure = {{ policy = "{policy}" }}\n'
     plain = run(tmp_path / "plain", arms(a=MEAN, b=FFA), top=top)
     with policy.open("a") as file:
-        file.write("largest_epsilon = 8\n")
+        file.write("largest_epsilon = 8\nlargest_delta = 1e-3\n")
     noisy = run(tmp_path / "noisy", NOISE + arms(b=FFA), top=top)
     policy.write_text("secure = false\n")
     clear = run(tmp_path / "open", arms(a=OPEN, b=MEAN), top=top)
@@ -104,6 +122,30 @@ def test_what_clients_allow_runs(tmp_path, policy):
         done = [(entry["arm"], "secure" in entry) for entry in folder.ledger.entries]
         masked = [(arm.name, config.secure_of(arm) is not None) for arm in config.arms]
         assert done == [arm for arm in masked for _ in range(config.run.rounds)]
+
+
+@pytest.mark.parametrize("noise", [CENTRAL, LOCAL])
+def test_who_trusts_the_server_with_vectors_in_the_clear_caps_what_it_publishes_or_is_sent(tmp_path, policy, noise):
+    policy.write_text("secure = false\nlargest_epsilon = 8\n")
+    body = noise + arms(a=FFA + "secure = false\n")
+    client_policy.all_agree(
+        parse_config(f'secure = {{ policy = "{policy}" }}\n' + BASE + body, "c.toml"), CLIENTS, None
+    )
+
+
+def test_a_policys_corrupt_clients_are_counted_over_all_groups(tmp_path, policy):
+    """Of 24 clients 2 may be in one group of six, which a tenth of six would not allow for."""
+    policy.write_text("corrupt = 0.1\n")
+    config = parse_config(
+        f'secure = {{ groups = 4, corrupt = 0.1, dropout = 0.0, policy = "{policy}" }}\n{BASE}{arms(a=MEAN)}'.replace(
+            f"clients = {CLIENTS}", "clients = 24"
+        ),
+        "c.toml",
+    )
+    client_policy.all_agree(config, 24, None)
+    policy.write_text("corrupt = 0.13\n")
+    with pytest.raises(PrivacyError, match=r"corrupt = 0\.13, but the round allows for 2 of 6 members, and"):
+        client_policy.all_agree(config, 24, None)
 
 
 @pytest.mark.parametrize("body", [arms(a=MEAN), NOISE + arms(a=FFA), arms(a=OPEN)])
@@ -133,7 +175,7 @@ def test_each_round_asks_again(tmp_path, policy, body):
 def test_what_is_asked_first_are_the_sums_of_the_rounds(tmp_path, policy, monkeypatch, top, body):
     """In all that a policy looks at: the length of the vectors, and how much noise is in them, are not known yet."""
     asked = []
-    monkeypatch.setattr(client_policy, "_check", lambda config, arm, path, sums, model: asked.append(sums))
+    monkeypatch.setattr(client_policy, "_check", lambda config, arm, path, sums, *rest: asked.append(sums))
     run(tmp_path / "run", body, top=f'secure = {{ {top}policy = "{policy}" }}\n')
     early, *later = [[(p.clients, p.corrupt, p.min_honest, p.adversary) for p in sums] for sums in asked]
     assert later == [early] * 2

@@ -71,8 +71,8 @@ def show(roster: File, json: Json = False) -> None:
 def _change(path: Path, json: bool, what: str, *arguments: str) -> None:
     from fedcore.privacy.secagg.roster_file import RosterFile
 
-    new = what == "enrol" and not path.exists()
     file = RosterFile(path) if what == "enrol" else RosterFile.existing(path)
+    new = not file.there
     getattr(file, what)(*arguments)
     with showing(f"{path} is complete"):
         _print(file, json, new)
@@ -87,5 +87,6 @@ def _print(file: RosterFile, json: bool, new: bool = False) -> None:
     if new:
         typer.echo(f"new roster {file.path}")
     for name, public in sorted(file.members.items()):
-        typer.echo(f"{name}  {public}")
+        escaped = "" if name.isascii() else f" ({name!a})"  # letters of two scripts may look alike
+        typer.echo(f"{name}{escaped}  {public}")
     typer.echo(f"{len(file.members)} members, {len(file.retired)} keys retired, digest {digest or 'none'}")

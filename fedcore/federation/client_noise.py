@@ -116,7 +116,7 @@ class DistributedMode:
         config, arm = about.federation.config, about.arm
         if config.secure_of(arm) is not None:
             self._masks = masks_of(config, arm, self._mechanism)
-            agreed(config, arm, [self._masks], about.federation.learner.digest)
+            agreed(config, arm, [self._masks], plan.population, about.federation.learner.digest)
 
     def message(self, client: Client, update: Update) -> bytes:
         """The client's noisy integers."""

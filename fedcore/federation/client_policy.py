@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from fedcore.errors import ConfigError, MissingError, PrivacyError, StorageError
 from fedcore.federation.config import Arm, Config
+from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.privacy_mechanisms import distributed
 from fedcore.federation.secure_sum import parameters_of, with_honest
 from fedcore.privacy import Distributed, secagg
@@ -26,13 +27,13 @@ def all_agree(config: Config, clients: int, model: str | None) -> None:
             continue
         elif privacy is None:
             # no condition depends on how long the vectors are, which the base tells
-            agreed(config, arm, list(parameters_of(secure, clients, 1).values()), model)
+            agreed(config, arm, list(parameters_of(secure, clients, 1).values()), clients, model)
         else:
             held = [one for one in config.arms if config.privacy_of(one) is not None]
             masks = [one for other in held if (one := config.secure_of(other)) is not None]
             # nor on how much noise there is
             mechanism = distributed(with_honest(privacy, masks, clients), clients, 1, 1.0)
-            agreed(config, arm, [masks_of(config, arm, mechanism)], model)
+            agreed(config, arm, [masks_of(config, arm, mechanism)], clients, model)
 
 
 def masks_of(config: Config, arm: Arm, mechanism: Distributed) -> secagg.Parameters:
@@ -44,22 +45,28 @@ def masks_of(config: Config, arm: Arm, mechanism: Distributed) -> secagg.Paramet
     )
 
 
-def agreed(config: Config, arm: Arm, sums: Sequence[secagg.Parameters], model: str | None) -> None:
-    """The same for these sums of an arm under masks."""
+def agreed(config: Config, arm: Arm, sums: Sequence[secagg.Parameters], clients: int, model: str | None) -> None:
+    """The same for these sums of an arm under masks, over so many clients in all."""
     secure = config.secure_of(arm)
     if secure is not None and secure.policy is not None:
-        _check(config, arm, secure.policy, sums, model)
+        _check(config, arm, secure.policy, sums, clients, model)
 
 
 def agreed_in_the_clear(config: Config, arm: Arm, model: str | None) -> None:
     """The same for an arm without masks, by the policy of [secure]."""
     if config.secure is not None and config.secure.policy is not None and config.secure_of(arm) is None:
-        _check(config, arm, config.secure.policy, [None], model)
+        _check(config, arm, config.secure.policy, [None], None, model)
 
 
-def _check(config: Config, arm: Arm, path: str, sums: Sequence[secagg.Parameters | None], model: str | None) -> None:
-    privacy, aggregation = config.privacy_of(arm), config.aggregation_of(arm)
-    epsilon = math.inf if privacy is None else privacy.epsilon
+def _check(
+    config: Config,
+    arm: Arm,
+    path: str,
+    sums: Sequence[secagg.Parameters | None],
+    clients: int | None,
+    model: str | None,
+) -> None:
+    aggregation = config.aggregation_of(arm)
     try:
         policy = secagg.Policy.load(path)
     except (MissingError, StorageError, ConfigError) as error:
@@ -67,7 +74,17 @@ def _check(config: Config, arm: Arm, path: str, sums: Sequence[secagg.Parameters
     if model is None:
         policy = replace(policy, model=None)
     for p in sums:
+        epsilon, delta = _accounted(config.privacy_of(arm), masked=p is not None)
+        offer = secagg.Offer(p, epsilon, delta, model, aggregation.method or aggregation.rule, clients)
         try:
-            policy.check(secagg.Offer(p, epsilon, model, aggregation.method or aggregation.rule))
+            policy.check(offer)
         except PrivacyError as error:
             raise PrivacyError(f"arm {arm.name!r}: {path}: {str(error).removeprefix('policy: ')}") from None
+
+
+def _accounted(privacy: Privacy | None, masked: bool) -> tuple[float, float]:
+    """(ε, δ) of what leaves the clients, or of what a server publishes that they trust with it."""
+    # without masks the server sees each message under its own part of the noise, and the accounting is of their sum
+    if privacy is None or (privacy.mode == "distributed" and not masked):
+        return math.inf, 1.0
+    return privacy.epsilon, privacy.delta

@@ -100,7 +100,7 @@ def secure_step(
     changes = Changes.of(method_of(config, arm) or FedIT(), number, start)
     name = aggregation.method or aggregation.rule
     made = list(parameters_of(settings, len(federation.clients), changes.length + 1).values())
-    agreed(config, arm, made, federation.learner.digest)
+    agreed(config, arm, made, len(federation.clients), federation.learner.digest)
     quantizer = quantizer_of(config, arm, [len(client.texts) for client in federation.clients])
     gathered = gather(federation, arm, start, changes, quantizer, clock)
     if gathered.clamped or gathered.vanished:  # of which a server would see nothing: no fact for the ledger

@@ -11,11 +11,11 @@ from secagg.driver import BOTH, SEALING, Rig, complete, from_server, key_of, req
 from fedcore.errors import Forged, PrivacyError, Replayed, Void
 from fedcore.privacy import Distributed
 from fedcore.privacy.secagg import wire
-from fedcore.privacy.secagg.guard import Offer, Policy
 from fedcore.privacy.secagg.keys import signed_text
 from fedcore.privacy.secagg.masking import mask_keys
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import MASK, SEED
+from fedcore.privacy.secagg.policy import Offer, Policy
 from fedcore.privacy.secagg.server import Server
 
 

@@ -186,22 +186,27 @@ def test_who_would_choose_groups_is_refused(draws):
     commitments = {i: draw.commitment for i, draw in draws.items()}
     with pytest.raises(PrivacyError, match="reveal first"):
         draws[0].group({})
-    with pytest.raises(PrivacyError, match="bytes of 7"):  # the server holds one back until it has seen a value
+    with pytest.raises(
+        PrivacyError, match="bytes of 7; a value is revealed once all have"
+    ):  # the server holds one back until it has seen a value
         draws[0].reveal({i: c for i, c in commitments.items() if i != 7})
     with pytest.raises(Forged, match="this member's place"):
         draws[0].reveal(commitments | {0: bytes(32)})
     values = {i: draw.reveal(commitments) for i, draw in draws.items()}
     with pytest.raises(Replayed, match="revealed once"):
         draws[0].reveal(commitments | {7: bytes(32)})
-    with pytest.raises(Forged, match="7 revealed another value"):
+    # honest or not: whoever carried it could have changed it, and then groups without 7 would be the carrier's choice
+    with pytest.raises(Forged, match="another value of 7 than was committed to: by 7, or by who carried it") as caught:
         draws[0].group(values | {7: bytes(32)})
-    with pytest.raises(Void, match="bytes of 7; draw again"):
+    assert "without" not in str(caught.value)
+    with pytest.raises(Void, match="bytes of 7; the draw is void, begin a new one among the same") as caught:
         draws[0].group({i: v for i, v in values.items() if i != 7})
+    assert "without" not in str(caught.value)
     # who copies another's commitment, and its value, did not commit to that
     again = {i: fc.secagg.GroupDraw(draws[0]._roster, i, 3, b"session", 3) for i in draws}
     copied = {i: draw.commitment for i, draw in again.items()} | {7: again[0].commitment}
     value = again[0].reveal(copied)
-    with pytest.raises(Forged, match="7 revealed another"):
+    with pytest.raises(Forged, match="another value of 7"):
         again[0].group({i: draw._value for i, draw in again.items()} | {7: value})
 
 
@@ -214,8 +219,25 @@ def test_a_draw_is_of_one_number_of_groups_session_and_round(draws, groups, sess
     other = fc.secagg.GroupDraw(roster, 7, groups, session, number)
     commitments = {i: draw.commitment for i, draw in draws.items()} | {7: other.commitment}
     values = {i: (other if i == 7 else draw).reveal(commitments) for i, draw in draws.items()}
-    with pytest.raises(Forged, match="7 revealed another value"):
+    with pytest.raises(Forged, match="another value of 7"):
         draws[0].group(values)
+
+
+def test_members_that_were_shown_other_values_have_other_digests(draws):
+    """A server may show each member commitments and values of its own making beside the member's: none can tell."""
+    commitments = {i: draw.commitment for i, draw in draws.items()}
+    with pytest.raises(PrivacyError, match=r"digest: .* call group first"):
+        _ = draws[0].digest
+    made = {i: fc.secagg.GroupDraw(draws[0]._roster, i, 3, b"session", 3) for i in draws}
+    shown = {i: draw.commitment for i, draw in made.items()} | {0: draws[0].commitment}
+    draws[0].group({i: draw._value for i, draw in made.items()} | {0: draws[0].reveal(shown)})
+    values = {i: draw._value for i, draw in draws.items()}
+    for i in range(1, 12):
+        draws[i].reveal(commitments)
+        draws[i].group(values)
+    assert len({draws[i].digest for i in range(1, 12)}) == 1
+    assert draws[0].digest != draws[1].digest
+    assert len(draws[0].digest) == 32
 
 
 def test_no_draw_is_of_groups_of_one(draws):

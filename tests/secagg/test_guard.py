@@ -29,7 +29,7 @@ def test_a_client_refuses_rounds_outside_its_policy(tmp_path):
     policy = fc.secagg.Policy.load(path)
     p = fc.secagg.Parameters.choose(20, length=1, bound=1, adversary="malicious")
     bold = fc.secagg.Parameters.choose(20, length=1, bound=1, corrupt=0.05, adversary="malicious")
-    good = {"parameters": p, "epsilon": 3.0, "model": "a" * 64, "method": "FedIT"}
+    good = {"parameters": p, "epsilon": 3.0, "delta": 1e-5, "model": "a" * 64, "method": "FedIT"}
     policy.check(fc.secagg.Offer(**good))
     few = fc.secagg.Parameters.choose(5, length=1, bound=1, adversary="malicious")
     kind = fc.secagg.Parameters.choose(20, length=1, bound=1)
@@ -42,6 +42,9 @@ def test_a_client_refuses_rounds_outside_its_policy(tmp_path):
         ({"epsilon": float("nan")}, "epsilon: got nan, expected a number from 0 on"),
         ({"epsilon": -1.0}, "epsilon: got -1.0, expected a number from 0 on"),
         ({"epsilon": True}, "epsilon: got True, expected a number from 0 on"),
+        ({"delta": 1.1e-5}, "largest_delta = 1e-05, but the round's ε holds at δ = 1.1e-05"),
+        ({"delta": -1e-9}, "delta: got -1e-09, expected a number from 0 to 1"),
+        ({"delta": None}, "delta: got None, expected a number from 0 to 1"),
         ({"model": "b" * 64}, "model"),
         ({"method": "FLoRA"}, "methods"),
     ):
@@ -54,6 +57,8 @@ def test_a_client_refuses_rounds_outside_its_policy(tmp_path):
     for text, why in (
         ("cohort = 3", "unknown key 'cohort'"),
         ("smallest_cohort = 1", "smallest_cohort"),
+        ("largest_epsilon = 1\nlargest_delta = 1", "largest_delta: got 1, expected"),
+        ("largest_delta = 1e-6", "largest_delta: got 1e-06 without largest_epsilon"),
         ("a", "policy"),
     ):
         path.write_text(text)
@@ -61,6 +66,62 @@ def test_a_client_refuses_rounds_outside_its_policy(tmp_path):
             fc.secagg.Policy.load(path)
     with pytest.raises(MissingError):
         fc.secagg.Policy.load(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"secure": True}, "secure = true"),
+        ({"smallest_cohort": 3}, "smallest_cohort = 3"),
+        ({"adversary": "malicious"}, "adversary = 'malicious'"),
+        ({"corrupt": 0.01}, "corrupt = 0.01"),
+    ],
+)
+def test_what_masks_alone_keep_refuses_rounds_in_the_clear(asked, said):
+    noisy = fc.secagg.Offer(None, 1.0, 1e-6)
+    with pytest.raises(PrivacyError, match=f"^policy: {said}, but the round sends vectors in the clear"):
+        fc.secagg.Policy(**({"secure": False, "largest_epsilon": 8} | asked)).check(noisy)
+
+
+def test_epsilon_is_capped_at_a_delta_and_a_trusted_server_may_be_who_adds_the_noise():
+    policy = fc.secagg.Policy(secure=False, largest_epsilon=8)
+    policy.check(fc.secagg.Offer(None, 8.0, 1e-5))
+    for delta, cap in ((1e-4, 1e-5), (0.9, 1e-5), (1.0, 1e-5), (2e-3, 1e-3)):
+        asked = fc.secagg.Policy(secure=False, largest_epsilon=8, largest_delta=None if cap == 1e-5 else cap)
+        with pytest.raises(PrivacyError, match=f"largest_delta = {cap}, but the round's ε holds at δ = {delta}"):
+            asked.check(fc.secagg.Offer(None, 8.0, delta))
+    with pytest.raises(PrivacyError, match=r"δ = 1\.0"):  # who says none promises nothing
+        policy.check(fc.secagg.Offer(None, 8.0))
+    with pytest.raises(PrivacyError, match="leads to inf: in the clear, without noise or under a part of a sum's"):
+        policy.check(fc.secagg.Offer(None))
+    fc.secagg.Policy(secure=False).check(fc.secagg.Offer(None, 8.0, 0.9))
+
+
+def test_a_policys_corrupt_part_holds_of_the_whole_cohort_in_each_of_its_groups():
+    """What `group_parameters` allows for, and no less: a group is smaller than the chance of its members."""
+    about = {"length": 1, "bound": 1, "adversary": "malicious"}
+    policy = fc.secagg.Policy(smallest_cohort=5, adversary="malicious", corrupt=0.1)
+    for members, groups, corrupt, dropout in ((1003, 7, 0.1, 0.1), (1000, 4, 0.1, 0.1), (1000, 1, 0.1, 0.1)):
+        for p in fc.secagg.group_parameters(members, groups, corrupt=corrupt, dropout=dropout, **about).values():
+            policy.check(fc.secagg.Offer(p, members=members))
+    small = fc.secagg.Parameters.choose(20, groups=10, corrupt=0.1, dropout=0.1, **about)
+    few = [(small, 200)]
+    for members, groups in ((100, 5), (300, 10), (400, 10)):
+        made = fc.secagg.group_parameters(members, groups, corrupt=0.02, dropout=0.03, **about)
+        few += [(p, members) for p in made.values()]
+    for p, members in few:
+        liars = members // 10
+        said = f"allows for {p.corrupt} of {p.clients} members, and chance puts more of {liars} into one of {p.groups}"
+        with pytest.raises(PrivacyError, match=f"corrupt = 0.1, but the round {said} groups; refused"):
+            policy.check(fc.secagg.Offer(p, members=members))
+        with pytest.raises(PrivacyError, match=f"not say how many members all {p.groups} groups have"):
+            policy.check(fc.secagg.Offer(p))
+        fc.secagg.Policy(smallest_cohort=2, adversary="malicious").check(fc.secagg.Offer(p))
+        for wrong in (20, 11 * p.clients * p.groups, "200", True):
+            with pytest.raises(PrivacyError, match="members: got"):
+                fc.secagg.Offer(p, members=wrong)
+    with pytest.raises(PrivacyError, match=r"corrupt = 0\.1, but the round allows for 0 of 20 members; refused"):
+        policy.check(fc.secagg.Offer(fc.secagg.Parameters.choose(20, corrupt=0, **about)))
 
 
 def test_a_policy_that_sparse_graphs_do_not_keep_names_what_would():

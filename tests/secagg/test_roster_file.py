@@ -7,13 +7,31 @@ import json
 import pytest
 from secagg.driver import key_of
 
-from fedcore.errors import FormatError, PrivacyError
-from fedcore.privacy.secagg.roster_file import RosterFile
+from fedcore.cli import main
+from fedcore.errors import FormatError, MissingError, PrivacyError, StorageError
+from fedcore.privacy.secagg.roster_file import RosterFile, is_identifier, new_key
 
 PUBLICS = {name: key_of(i + 1).public_key().public_bytes_raw().hex() for i, name in enumerate("abc")}
 
 
-@pytest.mark.parametrize("name", ["", " ", "a\n", "b\x1b[2J", "a ", " a", "a\u200b", "\udc80", "a\tb", "a\u00a0"])
+UNSEEN = [
+    "a\ufe0f",
+    "a\ufe00",
+    "a\U000e0101",
+    "a\u034f",
+    "a\u115f",
+    "\u1160",
+    "\u2800",
+    "a\u17b4",
+    "a\u180b",
+    "\U0001d159",
+]
+NOT_NORMAL = ["cafe\u0301", "a\u3164", "\uffa0", "\uff41", "\u212bb", "\ufb01"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a\n", "b\x1b[2J", "a ", " a", "a\u200b", "\udc80", "a\tb", "a\u00a0", *UNSEEN, *NOT_NORMAL]
+)
 def test_identifiers_that_could_pass_for_others_are_refused(tmp_path, name):
     path = tmp_path / "roster.json"
     file = RosterFile(path)
@@ -22,12 +40,94 @@ def test_identifiers_that_could_pass_for_others_are_refused(tmp_path, name):
     with pytest.raises(PrivacyError, match="expected an identifier of printable characters") as caught:
         file.enrol(name, PUBLICS["b"])
     assert str(caught.value).isprintable()
+    assert ascii(name) in str(caught.value)
     assert path.read_bytes() == before
     path.write_text(json.dumps({"version": 1, "members": {name: PUBLICS["b"]}, "retired": []}))  # by another hand
     with pytest.raises(PrivacyError, match="expected an identifier of printable characters"):
         RosterFile(path).roster()
     RosterFile(path).revoke(name)
     assert RosterFile(path).members == {}
+
+
+def test_what_unicode_calls_default_ignorable_is_in_no_identifier():
+    """DerivedCoreProperties.txt, Default_Ignorable_Code_Point."""
+    ranges = [(0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F)]
+    ranges += [(0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F)]
+    ranges += [(0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A)]
+    ranges += [(0xE0000, 0xE0FFF)]
+    assert not [hex(one) for low, high in ranges for one in range(low, high + 1) if is_identifier(f"a{chr(one)}")]
+
+
+@pytest.mark.parametrize("name", ["a b é", "Łukasz", "नीलम", "김민준", "陳大文", "n-1_2@x.org", "o’brien", "עִברִי"])
+def test_names_of_any_script_are_identifiers(tmp_path, name):
+    RosterFile(tmp_path / "roster.json").enrol(name, PUBLICS["a"])
+    assert RosterFile(tmp_path / "roster.json").roster().ids == [name]
+
+
+def _looped(folder):
+    (folder / "loop").symlink_to("loop")
+    return folder / "loop"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder, "Is a directory, expected a roster"),
+        (lambda folder: folder / ("x" * 300), "File name too long, expected a roster"),
+        (lambda folder: folder / "a\0b", "embedded null"),
+        (_looped, "(?i:symlink loop|too many levels of symbolic links)"),
+        (lambda folder: _looped(folder) / "x", "(?i:symlink loop|too many levels of symbolic links)"),
+    ],
+)
+def test_a_path_that_is_no_rosters_is_refused_by_name(tmp_path, capsys, make, said):
+    path = make(tmp_path)
+    for use in (lambda: RosterFile(path), lambda: RosterFile.existing(path)):
+        with pytest.raises((StorageError, MissingError), match=f"{said}|no such roster") as caught:
+            use()
+        assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(StorageError, match=said):
+        RosterFile(path)
+    for arguments in (["show", str(path)], ["enrol", str(path), "a", PUBLICS["a"]]):
+        if "\0" in str(path):
+            continue  # no argument of a process has one
+        assert main(["keys", *arguments]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("fedcore: error: ")
+        assert "expected a roster" in line or "no such roster" in line
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300])
+def test_a_key_is_written_to_a_path_that_can_be(tmp_path, path):
+    with pytest.raises(StorageError, match=r"choose another (place|name)") as caught:
+        new_key(tmp_path / path)
+    assert str(caught.value).isprintable()
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_and_keys_are_text(tmp_path):
+    file = RosterFile(tmp_path / "roster.json")
+    file.enrol("a", PUBLICS["a"])
+    for key in (None, bytes(32), 5):
+        for change in (lambda key=key: file.enrol("b", key), lambda key=key: file.rotate("a", key)):
+            with pytest.raises(PrivacyError, match="public key: expected an Ed25519 public key, 64 hexadecimal digits"):
+                change()
+    for name in (5, None, ["a"], b"a"):
+        with pytest.raises(PrivacyError, match="expected an identifier of printable characters"):
+            file.enrol(name, PUBLICS["b"])
+        for change in (lambda name=name: file.rotate(name, PUBLICS["b"]), lambda name=name: file.revoke(name)):
+            with pytest.raises(PrivacyError, match="is no member"):
+                change()
+    assert RosterFile(file.path).members == {"a": PUBLICS["a"]}
+
+
+def test_names_that_are_not_ascii_are_shown_escaped_as_well(tmp_path, capsys):
+    path = tmp_path / "roster.json"
+    for name, public in (("alice", "a"), ("\u0430lice", "b")):
+        RosterFile(path).enrol(name, PUBLICS[public])
+    assert main(["keys", "show", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"alice  {PUBLICS['a']}"
+    assert lines[1] == f"\u0430lice ('\\u0430lice')  {PUBLICS['b']}"
 
 
 def test_a_roster_that_names_a_member_or_a_field_twice_is_refused(tmp_path):

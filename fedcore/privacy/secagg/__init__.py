@@ -7,8 +7,9 @@ from fedcore.errors import Forged, Replayed, Void
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.group_draw import GroupDraw
 from fedcore.privacy.secagg.groups import group_parameters, partition, tolerated
-from fedcore.privacy.secagg.guard import Offer, Policy, leaks, require_linear
+from fedcore.privacy.secagg.guard import leaks, require_linear
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
+from fedcore.privacy.secagg.policy import Offer, Policy
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.roster_file import RosterFile
 from fedcore.privacy.secagg.round import digest_of

@@ -125,11 +125,20 @@ def _most_dropouts(members: int, groups: int, liars: int, gone: int, others: dic
 
 def _most_in_one(members: int, groups: int, marked: int, size: int, most: float) -> int:
     """The most of `marked` members that a random group of `size` has, but for a chance of 2**most that any has more."""
-    return next(
-        count
-        for count in range(size + 1)
-        if math.log2(groups) + hypergeometric(members, marked, size, count + 1) <= most
-    )
+    return next(count for count in range(size + 1) if _is_most(members, groups, marked, size, count, most))
+
+
+def _is_most(members: int, groups: int, marked: int, size: int, count: int, most: float) -> bool:
+    """Whether the chance that any of so many random groups has more than `count` of the marked is at most 2**most."""
+    return math.log2(groups) + hypergeometric(members, marked, size, count + 1) <= most
+
+
+def allows_for(p: Parameters, members: int, liars: int) -> bool:
+    """Whether a group with these parameters has no more corrupt ones than they say, of `liars` among all members.
+
+    But for the chance that `group_parameters` leaves to all groups together.
+    """
+    return _is_most(members, p.groups, liars, p.clients, p.corrupt, SECURITY - 1)
 
 
 def tolerated(members: int, groups: int, liars: int) -> tuple[int, bool]:

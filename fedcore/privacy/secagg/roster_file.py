@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,14 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcore.errors import FormatError, MissingError, PrivacyError
+from fedcore.errors import FormatError, MissingError, PrivacyError, StorageError
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.updates.atomic import locked_beside, write_atomically, write_new
 
 VERSION = 1
+#: words in the names of characters that Python calls printable and that show as nothing, or change another one's form:
+#: with `isprintable` and NFKC they refuse all that Unicode calls default ignorable
+_UNSEEN = ("BLANK", "FILLER", "JOINER", "NULL NOTEHEAD", "VARIATION SELECTOR", "VOWEL INHERENT")
 
 
 class RosterFile:
@@ -23,29 +27,43 @@ class RosterFile:
     JSON: {"version": 1, "members": {identifier: key in hex}, "retired": [key in hex, ...]}. A change is made to what
     the file says at that moment, while others that change it wait, and is written whole or not at all. Raises
     FormatError for a file that is none, MissingError where a change finds the file gone, StorageError where it cannot
-    be locked or written, PrivacyError for a change that would break it, or that would leave it broken by other hands:
-    `revoke` is what mends that, of all members that have one key.
+    be read, locked or written, PrivacyError for a change that would break it, or that would leave it broken by other
+    hands: `revoke` is what mends that, of all members that have one key.
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).resolve()  # a change replaces the file, not a link to it, and locks it for all its names
-        self._read()
+        try:
+            self.path = Path(path).resolve()  # a change replaces the file, not a link, and locks it for all its names
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
+            raise _unreadable(path, error) from None
+        self._read(self._data())
 
     @classmethod
     def existing(cls, path: str | Path) -> RosterFile:
         """One that is there. Raises MissingError."""
-        if not Path(path).exists():
+        found = cls(path)
+        if not found.there:
             raise MissingError(f"{path}: no such roster; make it with fedcore keys enrol")
-        return cls(path)
+        return found
 
-    def _read(self) -> None:
+    def _data(self) -> bytes | None:
+        """What is in the file; None where there is none."""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise _unreadable(self.path, error) from None
+
+    def _read(self, data: bytes | None) -> None:
         self.members: dict[str, str] = {}
         self.retired: list[str] = []
-        self._there = self.path.exists()
-        if not self._there:
+        #: whether there is a file, since it was read or written
+        self.there = data is not None
+        if data is None:
             return
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"), object_pairs_hook=self._each_once)
+            found = json.loads(data.decode(), object_pairs_hook=self._each_once)
             version, members, retired = found["version"], found["members"], found["retired"]
             if version != VERSION or not all(isinstance(text, str) for text in [*members, *members.values(), *retired]):
                 raise ValueError
@@ -73,23 +91,27 @@ class RosterFile:
 
     def _of(self, members: dict[str, str]) -> Roster:
         for name, text in members.items():
-            if not name or not name.isprintable() or name != name.strip():  # it could pass for another one where shown
-                raise PrivacyError(
-                    f"{self.path}: got {name!r}, expected an identifier of printable characters, without blanks at its "
-                    "ends"
-                )
+            self._check(name)
             if text in self.retired:
                 raise PrivacyError(
                     f"{self.path}: the key of {name!r} was retired; rotate or revoke it with fedcore keys"
                 )
         return Roster({name: _key(text, f"{self.path}: {name!r}") for name, text in members.items()})
 
+    def _check(self, name: str) -> None:
+        if not is_identifier(name):
+            raise PrivacyError(
+                f"{self.path}: got {name!a}, expected an identifier of printable characters in Unicode's normal "
+                "form NFKC, none that shows as nothing, without blanks at its ends"
+            )
+
     def enrol(self, name: str, public: str) -> None:
         """A new member, with its Ed25519 public key in hex.
 
-        Raises as every change does (see the class), PrivacyError also for a name that is empty, not printable or a
-        member's already, and for a key that is none, retired or a member's.
+        Raises as every change does (see the class), PrivacyError also for a name that is no identifier
+        (`is_identifier`) or a member's already, and for a key that is none, retired or a member's.
         """
+        self._check(name)
         key = _key(public, "public key").hex()
         with self._changing():
             if name in self.members:
@@ -121,9 +143,10 @@ class RosterFile:
     def _changing(self) -> Iterator[None]:
         """What the file says now, to be changed and written while nobody else does."""
         with locked_beside(self.path):
-            if self._there and not self.path.exists():
+            data = self._data()
+            if self.there and data is None:
                 raise MissingError(f"{self.path}: the roster is gone; put it back, a new one would forget retired keys")
-            self._read()
+            self._read(data)
             before = self.members.copy(), self.retired.copy()
             try:
                 yield
@@ -132,10 +155,10 @@ class RosterFile:
             except BaseException:
                 self.members, self.retired = before  # nobody is to be taken for a member whom the file does not name
                 raise
-            self._there = True
+            self.there = True
 
     def _member(self, name: str) -> str:
-        if name not in self.members:
+        if not isinstance(name, str) or name not in self.members:
             raise PrivacyError(f"{self.path}: {name!r} is no member; enrol it first")
         return self.members[name]
 
@@ -149,6 +172,29 @@ class RosterFile:
         self.members = members
 
 
+def is_identifier(name: object) -> bool:
+    """Whether a member can be told from others by this name where it is shown.
+
+    Printable characters in the form NFKC, none that shows as nothing, no blanks at the ends. Letters of one script that
+    look like another's are let through: `fedcore keys show` prints names that are not ASCII escaped as well.
+    """
+    return (
+        isinstance(name, str)
+        and name != ""
+        and name.isprintable()
+        and name == name.strip()
+        and unicodedata.is_normalized("NFKC", name)
+        and not any(word in unicodedata.name(one, "") for one in name for word in _UNSEEN)
+    )
+
+
+def _unreadable(path: str | Path, error: Exception) -> StorageError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    name = str(path)
+    name = name if name.isprintable() else ascii(name)
+    return StorageError(f"{name}: {reason}, expected a roster, a JSON file as fedcore keys writes it; give its path")
+
+
 def _written(text: str) -> str:
     """A key as this file writes it, however it was put there; what is none stays as it is."""
     try:
@@ -160,7 +206,7 @@ def _written(text: str) -> str:
 def _key(text: str, what: str) -> bytes:
     try:
         key = bytes.fromhex(text)
-    except ValueError:
+    except (ValueError, TypeError):
         key = b""
     if len(key) != 32:
         raise PrivacyError(f"{what}: expected an Ed25519 public key, 64 hexadecimal digits")
@@ -173,5 +219,8 @@ def new_key(path: str | Path) -> str:
     Raises ExistsError, StorageError.
     """
     key = Ed25519PrivateKey.generate()
-    write_new(Path(path), key.private_bytes_raw())
+    try:
+        write_new(Path(path), key.private_bytes_raw())
+    except ValueError as error:  # of a path with a NUL
+        raise StorageError(f"{str(path)!a}: {error}; choose another name") from None
     return key.public_key().public_bytes_raw().hex()
