@@ -1,7 +1,6 @@
 /* AES-256-CTR with AES-NI, a block a vector; and the key schedule (FIPS 197 section 5.2) for VAES too. */
 #include <immintrin.h>
 
-#include <stdint.h>
 #include "impl.h"
 
 #define vec __m128i

@@ -1,7 +1,6 @@
 /* AES-256-CTR with VAES and AVX-512: four blocks a vector, all round keys in registers. */
 #include <immintrin.h>
 
-#include <stdint.h>
 #include "impl.h"
 
 #define vec __m512i

@@ -1,7 +1,6 @@
 /* AES-256-CTR with VAES where there is no AVX-512: two blocks a vector. */
 #include <immintrin.h>
 
-#include <stdint.h>
 #include "impl.h"
 
 #define vec __m256i
