@@ -89,8 +89,8 @@ def test_a_chunk_of_another_round_with_the_same_keys_is_refused():
 
 
 def test_a_server_key_put_in_place_of_the_servers_makes_no_chunk_that_the_server_takes():
-    """Nor does it let who put it there make one: it knows the key that the client has, and not the server's. The client's
-    shares, signed together with that key, are refused before; had they been taken, chunks would still not be."""
+    """Nor does it let who put it there make one: it knows the key that the client has, and not the server's. Shares are
+    signed together with that key, and refused before; had they been taken, chunks would still not be."""
     rig = Rig(complete(4, 2)).run("share")
     mine, at = X25519PrivateKey.generate(), wire.HEADER.size + 32
     public = mine.public_key().public_bytes_raw()

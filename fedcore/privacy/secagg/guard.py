@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -51,15 +50,19 @@ def leaks(
     if sum(sizes) != included:
         raise ShapeError(f"groups: got {sum(sizes)} members in all, expected the {included} clients in the sum")
     width = None if hidden_size is None else check_whole("hidden_size", hidden_size)
-    each = None if tokens is None else _tokens(tokens, included)
+    counts = None if tokens is None else _tokens(tokens, included)
     found, at, apart = [], 0, f" without the {corrupt} that may be corrupt" * bool(corrupt)
     if included - corrupt <= 1:
         found.append(f"{included} clients in the sum, {corrupt} of them may be corrupt: it shows one client's vector")
     for number, size in enumerate(sizes):
         if groups is not None and size - corrupt <= 1:
             found.append(f"group {number} has {size} members, {corrupt} may be corrupt: its sum shows one's vector")
-        if each is not None and width is not None:
-            total = int(sum(sorted(each[at : at + size])[: max(0, size - corrupt)]))
+        if counts is not None and width is not None:
+            left = max(0, size - corrupt)
+            if isinstance(counts, int):
+                total = counts * left // max(included, 1)
+            else:
+                total = sum(sorted(counts[at : at + size])[:left])
             if total < width:
                 found.append(
                     f"{'the cohort' if groups is None else f'group {number}'}{apart} trained on {total} tokens, fewer "
@@ -70,10 +73,10 @@ def leaks(
     return found
 
 
-def _tokens(tokens: Sequence[int] | int, clients: int) -> list[Fraction] | list[int]:
-    """Of each client; of a number for all of them as many each."""
+def _tokens(tokens: Sequence[int] | int, clients: int) -> list[int] | int:
+    """Of each client, or of all."""
     if getattr(tokens, "ndim", 0) == 0 and not isinstance(tokens, Sequence):
-        return [Fraction(check_whole("tokens", tokens, 0), max(clients, 1))] * clients
+        return check_whole("tokens", tokens, 0)
     counts = _counts("tokens", tokens)
     if len(counts) != clients:
         raise ShapeError(
