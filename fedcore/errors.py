@@ -119,10 +119,12 @@ class SecureSumError(FedcoreError):
 
 
 class Void(SecureSumError, RuntimeError):
-    """A round of a secure sum that cannot give its sum, or a member that cannot go on; nothing was learned.
+    """A round of a secure sum that cannot give its sum, or a member that cannot go on.
+
+    Nothing beyond a sum that the guarantee allows was learned: a sum that leaves its bound is void after it is plain.
 
     `suspects`: identifiers of members to be left out of the next round: as long as no more than `corrupt` members lie,
-    each of them did. None where that is certain of nobody.
+    each of them did, whoever changed messages on their way. None where that is certain of nobody.
     """
 
     def __init__(self, message: str, suspects: Sequence[str | int] = ()):

@@ -177,15 +177,15 @@ def asked(federation: Federation, arm: Arm, start: Start, client: Client, number
 def leaks(config: Config, changes: Changes, facts: Mapping[str, Any]) -> list[str]:
     """Why a sum shows what it should hide.
 
-    Tokens of the honest clients that are certain to be in a sum, as trained on, repeated ones again. All clients that
-    may be corrupt may be in it.
+    Of the smallest sum that a server could have learned: the honest clients that are certain to be in it, and all that
+    may be corrupt. Tokens as trained on, repeated ones again.
     """
     each = config.training.steps * config.training.batch_size * config.training.sequence_length
     width, corrupt = min(pair.d_in for pair in changes.reference.modules.values()), max(facts["corrupt"])
     found: list[str] = []
     for group in facts["survivors"]:
-        tokens = each * max(0, min(facts["min_honest"], len(group) - corrupt))
-        found += secagg.leaks(len(group), hidden_size=width, tokens=tokens, corrupt=corrupt)
+        included = min(len(group), facts["min_honest"] + corrupt)
+        found += secagg.leaks(included, hidden_size=width, tokens=[each] * included, corrupt=corrupt)
     return list(dict.fromkeys(found))
 
 

@@ -16,6 +16,7 @@ from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.server import Server
 from fedcore.privacy.secagg.simulate import answer
+from fedcore.privacy.secagg.transcripts import ANSWERING, transcript
 
 SEALING = bytes(range(32))
 CONTEXT = bytes(32)
@@ -73,9 +74,15 @@ class Rig:
         return self.clients[name]._holders
 
 
+def signature_of(rig: Rig, name: int, kind: str, body: bytes) -> bytes:
+    """A member's signature on a body, and where it is of shares on what it was sent."""
+    told = transcript(*rig.server._sent.digests(name)) if kind in ANSWERING else b""
+    return key_of(name + 1).sign(signed_text(kind, rig.server._tag, name, body, told))
+
+
 def signed(rig: Rig, name: int, kind: str, body: bytes) -> bytes:
     """What a corrupt member sends: a body of its choice, under its own signature."""
-    signature = key_of(name + 1).sign(signed_text(kind, rig.server._tag, name, body))
+    signature = signature_of(rig, name, kind, body)
     return wire.pack(wire.kind_of(kind), name, rig.server._tag, body, signature)
 
 

@@ -47,47 +47,37 @@ def test_a_second_unmask_request_is_refused():
 
 
 def test_a_member_that_some_were_told_is_in_the_sum_is_nowhere_called_gone():
-    """Different survivor lists to two neighbourhoods: each client gives mask secrets only of members whose list it did
-    not see, and leaves unless enough of its holders saw its own."""
+    """Different survivor lists to two neighbourhoods: each client leaves unless enough of its holders saw what it saw,
+    and gives seeds only of members whose list it did see, and mask secrets of others."""
     rig = rig_of(n=6, t=4).run("acknowledge")
-    told, untold = (1, 2), (3, 4, 5)
-    for name in told:
-        rig.server.receive(name, rig.clients[name].acknowledge(rig.messages[name]))
-    hidden = {}
-    for name in untold:  # the list of client 0 is kept from these
-        wards = [j for j in range(6) if j not in (0, name)]
-        parts = [struct.pack("<H", j) + b"".join(rig.server._lists[j]) for j in wards]
-        message = from_server(rig, "acknowledge", struct.pack("<H", len(wards)) + b"".join(parts))
-        hidden[name] = rig.clients[name].acknowledge(message)
-    rig.clients[0].acknowledge(rig.messages[0])
+    told, untold, tag = {0, 1}, {2, 3, 4, 5}, rig.server._tag
+    lists = {j: struct.pack("<H", j) + b"".join(rig.server._lists[j]) for j in rig.ids}
 
-    def acknowledged(name, by):
-        entries = []
-        for other in by:
-            if other == name:
-                continue
-            ack = hidden.get(other) or rig.clients[other].acknowledge(rig.messages[other])
-            body = ack[wire.HEADER.size : -64]
-            if name in struct.unpack(f"<{len(body) // 2 - 1}H", body[2:]):
-                entries.append(struct.pack("<H", other) + body + ack[-64:])
-        return struct.pack("<H", len(entries)) + b"".join(entries)
+    def told_of(name, others):
+        seen = [j for j in others if j != name]
+        message = from_server(rig, "acknowledge", struct.pack("<H", len(seen)) + b"".join(lists[j] for j in seen))
+        return rig.clients[name].acknowledge(message)[wire.HEADER.size :]
 
-    def ask(name, kind, of):
-        body = acknowledged(name, range(6)) + struct.pack("<HBH", 1, kind, of)
-        return rig.clients[name].unmask(from_server(rig, "unmask", body))
+    acks = {name: told_of(name, rig.ids) for name in told} | {name: told_of(name, untold | {1}) for name in untold}
 
-    ack = hidden[3]
-    body = struct.pack("<HH", 1, 3) + ack[wire.HEADER.size : -64] + ack[-64:] + struct.pack("<HBH", 1, SEED, 1)
+    def ask(name, by, kind, of):
+        shown = b"".join(struct.pack("<H", other) + acks[other] for other in by)
+        message = struct.pack("<H", len(by)) + shown + struct.pack("<HBH", 1, kind, of)
+        return rig.clients[name].unmask(from_server(rig, "unmask", message))
+
     with pytest.raises(Forged, match="3 did not acknowledge the client"):
-        rig.clients[0].unmask(from_server(rig, "unmask", body))
-    for name in told:
-        with pytest.raises(Forged, match="mask secret of 0, but its vector is in the sum"):
-            ask(name, MASK, 0)
-    for name in untold:
-        with pytest.raises(Forged, match="seed of 0, but no proof"):
-            ask(name, SEED, 0)
-    with pytest.raises(Void, match="2 of the client's holders acknowledged it, expected at least 4"):
-        ask(0, SEED, 1)
+        ask(0, [3], SEED, 1)
+    with pytest.raises(Forged, match="3 acknowledged other members than the client did"):
+        ask(1, [3], SEED, 0)
+    with pytest.raises(Void, match="1 of the client's holders acknowledged it, expected at least 4"):
+        ask(0, [1], SEED, 1)
+    listed = wire.positions([2, 3, 4, 5])  # of member 1, that lies
+    acks[1] = listed + key_of(2).sign(signed_text("acknowledge", tag, 1, listed))
+    with pytest.raises(Forged, match="seed of 0, but no proof"):
+        ask(2, [1, 3, 4, 5], SEED, 0)
+    with pytest.raises(Forged, match="mask secret of 1, but its vector is in the sum"):
+        ask(2, [1, 3, 4, 5], MASK, 1)
+    assert ask(2, [1, 3, 4, 5], MASK, 0)
 
 
 def test_only_a_clients_own_holders_acknowledge_it():

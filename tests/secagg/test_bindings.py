@@ -15,6 +15,7 @@ from fedcore.privacy.secagg import merkle, state, wire
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.keys import ChunkTags, commitment, self_key, signed_text
 from fedcore.privacy.secagg.server import Server
+from fedcore.privacy.secagg.transcripts import ANSWERING, transcript
 
 SIGNED = ("advertise", "share", wire.INCLUDED, "acknowledge", "unmask")
 
@@ -24,7 +25,8 @@ def test_a_signature_of_one_kind_of_message_is_none_of_another(kind, other):
     """With each body as a signature on it could come from a member that never meant this."""
     rig = rig_of().run("mask" if kind == wire.INCLUDED else kind)
     good = next(iter(rig.answers(0)))
-    signature = key_of(1).sign(signed_text(other, rig.server._tag, 0, body_of(good)))
+    told = transcript(*rig.server._sent.digests(0)) if kind in ANSWERING else b""
+    signature = key_of(1).sign(signed_text(other, rig.server._tag, 0, body_of(good), told))
     with pytest.raises(Forged, match="is not signed by it for this stage"):
         rig.server.receive(0, wire.pack(wire.kind_of(kind), 0, rig.server._tag, body_of(good), signature))
     rig.server.receive(0, good)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from hashlib import sha256
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -88,11 +89,15 @@ def test_a_chunk_of_another_round_with_the_same_keys_is_refused():
 
 
 def test_a_server_key_put_in_place_of_the_servers_makes_no_chunk_that_the_server_takes():
-    """Nor does it let who put it there make one: it knows the key that the client has, and not the server's."""
+    """Nor does it let who put it there make one: it knows the key that the client has, and not the server's. Shares are
+    signed together with that key, and refused before; had they been taken, chunks would still not be."""
     rig = Rig(complete(4, 2)).run("share")
     mine, at = X25519PrivateKey.generate(), wire.HEADER.size + 32
     public = mine.public_key().public_bytes_raw()
     rig.messages[0] = rig.messages[0][:at] + public + rig.messages[0][at + 32 :]
+    with pytest.raises(Forged, match=r"share: the message of 0: is not signed by it for .* what it was sent"):
+        rig.server.receive(0, rig.answers(0)[0])
+    rig.server._sent.now[0] = sha256(rig.messages[0]).digest()
     rig.run("mask")
     (data,) = rig.answers(0)
     packed = data[BODY:-TAG_BYTES]

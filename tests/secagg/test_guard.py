@@ -9,6 +9,7 @@ from fedcore.errors import (
     ConfigError,
     MissingError,
     PrivacyError,
+    ShapeError,
 )
 
 
@@ -18,6 +19,55 @@ def test_the_leak_guard_says_when_a_sum_protects_nobody():
     assert "one client's vector" in fc.secagg.leaks(1)[0]
     assert "one client's vector" in fc.secagg.leaks(4, corrupt=3)[0]
     assert ["group 1" in text for text in fc.secagg.leaks(5, groups=[4, 1])] == [True]
+
+
+def test_tokens_of_corrupt_clients_hide_nobodys():
+    """They take their own vectors off the sum: those with the most tokens may be the corrupt ones."""
+    about = {"hidden_size": 256, "corrupt": 12}
+    for tokens in ([32] * 16, 32 * 16):
+        (found,) = fc.secagg.leaks(16, tokens=tokens, **about)
+        assert found.startswith("the cohort without the 12 that may be corrupt trained on 128 tokens, fewer than the ")
+    assert fc.secagg.leaks(16, tokens=[64] * 16, **about) == fc.secagg.leaks(16, tokens=64 * 16, **about) == []
+    assert fc.secagg.leaks(3, hidden_size=256, tokens=[255, 1, 9000], corrupt=1) == []
+    (found,) = fc.secagg.leaks(3, hidden_size=257, tokens=[255, 1, 9000], corrupt=1)
+    assert "trained on 256 tokens" in found
+
+
+def test_each_group_needs_tokens_of_its_own():
+    """All that are corrupt may be in any one of them."""
+    about = {"hidden_size": 256, "groups": [4] * 4}
+    for tokens in ([32] * 16, 32 * 16):
+        found = fc.secagg.leaks(16, tokens=tokens, **about)
+        assert [text.split(" tokens")[0] for text in found] == [f"group {i} trained on 128" for i in range(4)]
+    tokens = [64] * 12 + [63, 64, 64, 64]
+    assert ["group 3" in text for text in fc.secagg.leaks(16, tokens=tokens, **about)] == [True]
+    assert fc.secagg.leaks(16, tokens=64 * 16, **about) == []
+    found = fc.secagg.leaks(16, tokens=[100] * 16, corrupt=2, **about)
+    assert [text.split(" tokens")[0] for text in found] == [
+        f"group {i} without the 2 that may be corrupt trained on 200" for i in range(4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"corrupt": -5}, PrivacyError, "corrupt: got -5"),
+        ({"corrupt": 0.5}, PrivacyError, "corrupt: got 0.5"),
+        ({"included": -1}, PrivacyError, "included: got -1"),
+        ({"hidden_size": 0, "tokens": 5}, PrivacyError, "hidden_size: got 0"),
+        ({"tokens": float("nan")}, PrivacyError, "tokens: got nan"),
+        ({"tokens": -5}, PrivacyError, "tokens: got -5"),
+        ({"tokens": [-5, 300, 1]}, PrivacyError, r"tokens\[0\]: got -5"),
+        ({"tokens": [1, 2, None]}, PrivacyError, r"tokens\[2\]: got None"),
+        ({"tokens": [32] * 4}, ShapeError, "tokens: got 4 counts, expected one for each of the 3 clients in the sum"),
+        ({"groups": [2, 2]}, ShapeError, "groups: got 4 members in all, expected the 3 clients in the sum"),
+        ({"groups": [4, -1]}, PrivacyError, r"groups\[1\]: got -1"),
+        ({"groups": 3}, PrivacyError, "groups: got 3"),
+    ],
+)
+def test_the_leak_guard_judges_no_numbers_that_are_none(given, error, said):
+    with pytest.raises(error, match=f"^{said}"):
+        fc.secagg.leaks(**{"included": 3, "hidden_size": 256} | given)
 
 
 def test_a_client_refuses_rounds_outside_its_policy(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,11 @@ def test_updates_beyond_the_largest_are_clamped_and_bad_ones_refused():
     ):
         with pytest.raises(error):
             client.mask(message, vector)
+    private = fc.secagg.Quantizer(1000, 1.0, 1000.0).weighted(np.zeros(2), 537.0)
+    for p, expected in ((rig.p, "the parameters' bound of 100"), (replace(rig.p, bound=0), "no bound")):
+        with pytest.raises(RangeError, match=expected) as caught:
+            fc.secagg.checked(private, p)
+        assert "537" not in str(caught.value)
     for bad in (np.nan, np.inf):
         with pytest.raises(NonFiniteError, match="number 1 of the vector"):
             client.mask(message, quantizer.weighted(np.array([1.0, bad])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from fedcore.privacy.secagg import merkle, wire
@@ -20,14 +21,20 @@ Body = Callable[[int], bytes]
 
 
 class Answers(Mapping[Id, bytes]):
-    """Identifier -> message. What all of them say takes memory by members, their bytes would by pairs of members."""
+    """Identifier -> message. What all of them say takes memory by members, their bytes would by pairs of members.
 
-    def __init__(self, round: Round, stage: str, tag: bytes, to: AbstractSet[int], body: Body):
+    made: position -> SHA-256 of the message of each, once it was made
+    """
+
+    def __init__(self, round: Round, stage: str, tag: bytes, to: AbstractSet[int], body: Body, made: dict[int, bytes]):
         self._round, self._kind, self._tag = round, wire.kind_of(stage, server=True), tag
-        self._to, self._body = {round.roster.ids[i]: i for i in sorted(to)}, body
+        self._to, self._body, self._made = {round.roster.ids[i]: i for i in sorted(to)}, body, made
 
     def __getitem__(self, name: Id) -> bytes:
-        return wire.pack(self._kind, wire.SERVER, self._tag, self._body(self._to[name]))
+        position = self._to[name]
+        message = wire.pack(self._kind, wire.SERVER, self._tag, self._body(position))
+        self._made[position] = sha256(message).digest()
+        return message
 
     def __contains__(self, name: object) -> bool:
         return name in self._to

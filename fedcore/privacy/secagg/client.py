@@ -108,7 +108,7 @@ class Client(Turns):
 
     @property
     def faults(self) -> dict[Id, str]:
-        """Sender -> why, of shares that do not open: they are left out of the answer."""
+        """Sender -> why, of shares that do not open, whoever made them so: they are left out of the answer."""
         ids = self.round.roster.ids
         return {ids[sender]: "mask: its shares do not open" for sender, shares in self._held.items() if not shares}
 
@@ -137,7 +137,7 @@ class Client(Turns):
             if "share" not in self._answered:
                 self._take_keys(tag, found.server, found.peers, seals)
             self._accept("share", message)
-            return self._message("share", body)
+            return self._message("share", body, self._told("share", message))
 
     def _take_keys(self, tag: bytes, server: bytes, peers: dict[int, Peer], seals: Seals) -> None:
         """What all further messages are bound to, the server's key, from which that of chunks comes, and neighbours."""
@@ -193,7 +193,7 @@ class Client(Turns):
             if "unmask" not in self._answered:
                 holders, held = self._holders, self._held
                 asked = read_request(self.round, self._me, holders, held, self._included, self._tag, message)
-                sent = self._message("unmask", self._shares(asked))
+                sent = self._message("unmask", self._shares(asked), self._told("unmask", message))
             self._accept("unmask", message, sent)
             return sent
 
@@ -206,11 +206,11 @@ class Client(Turns):
                 parts.append(bytes([kind]) + position.to_bytes(2, "little") + half)
         return len(parts).to_bytes(2, "little") + b"".join(parts)
 
-    def _message(self, stage: str, body: bytes) -> bytes:
+    def _message(self, stage: str, body: bytes, told: bytes = b"") -> bytes:
         """A signed message."""
         assert self._signing is not None
         tag = self.round.binding if stage == "advertise" else self._tag
-        signature = self._signing.sign(signed_text(stage, tag, self._me, body))
+        signature = self._signing.sign(signed_text(stage, tag, self._me, body, told))
         return wire.pack(wire.kind_of(stage), self._me, tag, body, signature)
 
     def _forget(self) -> None:

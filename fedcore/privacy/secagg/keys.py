@@ -224,10 +224,11 @@ def public_fault(public: bytes) -> str | None:
     return None
 
 
-def signed_text(label: str, binding: bytes, sender: int, body: bytes | memoryview) -> bytes:
-    """What a signature covers: its label, the round, who signs, and the hash of the body."""
+def signed_text(label: str, binding: bytes, sender: int, body: bytes | memoryview, told: bytes = b"") -> bytes:
+    """What a signature covers: its label, the round, who signs, the hash of the body, and of shares what their member
+    was told (`transcript`)."""
     head = b"fedcore secagg 1 signed " + label.encode() + b"\x00" + binding + struct.pack("<H", sender)
-    return head + hashlib.sha256(body).digest()
+    return head + hashlib.sha256(body).digest() + told
 
 
 def verified(public: bytes, signature: bytes, text: bytes) -> bool:

@@ -1,6 +1,6 @@
 """What a server reads from its members' messages, and refuses.
 
-Signatures are checked before, and who is who in `wire.unpack`; here it is what a body says.
+Who is who is checked in `wire.unpack`; here it is whether a body is signed, and what it says.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedcore.errors import Forged
 from fedcore.privacy.secagg import wire
-from fedcore.privacy.secagg.keys import KEY_BYTES, agreed
+from fedcore.privacy.secagg.keys import KEY_BYTES, agreed, signed_text, verified
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.peers import holders_of
 from fedcore.privacy.secagg.round import Round
+from fedcore.privacy.secagg.transcripts import ANSWERING, Sent, transcript
 
 
 def longest(p: Parameters, kind: str) -> int:
@@ -28,6 +29,15 @@ def longest(p: Parameters, kind: str) -> int:
         "acknowledge": listed,
         "unmask": 2 + wire.degree(p) * (wire.ENTRY + KEY_BYTES),
     }[kind]
+
+
+def check_signed(round: Round, kind: str, tag: bytes, message: wire.Signed, sent: Sent, who: str) -> None:
+    """Raise Forged unless a message is signed by its sender, and where it is of shares with all that was sent to it."""
+    told = transcript(*sent.digests(message.sender)) if kind in ANSWERING else b""
+    text = signed_text(kind, tag, message.sender, message.body, told)
+    if not verified(round.roster.public(message.sender), message.signature, text):
+        both = " and what it was sent: one of them was changed on the way" if told else ""
+        raise Forged(f"{who}: is not signed by it for this stage{both}")
 
 
 def read_advertised(round: Round, private: X25519PrivateKey, position: int, reader: wire.Reader, who: str) -> list[int]:

@@ -36,7 +36,7 @@ class Parameters:
     threshold       t, shares that give a secret
     in_degree       most others whose shares one client holds, where clients draw their neighbours themselves
     stream          'chacha20' or 'aes256ctr', which makes masks from keys (`ops.keystream`)
-    least_included  clients below which a round is void, whatever else would do (`min_included`)
+    least_included  clients below which a round is void, whatever else would do (`min_included` says who sees to it)
     groups          sums that are made at once, over others of the members: all bounds hold for these together
 
     Raises PrivacyError for any that are not secure: what was received is checked as what was chosen.
@@ -211,12 +211,13 @@ class Parameters:
     def min_honest(self) -> int:
         """Fewest honest clients in a sum.
 
-        Whatever a malicious server does, but for `targets.security` (α of Bell et al. 2020). With one that follows the
-        protocol those of `min_included` that are not corrupt, as long as a circle is whole then; else, since each
-        member's neighbours are in all sums with it, those of a neighbourhood.
+        Whatever a malicious server does, but for `targets.security` (α of Bell et al. 2020); in a complete graph, where
+        clients see to `min_included`, those of it at least. With one that follows the protocol those of `min_included`
+        that are not corrupt, as long as a circle is whole then; else, since each member's neighbours are in all sums
+        with it, those of a neighbourhood.
         """
         if self.malicious:
-            return self.chances.honest
+            return max(self.chances.honest, self.min_included - self.corrupt if self.complete else 0)
         if self._chances(self.clients - self.min_included).insecure <= self.targets.security:
             return self.min_included - self.corrupt
         return max(self.threshold + 1 - self.corrupt, 2)  # with t corrupt neighbours it would be exposed
@@ -225,8 +226,9 @@ class Parameters:
     def min_included(self) -> int:
         """Fewest clients in a sum; below it a round is void.
 
-        `least_included`, and never so few that fewer than two honest ones, or those that a malicious server is bound
-        to, could be among them.
+        The server keeps to it, and clients hold it to that but in sparse graphs against a malicious one, where
+        `min_honest` is what holds. It is `least_included`, and never so few that fewer than two honest ones, or those
+        that a malicious server is bound to, could be among them.
         """
         floor = self.chances.honest if self.malicious else max(self.threshold + 1, self.corrupt + 2)
         return max(floor, self.least_included)

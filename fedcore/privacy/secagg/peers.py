@@ -139,7 +139,7 @@ def read_included(
             raise Forged(f"{who}: {round.roster.ids[position]!r} has no mask with the client; it was told of others")
         included.add(position)
     reader.done()
-    if p.complete:  # the client sees all that are in the sum; elsewhere its neighbours alone
+    if p.complete:  # the client sees all that are in the sum (`read_request`); elsewhere its neighbours alone
         _least(len(included) + 1, round, who)
     return included
 
@@ -157,15 +157,17 @@ def read_request(
 
     A member's seed or its mask secret, never both, once each, and only of members whose shares the client holds.
     Against a malicious server (`included` is given): at least the threshold of holders acknowledged the client, so that
-    its own mask secret cannot be had; seeds only of members that it acknowledged, mask secrets only of others. With a
-    server that follows the protocol: a list of all in the sum, long enough, and what is asked for fits it. Raises
-    Forged, Void.
+    its own mask secret cannot be had; seeds only of members that it acknowledged, mask secrets only of others. In a
+    complete graph these holders acknowledged the same members as the client: twice the threshold being more than all
+    holders and those that lie together, no two sets of members are each acknowledged by so many, and all that answer
+    make one sum, of at least `min_included`. With a server that follows the protocol: a list of all in the sum, long
+    enough, and what is asked for fits it. Raises Forged, Void.
     """
     p = round.parameters
     most = p.neighbours * (4 + 2 * wire.degree(p) + SIGNATURE_BYTES) if p.malicious else (p.clients + 7) // 8
     reader, who = _open(tag, "unmask", data, 4 + most + 2 * len(held) * wire.ENTRY)
     if p.malicious:
-        _read_acknowledged(round, me, holders, tag, reader, who)
+        _read_acknowledged(round, me, holders, included or (), tag, reader, who)
     else:
         included = reader.members(p.clients)
         _least(len(included), round, who)
@@ -192,10 +194,16 @@ def read_request(
 
 
 def _read_acknowledged(
-    round: Round, me: int, holders: Collection[int], tag: bytes, reader: wire.Reader, who: str
+    round: Round,
+    me: int,
+    holders: Collection[int],
+    included: Collection[int],
+    tag: bytes,
+    reader: wire.Reader,
+    who: str,
 ) -> None:
-    """The holders that acknowledged the client; each is checked."""
-    p, seen = round.parameters, set()
+    """The holders that acknowledged the client, in a complete graph with all that it acknowledged; each is checked."""
+    p, seen, same = round.parameters, set(), {*included, me}
     for _ in range(reader.number()):
         position = reader.number()
         if position in seen or position not in holders:
@@ -206,6 +214,8 @@ def _read_acknowledged(
             raise Forged(f"{who}: holds an acknowledgement that {round.roster.ids[position]!r} did not sign")
         if me not in listed:
             raise Forged(f"{who}: {round.roster.ids[position]!r} did not acknowledge the client")
+        if p.complete and {*listed, position} != same:
+            raise Forged(f"{who}: {round.roster.ids[position]!r} acknowledged other members than the client did")
         seen.add(position)
     _enough(len(seen), round, who, "of the client's holders acknowledged it")
 

@@ -12,8 +12,8 @@ from fedcore.errors import Forged, Replayed, Void
 from fedcore.privacy.secagg import merkle, wire
 from fedcore.privacy.secagg.answers import Answers, Signed, body_of
 from fedcore.privacy.secagg.folding import Folding
-from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, rooted, signed_text, verified
-from fedcore.privacy.secagg.members import longest, read_advertised, read_given, read_list, read_shares
+from fedcore.privacy.secagg.keys import KEY_BYTES, ChunkTags, rooted
+from fedcore.privacy.secagg.members import check_signed, longest, read_advertised, read_given, read_list, read_shares
 from fedcore.privacy.secagg.neighbourhoods import Neighbourhoods
 from fedcore.privacy.secagg.parameters import Parameters
 from fedcore.privacy.secagg.recovery import Secrets
@@ -21,6 +21,7 @@ from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.server_state import server_fields, take_fields
 from fedcore.privacy.secagg.state import check_newest, generation_of, seal, unseal
+from fedcore.privacy.secagg.transcripts import Sent
 from fedcore.privacy.secagg.uncopied import Uncopied
 from fedcore.privacy.secagg.unmasking import SecureSum, unmasked
 
@@ -49,7 +50,7 @@ class Server(Uncopied):
         self._around = Neighbourhoods(self._p)
         self._included: list[int] = []
         self._request: dict[int, list[tuple[int, int]]] = {}
-        self._tag = round.binding
+        self._tag, self._sent = round.binding, Sent(self.answers)
         self._private = X25519PrivateKey.from_private_bytes(os.urandom(KEY_BYTES))  # with each member a key for chunks
 
     @property
@@ -100,9 +101,7 @@ class Server(Uncopied):
             if whole := self._folding.take(position, message, self._chunk_tags, who):
                 self._folding.fold(position, whole, self._done)
             return
-        text = signed_text(kind, self._tag, position, message.body)
-        if not verified(self.round.roster.public(position), message.signature, text):
-            raise Forged(f"{who}: is not signed by it for this stage")
+        check_signed(self.round, kind, self._tag, message, self._sent, who)
         self._read(kind, position, wire.Reader(message.body, who), who)
         kept = self._lists if listing else self._signed[stage]
         kept[position] = bytes(message.body), message.signature
@@ -138,10 +137,11 @@ class Server(Uncopied):
         stage = self.stage
         if stage is None:
             raise Replayed("advance: the last stage is over; take the result")
+        sent = self._sent.following(self._done if stage != "advertise" else ())  # while what was sent is here
         to = set(getattr(self, f"_after_{stage}")(self._done))
         now = generation_of(self.round, self._stage + 1)
         # together: a signal comes between calls only, and half of it would be a state of no stage
-        self._stage, self._expected, self._done, self.generation = self._stage + 1, to, set(), now
+        self._stage, self._expected, self._done, self.generation, self._sent = self._stage + 1, to, set(), now, sent
         return self.answers()
 
     def answers(self) -> Mapping[Id, bytes]:
@@ -150,7 +150,7 @@ class Server(Uncopied):
         if stage in (None, "advertise"):
             return {}
         tag = self.round.binding if stage == "share" else self._tag
-        return Answers(self.round, stage, tag, set(self._expected), body_of(self, stage))
+        return Answers(self.round, stage, tag, set(self._expected), body_of(self, stage), self._sent.now)
 
     def _after_advertise(self, done: set[int]) -> set[int]:
         """To each with enough holders: the root, and its neighbours' keys with proofs."""

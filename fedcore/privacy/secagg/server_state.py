@@ -11,6 +11,7 @@ from fedcore.privacy.secagg import merkle
 from fedcore.privacy.secagg.keys import rooted
 from fedcore.privacy.secagg.peers import holders_of
 from fedcore.privacy.secagg.state import positions, read_positions, read_records, records
+from fedcore.privacy.secagg.transcripts import Sent
 
 if TYPE_CHECKING:
     from fedcore.privacy.secagg.server import Server
@@ -26,6 +27,7 @@ def server_fields(server: Server) -> dict[str, bytes]:
         "sealing": positions(server._around.sealing),
         "included": positions(server._included),
         "lists": records(server._lists),
+        "sent": records(server._sent.earlier),
         "private": server._private.private_bytes_raw(),
     }
     for stage, found in server._signed.items():
@@ -41,6 +43,7 @@ def take_fields(server: Server, fields: dict[str, bytes]) -> None:
     server._expected, server._done = set(read_positions(fields["expected"])), set(read_positions(fields["done"]))
     server._around.sealing = set(read_positions(fields["sealing"]))
     server._included = read_positions(fields["included"])
+    server._sent = Sent(server.answers, read_records(fields["sent"]))
     server._private = X25519PrivateKey.from_private_bytes(fields["private"])
     server._signed = {stage: read_records(fields[f"signed {stage}"]) for stage in server.round.parameters.stages}
     lists = read_records(fields["lists"])

@@ -18,7 +18,7 @@ from fedcore.privacy.seal import check_sealing_key
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.wire import readable
 
-_MAGIC, _SALT, _TAG, _PIECE = b"fcss\x07", 32, 16, 1 << 24
+_MAGIC, _SALT, _TAG, _PIECE = b"fcss\x08", 32, 16, 1 << 24
 #: of a generation: the round, and how many stages of it are over, with the highest byte first so that they compare
 _WHEN = struct.Struct(">QB")
 GENERATION_BYTES = 32

@@ -13,6 +13,7 @@ from fedcore.errors import PrivacyError, Replayed
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.state import generation_of
+from fedcore.privacy.secagg.transcripts import transcript
 from fedcore.privacy.secagg.uncopied import Uncopied
 
 Party = TypeVar("Party", bound="Turns")
@@ -72,6 +73,12 @@ class Turns(Uncopied, ABC):
                 f"{stage}: this client was restored from a state that may be an old one; it repeats what it sent, and "
                 "goes on only if from_bytes is told the newest generation"
             )
+
+    def _told(self, stage: str, message: bytes) -> bytes:
+        """What the server said up to this message, for the signature on shares."""
+        stages = self.round.parameters.stages
+        earlier = stages[1 : stages.index(stage)]
+        return transcript(*(self._answered[each] for each in earlier), sha256(message).digest())
 
     def _require_open(self, what: str) -> None:
         if self._closed:

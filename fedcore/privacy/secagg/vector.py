@@ -150,8 +150,13 @@ def checked(vector: Any, p: Parameters) -> Weighted | Integers:
     if len(array) != p.length:
         raise ShapeError(f"mask: got a vector of {len(array)} coordinates, expected {p.length}")
     if isinstance(array, Weighted):
-        if not p.bound or array.limit > p.bound:
-            raise RangeError(f"mask: the vector is quantised within {array.limit}, expected at most {p.bound}")
+        if not p.bound:
+            raise RangeError("mask: the vector is quantised, expected residues: the parameters have no bound")
+        if array.limit > p.bound:  # which is the client's weight
+            raise RangeError(
+                f"mask: the vector is quantised beyond the parameters' bound of {p.bound}; make its Quantizer with "
+                f"bound={p.bound}"
+            )
         return array
     least, most = (-p.bound, p.bound) if p.bound else (0, (1 << p.modulus_bits) - 1)
     if int(array.min()) < least or int(array.max()) > most:

@@ -16,7 +16,7 @@ from fedcore.errors import Forged, FormatError, Replayed
 from fedcore.privacy.secagg.keys import SIGNATURE_BYTES, TAG_BYTES
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
 
-MAGIC, VERSION = b"fcsa", 2
+MAGIC, VERSION = b"fcsa", 3
 #: magic, version, kind, sender, bytes of the body, the round's tag
 HEADER = struct.Struct("<4sBBHQ8s")
 #: the position that stands for the server, and what its kinds have more than the stage's
