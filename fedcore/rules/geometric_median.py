@@ -110,7 +110,7 @@ def _median(geometry: Geometry, share: np.ndarray) -> tuple[_Point, int]:
         return _Point(values, np.empty(0), np.empty(0), start.gradient, start.noise), 0
     near, inner = geometry.seen_from(start.row)
     away = np.sqrt(near)
-    here = away == 0
+    here = start.here | (away == 0)
     pull = np.divide(share, away, out=np.zeros(n), where=~here)
     # the step of Vardi and Zhang, 1 − held / force of Weiszfeld's: the objective falls with each step, so z never comes
     # to a client again
