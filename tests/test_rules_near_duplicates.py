@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fedcore.rules import GeometricMedian, NormClipping
-from fedcore.rules import NearestNeighborMixing as NNM
 from tests.cohorts import decided
 from tests.oracles.median import LONG, geometric_median, lengths
 
@@ -78,8 +77,7 @@ def test_near_duplicates_do_not_pass_for_the_geometric_median(cohort, offset):
             assert details["noise"] <= 2.0**-22 * n, case
             seen = rows.astype(LONG) - rows[0].astype(LONG)
             median, share = geometric_median(seen), decision.values[:n].astype(LONG)
-            found, typical = share / share.sum() @ seen, np.median(lengths(honest(rng, n, 3, 0.0).astype(LONG)))
-            assert lengths(found - median) <= 1e-6 * typical, case
+            assert lengths(share / share.sum() @ seen - median) <= 1e-6, case
 
 
 @pytest.mark.parametrize("distance", [1e-6, 1e-12, 1e-15, 1e-20, 1e-40])
@@ -109,10 +107,3 @@ def test_what_is_equal_but_for_the_rounding_of_a_mixture_lies_at_one_place():
         clipped = change * np.minimum(1, 2 / lengths(change))[:, None]
         found = decided(NormClipping(2.0).then(GeometricMedian()), rows, reference=reference).values.astype(LONG)
         assert lengths(found[:11] / found.sum() @ change - geometric_median(clipped)) <= 1e-6, seed
-
-
-def test_equal_rows_are_certified_whatever_else_is_mixed():
-    rows = honest(np.random.default_rng(0), 9, 4, 1.0)
-    rows = np.vstack((rows, *(apart(rows[0], 1e-20),) * 3))
-    found, equal = (decided(NNM(4).then(GeometricMedian()), x).values for x in (rows, np.vstack((rows[:9], *rows[:1], *rows[:1], *rows[:1]))))
-    np.testing.assert_allclose(found @ rows, equal @ rows, atol=1e-6)

@@ -41,11 +41,13 @@ def _better(y: np.ndarray, z: np.ndarray) -> np.ndarray | None:
         return None
     unit = (z - y) / away[:, None]
     hessian = weight * np.eye(len(z), dtype=LONG) - np.einsum("i,ij,ik->jk", 1 / away, unit, unit)
-    for step in (-_solved(hessian, gradient), -gradient / weight):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        newton = -_solved(hessian, gradient)
+    for step in (newton, -gradient / weight):
         for part in (1, 0.5, 0.25, 0.1, 0.02, 0.004):
             found = z + LONG(part) * step
             after = lengths(found - y)
-            if not after.all():
+            if not (after > 0).all():
                 continue
             # |a| − |b| as (a − b)(a + b) / (|a| + |b|), which does not cancel
             change = (((found - z) * (found + z - 2 * y)).sum(1) / (after + away)).sum()
@@ -62,7 +64,7 @@ def _gradient(y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _solved(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """Gauss with pivots, which NumPy's solver is not in long double."""
+    """Gauss with pivots, as NumPy has no solver in long double; NaN where the matrix is singular, and no step then."""
     a, k = np.column_stack((matrix, vector)), len(vector)
     for i in range(k):
         pivot = i + int(np.argmax(np.abs(a[i:, i])))
