@@ -244,8 +244,8 @@ class Geometry:
     def redone_products(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """⟨z_a − z_0, z_b − z_0⟩ of mixtures z = matrix · rows from the data, for a (m, clients + references) matrix.
 
-        The products and bounds of their errors, both (m, m), are of mixtures as a redo rounds them; (m,) how far z_a − z_0
-        is off by that, as a norm: 0 for two rows of the data.
+        The products and bounds of their errors, both (m, m), are of mixtures as a redo rounds them; (m,) how far
+        z_a − z_0 is off by that, as a norm: 0 for two rows of the data.
         """
         mixed, m = self.mixed(matrix), len(matrix)
         one, other = np.triu_indices(m, 1)
