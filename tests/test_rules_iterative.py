@@ -270,6 +270,14 @@ def test_the_spectral_filter_drops_a_far_minority_and_says_why():
     assert not SpectralFilter(0)(np.zeros((3, 4), np.float32)).any()
 
 
+def test_without_attackers_the_filter_takes_no_step():
+    """All of the weight is n − 2 · 0, and may stay."""
+    decision = decided(SpectralFilter(0), cohort(9, 50, 3))
+    assert decision.details["filter_steps"] == 0
+    assert np.isfinite(decision.details["first_eigenvalue"])
+    assert decision.values.tolist() == [1.0] * 9
+
+
 def test_large_cohorts_find_the_same_first_eigenvector(monkeypatch):
     monkeypatch.setattr(spectral_filter, "DENSE", 200)
     rows = cohort(260, 400, 12, far=20, scale=2.0)

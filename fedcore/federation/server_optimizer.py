@@ -112,7 +112,9 @@ class Adaptive(ServerOptimizer):
 
     Reddi et al. 2021, Algorithm 2. There is no bias correction, as in the paper.
 
-    learning_rate   η, about the largest step of an element; the paper tunes it for each task
+    learning_rate   η, the scale of a step; the paper tunes it for each task. Under a steady Δ far above τ an element's
+                    steps come to η in FedAdam and FedYogi, and are up to 2.1 η on the way there with the default β
+                    (round 13 or 12), since m gathers Δ faster than √v; in FedAdagrad they are at most η, and shrink
     beta1           β₁, 0.9 in the paper, 0 for FedAdagrad
     tau             τ, the degree of adaptivity; 10⁻³ in the paper
     """

@@ -34,7 +34,8 @@ class GeometricMedian(Rule):
     A client is the answer where its gradient is at most `noise` long, what rows in fp32 make of it, 2⁻²³ over the pull
     of the others: some 2⁻²³ n. Where several points are medians, of an even number of colinear rows say, it is the
     lowest row of those. Certified: a gradient and sums that the Gram leaves open are formed from the data, in up to
-    four more passes over it.
+    four more passes over it. Clients so near a client that rounding leaves their direction from it in doubt, by more
+    than 2⁻²³ n, count as lying there too: that moves no sum of distances by more than twice theirs.
 
     `smoothing` and `steps` together ask for the smoothed form instead, that many steps from the reference with
     distances below `smoothing` taken as it: GeometricMedian(smoothing=0.1, steps=3) is ByzFL's rule, which for rows
@@ -110,7 +111,7 @@ def _median(geometry: Geometry, share: np.ndarray) -> tuple[_Point, int]:
         return _Point(values, np.empty(0), np.empty(0), start.gradient, start.noise), 0
     near, inner = geometry.seen_from(start.row)
     away = np.sqrt(near)
-    here = away == 0
+    here = start.here | (away == 0)
     pull = np.divide(share, away, out=np.zeros(n), where=~here)
     # the step of Vardi and Zhang, 1 − held / force of Weiszfeld's: the objective falls with each step, so z never comes
     # to a client again

@@ -241,16 +241,28 @@ class Geometry:
         error = sizes.sum(1) * product(sizes, gram.error) + (2 * vectors.shape[1] + 8) * UNIT * reach
         return value, error
 
-    def redone_length(self, row: int, pull: np.ndarray) -> tuple[float, float]:
-        """‖Σ_k p_k (y_k − y_row)‖ from the data, p (clients,) not negative, and a bound of its error."""
-        total = float(pull.sum())
-        matrix = np.zeros((2, self.clients + self.references))
-        matrix[0, : self.clients], matrix[1, row] = pull / total, 1.0
-        mixed = self.mixed(matrix)
-        value, error = mixed.redo(np.array([[0, 1]]))
-        slack = float(mixed._mixtures.slack(0, 1))
-        length = float(np.sqrt(value[0]))
-        return total * length, total * float(slack + np.sqrt(value[0] + error[0]) - length)
+    def redone_products(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """⟨z_a − z_0, z_b − z_0⟩ of mixtures z = matrix · rows from the data, for a (m, clients + references) matrix.
+
+        The products and bounds of their errors, both (m, m), are of mixtures as a redo rounds them; (m,) how far
+        z_a − z_0 is off by that, as a norm: 0 for two rows of the data.
+        """
+        mixed, m = self.mixed(matrix), len(matrix)
+        one, other = np.triu_indices(m, 1)
+        square, error = np.zeros((m, m)), np.zeros((m, m))
+        value, bound = mixed.redo(np.column_stack((one, other)))
+        square[one, other] = square[other, one] = value
+        error[one, other] = error[other, one] = bound + self._statistics.gram.rounding * value
+        inner = (square[0, :, None] + square[0] - square) / 2
+        assert mixed._mix is not None
+        every = np.arange(m)
+        rounded = np.where(np.count_nonzero(mixed._mix[:m], axis=1) > 1, mixed._mixtures.slack(every, every) / 2, 0.0)
+        return inner, (error[0, :, None] + error[0] + error) / 2, rounded + rounded[0]
+
+    def rounding_of_sums(self, row: int) -> np.ndarray:
+        """(clients,) how far a redo takes a mixture of `row` and each client from what it is, as a norm."""
+        own = np.eye(self.clients, self.clients + self.references)
+        return self.mixed(own)._mixtures.slack(row, np.arange(self.clients))
 
     def redo(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances of pairs (m, 2) from the data: values (m,) and their bounds (m,), 0 for rows in fp64."""

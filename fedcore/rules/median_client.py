@@ -14,22 +14,25 @@ import numpy as np
 from fedcore.rules.coefficients import product
 from fedcore.rules.distances import Distances
 from fedcore.rules.geometry import Geometry
+from fedcore.rules.median_pull import TIED, pull_at
 from fedcore.rules.statistics import UNIT
 
 #: the iteration stops when the gradient of the mean distance is this short (its length is at most 1)
 TOLERANCE = 1e-9
-#: rows whose sums differ by no more, relatively, tie; what rows in fp32 round such sums by
-TIED = 2.0**-22
 
 
 class Start(NamedTuple):
-    """A client, the weight that lies there, the gradient's length, below what it counts as 0, and whether it does."""
+    """A client, the weight that lies there, the gradient's length, below what it counts as 0, and whether it does.
+
+    here   (n,) the clients that lie there
+    """
 
     row: int
     held: float
     gradient: float
     noise: float
     median: bool
+    here: np.ndarray
 
 
 def start_of(geometry: Geometry, share: np.ndarray) -> Start:
@@ -53,11 +56,11 @@ def start_of(geometry: Geometry, share: np.ndarray) -> Start:
     least, most = np.sqrt(np.maximum(value - error, 0.0)) - unsure, np.sqrt(value + error) + unsure
     maybe = least <= held + np.maximum(TOLERANCE, _noise(held, held))
     if len(rows) == 1 and most[0] <= held[0]:
-        return Start(int(rows[0]), float(held[0]), 0.0, 0.0, True)
+        return Start(int(rows[0]), float(held[0]), 0.0, 0.0, True, here[0])
     if not maybe.any():
         best = int(np.argmin(product(away, share)))
         force = float(np.sqrt(max(value[best], 0.0)))
-        return Start(int(rows[best]), float(held[best]), max(force - float(held[best]), 0.0), 0.0, False)
+        return Start(int(rows[best]), float(held[best]), max(force - float(held[best]), 0.0), 0.0, False, here[best])
     return _certified(geometry, share, rows[maybe])
 
 
@@ -77,13 +80,11 @@ def _certified(geometry: Geometry, share: np.ndarray, rows: np.ndarray) -> Start
 
 
 def _looked_at(geometry: Geometry, share: np.ndarray, row: int, distances: Distances) -> Start:
-    away = np.sqrt(distances.value[row])
-    here = away == 0
+    force, slack, here = pull_at(geometry, share, row, distances)
     held = float(share[here].sum())
-    pull = np.divide(share, away, out=np.zeros(len(away)), where=~here)
-    force, slack = geometry.redone_length(int(row), pull) if pull.any() else (0.0, 0.0)
     gradient, noise = max(force - held, 0.0), max(float(_noise(np.asarray(held), np.asarray(force))), slack)
-    return Start(int(row), held, gradient, noise, gradient <= max(TOLERANCE, noise))
+    sure = slack <= TIED * geometry.clients or force + slack <= held
+    return Start(int(row), held, gradient, noise, gradient <= max(TOLERANCE, noise) and sure, here)
 
 
 def _noise(held: np.ndarray, force: np.ndarray) -> np.ndarray:

@@ -50,6 +50,8 @@ class SpectralFilter(Rule):
         inner = geometry.inner_products()[:n, :n]
         kept = best = np.ones(n)
         least, steps, basis = np.inf, 0, None
+        # a sum that is n − 2f but for the Gram's rounding counts as that
+        enough = (n - 2 * self.f) * (1 + n * SAME_ROW)
         while True:
             share = kept / kept.sum()
             toward = inner @ share
@@ -60,12 +62,12 @@ class SpectralFilter(Rule):
                 least, best = value, kept
             # who has no weight left has no say in how far the others come
             reach = np.where(kept > 0, np.square(centered @ (root * vector)), 0.0)
-            if value <= SAME_ROW * max(float((share * inner.diagonal()).max()), 0.0) or not reach.any():
+            settled = value <= SAME_ROW * max(float((share * inner.diagonal()).max()), 0.0) or not reach.any()
+            if settled or kept.sum() <= enough:  # the sum of all: f = 0 takes no step
                 break
             steps += 1
             kept = kept * (1 - reach / reach.max())
-            # a sum that is n − 2f but for the Gram's rounding counts as that
-            if kept.sum() <= (n - 2 * self.f) * (1 + n * SAME_ROW):
+            if kept.sum() <= enough:
                 break
         values = np.zeros(n + geometry.references)
         values[:n] = best

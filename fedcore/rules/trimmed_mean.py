@@ -71,7 +71,7 @@ class MeanAroundMedian(Rule):
 
     Also called Meamed. f is how many clients may be Byzantine. Weights are ignored. Breakdown point: f of n; needs
     2f < n. Cost: one pass over the data with a sort of each coordinate. Xie, Koyejo and Gupta 2018, "Generalized
-    Byzantine-tolerant SGD", arXiv:1802.10116, section 4.
+    Byzantine-tolerant SGD", arXiv:1802.10116.
     """
 
     f: int
