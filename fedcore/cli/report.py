@@ -50,7 +50,7 @@ def report(
             from rich.console import Console
 
             console = Console(markup=False, emoji=False)
-            console.print(as_rich(table, str(run)))
+            console.print(as_rich(table, str(run), folder.facts["questions"]))
             for line in (line for part in private.values() for line in part):
                 console.print(line, highlight=False, soft_wrap=True)
             if path:

@@ -93,7 +93,7 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
             raise StorageError(said.removesuffix(REMEDY) + _kept(output, f"{first}, then ")) from error
         raise Failed(error, f"stopped{_kept(output)}") from error
     seconds = time.perf_counter() - start
-    table = rows(folder.metrics.entries)
+    table, facts = rows(folder.metrics.entries), folder.facts
     # the time of a private run tells how many trained
     private, hidden = privacy_of(folder), folder.private.folder.is_dir()
     with showing(f"{output} is complete, and shown by: {shlex.join(['fedcore', 'report', str(output)])}"):
@@ -105,8 +105,9 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
             from rich.console import Console
 
             console = Console(markup=False, emoji=False)
-            title = f"{population(folder.facts)} clients, {config.run.rounds} rounds"
-            console.print(as_rich(table, title if hidden else f"{title}, {seconds:.0f} s in all"))
+            title = f"{population(facts)} clients, {config.run.rounds} rounds"
+            title += "" if hidden else f", {seconds:.0f} s in all"
+            console.print(as_rich(table, title, facts["questions"]))
             for line in (line for part in private.values() for line in part):
                 console.print(line, highlight=False, soft_wrap=True)
             made = f"report   {report}\n" if report else ""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.report.drawing import Plot, figure_of, legend, legible, styled, svg
+from fedcore.report.table import standard_error
 
 Lines = Sequence[dict[str, Any]]
 
@@ -23,12 +24,16 @@ def colour(arms: Sequence[str], arm: str) -> str:
 
 
 @styled
-def curves(metrics: Lines, field: str, title: str, label: str) -> Plot:
-    """A score by round, one line an arm; the base and local-only training as dashed levels."""
+def curves(metrics: Lines, field: str, title: str, label: str, questions: int = 0) -> Plot:
+    """A score by round, one line an arm; the base and local-only training as dashed levels.
+
+    questions: of how many the score is a fraction; then whiskers beside the last round show its standard error
+    """
     arms = arm_names(metrics)
     figure, axes = figure_of(5.4, 3.5)
     markers = "osD^vP*"
-    said, ends, handles = [], [], []
+    said, handles = [], []
+    last: dict[str, tuple[int, float]] = {}
     for index, arm in enumerate(arms):
         points = sorted(
             (line["round"], line[field]) for line in metrics if line["arm"] == arm and line[field] is not None
@@ -39,7 +44,7 @@ def curves(metrics: Lines, field: str, title: str, label: str) -> Plot:
         # identical curves stay visible: later arms are thinner and lie on top
         look = {"color": colour(arms, arm), "marker": markers[index % 7], "lw": 3 - 0.6 * min(index, 3), "ms": 5}
         handles += axes.plot(x, y, **look, label=arm)
-        ends.append(max(x))
+        last[arm] = x[-1], y[-1]
         said.append(f"{arm} {y[-1]:.3f}")
     for name, dash in (("base", (0, (1, 2))), ("local-only", (0, (5, 3)))):
         values = [line[field] for line in metrics if line["arm"] == name and line[field] is not None]
@@ -47,10 +52,21 @@ def curves(metrics: Lines, field: str, title: str, label: str) -> Plot:
             level = float(np.mean(values))
             handles.append(axes.axhline(level, color=GREY, lw=1.3, ls=dash, label=name))
             said.append(f"{name} {level:.3f}")
-    axes.set(title=title, xlabel="round", ylabel=label, xticks=range(1, max(ends, default=1) + 1))
+    end = max((number for number, _ in last.values()), default=1)
+    axes.set(title=title, xlabel="round", ylabel=label, xticks=range(1, end + 1))
     axes.margins(x=0.06)
+    alternative = f"{title}. After the last round: " + ", ".join(said) + "."
+    if questions and last:
+        errors = {arm: standard_error(value, questions) for arm, (_, value) in last.items()}
+        whiskers: dict[str, Any] = {"fmt": ".", "capsize": 3, "lw": 0, "elinewidth": 1.3}
+        for index, (arm, error) in enumerate(errors.items(), 1):
+            # side by side, where the curves have ended
+            place = end + 0.05 * max(end - 1, 1) * index
+            axes.errorbar(place, last[arm][1], error, color=colour(arms, arm), **whiskers)
+        handles.append(axes.errorbar([], [], [], color=GREY, label="± standard error", **whiskers))
+        alternative += f" Standard error at most {max(errors.values()):.3f}."
     legend(axes, handles, [handle.get_label() for handle in handles])
-    return svg(figure), f"{title}. After the last round: " + ", ".join(said) + "."
+    return svg(figure), alternative
 
 
 @styled
