@@ -154,8 +154,10 @@ def test_the_accuracy_plot_has_a_whisker_an_arm_and_the_loss_none(folder):
     assert "± standard error" not in plain
     assert whiskers.count("± standard error") == 1
     assert said.endswith(" Standard error at most 0.068.")
-    # two arms and the legend
-    assert whiskers.count('id="LineCollection') - plain.count('id="LineCollection') == 3
+    # one in the colour of each arm beside the last round
+    for ink in plots.ARMS[:2]:
+        assert whiskers.count(f"stroke: {ink.lower()}; stroke-width: 1.3") == 1
+        assert f"stroke: {ink.lower()}; stroke-width: 1.3" not in plain
     assert "± standard error" not in plots.curves(metrics, "loss", "t", "l", 0)[0]
 
 
