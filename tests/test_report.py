@@ -38,6 +38,9 @@ METRICS = [
 ]
 
 
+FACTS = {"questions": 40, "held_out": 200}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> RunFolder:
     path = tmp_path_factory.mktemp("report") / "a <b>run & more"
@@ -64,10 +67,10 @@ def test_epsilon_has_a_column_where_there_is_noise_and_an_arm_that_learnt_nothin
     assert [row.name for row in made if row.collapsed] == ["nothing", "worse", "ruined"]
     assert not any(row.collapsed for row in table.rows(METRICS))  # of runs without noise nothing is said
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table.as_rich(made, "t"))
+    console.print(table.as_rich(made, "t", 40))
     assert "ε" in console.export_text()
-    assert "7.5" in table.as_html(made)
-    assert "ε" not in table.as_html(table.rows(METRICS))
+    assert "7.5" in table.as_html(made, FACTS)
+    assert "ε" not in table.as_html(table.rows(METRICS), FACTS)
 
 
 def test_the_table_fits_a_terminal_of_80_columns():
@@ -76,7 +79,9 @@ def test_the_table_fits_a_terminal_of_80_columns():
     with open("/dev/null", "w") as nowhere:
         console = Console(width=80, record=True, file=nowhere)
         console.print(
-            table.as_rich([table.Row("poisoned-krum", 5.123, 161.3, 0.26, 5 * 10**6, 10**9, 123.4, 0.098, 99.9)], "t")
+            table.as_rich(
+                [table.Row("poisoned-krum", 5.123, 161.3, 0.26, 5 * 10**6, 10**9, 123.4, 0.098, 99.9, 7.994)], "t", 40
+            )
         )
     assert "…" not in console.export_text()
 
@@ -86,8 +91,8 @@ def test_terminal_json_and_page_show_the_same_rows():
 
     made = table.rows(METRICS)
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table.as_rich(made, "title"))
-    terminal, page_table = console.export_text(), table.as_html(made)
+    console.print(table.as_rich(made, "title", 40))
+    terminal, page_table = console.export_text(), table.as_html(made, FACTS)
     for row, data in zip(made, table.as_json(made), strict=True):
         assert data["name"] == row.name
         for shown in (row.name, "not finite" if row.loss is None else f"{row.loss:.3f}"):
@@ -95,6 +100,65 @@ def test_terminal_json_and_page_show_the_same_rows():
             assert shown in page_table
     assert "<caption>" in page_table
     assert page_table.count('scope="row"') == 4
+
+
+def test_the_accuracy_says_of_how_many_questions_it_is_and_how_far_it_is_known():
+    from rich.console import Console
+
+    assert table.standard_error(0.25, 40) == pytest.approx(math.sqrt(0.25 * 0.75 / 40))
+    # all right and none right are not certain either
+    assert table.standard_error(1.0, 4) == table.standard_error(0.0, 4) == pytest.approx(math.sqrt(7 / 64 / 4))
+    made = [table.Row(name, 5.0, 148.4, accuracy, 0, 0, 0, 0, 1) for name, accuracy in (("a", 0.3), ("b", 0.5))]
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table.as_rich(made, "t", 40))
+    said = "of 40 questions: one is 2.5 points, standard error up to 7.9"
+    assert f"ranking accuracy {said}" in " ".join(console.export_text().split())
+    page_table = table.as_html(made, FACTS)
+    assert f"{said}, which is √(p(1 − p)/40)" in page_table
+    assert "Scores on 200 held-out texts" in page_table
+    assert "1 held-out text after" in table.as_html(made, {"questions": 40, "held_out": 1})
+    # without questions nothing is said of them
+    none = [table.Row("a", 5.0, 148.4, None, 0, 0, 0, 0, 1)]
+    assert "question" not in table.as_html(none, {"questions": 0, "held_out": 200})
+    console.print(table.as_rich(none, "t", 0))
+    assert "question" not in console.export_text()
+
+
+def test_times_that_a_private_arm_does_not_publish_are_said_to_be_in_its_folder():
+    private = table.rows([METRICS[0], line("noised", 1, 4.9, epsilon=7.5, seconds={"evaluation": 1.0})])
+    said = "in private/rounds/"
+    assert said in table.as_html(private, FACTS)
+    assert said not in table.as_html(table.rows(METRICS), FACTS)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ({"a": 4, "b": 4}, "4 rounds in each of 2 arms"),
+        ({"a": 4, "b": 3}, "7 rounds in 2 arms"),
+        ({"a": 1, "b": 1}, "1 round in each of 2 arms"),
+        ({"a": 4}, "4 rounds in 1 arm"),
+        ({"a": 1}, "1 round in 1 arm"),
+        ({}, "no round yet"),
+    ],
+)
+def test_rounds_are_counted_an_arm_where_arms_have_as_many(ends, said):
+    from fedcore.report.html import rounds_run
+
+    assert rounds_run([{"arm": arm, "output": ""} for arm, rounds in ends.items() for _ in range(rounds)]) == said
+
+
+def test_the_accuracy_plot_has_a_whisker_an_arm_and_the_loss_none(folder):
+    metrics = [entry for entry in METRICS if entry["arm"] != "ruined"] + [line("second", 2, 3.5)]
+    (plain, _), (whiskers, said) = (plots.curves(metrics, "accuracy", "t", "l", n) for n in (0, 40))
+    assert "± standard error" not in plain
+    assert whiskers.count("± standard error") == 1
+    assert said.endswith(" Standard error at most 0.068.")
+    # one in the colour of each arm beside the last round
+    for ink in plots.ARMS[:2]:
+        assert whiskers.count(f"stroke: {ink.lower()}; stroke-width: 1.3") == 1
+        assert f"stroke: {ink.lower()}; stroke-width: 1.3" not in plain
+    assert "± standard error" not in plots.curves(metrics, "loss", "t", "l", 0)[0]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +245,23 @@ def test_the_page_has_table_ledger_configuration_and_machine(folder):
         assert f"<h2>{heading}</h2>" in text
     assert "not selected" in text
     assert "[[arms]]" in text
+
+
+def test_arms_whose_shares_nobody_sees_are_named(folder):
+    from fedcore.report.html import unseen
+
+    open_arm = {"arm": "open", "output": "", "coefficients": {}}
+    masked = {"arm": "masked", "output": "", "secure": {}}
+    hidden = {"arm": "hidden", "output": "", "privacy": {}, "secure": {}}
+    assert unseen([open_arm]) == ""
+    assert unseen([open_arm, masked, masked]) == (
+        " masked is not shown: under masks the server sees sums alone, and nobody the share of a client."
+    )
+    assert unseen([open_arm, hidden, {**hidden, "arm": "other"}]) == (
+        " hidden and other are not shown: who took part in a private arm, and with what share, is not published."
+    )
+    assert unseen([open_arm, masked, hidden]).count("not shown") == 2
+    assert "not shown" not in page(folder)
 
 
 def test_an_unfinished_run_has_a_report_too(folder, tmp_path: Path):

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fedcore.cli.run import Json, privacy_of
-from fedcore.cli.terminal import only_results_on_stdout, print_json, showing
+from fedcore.cli.run import Json, privacy_of, reported
+from fedcore.cli.terminal import print_json, showing
 from fedcore.errors import PrivacyError
 
 
@@ -28,7 +28,6 @@ def report(
     from fedcore.federation.config_file import load_config
     from fedcore.federation.folder import RunFolder
     from fedcore.federation.private_run import destroy_keys as destroy
-    from fedcore.report.html import write_report
     from fedcore.report.table import as_json, as_rich, rows
 
     folder = RunFolder.read(run)
@@ -42,17 +41,19 @@ def report(
             number = destroy(folder, settings, finished=finished)
         what = "and the run's secret" if finished else "but not the run's secret, with which it can go on,"
         print(f"fedcore: {number} noise keys {what} were deleted", file=sys.stderr)
-    with only_results_on_stdout():
-        path = write_report(folder)
+    path, fault = reported(folder)
     table, private = rows(folder.metrics.entries), privacy_of(folder)
-    with showing(f"{path} is complete"):
+    with showing(f"{path} is complete" if path else ""):
         if json:
-            print_json({"run": str(run), "table": as_json(table), "report": str(path)} | private)
-            return
-        from rich.console import Console
+            print_json({"run": str(run), "table": as_json(table), "report": path and str(path)} | private)
+        else:
+            from rich.console import Console
 
-        console = Console(markup=False, emoji=False)
-        console.print(as_rich(table, str(run)))
-        for line in (line for part in private.values() for line in part):
-            console.print(line, highlight=False, soft_wrap=True)
-        console.print(f"report   {path}", highlight=False, soft_wrap=True)
+            console = Console(markup=False, emoji=False)
+            console.print(as_rich(table, str(run), folder.facts["questions"]))
+            for line in (line for part in private.values() for line in part):
+                console.print(line, highlight=False, soft_wrap=True)
+            if path:
+                console.print(f"report   {path}", highlight=False, soft_wrap=True)
+    if fault is not None:
+        raise fault

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,9 +65,12 @@ def default_output(config: Config, stem: str) -> Path:
 
 
 def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
-    """Simulate, write the report, show the table. Raises Interrupted after Ctrl+C, saying what was kept."""
+    """Simulate, write the report, show the table. Raises Interrupted after Ctrl+C, saying what was kept.
+
+    The table of a run whose report could not be made is shown all the same, before the one line that says so.
+    """
     from fedcore.federation.simulation import simulate
-    from fedcore.report.html import population, write_report
+    from fedcore.report.html import population
     from fedcore.report.table import as_json, as_rich, rows
     from fedcore.updates.atomic import REMEDY
 
@@ -74,7 +78,7 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
     try:
         with only_results_on_stdout(), LiveProgress() as progress:
             folder = simulate(config, output, resume=resume, progress=progress)
-            report = write_report(folder)
+        report, fault = reported(folder)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted{_kept(output)}") from None
     except (ConfigError, ExistsError, LayoutError, MissingError):
@@ -89,27 +93,59 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
             raise StorageError(said.removesuffix(REMEDY) + _kept(output, f"{first}, then ")) from error
         raise Failed(error, f"stopped{_kept(output)}") from error
     seconds = time.perf_counter() - start
-    table = rows(folder.metrics.entries)
+    table, facts = rows(folder.metrics.entries), folder.facts
     # the time of a private run tells how many trained
     private, hidden = privacy_of(folder), folder.private.folder.is_dir()
     with showing(f"{output} is complete, and shown by: {shlex.join(['fedcore', 'report', str(output)])}"):
         if json:
             took = {} if hidden else {"seconds": seconds}
             result: dict[str, Any] = {"run": str(output), **took, "table": as_json(table)} | private
-            print_json(result | {"adapter": str(output / "adapter"), "report": str(report)})
-            return
-        from rich.console import Console
+            print_json(result | {"adapter": str(output / "adapter"), "report": report and str(report)})
+        else:
+            from rich.console import Console
 
-        console = Console(markup=False, emoji=False)
-        title = f"{population(folder.facts)} clients, {config.run.rounds} rounds"
-        console.print(as_rich(table, title if hidden else f"{title}, {seconds:.0f} s in all"))
-        for line in (line for part in private.values() for line in part):
-            console.print(line, highlight=False, soft_wrap=True)
-        console.print(
-            f"adapter  {output / 'adapter'}\nreport   {report}\nledger   {output / 'ledger.jsonl'}",
-            highlight=False,
-            soft_wrap=True,
+            console = Console(markup=False, emoji=False)
+            title = f"{population(facts)} clients, {config.run.rounds} rounds"
+            title += "" if hidden else f", {seconds:.0f} s in all"
+            console.print(as_rich(table, title, facts["questions"]))
+            for line in (line for part in private.values() for line in part):
+                console.print(line, highlight=False, soft_wrap=True)
+            made = f"report   {report}\n" if report else ""
+            console.print(
+                f"adapter  {output / 'adapter'}\n{made}ledger   {output / 'ledger.jsonl'}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    if fault is not None:
+        raise _unreported(fault, output) from fault
+
+
+def reported(folder: RunFolder) -> tuple[Path | None, Exception | None]:
+    """Write a run's report: its path, or what kept it from being made, to be raised once the table is shown."""
+    from fedcore.report.html import write_report
+
+    try:
+        with only_results_on_stdout():
+            return write_report(folder), None
+    except Exception as fault:
+        return None, fault
+
+
+def _unreported(fault: Exception, output: Path) -> FedcoreError:
+    """The one line for a finished run without its report; of a fault of ours, the command in it shows all."""
+    from fedcore.updates.atomic import REMEDY
+
+    command = shlex.join(["fedcore", "report", str(output)])
+    if isinstance(fault, (FedcoreError, OSError)):
+        return FedcoreError(
+            f"{str(fault).removesuffix(REMEDY)}; the run is complete but for its report: put that right, then make it "
+            f"with: {command}"
         )
+    said = shorten(f"{type(fault).__name__}: {fault}", 200, placeholder=" …")
+    return FedcoreError(
+        f"{output / 'report.html'}: cannot be made ({said}); the run is complete but for it: report this as a bug, "
+        f"with what is shown by: {command}"
+    )
 
 
 def privacy_of(folder: RunFolder) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -59,7 +60,7 @@ def page(folder: RunFolder) -> str:
         f"<header><h1>{escape(title)}</h1>{_summary(metrics, ledger, facts)}</header>",
         _section(
             "Results",
-            f'<div class="scroll">{as_html(table)}</div>' if metrics else "<p>No round has finished yet.</p>",
+            f'<div class="scroll">{as_html(table, facts)}</div>' if metrics else "<p>No round has finished yet.</p>",
         ),
         *([] if plan is None else [_section("Privacy", privacy.section(plan, table, ledger))]),
         *([_section("Secure aggregation", said)] if (said := secure.section(ledger)) else []),
@@ -80,19 +81,43 @@ def page(folder: RunFolder) -> str:
 def _summary(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
     """Two sentences: what ran, and how it came out."""
     counts = [client["examples"] for client in facts["clients"]]
-    arms = plots.arm_names(metrics)
     # what each client holds is private where [privacy] is
     held = (
         f"{len(counts)} clients with {min(counts)} to {max(counts)} texts" if counts else f"{population(facts)} clients"
     )
-    ran = (
-        f"{held}, {sum('output' in entry for entry in ledger)} rounds in {len(arms)} arms, "
-        f"on the base {facts['base_name']} (SHA-256 {facts['base'][:12]}…). Begun {facts['started']}."
-    )
+    base = f"{facts['base_name']} (SHA-256 {facts['base'][:12]}…)"
+    ran = f"{held}, {rounds_run(ledger)}, on the base {base}. Begun {facts['started']}."
     shown = {row.name: row for row in rows(metrics)} if metrics else {}
     outcome = ", ".join(f"{row.name} {row.loss:.3f}" for row in shown.values() if row.loss is not None)
     text = f"<p>{escape(ran)}</p>"
     return text + (f'<p class="soft">Held-out loss in nats per token: {escape(outcome)}.</p>' if outcome else "")
+
+
+def rounds_run(ledger: Sequence[dict[str, Any]]) -> str:
+    """In words, how many rounds in how many arms."""
+    rounds = Counter(entry["arm"] for entry in ledger if "output" in entry)
+    if not rounds:
+        return "no round yet"
+    each, arms = set(rounds.values()), len(rounds)
+    number = each.pop() if len(each) == 1 else rounds.total()
+    where = "1 arm" if arms == 1 else f"each of {arms} arms" if not each else f"{arms} arms"
+    return f"{number} round{'s' * (number > 1)} in {where}"
+
+
+def unseen(ledger: Sequence[dict[str, Any]]) -> str:
+    """A sentence for each reason why nobody sees how much the clients of an arm counted, with the arms; '' for none."""
+    private = dict.fromkeys(entry["arm"] for entry in ledger if "privacy" in entry)
+    masked = dict.fromkeys(e["arm"] for e in ledger if "secure" in e and e["arm"] not in private)
+    said = ""
+    for arms, why in (
+        (masked, "under masks the server sees sums alone, and nobody the share of a client"),
+        (private, "who took part in a private arm, and with what share, is not published"),
+    ):
+        if arms:
+            *most, last = arms
+            named = f"{', '.join(most)} and {last} are" if most else f"{last} is"
+            said += f" {named} not shown: {why}."
+    return said
 
 
 def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
@@ -101,10 +126,11 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], 
     if plots.arm_names(metrics):
         pair = _figure(plots.curves(metrics, "loss", "Held-out loss", "nats per token"))
         if any(line["accuracy"] is not None for line in metrics):
-            pair += _figure(plots.curves(metrics, "accuracy", "Ranking accuracy", "fraction right"))
+            pair += _figure(plots.curves(metrics, "accuracy", "Ranking accuracy", "fraction right", facts["questions"]))
         sections.append(_section("Round by round", f'<div class="pair">{pair}</div>'))
     if opened := [entry for entry in ledger if "coefficients" in entry]:
         said = "The share that each client counted for. A cross is a share of zero: the rule left that client out."
+        said += unseen(ledger)
         change = "Distance of each client's parameters from the round's starting point. Hollow: left out by the rule."
         sections.append(
             _section("Who counted", _figure(plots.coefficients(opened), said) + _figure(plots.norms(opened), change))
@@ -116,6 +142,8 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], 
             "Training is how long the run waited for its clients, one after the other or as many at a time as it has "
             "workers; of local-only it is the sum over clients. Aggregation includes decoding the received bytes."
         )
+        if any("epsilon" in line for line in metrics):
+            note += " Of private arms evaluation alone is published."
         sections.append(
             _section("Time and traffic", _figure(plots.time_by_phase(metrics), note) + _figure(plots.traffic(metrics)))
         )

@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import io
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from fedcore.errors import DependencyError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from fedcore.report.drawing import Plot, figure_of, legend, legible, styled, svg
+from fedcore.report.table import standard_error
 
 Lines = Sequence[dict[str, Any]]
-Plot = tuple[str, str]
 
 # Okabe and Ito's colours, told apart with the common forms of colour blindness too
 ARMS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 PHASES = {"training": "#56B4E9", "journal": "#E69F00", "aggregation": "#D55E00", "evaluation": "#BBBBBB"}
 GREY, POISONED = "#666666", "#B00020"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fedcore",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#999999",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-}
-
-
-def styled(plot: Callable[..., Plot]) -> Callable[..., Plot]:
-    """Draw in the page's style, apart from the process's own. Raises DependencyError without matplotlib."""
-
-    @functools.wraps(plot)
-    def drawn(*arguments: Any) -> Plot:
-        try:
-            import matplotlib
-        except ImportError:
-            raise DependencyError("the report's plots need matplotlib; install fedcore[train]") from None
-        with matplotlib.rc_context(STYLE):
-            return plot(*arguments)
-
-    return drawn
 
 
 def colour(arms: Sequence[str], arm: str) -> str:
@@ -61,12 +24,16 @@ def colour(arms: Sequence[str], arm: str) -> str:
 
 
 @styled
-def curves(metrics: Lines, field: str, title: str, label: str) -> Plot:
-    """A score by round, one line an arm; the base and local-only training as dashed levels."""
+def curves(metrics: Lines, field: str, title: str, label: str, questions: int = 0) -> Plot:
+    """A score by round, one line an arm; the base and local-only training as dashed levels.
+
+    questions: of how many the score is a fraction; then whiskers beside the last round show its standard error
+    """
     arms = arm_names(metrics)
-    figure, axes = _figure(5.4, 3.5)
+    figure, axes = figure_of(5.4, 3.5)
     markers = "osD^vP*"
-    said, ends = [], []
+    said, handles = [], []
+    last: dict[str, tuple[int, float]] = {}
     for index, arm in enumerate(arms):
         points = sorted(
             (line["round"], line[field]) for line in metrics if line["arm"] == arm and line[field] is not None
@@ -75,26 +42,38 @@ def curves(metrics: Lines, field: str, title: str, label: str) -> Plot:
             continue
         x, y = zip(*points, strict=True)
         # identical curves stay visible: later arms are thinner and lie on top
-        axes.plot(x, y, color=colour(arms, arm), marker=markers[index % 7], lw=3 - 0.6 * min(index, 3), ms=5, label=arm)
-        ends.append(max(x))
+        look = {"color": colour(arms, arm), "marker": markers[index % 7], "lw": 3 - 0.6 * min(index, 3), "ms": 5}
+        handles += axes.plot(x, y, **look, label=arm)
+        last[arm] = x[-1], y[-1]
         said.append(f"{arm} {y[-1]:.3f}")
     for name, dash in (("base", (0, (1, 2))), ("local-only", (0, (5, 3)))):
         values = [line[field] for line in metrics if line["arm"] == name and line[field] is not None]
         if values:
             level = float(np.mean(values))
-            axes.axhline(level, color=GREY, lw=1.3, ls=dash, label=name)
+            handles.append(axes.axhline(level, color=GREY, lw=1.3, ls=dash, label=name))
             said.append(f"{name} {level:.3f}")
-    axes.set(title=title, xlabel="round", ylabel=label, xticks=range(1, max(ends, default=1) + 1))
+    end = max((number for number, _ in last.values()), default=1)
+    axes.set(title=title, xlabel="round", ylabel=label, xticks=range(1, end + 1))
     axes.margins(x=0.06)
-    _legend(axes)
-    return _svg(figure), f"{title}. After the last round: " + ", ".join(said) + "."
+    alternative = f"{title}. After the last round: " + ", ".join(said) + "."
+    if questions and last:
+        errors = {arm: standard_error(value, questions) for arm, (_, value) in last.items()}
+        whiskers: dict[str, Any] = {"fmt": ".", "capsize": 3, "lw": 0, "elinewidth": 1.3}
+        for index, (arm, error) in enumerate(errors.items(), 1):
+            # side by side, where the curves have ended
+            place = end + 0.05 * max(end - 1, 1) * index
+            axes.errorbar(place, last[arm][1], error, color=colour(arms, arm), **whiskers)
+        handles.append(axes.errorbar([], [], [], color=GREY, label="± standard error", **whiskers))
+        alternative += f" Standard error at most {max(errors.values()):.3f}."
+    legend(axes, handles, [handle.get_label() for handle in handles])
+    return svg(figure), alternative
 
 
 @styled
 def coefficients(ledger: Lines) -> Plot:
     """The share that each client counted for: clients down, rounds across, a panel an arm; a cross is a share of 0."""
     arms, clients = arm_names(ledger), client_names(ledger)
-    figure, grid = _figure(1.6 + 2.9 * len(arms), 1.1 + 0.27 * len(clients), 1, len(arms))
+    figure, grid = figure_of(1.6 + 2.9 * len(arms), 1.1 + 0.27 * len(clients), 1, len(arms))
     shares = [{c: v / line["divisor"] for c, v in line["coefficients"].items()} for line in ledger]
     top = max((abs(v) for share in shares for v in share.values()), default=1.0) or 1.0
     said = []
@@ -113,14 +92,14 @@ def coefficients(ledger: Lines) -> Plot:
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-    return _svg(figure), "Share of each client by round. " + "; ".join(said) + "."
+    return svg(figure), "Share of each client by round. " + "; ".join(said) + "."
 
 
 @styled
 def norms(ledger: Lines) -> Plot:
     """Euclidean norm of each client's change, a dot a round, one panel an arm; filled if it counted, hollow if not."""
     arms, clients = arm_names(ledger), client_names(ledger)
-    figure, grid = _figure(1.6 + 2.9 * len(arms), 1.1 + 0.27 * len(clients), 1, len(arms), sharex=True)
+    figure, grid = figure_of(1.6 + 2.9 * len(arms), 1.1 + 0.27 * len(clients), 1, len(arms), sharex=True)
     largest = max((v for line in ledger for v in line["change_norms"].values()), default=0.0)
     for axes, arm in zip(np.atleast_1d(grid), arms, strict=True):
         lines = [line for line in ledger if line["arm"] == arm]
@@ -133,7 +112,7 @@ def norms(ledger: Lines) -> Plot:
                     axes.plot(norm, row, "o", ms=6, mec=ink, mfc=ink if counted else "white", alpha=0.85)
         axes.set(title=arm, xlabel="norm of the change", ylim=(len(clients) - 0.5, -0.5), xlim=(0, largest * 1.08 or 1))
         _client_ticks(axes, clients, bad, arm == arms[0])
-    return _svg(figure), (
+    return svg(figure), (
         f"Norm of each client's change by arm, one dot a round; the largest is {largest:.2f}. "
         "Filled dots counted in the aggregate, hollow ones did not; poisoned clients are red."
     )
@@ -143,19 +122,19 @@ def norms(ledger: Lines) -> Plot:
 def time_by_phase(metrics: Lines) -> Plot:
     """Seconds by phase, one bar an arm."""
     names = list(dict.fromkeys(line["arm"] for line in metrics))
-    figure, axes = _figure(7.2, 0.9 + 0.36 * len(names))
+    figure, axes = figure_of(7.2, 0.9 + 0.36 * len(names))
     left = np.zeros(len(names))
-    said = []
+    bars, said = [], []
     for phase, ink in PHASES.items():
         spent = np.array([sum(x["seconds"].get(phase, 0.0) for x in metrics if x["arm"] == name) for name in names])
-        axes.barh(names, spent, left=left, color=ink, label=phase, height=0.65)
+        bars.append(axes.barh(names, spent, left=left, color=ink, height=0.65))
         left += spent
         said.append(f"{phase} {spent.sum():.1f} s")
     axes.invert_yaxis()
     axes.set(title="Time by phase", xlabel="seconds")
     axes.grid(axis="y", visible=False)
-    _legend(axes)
-    return _svg(figure), "Seconds by phase for each arm. In all: " + ", ".join(said) + "."
+    legend(axes, bars, list(PHASES))
+    return svg(figure), "Seconds by phase for each arm. In all: " + ", ".join(said) + "."
 
 
 @styled
@@ -163,42 +142,41 @@ def traffic(metrics: Lines) -> Plot:
     """Megabytes that clients send and receive in one round, by arm."""
     arms = arm_names(metrics)
     first = [next(line for line in metrics if line["arm"] == arm) for arm in arms]
-    figure, axes = _figure(7.2, 0.9 + 0.44 * len(arms))
-    places = np.arange(len(arms))
+    figure, axes = figure_of(7.2, 0.9 + 0.44 * len(arms))
+    places, bars = np.arange(len(arms)), []
     for offset, field, ink in ((-0.2, "bytes_up", "#0072B2"), (0.2, "bytes_down", "#56B4E9")):
         values = [line[field] / 1e6 for line in first]
-        bars = axes.barh(places + offset, values, 0.36, color=ink, label=field.replace("bytes_", ""))
-        axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=3)
+        bars.append(axes.barh(places + offset, values, 0.36, color=ink))
+        axes.bar_label(bars[-1], fmt="%.2f", fontsize=8, padding=3)
     axes.set(title="Bytes in one round", xlabel="MB, all clients together", yticks=places, yticklabels=arms)
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
-    _legend(axes)
+    legend(axes, bars, ("up", "down"))
     up, down = first[0]["bytes_up"] / 1e6, first[0]["bytes_down"] / 1e6
-    return _svg(figure), f"Bytes in one round: {up:.2f} MB up and {down:.2f} MB down in {arms[0]}."
+    return svg(figure), f"Bytes in one round: {up:.2f} MB up and {down:.2f} MB down in {arms[0]}."
 
 
 @styled
 def data_by_client(clients: Lines) -> Plot:
     """How many texts of each label each client holds."""
     labels = sorted({label for client in clients for label in client["labels"]})
-    shown, rest = labels[:6], labels[6:]
-    figure, axes = _figure(7.2, 0.9 + 0.29 * len(clients))
+    # each with the labels that it stands for
+    shown = [(legible(label) or "texts", [label]) for label in labels[:6]]
+    shown += [("other labels", labels[6:])] if labels[6:] else []
+    figure, axes = figure_of(7.2, max(0.9 + 0.29 * len(clients), 0.5 + 0.2 * len(shown)))
     names = [client["id"] for client in clients]
-    left = np.zeros(len(clients))
-    for index, label in enumerate([*shown, *(["other labels"] if rest else [])]):
-        members = rest if label == "other labels" and rest else [label]
+    left, bars = np.zeros(len(clients)), []
+    for (_, members), ink in zip(shown, ARMS, strict=False):
         counts = np.array([sum(client["labels"].get(m, 0) for m in members) for client in clients])
-        axes.barh(
-            names, counts, left=left, height=0.7, label=label or "texts", color=ARMS[index % len(ARMS)], alpha=0.85
-        )
+        bars.append(axes.barh(names, counts, left=left, height=0.7, color=ink, alpha=0.85))
         left += counts
     axes.invert_yaxis()
     axes.set(title="What each client holds", xlabel="texts")
     axes.grid(axis="y", visible=False)
-    _legend(axes)
+    legend(axes, bars, [name for name, _ in shown])
     said = ", ".join(f"{client['id']} {client['examples']}" for client in clients)
-    return _svg(figure), f"Texts held by each client: {said}."
+    return svg(figure), f"Texts held by each client: {said}."
 
 
 def arm_names(lines: Lines) -> list[str]:
@@ -218,26 +196,3 @@ def _client_ticks(axes: Any, clients: Sequence[str], poisoned: Sequence[str], na
     for label, client in zip(axes.get_yticklabels(), clients, strict=True):
         if client in poisoned:
             label.set_color(POISONED)
-
-
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """A figure that belongs to nobody's pyplot, and its axes."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    return figure, figure.subplots(rows, columns, **options)
-
-
-def _legend(axes: Any) -> None:
-    """The legend beside the axes, where it hides nothing."""
-    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.02), borderaxespad=0.3)
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element, without XML prologue and date, so that the same run gives the same text."""
-    written = io.StringIO()
-    figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
-    text = written.getvalue()
-    return text[text.index("<svg") :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,6 @@ from fedcore.report.collapse import collapsed
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-CAPTION = (
-    "Scores on held-out texts after the last round; bytes and seconds are sums over all rounds and clients: bytes of "
-    "tensors, without headers, and seconds without the time that updates took to reach the disk. "
-    "Local-only is the mean over clients that each train alone with the same number of steps; its perplexity is exp of "
-    "the mean loss. Ranking accuracy is of questions with four answers: guessing gives 25 %."
-)
 
 
 @dataclass(frozen=True)
@@ -108,12 +101,49 @@ def as_json(table: Sequence[Row]) -> list[dict[str, Any]]:
     return [asdict(row) for row in table]
 
 
-def as_rich(table: Sequence[Row], title: str) -> Table:
-    """Rows for the terminal."""
+def standard_error(accuracy: float, questions: int) -> float:
+    """How far a fraction of so many questions is known, as a fraction: √(p(1 − p)/n).
+
+    p is half a question from 0 and from 1 at least: all right, or none, is not certain either.
+    """
+    p = min(max(accuracy, 0.5 / questions), 1 - 0.5 / questions)
+    return math.sqrt(p * (1 - p) / questions)
+
+
+def _precision(table: Sequence[Row], questions: int) -> str:
+    """What the accuracies are worth; '' where none was measured."""
+    known = [standard_error(row.accuracy, questions) for row in table if questions and row.accuracy is not None]
+    if not known:
+        return ""
+    of = f"of {questions} question{'s' * (questions > 1)}"
+    return f"{of}: one is {100 / questions:.1f} points, standard error up to {100 * max(known):.1f}"
+
+
+def _private(table: Sequence[Row]) -> str:
+    """Where the times are that a private arm does not publish; '' where there is none."""
+    if all(row.epsilon is None for row in table):
+        return ""
+    return "of private arms (with ε) training and aggregation are in private/rounds/"
+
+
+def as_rich(table: Sequence[Row], title: str, questions: int) -> Table:
+    """Rows for the terminal; questions: of how many the accuracy is."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    shown = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=0)
+    precision = _precision(table, questions)
+    notes = [f"ranking accuracy {precision}" if precision else "", _private(table)]
+    shown = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption="\n".join(filter(None, notes)) or None,
+        caption_justify="left",
+        caption_style="",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=0,
+    )
     # on a terminal of 80 columns the headings take two lines
     split = {"perplexity": "perplex-\nity", "training": "train-\ning", "aggregation": "aggre-\ngation"}
     split |= {"evaluation": "evalu-\nation", "held-out loss": "loss"}
@@ -127,8 +157,8 @@ def as_rich(table: Sequence[Row], title: str) -> Table:
     return shown
 
 
-def as_html(table: Sequence[Row]) -> str:
-    """Rows for the page, with a caption and scoped headings."""
+def as_html(table: Sequence[Row], facts: Mapping[str, Any]) -> str:
+    """Rows for the page, with a caption and scoped headings; facts: of run.json, how many questions and texts."""
     head = "".join(f'<th scope="col">{heading or "run"}</th>' for heading, _, _ in columns(table))
     body = []
     for row in table:
@@ -136,7 +166,29 @@ def as_html(table: Sequence[Row]) -> str:
         body.append(
             f'<tr><th scope="row">{cells[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in cells[1:]) + "</tr>"
         )
-    return f"<table><caption>{CAPTION}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    caption = html.escape(_caption(table, facts["held_out"], facts["questions"]))
+    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _caption(table: Sequence[Row], held_out: int, questions: int) -> str:
+    """What the figures are of, and what they are worth."""
+    said = [
+        f"Scores on {held_out} held-out text{'s' * (held_out > 1)} after the last round; bytes and seconds are sums "
+        "over all rounds and clients: bytes of tensors, without headers, and seconds without the time that updates "
+        "took to reach the disk.",
+        "Local-only is the mean over clients that each train alone with the same number of steps; its perplexity is "
+        "exp of the mean loss.",
+    ]
+    if precision := _precision(table, questions):
+        said.append(
+            f"Ranking accuracy is {precision}, which is √(p(1 − p)/{questions}): differences of a few questions say "
+            "little. Each has four answers: guessing gives 25 %."
+        )
+    if private := _private(table):
+        said.append(
+            f"{private[0].upper()}{private[1:]} alone, until they expire: how long a round took tells how many trained."
+        )
+    return " ".join(said)
 
 
 def size(count: float) -> str:
