@@ -244,9 +244,18 @@ def test_what_cannot_be_is_refused_before_texts_and_base(config, tmp_path, capsy
 
     monkeypatch.setattr(simulation, "load_texts", too_late)
     config.write_text(CONFIG.replace("seed = 1", "seed = 2"))
-    assert "run: differs from" in refused(capsys, "run", config, "-o", tmp_path / "out", "--resume")
+    assert "run.seed: got 2, this run began with 1 (" in refused(
+        capsys, "run", config, "-o", tmp_path / "out", "--resume"
+    )
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused(capsys, "run", config, "-o", tmp_path / "file" / "out")
+    (tmp_path / "empty").mkdir()
+    for source, said in (("./mistyped", "no such directory"), ("empty", "no config.json in it")):
+        config.write_text(CONFIG.replace('"fake"', f'"{source}"'))
+        [line] = refused(capsys, "run", config, "-o", tmp_path / "new").splitlines()
+        assert line.startswith("fedcore: error: model ")
+        assert f": {said} (looked at {tmp_path / source}); give " in line
+    assert not (tmp_path / "new").exists()
 
 
 def test_clients_by_column_are_counted_before_the_base(config, tmp_path, capsys, monkeypatch):
@@ -269,6 +278,20 @@ def test_keys_lists_the_whole_configuration(capsys):
     said = capsys.readouterr().out
     assert "run.rounds (integer, default 3)\n    federated rounds in each arm\n" in said
     assert "arms[].attack.clients" in said
+
+
+@pytest.mark.parametrize("command", [[], ["--help"], ["run", "--help"], ["keys"], ["keys", "new", "--help"]])
+def test_help_that_cannot_be_shown_is_one_line_about_stdout(capsys, monkeypatch, command):
+    class Full(io.StringIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(command) == 1
+    assert capsys.readouterr().err == (
+        "fedcore: error: standard output cannot be written (No space left on device); free space or send it to another "
+        "place\n"
+    )
 
 
 def test_torch_is_told_not_to_spin(monkeypatch):

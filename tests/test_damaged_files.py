@@ -59,6 +59,10 @@ def test_json_is_read_as_python_writes_it():
     assert np.isnan(json_object('{"a": NaN}', "x")["a"])
 
 
+def test_a_byte_order_mark_is_no_json_of_ours():
+    assert "x: not valid JSON" in refused(json_object, b'\xef\xbb\xbf{"a": 1}', "x")
+
+
 def test_a_text_that_is_no_json_object_is_named(damage):
     said = refused(json_object, damage, "run.json", "restore it")
     assert said.startswith("run.json: ")
@@ -156,8 +160,10 @@ def test_a_report_names_the_damaged_file(whole, tmp_path, capsys, name, damage):
     assert said.startswith(f"fedcore: error: {path}/{name}:")
 
 
-def test_a_report_shows_a_damaged_configuration(whole, tmp_path):
+def test_a_report_says_that_the_configuration_is_damaged(whole, tmp_path):
     path = tmp_path / "run"
     shutil.copytree(whole, path)
     (path / "config.toml").write_bytes(b"# caf\xe9\n" + (path / "config.toml").read_bytes())
-    assert "# caf\ufffd\n[run]" in page(RunFolder.read(path)).replace("\n\n", "\n")
+    said = page(RunFolder.read(path))
+    assert f"Changed after the run began: {path}/config.toml: not UTF-8 text (invalid continuation byte at" in said
+    assert "[run]\nseed = 5\n" in said

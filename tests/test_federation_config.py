@@ -206,6 +206,11 @@ def test_clients_take_the_ranks_in_turn_and_their_scales():
     assert parse_config(SMALLEST, "c.toml").adapter.each_rank == (8,)
 
 
+def test_a_byte_order_mark_is_dropped(tmp_path: Path):
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbf" + SMALLEST.replace("\n", "\r\n").encode())
+    assert load_config(tmp_path / "c.toml") == parse_config(SMALLEST, "c.toml", tmp_path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(MissingError, match=r"nowhere\.toml: no such configuration file"):
         load_config(tmp_path / "nowhere.toml")

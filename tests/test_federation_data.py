@@ -136,6 +136,17 @@ def test_missing_empty_and_undecodable_files(tmp_path):
         texts(tmp_path / "latin.jsonl")
 
 
+def test_a_byte_order_mark_is_dropped_where_a_file_begins(tmp_path):
+    path = jsonl(tmp_path)
+    plain, data = texts(path), path.read_bytes()
+    for start in (b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"):
+        path.write_bytes(start + data)
+        assert texts(path) == plain
+    path.write_bytes(data + b'\xef\xbb\xbf{"body": "x"}\n')
+    with pytest.raises(FormatError, match=r"texts\.jsonl:\d+: not valid JSON"):
+        texts(path)
+
+
 def test_a_partition_by_label_needs_a_column(tmp_path):
     with pytest.raises(ConfigError, match=r"partition\.column: missing; kind = 'dirichlet' needs the column"):
         texts(jsonl(tmp_path), 'kind = "dirichlet"')

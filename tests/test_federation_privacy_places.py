@@ -49,12 +49,12 @@ def test_a_copy_of_the_public_configuration_starts_no_budget_of_its_own(tmp_path
     path = tmp_path / "run"
     run(path, elsewhere(tmp_path))
     shutil.copy(path / "config.toml", tmp_path / "copy.toml")
-    with pytest.raises(ConfigError, match=r'copy\.toml: privacy\.budget: got "", .* private/places\.json.*: give'):
+    with pytest.raises(ConfigError, match=r'copy\.toml: privacy\.budget: got "", .*: restore that, or in a copy give'):
         load_config(tmp_path / "copy.toml")
     places = path / "private/places.json"
     for damage in (lambda: places.write_text("[]"), lambda: places.write_text("{"), places.unlink):
         damage()
-        with pytest.raises(ConfigError, match=r'config\.toml: privacy\.budget: got ""'):
+        with pytest.raises(ConfigError, match=r'run\.json: privacy\.budget: got ""'):
             RunFolder.read(path)
 
 

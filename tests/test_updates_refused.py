@@ -30,6 +30,14 @@ MATRIX = np.ones((2, 2), np.float32)
         ({"\udc00": ROW}, LayoutError, "lone surrogate"),
         ({"m.lora_A.weight": MATRIX}, LayoutError, "'m.lora_A.weight': its partner 'm.lora_B.weight' is missing"),
         ({"m.lora_B.weight": MATRIX}, LayoutError, "'m.lora_B.weight': its partner 'm.lora_A.weight' is missing"),
+        (
+            {
+                "m.lora_A.weight": np.ones((2, 3, 3, 3), np.float32),
+                "m.lora_B.weight": np.ones((4, 2, 1, 1), np.float32),
+            },
+            LayoutError,
+            r"'m.lora_A.weight': got shape .*, expected a matrix, as .*; leave them out of the clients' target_modules",
+        ),
         ({"m.lora_embedding_A": MATRIX, "m.lora_B.weight": MATRIX}, LayoutError, "its partner"),
         ({"m.lora_A.weight": ROW, "m.lora_B.weight": MATRIX}, LayoutError, r"'m.lora_A.weight': got shape \(2,\)"),
         (

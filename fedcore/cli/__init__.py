@@ -15,6 +15,7 @@ import typer
 from fedcore.cli.aggregate import aggregate
 from fedcore.cli.demo import demo
 from fedcore.cli.doctor import doctor
+from fedcore.cli.help import Command, Group
 from fedcore.cli.keys import keys
 from fedcore.cli.plan import plan
 from fedcore.cli.report import report
@@ -24,12 +25,13 @@ from fedcore.errors import FedcoreError
 
 app = typer.Typer(
     name="fedcore",
+    cls=Group,
     help="Federated post-training of open-weight language models, through a compiled aggregation core.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (demo, run, aggregate, plan, report, doctor):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(keys)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedcore.cli.help import Command, Group
 from fedcore.cli.run import Json
 from fedcore.cli.terminal import print_json, showing
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 keys = typer.Typer(
     name="keys",
+    cls=Group,
     help="Signing keys of members of secure sums, and the roster of whose they are, kept away from the server.",
     no_args_is_help=True,
     add_completion=False,
@@ -24,7 +26,7 @@ Member = Annotated[str, typer.Argument(help="The member's identifier.", show_def
 Public = Annotated[str, typer.Argument(help="Its public key, as `fedcore keys new` shows it.", show_default=False)]
 
 
-@keys.command()
+@keys.command(cls=Command)
 def new(
     path: Annotated[Path, typer.Argument(help="Where the secret key goes; it must not exist.", show_default=False)],
     json: Json = False,
@@ -40,25 +42,25 @@ def new(
             typer.echo(public)
 
 
-@keys.command()
+@keys.command(cls=Command)
 def enrol(roster: File, member: Member, public: Public, json: Json = False) -> None:
     """Add a member to a roster, which is made if it is not there."""
     _change(roster, json, "enrol", member, public)
 
 
-@keys.command()
+@keys.command(cls=Command)
 def rotate(roster: File, member: Member, public: Public, json: Json = False) -> None:
     """Give a member another key; the old one cannot come back."""
     _change(roster, json, "rotate", member, public)
 
 
-@keys.command()
+@keys.command(cls=Command)
 def revoke(roster: File, member: Member, json: Json = False) -> None:
     """Take a member out; its key cannot come back."""
     _change(roster, json, "revoke", member)
 
 
-@keys.command()
+@keys.command(cls=Command)
 def show(roster: File, json: Json = False) -> None:
     """List members and their keys, and the digest by which all sides can compare their rosters."""
     from fedcore.privacy.secagg.roster_file import RosterFile

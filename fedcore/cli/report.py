@@ -25,14 +25,15 @@ def report(
     json: Json = False,
 ) -> None:
     """Write report.html of a run again from what its folder holds, and show the table."""
-    from fedcore.federation.config_file import load_config
     from fedcore.federation.folder import RunFolder
     from fedcore.federation.private_run import destroy_keys as destroy
     from fedcore.report.table import as_json, as_rich, rows
 
     folder = RunFolder.read(run)
+    if said := folder.changed():
+        print(f"fedcore: {said}; the report shows what it began with", file=sys.stderr)
     if destroy_keys:
-        config = load_config(run / "config.toml")
+        config = folder.config
         settings = config.privacy
         if settings is None:
             raise PrivacyError(f"{run}: a run without [privacy] has no noise keys; leave out --destroy-noise-keys")

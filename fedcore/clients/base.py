@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from fedcore.clients.hub import line, nowhere, why_not
+from fedcore.clients.hub import line, locate, nowhere, why_not
 from fedcore.clients.quiet import quiet
 from fedcore.errors import ConfigError, DependencyError, FormatError, LayoutError, MissingError, TrainingError
 
@@ -114,7 +113,7 @@ def load_base(
     if quantization not in ("nf4", "none"):
         raise ConfigError(f"quantization: got {quantization!r}, expected 'nf4' or 'none'")
     target = _device(device)
-    place, local = _locate(source, Path(folder))
+    place, local = locate(source, Path(folder))
     dtype = _compute_dtype(target)
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(target)}}
     with quiet():
@@ -180,24 +179,6 @@ def _device(name: str) -> torch.device:
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: got {name!r} and torch sees no GPU here; use 'auto' or 'cpu'")
     return target
-
-
-def _locate(source: str | Path, folder: Path) -> tuple[str, bool]:
-    """(what transformers is given, whether it is a local directory)."""
-    path = folder / Path(source).expanduser()
-    if path.is_dir():
-        return str(path), True
-    if (
-        isinstance(source, Path)
-        or Path(source).is_absolute()
-        or source.startswith((".", "~"))
-        or source.count(os.sep) > 1
-    ):
-        raise MissingError(
-            f"model {source}: no such directory (looked at {path.absolute()}); give one in transformers' format or a "
-            "hub name"
-        )
-    return source, False
 
 
 def _compute_dtype(device: torch.device) -> torch.dtype:

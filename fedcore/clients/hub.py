@@ -1,15 +1,45 @@
-"""The hub of models and data sets, asked once whether it has a name.
+"""Where a model lies, and the hub of models and data sets, asked once whether it has a name.
 
 Its libraries ask for every file of a name, and each time again and again: offline a typo takes a minute.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
+from fedcore.errors import MissingError
+
 #: seconds that the hub may take to answer
 _PATIENCE = 10.0
+
+
+def locate(source: str | Path, folder: Path) -> tuple[str, bool]:
+    """(what transformers is given, whether it is a local directory); reads no file and asks nobody.
+
+    Raises MissingError where a path leads to no directory, or to one without a model's configuration.
+    """
+    path = folder / Path(source).expanduser()
+    if path.is_dir():
+        # an adapter's directory names its base
+        if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise MissingError(
+                f"model {source}: no config.json in it (looked at {path.absolute()}); give a directory in "
+                "transformers' format or a hub name"
+            )
+        return str(path), True
+    if (
+        isinstance(source, Path)
+        or Path(source).is_absolute()
+        or source.startswith((".", "~"))
+        or source.count(os.sep) > 1
+    ):
+        raise MissingError(
+            f"model {source}: no such directory (looked at {path.absolute()}); give one in transformers' format or a "
+            "hub name"
+        )
+    return source, False
 
 
 def why_not(kind: Literal["model", "dataset"], name: str) -> str | None:

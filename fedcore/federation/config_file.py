@@ -39,7 +39,7 @@ else:
 
 
 #: the keys that name files, by table
-_PATHS = (
+PATHS = (
     ("data", "source"),
     ("server", "data"),
     ("model", "source"),
@@ -59,7 +59,7 @@ def load_config(path: str | Path) -> Config:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
     except (FileNotFoundError, IsADirectoryError):
         raise MissingError(f"{path}: no such configuration file; give the path of a TOML file") from None
     except UnicodeDecodeError as error:
@@ -76,7 +76,7 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
     if isinstance(data.get("privacy"), dict):
         data["privacy"] = with_places(data["privacy"], name, folder / FOLDER)
     arms = data["arms"] if isinstance(data.get("arms"), list) else []
-    held = [(data.get(table), key) for table, key in _PATHS]
+    held = [(data.get(table), key) for table, key in PATHS]
     held += [(arm.get("secure"), "policy") for arm in arms if isinstance(arm, dict)]
     for section, key in held:
         if isinstance(section, dict) and isinstance(value := section.get(key), str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,8 @@ def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
         )
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)  # some editors begin a file with it
             if line.strip():
                 place = f"{path}:{number}"
                 yield place, json_object(line, place, "write one JSON object per line, in UTF-8")

@@ -18,11 +18,12 @@ from typing import Any
 
 from fedcore.errors import ConfigError, ExistsError, LayoutError, MissingError, StorageError
 from fedcore.federation.config import Config
-from fedcore.federation.config_file import load_config, to_toml
+from fedcore.federation.config_changes import change
+from fedcore.federation.config_file import load_config, parse_config, to_toml
 from fedcore.federation.journal import Journal, LineLog
 from fedcore.federation.private_journal import PrivateJournal
 from fedcore.federation.round_files import RoundFiles
-from fedcore.federation.sealing import without_places
+from fedcore.federation.sealing import public
 from fedcore.updates import Update
 from fedcore.updates.atomic import new_directory, refused
 from fedcore.updates.header import json_object
@@ -50,8 +51,11 @@ class RunFolder:
         """
         refuse_existing(path)
         with new_directory(path) as beside:
-            (beside / "config.toml").write_text(to_toml(_public(config)), encoding="utf-8")
-            (beside / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            text = to_toml(public(config))
+            (beside / "config.toml").write_text(text, encoding="utf-8")
+            # once more, as people edit the file above
+            kept = json.dumps(facts | {"config": text}, indent=1) + "\n"
+            (beside / "run.json").write_text(kept, encoding="utf-8")
             if secret is not None and config.privacy is not None:
                 PrivateJournal.begin(beside, secret, config.privacy)
         folder = cls(path)
@@ -66,7 +70,7 @@ class RunFolder:
                 raise MissingError(f"{path}: no {name} in it; give the folder of a run")
         folder = cls(path)
         if folder.private.folder.is_dir():
-            folder._expire(load_config(path / "config.toml"))
+            folder._expire(folder.config)
         return folder
 
     @classmethod
@@ -113,14 +117,37 @@ class RunFolder:
         """Where messages of private arms lie, by arm: they expire. Those of open arms stay, for auditors."""
         if not self.private.folder.is_dir():
             return {}
-        config = load_config(self.path / "config.toml")
+        config = self.config
         return {arm.name: self.private.folder / "updates" for arm in config.arms if config.privacy_of(arm) is not None}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """run.json: base, clients, machine, versions. Raises FormatError where it was damaged."""
+        """run.json: base, clients, machine, versions, configuration. Raises FormatError where it was damaged."""
         path = self.path / "run.json"
         return json_object(path.read_bytes(), str(path), "restore it from a copy")
+
+    @property
+    def config_text(self) -> str:
+        """The configuration that the run began with, in TOML, whatever became of config.toml. Raises MissingError."""
+        text = self.facts.get("config")
+        if not isinstance(text, str):
+            path = self.path / "run.json"
+            raise MissingError(f"{path}: has not the run's configuration; restore it from a copy or start a new run")
+        return text
+
+    @property
+    def config(self) -> Config:
+        """`config_text`, read. Raises MissingError, and ConfigError where it does not load."""
+        return parse_config(self.config_text, str(self.path / "run.json"), self.path)
+
+    def changed(self) -> str:
+        """What was changed in config.toml after the run began, in words; "" for nothing. Raises as `config` does."""
+        path = self.path / "config.toml"
+        try:
+            said = change(self.config, load_config(path), str(self.path / "run.json"))
+        except ConfigError as error:
+            return str(error).splitlines()[0]
+        return f"{path}: {said}" if said else ""
 
     def save_adapter(self, update: Update, *parts: str) -> None:
         """Write a PEFT directory inside the folder unless it is there already (each is written whole)."""
@@ -212,27 +239,12 @@ def check_writable(path: Path) -> None:
 
 
 def same_config(folder: RunFolder, config: Config) -> None:
-    """Raise ConfigError, naming the first table that differs, unless the run was started with this configuration.
+    """Raise ConfigError, naming the keys that differ, unless the run was started with this configuration.
 
-    But for [run] workers, which memory may make lower: like another machine it changes results in their rounding alone.
+    Nor may config.toml in its folder have been changed, which readers take for the run's. [run] output and workers may
+    differ, and the folders of files.
     """
-    before, now = (
-        made.model_copy(update={"run": made.run.model_copy(update={"workers": 1})})
-        for made in (_portable(load_config(folder.path / "config.toml")), _portable(config))
-    )
-    for table in Config.model_fields:
-        if getattr(before, table) != getattr(now, table):
-            raise ConfigError(
-                f"{table}: differs from {folder.path / 'config.toml'}, with which this run began; resume with that file"
-            )
-
-
-def _portable(config: Config) -> Config:
-    """The configuration without the place it writes to, which changes nothing of the result."""
-    return config.model_copy(update={"run": config.run.model_copy(update={"output": None})})
-
-
-def _public(config: Config) -> Config:
-    """`_portable`, without the places that a private run keeps to itself."""
-    hidden = None if config.privacy is None else without_places(config.privacy)
-    return _portable(config).model_copy(update={"privacy": hidden})
+    if said := folder.changed():
+        raise ConfigError(f"{said}; put it back, or start a new run with it in another folder")
+    if said := change(folder.config, config, str(folder.path / "run.json")):
+        raise ConfigError(f"{said}; resume with {folder.path / 'config.toml'}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import ConfigError, ExistsError, FormatError, MissingError
+from fedcore.federation.config import Config
 from fedcore.federation.config_privacy import Privacy
 from fedcore.privacy.files import read
 from fedcore.privacy.seal import KEY_BYTES
@@ -16,7 +17,7 @@ from fedcore.updates.header import json_object
 
 #: in a run's private folder, and the keys of [privacy] in it, which are empty in the run's public configuration
 PLACES = "places.json"
-_KEYS = ("budget", "sealing_key")
+KEYS = ("budget", "sealing_key")
 
 
 def budget_path(settings: Privacy, private: Path) -> Path:
@@ -47,12 +48,16 @@ def sealing_key(settings: Privacy, private: Path) -> bytes:
 
 def places(settings: Privacy) -> dict[str, str]:
     """The places that [privacy] names, by key."""
-    return {key: place for key in _KEYS if (place := getattr(settings, key))}
+    return {key: place for key in KEYS if (place := getattr(settings, key))}
 
 
-def without_places(settings: Privacy) -> Privacy:
-    """What a run's public configuration says of them: empty, so that a copy of it starts no budget of its own."""
-    return settings.model_copy(update=dict.fromkeys(places(settings), ""))
+def public(config: Config) -> Config:
+    """A run's public configuration: without its output, and with empty places, so that no copy starts a budget."""
+    run = config.run.model_copy(update={"output": None})
+    if config.privacy is None:
+        return config.model_copy(update={"run": run})
+    empty = dict.fromkeys(places(config.privacy), "")
+    return config.model_copy(update={"run": run, "privacy": config.privacy.model_copy(update=empty)})
 
 
 def with_places(section: dict[str, Any], name: str, private: Path) -> dict[str, Any]:
@@ -60,12 +65,13 @@ def with_places(section: dict[str, Any], name: str, private: Path) -> dict[str, 
 
     name: of the configuration in errors. Raises ConfigError where the private folder does not have them.
     """
-    empty = [key for key in _KEYS if section.get(key) == ""]
+    empty = [key for key in KEYS if section.get(key) == ""]
     try:
         kept = json_object((private / PLACES).read_bytes(), PLACES) if empty else {}
         return section | {key: str(kept[key]) for key in empty}
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(
             f'{name}: privacy.{empty[0]}: got "", as in the public configuration of a run, whose private/{PLACES} has '
-            "it, and there is none beside this file: give the path, or runs over one population have two budgets"
+            "it, and there is none beside this file: restore that, or in a copy give the path, or runs over one "
+            "population have two budgets"
         ) from None

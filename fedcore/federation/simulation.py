@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
+from fedcore.clients.hub import locate
 from fedcore.clients.settings import Metrics, Progress
 from fedcore.clients.workers import Workers
 from fedcore.federation.client_policy import agreed_in_the_clear, all_agree
@@ -47,8 +48,8 @@ def simulate(config: Config, output: Path, *, resume: bool = False, progress: Pr
 
     resume: go on with an interrupted run in `output`. Raises before any work BackendError for a stream of noise or
     masks that does not run here, and ExistsError or StorageError if `output` exists, and not `resume`, or cannot be
-    made; MissingError, ConfigError or LayoutError if it cannot be resumed; PrivacyError where the clients' policy
-    refuses an arm, which for the base's digest takes loading it.
+    made; MissingError, ConfigError or LayoutError if it cannot be resumed; MissingError for a path of a base that leads
+    nowhere; PrivacyError where the clients' policy refuses an arm, which for the base's digest takes loading it.
     """
     check_streams(config)
     if resume:
@@ -59,6 +60,8 @@ def simulate(config: Config, output: Path, *, resume: bool = False, progress: Pr
     else:
         refuse_existing(output)
         check_writable(output)
+    if config.model.source is not None:
+        locate(config.model.source, config.folder)
     # started first: while they load what trains, the texts are read
     count = min(config.run.workers, config.partition.clients or config.run.workers)
     with Workers(count) if count > 1 else nullcontext() as workers:

@@ -53,7 +53,10 @@ def write_report(folder: RunFolder) -> Path:
 def page(folder: RunFolder) -> str:
     """The whole page. Everything that comes from the run is escaped."""
     metrics, ledger, facts = folder.metrics.entries, folder.ledger.entries, folder.facts
-    config = (folder.path / "config.toml").read_text(encoding="utf-8", errors="replace")
+    # that which the run began with: the file may have been edited since
+    config, changed = f"<pre>{escape(folder.config_text)}</pre>", folder.changed()
+    if changed:
+        config = f'<p class="bad">Changed after the run began: {escape(changed)}. The run began with:</p>{config}'
     title = f"Federated run: {folder.path.resolve().name}"
     plan, table = read_plan(folder.path), rows(metrics)
     sections = [
@@ -66,7 +69,7 @@ def page(folder: RunFolder) -> str:
         *([_section("Secure aggregation", said)] if (said := secure.section(ledger)) else []),
         *_plots(metrics, ledger, facts),
         _section("Ledger", _ledger(ledger)),
-        _section("Configuration", f"<pre>{escape(config)}</pre>"),
+        _section("Configuration", config),
         _section("Machine and versions", _machine(facts)),
     ]
     return (

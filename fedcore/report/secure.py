@@ -18,7 +18,11 @@ def lines(ledger: Sequence[dict[str, Any]]) -> list[str]:
             where, facts = f"{arm} round {entry['round']}", entry["secure"]
             learned = len(facts.get("sums", ()))
             if "void" in facts:
-                seen = f"{learned} sums of groups were learned and left aside" if learned else "nothing was learned"
+                seen = (
+                    f"{learned} sums of groups were learned and left aside"
+                    if learned
+                    else "nothing was learned beyond a sum that the guarantee allows"
+                )
                 found.append(f"{where}: void, {seen}: {facts['void']}")
             elif "void_groups" in facts:
                 lost = len(facts["void_groups"])

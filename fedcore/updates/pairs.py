@@ -82,7 +82,8 @@ def _pair(layout: Layout, a: str, b: str) -> LoraPair:
     for name, shape in ((a, shape_a), (b, shape_b)):
         if len(shape) != 2:
             raise LayoutError(
-                f"tensor {shown(name)}: got shape {shape}, expected a matrix; LoRA on convolutions is not supported"
+                f"tensor {shown(name)}: got shape {shape}, expected a matrix, as LoRA on convolutions is not "
+                "supported; leave them out of the clients' target_modules"
             )
     if 0 in shape_a + shape_b:
         name, shape = (a, shape_a) if 0 in shape_a else (b, shape_b)

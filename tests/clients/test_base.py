@@ -108,6 +108,9 @@ def test_what_is_not_there_is_named(tmp_path):
         load_base(tmp_path / "nothing")
     with pytest.raises(MissingError, match="no such directory"):
         load_base("./nothing")
+    with pytest.raises(MissingError, match=rf"no config\.json in it \(looked at {tmp_path}\); give a directory"):
+        load_base(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(MissingError, match="cannot be loaded"):
         load_base(tmp_path)
 

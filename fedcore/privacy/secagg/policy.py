@@ -86,7 +86,7 @@ class Policy:
     def load(cls, path: str | Path) -> Policy:
         """From `policy.toml`, whose keys are those above. Raises MissingError, StorageError, ConfigError."""
         try:
-            found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            found = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin it with a mark
         except FileNotFoundError:
             raise MissingError(f"{path}: no such file; write the client's policy there") from None
         except OSError as error:
