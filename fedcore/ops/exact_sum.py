@@ -11,7 +11,7 @@ from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
 from fedcore.errors import DTypeError, RangeError, ShapeError
 from fedcore.expansion import CHUNK, Expansion
 from fedcore.lock import Lock
-from fedcore.numbers import got, whole
+from fedcore.numbers import as_whole, got, whole
 from fedcore.ops.rows import as_rows, choose, raise_first_nonfinite, thread_count
 from fedcore.ops.tensors import is_torch
 from fedcore.ops.weighted_sum import checked_divisor, checked_weights
@@ -64,10 +64,10 @@ class ExactSum:
             raise_first_nonfinite(data, op="exact_sum")
 
     def _part(self, start: Any, columns: int) -> Expansion:
-        begin = whole("start", start, 0, error=ShapeError)
-        if begin % CHUNK or begin > self.d - columns:
+        begin = as_whole(start)
+        if begin is None or begin % CHUNK or not 0 <= begin <= self.d - columns:
             raise ShapeError(
-                f"{got('start', begin)} for {columns} columns, expected a multiple of {CHUNK} of at most "
+                f"{got('start', start)} for {columns} columns, expected a multiple of {CHUNK} of at most "
                 f"{self.d - columns}, so that they end within {self.d}"
             )
         return self._total.part(begin, begin + columns)
