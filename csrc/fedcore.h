@@ -50,7 +50,7 @@ typedef struct {
     const int64_t* origins;
 } fc_encoding;
 
-/* n rows in `segments` pieces: piece k of row i holds columns starts[k] to starts[k + 1] and begins at
+/* n rows, at least 1, in `segments` pieces: piece k of row i holds columns starts[k] to starts[k + 1] and begins at
  * pointers[k * rows + i]. starts has segments + 1 entries, the first 0. dtype: FC_F32, FC_F16 or FC_BF16.
  * encoding: NULL, or how the pieces lie; dtype is then FC_F32, what they are decoded to, a tile at a time, in cache:
  * every result has the bits of the same op on the decoded rows. */

@@ -169,3 +169,8 @@ def test_import_is_quick_and_light():
 
 def test_there_is_no_package_called_kernels():
     assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+def test_cores_are_counted_in_one_place():
+    found = {path.name for _, path in files() if re.search(r"sched_getaffinity\(0\)|cpu_count", path.read_text())}
+    assert found == {"rows.py"}, "use fedcore.ops.rows.available_cores"

@@ -7,6 +7,7 @@ import pytest
 
 import fedcore as fc
 from fedcore.errors import FedcoreError
+from fedcore.ops import rows
 from fedcore.ops.rows import thread_count
 
 ROWS = np.arange(10, dtype=np.float32).reshape(5, 2)
@@ -57,3 +58,11 @@ def test_threads_of_the_environment_are_read_as_text(monkeypatch):
             thread_count(None)
     monkeypatch.setenv("FEDCORE_NUM_THREADS", "")
     assert thread_count(None) >= 1
+
+
+def test_the_usual_threads_are_no_more_than_may_be_asked_for(monkeypatch):
+    monkeypatch.delenv("FEDCORE_NUM_THREADS", raising=False)
+    monkeypatch.setattr(rows, "available_cores", lambda: 1152)
+    assert thread_count(None) == 1024
+    with pytest.raises(FedcoreError, match=r"^threads: got 1152, expected a whole number from 1 to 1024"):
+        thread_count(1152)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from fedcore.errors import FedcoreError
 
 #: the environment variables that choose how the engine runs
 _VARIABLES = ("FEDCORE_BACKEND", "FEDCORE_ISA", "FEDCORE_NUM_THREADS")
+#: the environment variables by which an OpenMP library binds threads to cores, also the one that imports it
+_BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 #: what each optional package is for
 _OPTIONAL = {
     "torch": "training and GPU kernels",
@@ -46,7 +49,8 @@ def examine() -> dict[str, Any]:
     from fedcore.backends import BACKENDS, unavailable
     from fedcore.federation.machine import machine, versions
 
-    packages = versions()
+    # before torch is imported, which may bind this thread to one core
+    packages, here, cores = versions(), machine(), _cores_of_all()
     backends = {name: unavailable(name) for name in BACKENDS}
     engine = _engine()
     cache, no_cache = _cache()
@@ -66,16 +70,20 @@ def examine() -> dict[str, Any]:
         todo.insert(0, f"engine: {engine}")
     if no_cache:
         todo.append(no_cache)
+    if bound := _bound(cores | _cores_of_all()):
+        todo.append(bound)
     return {
         "engine_works": engine is None,
-        "machine": machine(),
+        "machine": here,
         "versions": packages,
         "backends": states,
         "kernels": kernels,
         "gpus": gpus or [],
         "cache": cache,
         "environment": {
-            k: v for k, v in sorted(os.environ.items()) if k.startswith("FEDCORE_") or k == "OMP_NUM_THREADS"
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith("FEDCORE_") or name in ("OMP_NUM_THREADS", *_BINDING)
         },
         "to_do": todo,
     }
@@ -123,6 +131,30 @@ def _kernels() -> dict[str, Any]:
     from fedcore.ops.rows import thread_count
 
     return {"isa": native.isa_selected(), "available": list(native.isa_available()), "threads": thread_count(None)}
+
+
+def _cores_of_all() -> set[int]:
+    """The cores that any thread of this process may run on; none where the system does not say it of each."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):  # there is no such folder
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                found |= os.sched_getaffinity(int(thread))
+    return found
+
+
+def _bound(cores: set[int]) -> str | None:
+    """What to do where this thread may not run on all `cores` that others may, or that it could before a library came.
+
+    The kernels' threads inherit what it may. torch's libgomp binds the thread that imports it.
+    """
+    from fedcore.ops.rows import available_cores
+
+    if available_cores() >= len(cores):
+        return None
+    said = [name for name in _BINDING if os.environ.get(name)]
+    remedy = f"unset {', '.join(said)}" if said else "give it the cores of the others, which taskset -cp shows"
+    return f"threads: this thread may run on {available_cores()} of {len(cores)} cores, and so do all kernels; {remedy}"
 
 
 def _gpus() -> list[str]:

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from fedcore.errors import BackendError, FedcoreError
+from fedcore.ops.rows import available_cores
 
 #: what a worker is asked for: a partial of functions and values that pickle
 Call = Callable[[], Any]
@@ -37,7 +38,7 @@ class Workers:
 
     def __init__(self, count: int):
         context = multiprocessing.get_context("spawn")  # a fork would take over locks of torch's threads
-        self.threads = max(1, _cores() // count)
+        self.threads = max(1, available_cores() // count)
         self._processes, self._idle = {}, []
         #: what each busy one is at: whose call, and its number there
         self._busy: dict[Connection, tuple[object, int]] = {}
@@ -137,10 +138,6 @@ class Workers:
         else:
             end, do = f"exit code {code}", "what it said on standard error tells why"
         raise BackendError(f"worker processes: one of {count} ended with {end}, expected an answer; {do}")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _serve(connection: Connection, threads: int) -> None:

@@ -8,12 +8,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedcore.errors import BackendError
+from fedcore.errors import BackendError, StorageError
+from fedcore.ops.rows import available_cores
 
 if TYPE_CHECKING:
     from fedcore.federation.config import Config
-
-from fedcore.errors import StorageError
 
 PACKAGES = (
     "numpy", "cffi", "cryptography", "safetensors", "pydantic", "typer", "rich",
@@ -22,13 +21,17 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Platform, processor, cores usable by this process, memory in GiB (None where the system does not say)."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Platform, processor, cores of the calling thread, memory in GiB (None where the system does not say)."""
     try:
         memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     except (ValueError, OSError):
         memory = None
-    return {"platform": platform.platform(), "processor": _processor(), "cores": usable, "memory_gib": memory}
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": available_cores(),
+        "memory_gib": memory,
+    }
 
 
 def versions() -> dict[str, str | None]:

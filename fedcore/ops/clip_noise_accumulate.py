@@ -11,7 +11,7 @@ from fedcore.errors import DTypeError, RangeError, ShapeError
 from fedcore.ops.clip_round import checked_clip, row_scales
 from fedcore.ops.outputs import output_dtype, output_for
 from fedcore.ops.rows import Rows, as_rows, choose, thread_count
-from fedcore.ops.tensors import is_torch
+from fedcore.ops.tensors import check_plain, is_torch
 from fedcore.ops.tiles import tiles_of
 from fedcore.ops.weighted_sum import checked_divisor
 
@@ -105,6 +105,7 @@ def _checked_noise(noise: Any, size: int, data: Rows) -> Any:
         return None
     if not isinstance(noise, np.ndarray) and not is_torch(noise):
         raise DTypeError(f"noise: got {type(noise).__name__}, expected an int64 array or tensor")
+    check_plain("noise", noise)
     if str(noise.dtype).removeprefix("torch.") != "int64":
         raise DTypeError(f"noise: got {noise.dtype}, expected int64 steps of the grid")
     if tuple(noise.shape) != (size,):

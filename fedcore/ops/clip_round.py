@@ -9,6 +9,8 @@ import numpy as np
 
 from fedcore.backends import implementation
 from fedcore.errors import RangeError, ShapeError
+from fedcore.numbers import got
+from fedcore.ops.host_numbers import host_number
 from fedcore.ops.rows import Rows, as_rows, choose, thread_count
 from fedcore.ops.squared_norms import run_statistic
 from fedcore.ops.tensors import is_torch
@@ -100,10 +102,10 @@ def checked_clip(clip: Any, grid: Any, d: int) -> tuple[float, float]:
 
 
 def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise RangeError(f"{name}: got {value!r}, expected a number") from None
+    number = host_number(name, value)
+    if number is None:
+        raise RangeError(f"{got(name, value)}, expected a number")
+    return number
 
 
 def row_scales(

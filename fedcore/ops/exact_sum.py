@@ -11,7 +11,7 @@ from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
 from fedcore.errors import DTypeError, RangeError, ShapeError
 from fedcore.expansion import CHUNK, Expansion
 from fedcore.lock import Lock
-from fedcore.numbers import whole
+from fedcore.numbers import as_whole, got, whole
 from fedcore.ops.rows import as_rows, choose, raise_first_nonfinite, thread_count
 from fedcore.ops.tensors import is_torch
 from fedcore.ops.weighted_sum import checked_divisor, checked_weights
@@ -45,7 +45,7 @@ class ExactSum:
 
         row      (d,) array or CPU tensor in fp32, fp16 or bf16, or a RowTable of one row
         weight   a number as in weighted_sum, rounded to fp32; a row with weight 0 is not read
-        start    the row is only the columns from here on, as many as it has; a multiple of 8192
+        start    the row is only the columns from here on, as many as it has; a whole number, a multiple of 8192
 
         Raises ShapeError, DTypeError, WeightError, BackendError and NonFiniteError with the column of a NaN or Inf;
         after any of them the sum is what it was.
@@ -63,13 +63,14 @@ class ExactSum:
         if refused:
             raise_first_nonfinite(data, op="exact_sum")
 
-    def _part(self, start: int, columns: int) -> Expansion:
-        if start % CHUNK or not 0 <= start <= self.d - columns:
+    def _part(self, start: Any, columns: int) -> Expansion:
+        begin = as_whole(start)
+        if begin is None or begin % CHUNK or not 0 <= begin <= self.d - columns:
             raise ShapeError(
-                f"start: got {start} for {columns} columns, expected a multiple of {CHUNK} of at most "
+                f"{got('start', start)} for {columns} columns, expected a multiple of {CHUNK} of at most "
                 f"{self.d - columns}, so that they end within {self.d}"
             )
-        return self._total.part(start, start + columns)
+        return self._total.part(begin, begin + columns)
 
     def result(self, divisor: float | None = None, out_dtype: Any = "float32") -> np.ndarray:
         """The sum rounded to fp64 once, divided by `divisor` if one is given, and rounded once to `out_dtype`: (d,).

@@ -13,6 +13,7 @@ from fedcore.backends import default, requested
 from fedcore.dtypes import BF16, ROW_DTYPES, name_of, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, ShapeError, WeightError
 from fedcore.factors import Factors
+from fedcore.ops.host_numbers import host_numbers
 from fedcore.ops.tensors import check_plain, check_reach, extent, is_torch, tensor_of, view_of_tensor
 
 
@@ -85,8 +86,7 @@ def _check(who: str, factor: Any, as_tensor: bool, first: Any, dtypes: Sequence[
         raise DTypeError(
             f"{who}: got {type(factor).__name__}, expected NumPy arrays or torch tensors, all factors of one kind"
         )
-    if as_tensor:
-        check_plain(who, factor)
+    check_plain(who, factor)
     known = False
     if factor.ndim != 2:
         raise ShapeError(f"{who}: got shape {tuple(factor.shape)}, expected a matrix")
@@ -114,11 +114,9 @@ def choose_for(factors: FactorPairs, backend: str | None) -> str:
 
 def checked_coefficients(coefficients: Any, n: int) -> np.ndarray:
     """Coefficients as (n,) fp64. Raises ShapeError, DTypeError, or WeightError by client."""
-    given = np.asarray(coefficients.detach().cpu() if is_torch(coefficients) else coefficients)
+    given = host_numbers("coefficients", coefficients)
     if given.shape != (n,):
         raise ShapeError(f"coefficients: got shape {given.shape}, expected ({n},), one for each client")
-    if given.dtype.kind not in "buif":
-        raise DTypeError(f"coefficients: got {given.dtype}, expected real numbers")
     values = given.astype(np.float64)
     for i in np.flatnonzero(~np.isfinite(values)):
         raise WeightError(f"coefficient {i}: got {given[i]}, expected a finite number")

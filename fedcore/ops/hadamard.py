@@ -10,7 +10,7 @@ from fedcore.backends import default, implementation, requested
 from fedcore.errors import DTypeError, NonFiniteError, ShapeError
 from fedcore.numbers import as_whole, got, shown
 from fedcore.ops.rows import thread_count
-from fedcore.ops.tensors import check_reach, is_torch
+from fedcore.ops.tensors import check_plain, check_reach, is_torch
 
 
 def hadamard(x: Any, block: int, *, backend: str | None = None, threads: int | None = None) -> Any:
@@ -26,6 +26,7 @@ def hadamard(x: Any, block: int, *, backend: str | None = None, threads: int | N
     """
     if not isinstance(x, np.ndarray) and not is_torch(x):
         raise DTypeError(f"hadamard: got {type(x).__name__}, expected a NumPy array or a torch tensor")
+    check_plain("hadamard: x", x)
     if str(x.dtype).removeprefix("torch.") != "float32":
         raise DTypeError(f"hadamard: got {x.dtype}, expected float32; convert it first")
     usable = x.is_contiguous() and x.data_ptr() % 4 == 0 if is_torch(x) else x.flags.carray

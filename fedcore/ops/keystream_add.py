@@ -10,7 +10,7 @@ from fedcore.backends import implementation
 from fedcore.errors import DTypeError, ShapeError
 from fedcore.ops.rows import thread_count
 from fedcore.ops.streams import NONCE, block_counter, fixed_bytes, key_rows, plus_or_minus, stream_backend
-from fedcore.ops.tensors import check_reach, is_torch
+from fedcore.ops.tensors import check_plain, check_reach, is_torch
 
 
 def keystream_add(
@@ -53,6 +53,7 @@ def keystream_add(
 
 def _target(values: Any) -> Any:
     """An array over the memory of `values`, or a tensor of int32 on a GPU."""
+    check_plain("values", values)
     if is_torch(values):
         import torch
 

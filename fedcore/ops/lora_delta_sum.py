@@ -90,8 +90,7 @@ def _check_base(base: Any, factors: FactorPairs) -> None:
         return
     if not is_torch(base) and not isinstance(base, np.ndarray):
         raise DTypeError(f"base: got {type(base).__name__}, expected a NumPy array or a torch tensor")
-    if is_torch(base):
-        check_plain("base", base)
+    check_plain("base", base)
     if tuple(base.shape) != (factors.d_out, factors.d_in):
         raise ShapeError(f"base: got shape {tuple(base.shape)}, expected {(factors.d_out, factors.d_in)}")
     if name_of(base.dtype) not in ROW_DTYPES:

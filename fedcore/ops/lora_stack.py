@@ -11,7 +11,8 @@ import numpy as np
 from fedcore.dtypes import OUT_DTYPES, name_of, to_float64
 from fedcore.errors import DTypeError, NonFiniteError, ShapeError, WeightError
 from fedcore.numbers import as_whole, shown
-from fedcore.ops.tensors import is_torch
+from fedcore.ops.host_numbers import host_numbers
+from fedcore.ops.tensors import check_plain, is_torch
 
 
 class Truncated(NamedTuple):
@@ -87,9 +88,11 @@ class Parts:
 def checked_parts(b: Any, a: Any, coefficients: Any, who: str = "lora_truncate") -> Parts:
     """The factors of one module. Raises ShapeError, DTypeError or WeightError."""
     together = getattr(b, "ndim", 0) == 2 and getattr(a, "ndim", 0) == 2
-    sides = [[_checked(part, who) for part in ([x] if together else list(x))] for x in (b, a)]
-    parts_b, parts_a = sides
-    share = np.array(coefficients.detach().cpu() if is_torch(coefficients) else coefficients, np.float64)
+    parts_b, parts_a = (
+        [_checked(part, who, name if together else f"row {i}: {name}") for i, part in enumerate([x] if together else x)]
+        for name, x in (("b", b), ("a", a))
+    )
+    share = host_numbers(f"{who}: coefficients", coefficients).astype(np.float64)
     ranks = [len(part) for part in parts_a]
     if not parts_b or len(parts_b) != len(parts_a):
         raise ShapeError(f"{who}: got {len(parts_b)} b and {len(parts_a)} a, expected as many, at least one")
@@ -132,9 +135,13 @@ def fresh_rows(rank: int, kept: int, d_in: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((max(min(rank, d_in) - kept, 0), d_in))
 
 
-def _checked(part: Any, who: str) -> Any:
+def _checked(part: Any, who: str, which: str) -> Any:
     """One factor as a matrix of a known dtype: a tensor, or an array. Raises DTypeError, ShapeError."""
-    matrix = part.detach() if is_torch(part) else np.asarray(part)
+    check_plain(f"{who}: {which}", part)
+    if is_torch(part):
+        matrix = part.detach()
+    else:
+        matrix = part if isinstance(part, np.ndarray) else host_numbers(f"{who}: {which}", part)
     if matrix.ndim != 2:
         raise ShapeError(f"{who}: got a factor of shape {tuple(matrix.shape)}, expected a matrix")
     if name_of(matrix.dtype) not in OUT_DTYPES:

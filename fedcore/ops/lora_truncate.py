@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedcore.errors import ShapeError, WeightError
+from fedcore.numbers import shown
+from fedcore.ops.host_numbers import host_number
 from fedcore.ops.lora_batches import passes, truncate_pass
 from fedcore.ops.lora_cores import Grams, block_core, gram_core, term_grams
 from fedcore.ops.lora_stack import Parts, Truncated, checked_parts, checked_ranks, fresh_rows
@@ -47,8 +49,8 @@ def lora_truncate(
     Raises ShapeError, DTypeError, WeightError for a coefficient or scale that is not finite, and NonFiniteError with
     the row of a client (or term) whose factors hold NaN or Inf.
     """
-    wanted, parts = _checked(ranks, scale), checked_parts(b, a, coefficients)
-    return _on_device([parts], wanted, scale)[0] if parts.on_gpu else _on_host(parts, wanted, scale)
+    (wanted, size), parts = _checked(ranks, scale), checked_parts(b, a, coefficients)
+    return _on_device([parts], wanted, size)[0] if parts.on_gpu else _on_host(parts, wanted, size)
 
 
 def lora_truncate_modules(
@@ -62,7 +64,7 @@ def lora_truncate_modules(
 
     Raises as `lora_truncate`, naming the module, and ShapeError for no module at all.
     """
-    wanted = _checked(ranks, scale)
+    wanted, size = _checked(ranks, scale)
     found: dict[int, dict[int, Truncated]] = {}
     waiting: dict[int, Parts] = {}
     for m, module in enumerate(modules):
@@ -70,8 +72,8 @@ def lora_truncate_modules(
         if parts.on_gpu:
             waiting[m] = parts
         else:
-            found[m] = _on_host(parts, wanted, scale)
-    found |= zip(waiting, _on_device(list(waiting.values()), wanted, scale), strict=True)
+            found[m] = _on_host(parts, wanted, size)
+    found |= zip(waiting, _on_device(list(waiting.values()), wanted, size), strict=True)
     if not found:
         raise ShapeError("lora_truncate_modules: got no module, expected at least one (b, a, coefficients)")
     return [found[m] for m in sorted(found)]
@@ -99,11 +101,11 @@ def _on_device(modules: list[Parts], ranks: list[int], scale: float) -> list[dic
     return [found[m] for m in range(len(modules))]
 
 
-def _checked(ranks: int | Iterable[int], scale: float) -> list[int]:
-    wanted = checked_ranks(ranks)
-    if not (np.isfinite(scale) and scale != 0):
-        raise WeightError(f"lora_truncate: got scale {scale}, expected a finite number other than 0; correct it")
-    return wanted
+def _checked(ranks: int | Iterable[int], scale: float) -> tuple[list[int], float]:
+    wanted, size = checked_ranks(ranks), host_number("lora_truncate: scale", scale)
+    if size is None or not np.isfinite(size) or size == 0:
+        raise WeightError(f"lora_truncate: got scale {shown(scale)}, expected a finite number other than 0; correct it")
+    return wanted, size
 
 
 def core_for(terms: int, d_out: int, d_in: int, rank: int) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from fedcore.backends import implementation
 from fedcore.errors import DTypeError, NonFiniteError, RangeError, ShapeError
-from fedcore.numbers import whole
+from fedcore.numbers import shown, whole
+from fedcore.ops.host_numbers import host_number
 from fedcore.ops.pack_bits import pack_bits
 from fedcore.ops.residues import (
     in_kind,
@@ -113,12 +113,9 @@ def unmask_sum(
 
 
 def _scale(scale: Any) -> float:
-    try:
-        value = float(scale)
-    except (TypeError, ValueError, OverflowError):
-        value = math.nan
-    if not (0 < value < math.inf):
-        raise RangeError(f"mask_add: got scale={scale!r} for fp values, expected a finite number above 0")
+    value = host_number("mask_add: scale", scale)
+    if value is None or not 0 < value < np.inf:
+        raise RangeError(f"mask_add: got scale={shown(scale)} for fp values, expected a finite number above 0")
     return value
 
 

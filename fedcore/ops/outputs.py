@@ -52,10 +52,9 @@ def output_for(
 def _check(out: Any, shape: tuple[int, ...], device: Any) -> None:
     if not is_torch(out) and not isinstance(out, np.ndarray):
         raise DTypeError(f"out: got {type(out).__name__}, expected a NumPy array or a torch tensor")
-    if is_torch(out):
-        check_plain("out", out)
-        if out.requires_grad:
-            raise DTypeError("out: requires gradients, which pass no kernel; pass out.detach()")
+    check_plain("out", out)
+    if is_torch(out) and out.requires_grad:
+        raise DTypeError("out: requires gradients, which pass no kernel; pass out.detach()")
     if tuple(out.shape) != shape:
         raise ShapeError(f"out: got shape {tuple(out.shape)}, expected {shape}")
     if not (out.is_contiguous() if is_torch(out) else out.flags.c_contiguous and out.flags.writeable):

@@ -11,7 +11,7 @@ from fedcore.errors import DTypeError, FormatError, RangeError, ShapeError
 from fedcore.numbers import whole
 from fedcore.ops.residues import in_kind, modulus_bits, packed_size, residue_vector, signed, target, vector
 from fedcore.ops.rows import thread_count
-from fedcore.ops.tensors import check_reach, is_torch
+from fedcore.ops.tensors import check_reach, extent, is_torch
 
 
 def pack_bits(
@@ -66,7 +66,7 @@ def unpack_add(
 
     packed    (⌈m · bits / 8⌉,) uint8 array or tensor, or bytes, as pack_bits makes them. m is as many as the bytes
               hold and `total` has room for
-    total     (d,) residues: uint32 up to 32 bits, else uint64
+    total     (d,) residues: uint32 up to 32 bits, else uint64; must not overlap `packed`
     start     where the part begins in `total`
 
     Raises FormatError, with `total` unchanged, for bytes that no vector packs to: too many for `total`, or with a 1
@@ -82,6 +82,9 @@ def unpack_add(
         raise DTypeError(f"unpack_add: got {data.dtype} as packed, expected uint8")
     if is_torch(sums) != is_torch(data):
         raise ShapeError("unpack_add: packed and total lie on different devices; move one")
+    (low, high), (begin, end) = extent(data), extent(sums)
+    if low < end and begin < high:
+        raise ShapeError("unpack_add: packed overlaps total; pass other memory")
     count = min(len(data) * 8 // width, len(sums) - first)
     if len(data) != packed_size(count, width):
         raise FormatError(

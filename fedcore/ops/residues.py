@@ -8,7 +8,7 @@ import numpy as np
 
 from fedcore.errors import DTypeError, RangeError, ShapeError
 from fedcore.numbers import whole
-from fedcore.ops.tensors import is_torch
+from fedcore.ops.tensors import check_plain, is_torch
 
 
 def modulus_bits(op: str, bits: Any) -> int:
@@ -31,9 +31,14 @@ def vector(op: str, name: str, value: Any) -> Any:
 
     Raises DTypeError and ShapeError.
     """
+    check_plain(f"{op}: {name}", value)
     if is_torch(value):
         gaps, found = not value.is_contiguous(), value.detach()
-        found = found.numpy() if value.device.type == "cpu" else found
+        try:
+            found = found.numpy() if value.device.type == "cpu" else found
+        except TypeError:
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise DTypeError(f"{op}: got {dtype} as {name}, which NumPy does not have; convert it first") from None
     elif isinstance(value, np.ndarray):
         gaps, found = not (value.flags.c_contiguous and value.flags.aligned), value
     else:

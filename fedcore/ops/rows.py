@@ -57,15 +57,15 @@ def as_rows(rows: Any) -> Rows:
     Raises ShapeError or DTypeError that names the row.
     """
     if isinstance(rows, RowTable):
+        if rows.n == 0:
+            raise _no_rows("none")
         return Rows(rows, None, rows.n, rows.d, rows.source)
+    check_plain("rows", rows)
     if isinstance(rows, np.ndarray) or is_torch(rows):
-        _refuse_masks("rows", rows)
         if rows.ndim != 2:
             raise ShapeError(
                 f"rows: got an array of shape {tuple(rows.shape)}, expected (n, d); give a matrix or a list of rows"
             )
-        if is_torch(rows):
-            check_plain("rows", rows)
         if isinstance(rows, np.ndarray) and len(rows):
             return _from_table(RowTable.from_matrix(rows), rows.dtype)
         if len(rows) and not isinstance(rows, np.ndarray) and _is_matrix(rows):
@@ -73,13 +73,12 @@ def as_rows(rows: Any) -> Rows:
             return Rows(table, None, table.n, table.d, table.dtype, rows.device)
         rows = list(rows)
     if not isinstance(rows, Sequence) or len(rows) == 0:
-        got = "none" if isinstance(rows, Sequence) else type(rows).__name__
-        raise ShapeError(f"rows: got {got}, expected an (n, d) array or a non-empty sequence of 1-D rows")
+        raise _no_rows("none" if isinstance(rows, Sequence) else type(rows).__name__)
     torch_rows = [is_torch(row) for row in rows]
     if all(torch_rows):
         return _from_tensors(list(rows))
     for i, row in enumerate(rows):
-        _refuse_masks(f"row {i}", row)
+        check_plain(f"row {i}", row)
         if not isinstance(row, (np.ndarray, Quantized)):
             raise DTypeError(
                 f"row {i}: got {type(row).__name__}, expected a NumPy array or a torch tensor, all of one kind"
@@ -87,9 +86,8 @@ def as_rows(rows: Any) -> Rows:
     return _from_table(RowTable.from_arrays(rows), rows[0].dtype)
 
 
-def _refuse_masks(what: str, value: Any) -> None:
-    if isinstance(value, np.ma.MaskedArray):
-        raise DTypeError(f"{what}: got a masked array, whose masked elements no op leaves out; pass .filled(value)")
+def _no_rows(got: str) -> ShapeError:
+    return ShapeError(f"rows: got {got}, expected an (n, d) array or a non-empty sequence of 1-D rows")
 
 
 def _is_matrix(tensor: Any) -> bool:
@@ -130,11 +128,12 @@ def as_center(center: Any, rows: Rows) -> Rows | None:
     if not isinstance(center, RowTable) and getattr(center, "shape", None) != (rows.d,):
         got = f"shape {tuple(center.shape)}" if hasattr(center, "shape") else type(center).__name__
         raise ShapeError(f"center: got {got}, expected one row of {rows.d} columns like the rows")
+    if isinstance(center, RowTable) and (center.n, center.d) != (1, rows.d):
+        raise ShapeError(f"center: got {center.n} × {center.d}, expected one row of {rows.d} columns like the rows")
     if not isinstance(center, (RowTable, Quantized)):
+        check_plain("center", center)
         name_of(center.dtype, "center", ROW_DTYPES)
     found = as_rows(center if isinstance(center, RowTable) else [center])
-    if found.n != 1 or found.d != rows.d:
-        raise ShapeError(f"center: got {found.n} × {found.d}, expected one row of {rows.d} columns like the rows")
     if found.on_gpu != rows.on_gpu:
         raise ShapeError("center: it lies on another device than the rows; move it there")
     return found
@@ -144,6 +143,7 @@ def checked_total(total: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """A statistic of the columns before, as C can add to it. Raises DTypeError and ShapeError; None stays None."""
     if total is None:
         return None
+    check_plain("total", total)
     if not isinstance(total, np.ndarray) or total.dtype != np.float64:
         got = str(total.dtype) if isinstance(total, np.ndarray) else type(total).__name__
         raise DTypeError(f"total: got {got}, expected a NumPy array of float64")
@@ -176,10 +176,15 @@ def tensors_of(rows: Rows) -> list[Any]:
 
 
 def thread_count(threads: int | None) -> int:
-    """threads= if given, else FEDCORE_NUM_THREADS, else the cores this process may run on. Raises RangeError."""
+    """threads= if given, else FEDCORE_NUM_THREADS, else the cores the calling thread may run on, MOST_THREADS at most.
+
+    Its own mask counts, which threads that it starts inherit: a library that binds it to one core, as libgomp does when
+    torch is imported with OMP_PROC_BIND=true, leaves one. Raises RangeError.
+    """
     said = os.environ.get("FEDCORE_NUM_THREADS") if threads is None else None
     if not said:
-        return whole("threads", available_cores() if threads is None else threads, 1, MOST_THREADS, error=RangeError)
+        usual = min(available_cores(), MOST_THREADS)
+        return whole("threads", usual if threads is None else threads, 1, MOST_THREADS, error=RangeError)
     try:
         value: Any = int(said)
     except ValueError:
@@ -188,7 +193,7 @@ def thread_count(threads: int | None) -> int:
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """Cores that the calling thread may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

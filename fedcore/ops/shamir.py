@@ -9,7 +9,9 @@ import numpy as np
 from fedcore.backends import default, implementation, requested
 from fedcore.errors import DTypeError, RangeError, ShapeError
 from fedcore.numbers import whole
+from fedcore.ops.host_numbers import host_numbers
 from fedcore.ops.streams import KEY, fixed_bytes
+from fedcore.ops.tensors import check_plain
 
 #: nonzero elements of the field: points that a polynomial can be given at
 MOST_SHARES = 255
@@ -52,7 +54,7 @@ def shamir_combine(points: Any, shares: Any, *, backend: str | None = None) -> n
     against a commitment. The same on every backend; C is constant time in the shares.
     Raises DTypeError, ShapeError, BackendError on 'triton'.
     """
-    data, where = _bytes("shamir_combine", "shares", shares, 3), np.asarray(points)
+    data, where = _bytes("shamir_combine", "shares", shares, 3), host_numbers("shamir_combine: points", points)
     if where.ndim != 1 or where.dtype.kind not in "iu" or len(where) != len(data) or not len(data):
         raise ShapeError(
             f"shamir_combine: got points of shape {where.shape} and {where.dtype}, expected {len(data)} whole numbers, "
@@ -69,6 +71,7 @@ def shamir_combine(points: Any, shares: Any, *, backend: str | None = None) -> n
 def _bytes(op: str, name: str, value: Any, dimensions: int) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
         raise DTypeError(f"{op}: got {getattr(value, 'dtype', type(value).__name__)} as {name}, expected uint8")
+    check_plain(f"{op}: {name}", value)
     if value.ndim != dimensions:
         raise ShapeError(f"{op}: got {value.ndim} dimensions of {name}, expected {dimensions}")
     return np.ascontiguousarray(value)

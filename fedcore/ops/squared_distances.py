@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from fedcore.backends import implementation
-from fedcore.errors import BackendError, DTypeError, ShapeError, WeightError
+from fedcore.errors import BackendError, ShapeError, WeightError
+from fedcore.ops.host_numbers import host_numbers
 from fedcore.ops.rows import Rows, as_rows, checked_total, choose, raise_first_nonfinite, thread_count
 from fedcore.ops.tiles import tiles_of
 
@@ -31,13 +32,11 @@ def squared_distances(
 
     The oracle of certified selection: exact to (d + 2) · 2⁻⁵³, and to (n + 1) · 2⁻⁵³ of Σ_i |mix_mi x_i| where rows are
     mixed; the same bits on every backend and thread count. Raises ShapeError (a number out of range), DTypeError,
-    NonFiniteError with row and column, and BackendError for mixtures on Triton.
+    WeightError (a number of `mix` that is not finite), NonFiniteError with row and column, and BackendError for
+    mixtures on Triton.
     """
     data = as_rows(rows)
-    given = np.asarray(pairs)
-    if given.size and given.dtype.kind not in "iu":
-        raise DTypeError(f"pairs: got {given.dtype}, expected integer row numbers")
-    index = np.require(given, np.int64, ["C", "A"])
+    index = np.require(host_numbers("pairs", pairs, "iu", "integer row numbers"), np.int64, ["C", "A"])
     if index.ndim != 2 or index.shape[1] != 2:
         raise ShapeError(f"pairs: got shape {index.shape}, expected (m, 2) row numbers")
     mixed = None if mix is None else _checked(mix, data.n)
@@ -62,7 +61,7 @@ def squared_distances(
 
 def _checked(mix: Any, rows: int) -> np.ndarray:
     """The coefficients of mixtures, contiguous in fp64."""
-    found = np.require(mix, np.float64, ["C", "A"])
+    found = np.require(host_numbers("mix", mix), np.float64, ["C", "A"])
     if found.ndim != 2 or found.shape[1] != rows:
         raise ShapeError(f"mix: got shape {found.shape}, expected (mixtures, {rows}), a coefficient a row")
     if not np.isfinite(found).all():

@@ -10,6 +10,8 @@ import numpy as np
 from fedcore.backends import default, requested
 from fedcore.errors import BackendError, RangeError, ShapeError
 from fedcore.numbers import whole
+from fedcore.ops.host_numbers import host_numbers
+from fedcore.ops.tensors import check_plain
 
 #: bytes of a block of each stream
 STREAMS = {"chacha20": 64, "aes256ctr": 16}
@@ -30,7 +32,8 @@ def stream_backend(op: str, stream: str, backend: str | None, on_gpu: bool = Fal
 
 
 def fixed_bytes(op: str, name: str, value: Any, size: int) -> bytes:
-    """A key or nonce as bytes. Raises ShapeError, which never shows the bytes."""
+    """A key or nonce as bytes. Raises ShapeError, or DTypeError for a masked array, which never show the bytes."""
+    check_plain(f"{op}: {name}", value)
     got = f"{type(value).__name__}"
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 1:
         value = value.tobytes()
@@ -55,7 +58,8 @@ def block_counter(op: str, stream: str, counter: Any, size: int) -> int:
 
 
 def key_rows(op: str, keys: Any) -> np.ndarray:
-    """Several keys as (n, 32) uint8. Raises ShapeError, which never shows a key."""
+    """Several keys as (n, 32) uint8. Raises ShapeError, or DTypeError for a masked array, which never show a key."""
+    check_plain(f"{op}: keys", keys)
     if isinstance(keys, (bytes, bytearray, memoryview)) or not isinstance(keys, (Sequence, np.ndarray)):
         raise ShapeError(f"{op}: got no sequence as keys, expected n keys of 32 bytes each; put one in a list")
     if isinstance(keys, np.ndarray) and keys.dtype == np.uint8 and keys.shape == (len(keys), KEY):
@@ -65,8 +69,8 @@ def key_rows(op: str, keys: Any) -> np.ndarray:
 
 
 def plus_or_minus(signs: Any, count: int) -> np.ndarray:
-    """A sign for each key: (count,) int8 of 1 and −1. Raises ShapeError."""
-    found = np.asarray(signs)
+    """A sign for each key: (count,) int8 of 1 and −1. Raises ShapeError or DTypeError."""
+    found = host_numbers("signs", signs)
     if found.shape != (count,):
         raise ShapeError(f"signs: got shape {found.shape}, expected ({count},), one for each key")
     if not ((found == 1) | (found == -1)).all():

@@ -16,11 +16,19 @@ def is_torch(value: object) -> bool:
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
 
 
-def check_plain(what: str, tensor: Any) -> None:
-    """Raise ShapeError for a tensor on a device, or DTypeError for one of a kind, whose memory no kernel reads."""
-    if tensor.device.type not in ("cpu", "cuda"):
-        raise ShapeError(f"{what}: on {tensor.device}, expected main memory or a GPU that torch calls cuda; move it")
-    if str(tensor.layout) != "torch.strided" or tensor.is_nested or tensor.is_neg() or tensor.is_conj():
+def check_plain(what: str, value: Any) -> None:
+    """Refuse an array or a tensor whose memory no kernel reads for what it holds; any other value passes.
+
+    Raises DTypeError for a masked array and for a sparse, nested or lazily negated tensor, and ShapeError for a tensor
+    on a device that no backend reads.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise DTypeError(f"{what}: got a masked array, whose masked elements no op leaves out; pass .filled(value)")
+    if not is_torch(value):
+        return
+    if value.device.type not in ("cpu", "cuda"):
+        raise ShapeError(f"{what}: on {value.device}, expected main memory or a GPU that torch calls cuda; move it")
+    if str(value.layout) != "torch.strided" or value.is_nested or value.is_neg() or value.is_conj():
         raise DTypeError(f"{what}: a sparse, nested or lazily negated tensor, expected a plain one; pass a dense clone")
 
 

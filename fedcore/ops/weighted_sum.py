@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
+from fedcore.errors import RangeError, ShapeError, WeightError
 from fedcore.numbers import shown
+from fedcore.ops.host_numbers import host_number, host_numbers
 from fedcore.ops.outputs import output_dtype, output_for
 from fedcore.ops.rows import as_rows, choose, raise_first_nonfinite, thread_count
-from fedcore.ops.tensors import check_plain, is_torch
 from fedcore.ops.tiles import run_columns
 
 LARGEST_COUNT = 1 << 24
@@ -57,11 +57,13 @@ def weighted_sum(
 
 
 def checked_divisor(divisor: Any, name: str = "divisor") -> float:
-    """A divisor as a float. Raises WeightError, by `name`, unless it is a finite number other than 0."""
-    try:
-        value = float("" if isinstance(divisor, str) else divisor)  # a text that float reads is no number
-    except (TypeError, ValueError, OverflowError):
-        raise WeightError(f"{name}: got {shown(divisor)}, expected a number that fp64 holds") from None
+    """A divisor as a float. Raises WeightError, by `name`, unless it is a finite number other than 0.
+
+    Raises as `host_number` too.
+    """
+    value = host_number(name, divisor)
+    if value is None:
+        raise WeightError(f"{name}: got {shown(divisor)}, expected a number that fp64 holds")
     if not np.isfinite(value) or value == 0.0:
         raise WeightError(f"{name}: got {value}, expected a finite number other than 0")
     return value
@@ -78,11 +80,9 @@ def exact_weights(weights: Any, n: int, names: Sequence[str] | None = None) -> n
 
     names: what messages call the row of each; None is its position. Raises ShapeError, DTypeError or WeightError.
     """
-    given = np.asarray(_in_main_memory(weights) if is_torch(weights) else weights)
+    given = host_numbers("weights", weights)
     if given.shape != (n,):
         raise ShapeError(f"weights: got shape {given.shape}, expected ({n},), one for each row")
-    if given.dtype.kind not in "buif":
-        raise DTypeError(f"weights: got {given.dtype}, expected real numbers")
 
     def got(i: Any) -> str:
         return f"weight {i}: got {given[i]}" if names is None else f"{names[i]}: got weight {given[i]}"
@@ -100,10 +100,3 @@ def exact_weights(weights: Any, n: int, names: Sequence[str] | None = None) -> n
     for i in np.flatnonzero(count & ((given.dtype.kind in "iu") | (rounded != exact))):
         raise WeightError(f"{got(i)}, a count above 2**24 is not exact in fp32; divide the counts first")
     return exact
-
-
-def _in_main_memory(weights: Any) -> Any:
-    """A tensor of weights as NumPy takes it, which has no bf16."""
-    check_plain("weights", weights)
-    held = weights.detach().cpu()
-    return held.double() if str(held.dtype) == "torch.bfloat16" else held

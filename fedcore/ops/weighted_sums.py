@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import RangeError, ShapeError, WeightError
+from fedcore.ops.host_numbers import host_numbers
 from fedcore.ops.outputs import output_dtype, output_for
 from fedcore.ops.rows import as_rows, choose, raise_first_nonfinite, thread_count
-from fedcore.ops.tensors import is_torch
 from fedcore.ops.tiles import run_columns
 from fedcore.ops.weighted_sum import checked_divisor, checked_weights
 
@@ -54,7 +54,7 @@ def weighted_sums(
 
 def _checked_matrix(weights: Any, n: int) -> np.ndarray:
     """Weights as (m, n) fp32. Raises WeightError by output and row."""
-    given = np.asarray(weights.detach().cpu() if is_torch(weights) else weights)
+    given = host_numbers("weights", weights)
     if given.ndim != 2 or given.shape[1] != n:
         raise ShapeError(f"weights: got shape {given.shape}, expected (m, {n}), one row for each output")
     try:
@@ -69,8 +69,8 @@ def _checked_matrix(weights: Any, n: int) -> np.ndarray:
 
 
 def _checked_divisors(divisors: Any, m: int) -> np.ndarray:
-    """Divisors as (m,) fp64. Raises ShapeError, or WeightError by output."""
-    given = np.asarray(divisors.detach().cpu() if is_torch(divisors) else divisors)
+    """Divisors as (m,) fp64. Raises ShapeError, DTypeError, or WeightError by output."""
+    given = host_numbers("divisors", divisors)
     if given.shape != (m,):
         raise ShapeError(f"divisors: got shape {given.shape}, expected ({m},), one for each output")
     return np.array([checked_divisor(value, f"divisor {a}") for a, value in enumerate(given.tolist())])
