@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 
+import numpy as np
 import pytest
 
 # From the repository's root, `kernels/` looks like an empty namespace package called `kernels`, which transformers and
@@ -35,8 +36,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request) -> str:
-    """Where Triton kernels run: interpreted on the CPU, compiled on a GPU."""
+def device(request, monkeypatch) -> str:
+    """Where Triton kernels run: interpreted on the CPU, compiled on a GPU.
+
+    Interpreted, a shift by as many bits as the number has fails: NumPy gives 0, a compiler whatever it likes.
+    """
     torch = pytest.importorskip("torch", reason="the Triton kernels take torch tensors")
     triton = pytest.importorskip("triton", reason="Triton is not installed; fedcore[train] brings it")
     from fedcore.kernels import fold
@@ -48,7 +52,23 @@ def device(request) -> str:
         pytest.skip("TRITON_INTERPRET is set, so kernels do not reach the GPU; unset it")
     if request.param == "cpu" and not interpreted:
         pytest.skip("kernels are compiled for the GPU here; set TRITON_INTERPRET=1 to run them interpreted")
+    if interpreted:
+        from triton.runtime.interpreter import InterpreterBuilder
+
+        monkeypatch.setattr(InterpreterBuilder, "binary_op", _with_shifts_checked(InterpreterBuilder.binary_op))
     return request.param
+
+
+def _with_shifts_checked(binary_op):
+    """Triton's interpreter's binary_op, which asserts that shifts are from 0 to the width, the width excluded."""
+
+    def checked(self, lhs, rhs, op):
+        if op in (np.left_shift, np.right_shift):
+            width = 8 * lhs.data.dtype.itemsize
+            assert ((rhs.data >= 0) & (rhs.data < width)).all(), f"a shift of {width} bits by {rhs.data.max()}"
+        return binary_op(self, lhs, rhs, op)
+
+    return checked
 
 
 @pytest.fixture

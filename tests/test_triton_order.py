@@ -165,6 +165,20 @@ def test_a_tie_around_the_median_goes_to_the_smaller(device, pad):
     assert result("mean_around_median", rows, 1, "float64")[0] == -2.0 / (3 + pad)
 
 
+@pytest.mark.parametrize(("n", "dtype"), [(5, "float16"), (15, "bfloat16"), (33, "float32")])
+def test_what_is_closest_stays_where_more_than_half_is_left_out(device, n, dtype):
+    """Columns of −1, 0 and 1: equal elements below the median, at equal distances from it, and closer ones above."""
+    columns = np.random.default_rng(n).integers(-1, 2, (n, 60)).astype(float)
+    for zeros in range(n):
+        columns[:, zeros] = np.repeat([-1.0, 0.0, 1.0], [(n - zeros + 1) // 2, zeros, (n - zeros) // 2])
+    tensors, middle = [place(row, dtype, device) for row in columns], np.median(columns, axis=0)
+    for f in (n // 2 + 1, n - 1):
+        check("mean_around_median", tensors, f, "float64")
+        mean = fc.ops.mean_around_median(columns.astype(np.float32), f, out_dtype="float64", backend="reference")
+        closest = np.sort(np.abs(columns - middle), axis=0)[: n - f].sum(0)
+        assert (np.abs(mean - middle) * (n - f) <= closest).all()
+
+
 @every_op
 def test_no_columns(device, op):
     assert not check(op, make_rows(5, 0, "float32", device), 1)

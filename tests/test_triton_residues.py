@@ -72,7 +72,7 @@ def test_quantising(device, dtype, bits):
             run(fc.ops.mask_add, device, x, [], [], bits, scale=1, limit=limit)
 
 
-@pytest.mark.parametrize("bits", [*WIDTHS, 3, 8, 57, 63])
+@pytest.mark.parametrize("bits", [*WIDTHS, 3, 8, 57, 58, 63])
 def test_packing(device, bits):
     for length in (0, 1, 7, 1100):
         values = residues(bits, length)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from fedcore.errors import ShapeError
-from fedcore.kernels.rows import check_device, on_device
+from fedcore.kernels.rows import check_device, on_device, widen
 
 BLOCK = 1024
 #: numbers of formats, as in fedcore/encoding.py
@@ -64,9 +64,9 @@ def _decode_kernel(
         factor = tl.div_rn(largest, tl.full([BLOCK], 127.0, tl.float32))
         value = _elements(address, element, mask, tl.int8).to(tl.float32) * factor
     elif format == BFLOAT16:
-        value = _elements(address, element, mask, tl.bfloat16).to(tl.float32)
+        value = widen(_elements(address, element, mask, tl.bfloat16))
     elif format == FLOAT16:
-        value = _elements(address, element, mask, tl.float16).to(tl.float32)
+        value = widen(_elements(address, element, mask, tl.float16))
     else:
         value = _elements(address, element, mask, tl.float32)
     tl.store(out + row.to(tl.int64) * stride + columns, value, mask=mask)

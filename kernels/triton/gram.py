@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from fedcore.kernels.fold import fold
-from fedcore.kernels.rows import DTYPES, address_table, check_device, load, on_device, pieces, row_pointer
+from fedcore.kernels.rows import DTYPES, address_table, check_device, load, on_device, pieces, row_pointer, widen
 
 # these fix the order of additions: the same numbers as in fedcore/reference/gram.py
 BLOCK = 256
@@ -58,14 +58,14 @@ def _scale_exponent(largest):
 @triton.jit
 def _centred(rows, center, columns, mask, exponent, FULL: tl.constexpr, SCALED: tl.constexpr):
     """(TILE, RUN) fp32: x − center with one rounding, divided by 2^exponent (TILE,) if SCALED."""
-    x = load(rows[:, None] + columns[None, :], mask[None, :], FULL).to(tl.float32)
+    x = widen(load(rows[:, None] + columns[None, :], mask[None, :], FULL))
     # dividing before the difference keeps a large one from overflowing; multiplying after it keeps a small one whole
     before = ((127 - tl.maximum(exponent, 0)) << 23).to(tl.float32, bitcast=True)[:, None]
     after = ((127 - tl.minimum(exponent, 0)) << 23).to(tl.float32, bitcast=True)[:, None]
     if SCALED:
         x *= before
     if center is not None:
-        c = load(center + columns, mask, FULL).to(tl.float32)[None, :]
+        c = widen(load(center + columns, mask, FULL))[None, :]
         if SCALED:
             c *= before
         x -= c

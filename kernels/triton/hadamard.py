@@ -42,7 +42,7 @@ def _hadamard_kernel(
     parts = stride // WIDTH
     start = program // parts * (TILE // WIDTH) * stride + program % parts * WIDTH
     element = tl.arange(0, TILE)
-    columns = start + element // WIDTH * stride + element % WIDTH
+    columns = start + (element // WIDTH).to(tl.int64) * stride + element % WIDTH
     mask = columns < d
     value = tl.load(x + columns, mask=mask, other=0.0)
     for s in tl.static_range(STAGES):

@@ -54,7 +54,7 @@ def _steps_sum(
             used = inner < tl.load(counts + step)
             b_mask, a_mask = row_mask[:, None] & used[None, :], column_mask[None, :] & used[:, None]
         b = tl.load(left + rows[:, None] * stride + inner[None, :], mask=b_mask, other=0.0)
-        at = right + inner[:, None] * d_in + columns[None, :]
+        at = right + inner[:, None].to(tl.int64) * d_in + columns[None, :]
         if WHOLE and FULL:
             a = tl.load(at)
         else:

@@ -55,7 +55,7 @@ def _trimmed_mean_blocks_kernel(
     program, programs = tl.program_id(0), tl.num_programs(0)
     mine = scratch + program.to(tl.int64) * (tl.cdiv(n, ROWS) * ROWS * COLUMNS)
     columns = program.to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
-    for _ in range(tl.cdiv(tl.cdiv(d, COLUMNS) - program, programs)):
+    for _ in range(tl.cdiv(tl.cdiv(d.to(tl.int64), COLUMNS) - program, programs)):
         mask = columns < d
         largest = sorted_through_scratch(addresses, merges, mine, columns, mask, n, count, row_dtype, ROWS)
         total = tl.zeros([COLUMNS], tl.float64)

@@ -32,7 +32,8 @@ def _unpack_add_kernel(
         if j == 0:
             found |= x >> shift.to(tl.uint64)
         else:
-            found |= x << (8 * j - shift).to(tl.uint64)
+            # in two steps: a shift of 64 bits by 64 has no meaning
+            found |= (x << (8 * j - 1 - shift).to(tl.uint64)) << 1
     sums = tl.load(total + k, mask=k < length, other=0)
     sums += found.to(tl.int64, bitcast=True).to(sums.dtype)
     if BITS < 32:
