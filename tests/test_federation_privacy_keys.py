@@ -1,4 +1,4 @@
-"""What a private run derives for each round of each arm: keys of noise, signs of a rotation, and what it never tells."""
+"""Keys of noise and signs of a rotation for each round of each arm, and what the end of a round never tells."""
 
 from __future__ import annotations
 

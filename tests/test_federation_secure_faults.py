@@ -88,7 +88,8 @@ def test_masks_are_bound_to_the_round_its_broadcast_and_the_configuration(tmp_pa
 
     asked, simulated, learner = [], secagg.simulate, fake.FakeLearner()
     monkeypatch.setattr(secagg, "simulate", spied)
-    monkeypatch.setattr(learner, "initial", lambda one=learner.initial(): one)  # so that no client has one of its own
+    initial = learner.initial()
+    monkeypatch.setattr(learner, "initial", lambda: initial)  # one object, so that no client has a start of its own
     config, folder = run(tmp_path / "run", body, top=top, learner=learner)
     first, second = (folder.ledger.find(arm="a", round=number) for number in (1, 2))
     begun = Start(folder.rounds.load_global("a", 0, first["reference"]))
