@@ -40,8 +40,8 @@ PRIVATE = {
 }  # fmt: skip
 #: each has a place of its own on the page, beside the entry as it stands in the ledger
 PLACES = [
-    "base", "digest", "started", "arm", "private", "masked", "stopping", "rule", "parameter", "value", "space", "gone",
-    "why gone", "zero", "why zero", "output", "stopped", "void", "mode", "unit", "relation", "note", "inputs", "stream",
+    "title", "base", "digest", "started", "arm", "private", "masked", "stopping", "rule", "parameter", "value", "space",
+    "gone", "why gone", "zero", "why zero", "output", "stopped", "void", "mode", "unit", "relation", "note", "inputs", "stream",
     "liar", "why", "sum", "lost", "warning", "machine", "processor", "library", "version", "comment",
 ]  # fmt: skip
 
@@ -59,7 +59,7 @@ parameters = { f = 1 }
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("report") / "run"
+    path = tmp_path_factory.mktemp("report") / bad("title")
     whole = run_arms(fake.config(KRUM), fake.texts(), fake.FakeLearner(), path, resume=False)
     for entry in whole.ledger.entries[-1:]:
         entry = json.loads(json.dumps(entry).replace("client-0", "CLIENT"))
@@ -78,10 +78,10 @@ def shown(tmp_path_factory) -> str:
     facts["machine"] |= {bad("machine"): bad("processor")}
     facts["versions"] |= {bad("library"): bad("version")}
     facts["clients"][0] |= {"id": bad("who"), "labels": {bad("label"): 3}}
-    (path / "run.json").write_text(json.dumps(facts))
+    said = (path / "config.toml").read_text() + f"# {bad('comment')}\n"
+    (path / "config.toml").write_text(said)
+    (path / "run.json").write_text(json.dumps(facts | {"config": said}))
     (path / "privacy.json").write_text(json.dumps(PLAN.as_json()))
-    with (path / "config.toml").open("a") as config:
-        config.write(f"# {bad('comment')}\n")
     return page(RunFolder(path))
 
 
