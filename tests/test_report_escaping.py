@@ -41,8 +41,8 @@ PRIVATE = {
 #: each has a place of its own on the page, beside the entry as it stands in the ledger
 PLACES = [
     "title", "base", "digest", "started", "arm", "private", "masked", "stopping", "rule", "parameter", "value", "space",
-    "gone", "why gone", "zero", "why zero", "output", "stopped", "void", "mode", "unit", "relation", "note", "inputs", "stream",
-    "liar", "why", "sum", "lost", "warning", "machine", "processor", "library", "version", "comment",
+    "gone", "why gone", "zero", "why zero", "output", "stopped", "void", "mode", "unit", "relation", "note", "inputs",
+    "stream", "liar", "why", "sum", "lost", "warning", "machine", "processor", "library", "version", "comment",
 ]  # fmt: skip
 
 
