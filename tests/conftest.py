@@ -86,6 +86,15 @@ def silent(sampler):
     return sampler
 
 
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """What of `tmp_path` a crash would leave: see `durable_disk`."""
+    from durable_disk import watched
+
+    with watched(tmp_path, monkeypatch) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The folder of a private run that is over, for reading; what changes it takes a copy."""

@@ -72,17 +72,27 @@ def test_the_label_of_the_base_goes_to_no_client(tmp_path):
 
 
 def test_pythons_documentation_gives_the_base_prose_and_the_clients_docstrings():
-    config = parse_config('[model.pretrain]\nlabel = "reference"\n[partition]\nkind = "dirichlet"\n', "c.toml")
+    config = parse_config(
+        '[model.pretrain]\nlabel = "reference"\n[partition]\nkind = "dirichlet"\n[data]\nheld_out_limit = 10000\n',
+        "c.toml",
+    )
     made = load_texts(config)
     assert len(made.public) > 100
     labels = {label for client in made.clients for label in client.labels}
     assert labels == {"interface", "language", "network", "testing"}
     assert len(made.questions) == 100
-    held_out = "\n".join(made.held_out)
-    everything = "\n".join(text for client in made.clients for text in client.texts)
-    for question in made.questions[:20]:
-        head = question.prompt.strip() + "\n"
-        assert head not in everything or head in held_out
+    # what is asked and its answer stand in one held-out text, and in none that anybody trains on
+    plain = {
+        name: [" ".join(text.split()) for text in found]
+        for name, found in {
+            "held out": made.held_out,
+            "trained on": [text for client in made.clients for text in client.texts],
+        }.items()
+    }
+    for question in made.questions:
+        whole = " ".join(f"{question.prompt}{question.answers[question.correct]}".split())
+        assert any(whole in text for text in plain["held out"]), whole
+        assert not any(whole in text for text in plain["trained on"]), whole
 
 
 def test_questions_are_continuations_of_held_out_texts(tmp_path):

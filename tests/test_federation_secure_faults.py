@@ -6,10 +6,14 @@ import fake_learner as fake
 import pytest
 from test_federation_secure import BASE, CLIENTS, MEAN, NOISE, arms, run
 
-from fedcore.errors import ConfigError, WeightError
+from fedcore.errors import ConfigError, PrivacyError, WeightError
 from fedcore.federation import secure_round, simulation
 from fedcore.federation.config_file import check_clients, parse_config
+from fedcore.federation.folder import RunFolder
+from fedcore.federation.secure_sum import context_of
 from fedcore.federation.simulation import run_arms
+from fedcore.federation.start import Start
+from fedcore.privacy import secagg
 
 
 def test_both_sizes_of_groups_are_checked_before_anybody_trains(tmp_path):
@@ -63,6 +67,67 @@ def test_weights_that_round_to_nothing_are_refused_before_anybody_trains(tmp_pat
     monkeypatch.setattr(simulation, "load_texts", lambda config: fake.texts(CLIENTS))
     with pytest.raises(ConfigError, match="rounds to 0"):  # there is no base to load
         simulation.simulate(config, tmp_path / "whole")
+
+
+FFA = arms(a='method = "ffa_lora"')
+
+
+GROUPS = "secure = { groups = 2, corrupt = 0.0, dropout = 0.0 }\n"
+MEDIAN = arms(a='rule = "median"\nspace = "parameters"')
+
+
+@pytest.mark.parametrize(
+    ("top", "body"),
+    [("secure = true\n", arms(a=MEAN)), (GROUPS, MEDIAN), ("secure = true\n", NOISE + FFA)],
+    ids=["one sum", "groups", "under noise"],
+)
+def test_masks_are_bound_to_the_round_its_broadcast_and_the_configuration(tmp_path, monkeypatch, top, body):
+    def spied(*given, **options):
+        asked.append((options["round"], options["context"]))
+        return simulated(*given, **options)
+
+    asked, simulated, learner = [], secagg.simulate, fake.FakeLearner()
+    monkeypatch.setattr(secagg, "simulate", spied)
+    initial = learner.initial()
+    monkeypatch.setattr(learner, "initial", lambda: initial)  # one object, so that no client has a start of its own
+    config, folder = run(tmp_path / "run", body, top=top, learner=learner)
+    first, second = (folder.ledger.find(arm="a", round=number) for number in (1, 2))
+    begun = Start(folder.rounds.load_global("a", 0, first["reference"]))
+    assert second["reference"] != first["reference"]
+    assert asked == [(1, context_of(config, begun)), (2, context_of(config, folder.rounds.load_start("a", 1, first)))]
+
+
+@pytest.mark.parametrize("body", [arms(a=MEAN), NOISE + FFA], ids=["summed", "added up"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_sum_that_is_not_the_plain_one_stops_the_run_before_anything_of_it_is_kept(
+    tmp_path, monkeypatch, body, number
+):
+    def wrong(*given, **options):
+        found = simulated(*given, **options)
+        found.sum.flat[number] += 1
+        return found
+
+    simulated = secagg.simulate
+    monkeypatch.setattr(secagg, "simulate", wrong)
+    with pytest.raises(PrivacyError, match="secure sum: differs from the plain sum of the same integers"):
+        run(tmp_path / "run", body)
+    folder = RunFolder.read(tmp_path / "run")
+    assert folder.ledger.entries == []
+    assert folder.private.kept("a", 1) is None
+    assert [path.name for path in (tmp_path / "run/arms").rglob("*.safetensors")] == ["round-000.safetensors"]
+
+
+def test_a_group_whose_sum_is_not_the_plain_one_stops_the_run(tmp_path, monkeypatch):
+    def wrong(*given, **options):
+        found = simulated(*given, **options)
+        found.sum[1, 3] -= 1
+        return found
+
+    simulated = secagg.simulate
+    monkeypatch.setattr(secagg, "simulate", wrong)
+    with pytest.raises(PrivacyError, match="differs from the plain sum"):
+        run(tmp_path / "run", MEDIAN, top=GROUPS)
+    assert RunFolder.read(tmp_path / "run").ledger.entries == []
 
 
 MOMENTUM = 'server = { optimizer = "fedavgm", learning_rate = 2.0 }\n'

@@ -9,7 +9,7 @@ from fedcore import Update, aggregate
 from fedcore.errors import LayoutError
 from fedcore.lora import FlexLoRA
 from fedcore.rules import Krum, Mean
-from tests.delta_cohorts import SHAPES, adapter, mixed_cohort
+from tests.delta_cohorts import SHAPES, adapter
 from tests.oracles import delta as dense
 from tests.test_lora_modules import without
 
@@ -43,14 +43,18 @@ def test_settings_stay_and_modules_are_laid_out_anew(way):
     assert [found.adapter_config[key] for key in laid_out] == [sorted(SHAPES), None, None, None]
 
 
-def test_the_config_is_of_a_client_that_counts():
+@pytest.mark.parametrize("space", ["delta", "parameters"])
+def test_the_config_is_of_a_client_that_counts(space):
     """The first one by name, which does not count, says something else."""
-    updates = [configured(u, task_type="CAUSAL_LM") for u in mixed_cohort(1, n=6, head=False)]
-    rng = np.random.default_rng(5)
-    updates[0] = configured(adapter(rng, "c0", scale=1e3), task_type="SEQ_CLS")
-    found = aggregate(updates, Krum(1))
+    rng = np.random.default_rng(1)
+    updates = [configured(adapter(rng, f"c{i}", scale=2.0), task_type="CAUSAL_LM") for i in range(6)]
+    far = adapter(rng, "c0", scale=2.0)
+    far = far.with_tensors({name: 1e3 * np.asarray(tensor) for name, tensor in far.tensors.items()})
+    updates[0] = configured(far, task_type="SEQ_CLS", lora_dropout=0.5)
+    found = aggregate(updates, Krum(1), space=space)
     assert found.coefficients["c0"] == 0
-    assert found.update.adapter_config["task_type"] == "CAUSAL_LM"
+    config = found.update.adapter_config
+    assert (config["task_type"], config["lora_dropout"]) == ("CAUSAL_LM", CONFIG["lora_dropout"])
 
 
 def test_lacking_a_module_of_an_adapter_that_was_taken_out_of_the_base_is_refused():

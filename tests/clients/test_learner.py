@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.clients import evaluation, training
+from fedcore.clients import core, evaluation, training
 from fedcore.errors import ConfigError, TrainingError
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.data import Client, Texts
@@ -37,13 +37,38 @@ def test_a_base_that_changes_while_a_client_trains_is_found_before_its_update_co
 
     def writes_to_the_base(base, *arguments, **options):
         result = real(base, *arguments, **options)
-        with torch.no_grad():
-            base.model.get_input_embeddings().weight[0, 0] += 1
+        write_to(base)
         return result
 
     monkeypatch.setattr(training, "train", writes_to_the_base)
     with pytest.raises(TrainingError, match="its frozen weights hash to"):
         learner.train(learner.initial(), client, 1, 0)
+
+
+def write_to(base):
+    with torch.no_grad():
+        base.model.get_input_embeddings().weight[0, 0] += 1
+
+
+@pytest.mark.parametrize(("module", "name"), [(core, "train_core"), (evaluation, "evaluate")])
+def test_a_base_that_changes_in_the_training_of_a_core_or_in_evaluation_is_found(
+    tiny_directory, texts, monkeypatch, module, name
+):
+    client = Client("client-0", tuple(texts), {"": len(texts)})
+    config = parse_config(CONFIG.format(directory=tiny_directory), "c.toml")
+    learner = QLoRALearner(config, Texts((client,), (), tuple(texts[:2]), ()), lambda *_, **__: None)
+    start, result = learner.initial(), object()
+
+    def run():
+        if name == "evaluate":
+            return learner.evaluate(start)
+        return learner.train(start, client, 1, 0, trains=("core",), fixed=start)
+
+    monkeypatch.setattr(module, name, lambda base, *_, **__: result)
+    assert run() is result
+    monkeypatch.setattr(module, name, lambda base, *_, **__: write_to(base))
+    with pytest.raises(TrainingError, match="its frozen weights hash to"):
+        run()
 
 
 def test_sequences_longer_than_the_model_takes_are_refused_before_any_work(tiny_directory, texts):

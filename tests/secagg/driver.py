@@ -44,14 +44,16 @@ def key_of(name: int) -> Ed25519PrivateKey:
 class Rig:
     """A server and its clients; `messages` is what the server sent last, by client."""
 
-    def __init__(self, p: Parameters, contexts: dict[int, bytes] | None = None, seed: int = 1):
+    def __init__(
+        self, p: Parameters, contexts: dict[int, bytes] | None = None, seed: int = 1, context: bytes = CONTEXT
+    ):
         self.p, self.ids = p, list(range(p.clients))
         self.roster = Roster({name: key_of(name + 1).public_key().public_bytes_raw() for name in self.ids})
         self.contexts = contexts or {}
         about = (self.roster, b"session", 7)
-        self.server = Server(p, *about, CONTEXT)
+        self.server = Server(p, *about, context)
         self.clients = {
-            name: Client(p, name, key_of(name + 1), *about, self.contexts.get(name, CONTEXT)) for name in self.ids
+            name: Client(p, name, key_of(name + 1), *about, self.contexts.get(name, context)) for name in self.ids
         }
         self.vectors = np.random.default_rng(seed).integers(-BOUND, BOUND + 1, (p.clients, p.length))
         self.messages: dict[int, bytes] = dict.fromkeys(self.ids, b"")
