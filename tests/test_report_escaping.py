@@ -29,13 +29,14 @@ PLAN = Plan(
     noise_of_mean=0.4, notes=(bad("note"),),
 )  # fmt: skip
 SECURE = {
-    "adversary": "semi_honest", "clients": [5], "corrupt": [1], "dropout": [1], "neighbours": [4], "threshold": [3],
+    "adversary": "semi_honest", "clients": [5], "corrupt": [1], "dropout": [1], "threshold": [3],
+    "neighbours": [bad("holders")],
     "modulus_bits": 20, "min_honest": 3, "stream": bad("stream"), "survivors": [[bad("survivor")]],
     "liars": {bad("liar"): bad("why")}, "sums": [bad("sum")], "bytes_up": 1, "bytes_down": 1, "groups": 2,
     "void_groups": [bad("lost")], "warnings": [bad("warning")],
 }  # fmt: skip
 PRIVATE = {
-    "mode": "central", "charge": 2, "epsilon": 1.0, "clip": 1.0, "noise_of_mean": 0.1, "output": "0" * 64,
+    "mode": "central", "charge": bad("charge"), "epsilon": 1.0, "clip": 1.0, "noise_of_mean": 0.1, "output": "0" * 64,
     "inputs": bad("inputs"), "void": bad("void"),
 }  # fmt: skip
 #: each has a place of its own on the page, beside the entry as it stands in the ledger
@@ -43,6 +44,7 @@ PLACES = [
     "title", "base", "digest", "started", "arm", "private", "masked", "stopping", "rule", "parameter", "value", "space",
     "gone", "why gone", "zero", "why zero", "output", "stopped", "void", "mode", "unit", "relation", "note", "inputs",
     "stream", "liar", "why", "sum", "lost", "warning", "machine", "processor", "library", "version", "comment",
+    "charge", "holders", "round",
 ]  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def shown(tmp_path_factory) -> str:
         for field in ("coefficients", "change_norms"):
             entry[field] = {bad("who") if name == "CLIENT" else name: value for name, value in entry[field].items()}
         private = entry | {"arm": bad("private"), "privacy": PRIVATE}
-        masked = entry | {"arm": bad("masked"), "secure": SECURE}
+        masked = entry | {"arm": bad("masked"), "secure": SECURE, "round": bad("round")}
         for made in (entry, private, masked, {"arm": bad("stopping"), "round": 1, "stopped": bad("stopped")}):
             whole.ledger.append(made)
     for arm in ("arm", "private", "masked"):

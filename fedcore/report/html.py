@@ -183,7 +183,7 @@ def _ledger(ledger: Sequence[dict[str, Any]]) -> str:
         rule += f", {entry['space']}" if "space" in entry else ""
         whole = escape(json.dumps(entry, indent=1))
         lines.append(
-            f'<tr><th scope="row">{escape(entry["arm"])}</th><td>{entry["round"]}</td>'
+            f'<tr><th scope="row">{escape(entry["arm"])}</th><td>{escape(str(entry["round"]))}</td>'
             f'<td class="text">{escape(rule)}</td>'
             f'<td class="text">{excluded}</td><td class="text">{not_counted}</td>'
             f'<td class="text"><code>{escape(entry["output"][:16])}</code></td>'

@@ -53,7 +53,8 @@ def section(plan: Plan, table: Sequence[Row], ledger: Sequence[dict[str, Any]]) 
         error = facts.get("error_of_delta")
         cost = f"{error['a and b']:.3g} (B alone {error['b']:.3g})" if error else "–"
         body.append(
-            f'<tr><th scope="row">{escape(entry["arm"])}</th><td>{entry["round"]}</td><td>{facts["charge"]}</td>'
+            f'<tr><th scope="row">{escape(entry["arm"])}</th><td>{escape(str(entry["round"]))}</td>'
+            f"<td>{escape(str(facts['charge']))}</td>"
             f"<td>{facts['epsilon']:.4g}</td><td>{escape(_clip(facts['clip']))}</td><td>{facts['noise_of_mean']:.3g}</td>"
             f'<td>{cost}</td><td class="text"><code>{escape(facts["inputs"][:16])}</code></td></tr>'
         )

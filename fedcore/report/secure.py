@@ -75,8 +75,8 @@ def section(ledger: Sequence[dict[str, Any]]) -> str:
         sums = ", ".join(digest[:16] for digest in facts["sums"])
         liars = ", ".join(facts["liars"]) if "liars" in facts else "–"
         body.append(
-            f'<tr><th scope="row">{escape(entry["arm"])}</th><td>{entry["round"]}</td><td>{counted}</td>'
-            f'<td>{", ".join(shares)}</td><td class="text">{escape(liars)}</td>'
+            f'<tr><th scope="row">{escape(entry["arm"])}</th><td>{escape(str(entry["round"]))}</td><td>{counted}</td>'
+            f'<td>{escape(", ".join(shares))}</td><td class="text">{escape(liars)}</td>'
             f"<td>{facts['bytes_up'] / 1e6:.3g}</td><td>{facts['bytes_down'] / 1e6:.3g}</td>"
             f'<td class="text"><code>{escape(sums)}</code></td></tr>'
         )
