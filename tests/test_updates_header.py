@@ -151,7 +151,9 @@ def test_a_header_above_the_formats_limit_is_not_read(tmp_path):
         file.write((LONGEST_HEADER + 1).to_bytes(8, "little"))
         file.truncate(LONGEST_HEADER + 100)
     for opened in (Update.open, lambda path: Update.from_bytes(np.memmap(path, np.uint8, "r"))):
-        with pytest.raises(FormatError, match=f"claims a header of {LONGEST_HEADER + 1} bytes .*at most {LONGEST_HEADER} "):
+        with pytest.raises(
+            FormatError, match=f"claims a header of {LONGEST_HEADER + 1} bytes .*at most {LONGEST_HEADER} "
+        ):
             opened(path)
 
 
