@@ -218,21 +218,6 @@ def test_a_client_for_whom_there_is_no_memory_is_refused_before_it_is_written(tm
     assert made.result().report["n"] == rows
 
 
-def test_a_gram_for_which_there_is_no_memory_is_refused_before_a_row_is_read(monkeypatch):
-    least = budget_for(CLIENTS[0].layout, CLIENTS[:9], "1GB", 1, 2).least
-    assert least > budget_for(CLIENTS[0].layout, CLIENTS[:9], "1GB", 0, 2).least
-
-    def grown(memory: int) -> growing_gram.GrowingGram:
-        made = growing_gram.GrowingGram({}, {"memory": memory, "threads": 2, "backend": None, "progress": None})
-        made.grow(CLIENTS[:9])
-        return made
-
-    assert grown(least).clients == 9
-    monkeypatch.setattr(FileExecutor, "tiles", lambda *_: pytest.fail("rows are read"))
-    with pytest.raises(BudgetError, match=r"expected at least .* for the Gram of 9 rows"):
-        grown(least - 1)
-
-
 def nan(one: fc.Update) -> fc.Update:
     tensors = {name: np.array(values) for name, values in one.tensors.items()}
     tensors["c"][5] = np.nan
