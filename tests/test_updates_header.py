@@ -67,6 +67,8 @@ def test_what_is_written_is_aligned_and_the_library_reads_it():
     assert {name: bytes(tensor["data"]) for name, tensor in loaded} == {
         name: array.tobytes() for name, array in update.tensors.items()
     }
+    assert all(start % np.dtype(array.dtype).itemsize == 0
+               for start, array in zip(update.offsets, update.tensors.values(), strict=True))  # fmt: skip
 
 
 @pytest.mark.parametrize("length", range(1, 9))
