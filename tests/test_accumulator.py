@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import weakref
@@ -228,6 +229,18 @@ def test_the_configuration_is_that_of_the_first_client_by_name():
     ]
     for order in itertools.permutations(updates):
         assert accumulated(order, Mean()).result().update.adapter_config["note"] == "one"
+
+
+def test_examples_are_counted_where_every_client_said_how_many():
+    """Whoever was silent counts as 1, and it does not matter who came first or last."""
+    silent = [dataclasses.replace(update(client, 1, examples=1), counted=False) for client in "ab"]
+    said = [update(client, 2) for client in "cd"]
+    for updates in ([silent[0], said[0]], silent, said):
+        expected = fc.aggregate(updates, Mean(), "parameters").update
+        assert expected.counted == (updates is said)
+        for order in itertools.permutations(updates):
+            found = accumulated(order, Mean()).result().update
+            assert (found.counted, found.num_examples) == (expected.counted, expected.num_examples)
 
 
 @pytest.mark.parametrize("rule", [Krum(f=1), NormClipping(1.0).then(Mean())])

@@ -156,6 +156,15 @@ def test_rows_that_do_not_differ_give_no_direction(attack):
     assert np.isfinite(attack(one, 2)).all()
 
 
+@pytest.mark.parametrize("attack", [MinMax("sign"), MinSum("sign"), MinMax("unit"), MinSum("unit")], ids=repr)
+def test_equal_rows_leave_no_room_however_their_mean_rounds(attack):
+    """The mean of three times 0.1 is not 0.1, which leaves less room than none."""
+    honest = np.tile([0.1, 0.25, -0.7], (3, 1))
+    assert (honest.mean(0) != honest[0]).any()
+    sent = attack(honest, 2)
+    assert np.allclose(sent, honest[:2], rtol=0, atol=1e-15)
+
+
 @pytest.mark.parametrize("attack", EACH, ids=repr)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_rows_keep_their_dtype_and_the_honest_ones_stay(attack, dtype):

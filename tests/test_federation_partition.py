@@ -73,6 +73,12 @@ def test_ids_sort_as_clients_are_numbered():
     assert len(set(ids)) == 12
 
 
+@pytest.mark.parametrize(("clients", "first", "last"), [(1, "0", "0"), (10, "0", "9"), (11, "00", "10")])
+def test_ids_are_no_wider_than_the_last_needs(clients, first, last):
+    ids = [part.client_id for part in shares(kind="iid", clients=clients)]
+    assert (ids[0], ids[-1]) == (f"client-{first}", f"client-{last}")
+
+
 def test_what_cannot_be_is_said_by_key():
     with pytest.raises(ConfigError, match=r"partition\.min_examples: 10 texts cannot give 8 clients 16 each"):
         shares(LABELS[:10], clients=8)

@@ -101,6 +101,15 @@ def test_a_factor_that_should_be_frozen_is_compared_in_every_bit(method):
     said(error, "client 'odd'", "'down'", "A is frozen")
 
 
+def test_a_reference_that_counts_for_a_client_has_the_frozen_factor_too():
+    clients, other = mixed(**frozen("a")), adapter(50, "global", **frozen("a", seed=98))
+    assert "up" not in clients[-1].modules
+    assert lora.FFALoRA().aggregate(clients, reference=adapter(50, "global", **frozen("a"))).update.modules
+    with pytest.raises(LayoutError) as error:
+        lora.FFALoRA().aggregate(clients, reference=other)
+    said(error, "the reference", "A is frozen")
+
+
 def test_rolora_names_the_factor_of_the_round():
     with pytest.raises(LayoutError) as error:
         lora.RoLoRA().aggregate(alike(**frozen("a")), number=2)

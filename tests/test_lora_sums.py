@@ -139,6 +139,18 @@ def test_what_does_not_fit_is_named():
             assert word in str(error.value), str(error.value)
 
 
+def test_each_module_and_round_has_matrices_of_its_own():
+    """Modules of one shape too: one error in common would not average out over them."""
+    found = [
+        lora.RandomizedSketch(size=5, seed=seed).matrices(module, number, 24, 10, 4)
+        for module, number, seed in (("q", 1, 0), ("k", 1, 0), ("q", 2, 0), ("q", 1, 1), ("q", 1, 0))
+    ]
+    for k in range(2):
+        drawn = [matrices[k].tobytes() for matrices in found]
+        assert len(set(drawn)) == 4
+        assert drawn[0] == drawn[4]
+
+
 def test_sketch_columns_follow_the_rank():
     """As many columns as the rank leave far more than the best rank does; four times as many leave little more."""
     rng, shape = np.random.default_rng(0), (200, 260)

@@ -192,6 +192,14 @@ def test_a_center_is_the_reference_where_none_is_given():
     assert not (rule(rows, reference=reference) == rule(rows)).all()
 
 
+def test_clients_that_are_clipped_are_counted():
+    """One at the radius is not: its factor is 1, as is that of a near one."""
+    rows = np.array([[0.5, 0], [0, 2], [30, 0], [0, -7]], np.float32)
+    found = decided(CenteredClipping(2.0), rows)
+    assert found.details["clipped"] == 2
+    np.testing.assert_allclose(found.per_client["clipping_factors"], [1, 1, 2 / 30, 2 / 7], rtol=1e-12)
+
+
 def test_an_attacker_moves_centered_clipping_by_no_more_than_its_share():
     rows = cohort(10, 100, 9)
     center = rows.mean(0)

@@ -211,3 +211,13 @@ def test_a_tie_is_told():
     reasons = decided(Krum(1), rows).reasons
     assert set(reasons) == {1, 2, 3, 4, 5}
     assert reasons[4] == "not selected: score 0 ties with that of row 0, and ties go to the lowest row"
+
+
+def test_the_score_that_others_are_told_is_the_worst_selected():
+    """Which need not be that of the last selected row: here the first one lies farthest out."""
+    rows = np.array([[3], [0], [1], [-1], [2], [100], [7]], np.float32)
+    found = decided(MultiKrum(1, 4), rows)
+    scores = found.per_client["scores"]
+    assert found.selected == [0, 1, 2, 4]
+    assert scores[0] == scores[found.selected].max() > scores[4]
+    assert found.reasons[5] == f"not selected: score {scores[5]:.4g}, the selected have at most {scores[0]:.4g}"

@@ -164,6 +164,16 @@ def test_a_config_that_is_no_json_object_is_named(tmp_path, text):
         Update.from_peft(path)
 
 
+def test_a_config_above_the_limit_is_not_read(tmp_path):
+    path, most = written(tmp_path / "d", pair(Q)), 10_000_000
+    os.truncate(path / CONFIG, most + 1)
+    with pytest.raises(FormatError, match=f"{CONFIG}: has {most + 1} bytes, expected at most {most}; write the file"):
+        Update.from_peft(path)
+    os.truncate(path / CONFIG, most)
+    with pytest.raises(FormatError, match="not valid JSON"):
+        Update.from_peft(path)
+
+
 def test_what_is_not_one_adapter_is_named(tmp_path):
     with pytest.raises(MissingError, match="nowhere: no such directory"):
         Update.from_peft(tmp_path / "nowhere")

@@ -7,7 +7,8 @@ import pytest
 
 import fedcore as fc
 from fedcore.quantized import BLOCK, NESTED
-from fedcore.rules.files import FileExecutor
+from fedcore.rules.budget import COLUMN, GRAIN, SLOTS
+from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.updates.filepieces import BEYOND, RATES, EncodedFileRows, file_rows
 from fedcore.updates.filerows import Descriptors, FileRows
 
@@ -92,3 +93,15 @@ def test_tiles_of_a_cohort_in_one_row_dtype_are_plain_and_of_others_lie_as_they_
             for tile in tiles:
                 assert (tile.rows.encoding is not None) == encoded
                 assert tile.rows.nbytes <= len(some) * part.rows.room(tile.rows.d)
+
+
+@pytest.mark.parametrize("which", [(0,), (1,), (2,), (3,), (4,), (1, 2), (3, 4), (0, 4)])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_the_least_budget_holds_the_narrowest_tiles_zeros_included(sent, which, zeros):
+    """A row of zeros lies wider than one of NF4."""
+    updates = [*(sent[0][k] for k in which), *([None] if zeros else [])]
+    layout, rows = sent[0][which[0]].layout, rows_of(updates)
+    budget = budget_for(layout, updates, None, 0, 1)
+    assert budget.least - budget.held - GRAIN * COLUMN >= SLOTS * rows.n * rows.room(GRAIN)
+    budget.total = budget.least
+    assert budget.width(rows.n, rows.itemsize, rows.d) == min(GRAIN, rows.d)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedcore.errors import FormatError
 from fedcore.updates import Cohort, Update
+from fedcore.updates.header import LONGEST_HEADER, header_length
 from fedcore.updates.layout import LONGEST_NAME
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -68,6 +69,16 @@ def test_what_is_written_is_aligned_and_the_library_reads_it():
     }
     assert all(start % np.dtype(array.dtype).itemsize == 0
                for start, array in zip(update.offsets, update.tensors.values(), strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_a_header_of_any_length_ends_where_data_are_aligned(length):
+    tensors = {"n" * length: np.ones(3, np.float16), "w": np.ones(2, np.float32)}
+    data = Update.from_tensors(tensors).to_bytes()
+    assert int.from_bytes(data[:8], "little") % 8 == 0
+    update = Update.from_bytes(data)
+    for start, array in zip(update.offsets, update.tensors.values(), strict=True):
+        assert start % array.itemsize == 0
 
 
 @pytest.mark.parametrize(
@@ -133,6 +144,19 @@ def test_a_claimed_length_allocates_nothing(length):
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_header_above_the_formats_limit_is_not_read(tmp_path):
+    assert header_length(LONGEST_HEADER.to_bytes(8, "little"), 1 << 40, "x") == LONGEST_HEADER
+    path = tmp_path / "sparse.safetensors"
+    with open(path, "wb") as file:
+        file.write((LONGEST_HEADER + 1).to_bytes(8, "little"))
+        file.truncate(LONGEST_HEADER + 100)
+    for opened in (Update.open, lambda path: Update.from_bytes(np.memmap(path, np.uint8, "r"))):
+        with pytest.raises(
+            FormatError, match=f"claims a header of {LONGEST_HEADER + 1} bytes .*at most {LONGEST_HEADER} "
+        ):
+            opened(path)
 
 
 def test_a_huge_claimed_shape_allocates_nothing():
