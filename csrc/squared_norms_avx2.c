@@ -2,16 +2,10 @@
 #include <immintrin.h>
 
 #include "impl.h"
+#include "widen_avx2.h"
 
 INLINE void widen8(const char* row, fc_dtype type, __m256d* x) {
-    __m256 wide;
-    if (type == FC_F32) {
-        wide = _mm256_loadu_ps((const float*)row);
-    } else {
-        const __m128i half = _mm_loadu_si128((const __m128i*)row);
-        wide = type == FC_F16 ? _mm256_cvtph_ps(half)
-                              : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
-    }
+    const __m256 wide = widen8_f32(row, type);
     x[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(wide));
     x[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(wide, 1));
 }

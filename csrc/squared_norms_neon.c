@@ -2,12 +2,7 @@
 #include <arm_neon.h>
 
 #include "impl.h"
-
-INLINE float32x4_t load4(const char* row, fc_dtype type) {
-    if (type == FC_F32) return vreinterpretq_f32_u8(vld1q_u8((const uint8_t*)row));
-    const uint16x4_t half = vreinterpret_u16_u8(vld1_u8((const uint8_t*)row));
-    return type == FC_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(half)) : vreinterpretq_f32_u32(vshll_n_u16(half, 16));
-}
+#include "widen_neon.h"
 
 INLINE double block_norm(const char* row, const float* center, int64_t length, fc_dtype type) {
     const int size = fc_itemsize(type);
@@ -27,7 +22,7 @@ INLINE double block_norm(const char* row, const float* center, int64_t length, f
             }
         }
         for (int v = 0; v < 8; v++) {
-            const float32x4_t wide = load4(at + size * 4 * v, type);
+            const float32x4_t wide = widen4_f32(at + size * 4 * v, type);
             float64x2_t x[2] = {vcvt_f64_f32(vget_low_f32(wide)), vcvt_high_f64_f32(wide)};
             if (center) {
                 const float32x4_t c = vld1q_f32(center_at + 4 * v);

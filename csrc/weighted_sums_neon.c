@@ -2,26 +2,19 @@
 #include <arm_neon.h>
 
 #include "impl.h"
+#include "widen_neon.h"
 
 /* sums live in registers only where every loop over them is unrolled */
 #define UNROLL _Pragma("GCC unroll 8")
 enum { STEP = 8 };
 enum { WIDE = 6, COLUMNS = 2 * WIDE, OUTPUTS = 4 };
 
-/* 4 columns as fp32. Bytes are loaded, so that any alignment is read safely. */
-INLINE float32x4_t load4(const char* row, fc_dtype type) {
-    if (type == FC_F32) return vreinterpretq_f32_u8(vld1q_u8((const uint8_t*)row));
-    const uint16x4_t half = vreinterpret_u16_u8(vld1_u8((const uint8_t*)row));
-    if (type == FC_F16) return vcvt_f32_f16(vreinterpret_f16_u16(half));
-    return vreinterpretq_f32_u32(vshll_n_u16(half, 16));
-}
-
 #define PACK(name, type)                                                                                        \
     void fc_weighted_sums_pack_##name##_neon(const void* row, int64_t length, double* strips, int64_t stride) { \
         const char* at = row;                                                                                   \
         for (; length >= FC_SUMS_STRIP; length -= FC_SUMS_STRIP, strips += stride)                              \
             for (int c = 0; c < FC_SUMS_STRIP; c += 4, at += 4 * fc_itemsize(type)) {                           \
-                const float32x4_t x = load4(at, type);                                                          \
+                const float32x4_t x = widen4_f32(at, type);                                                     \
                 vst1q_f64(strips + c, vcvt_f64_f32(vget_low_f32(x)));                                           \
                 vst1q_f64(strips + c + 2, vcvt_high_f64_f32(x));                                                \
             }                                                                                                   \
@@ -80,7 +73,7 @@ INLINE void few(const void* const* rows, const double* w, int count, int outputs
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
             float64x2_t x[4];
             for (int v = 0; v < 2; v++) {
-                const float32x4_t four = load4(at + 4 * v * fc_itemsize(type), type);
+                const float32x4_t four = widen4_f32(at + 4 * v * fc_itemsize(type), type);
                 x[2 * v] = vcvt_f64_f32(vget_low_f32(four));
                 x[2 * v + 1] = vcvt_high_f64_f32(four);
             }

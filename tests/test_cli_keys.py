@@ -92,6 +92,23 @@ def test_secret_keys_are_their_owners_alone_and_never_overwritten(made, capsys):
     assert (folder / "a").read_bytes() == before
 
 
+def test_a_change_is_made_though_another_member_has_a_name_that_is_none(made, capsys):
+    folder, publics = made
+    path = folder / "roster.json"
+    for name in "ab":
+        run(capsys, "enrol", path, name, publics[name])
+    whole = path.read_text()
+    path.write_text(whole.replace('"b"', '"\ufb01rm"'))
+    code, _, err = run(capsys, "show", path)
+    assert (code, "revoke it with fedcore keys and enrol it under another name" in err) == (1, True)
+    code, out, err = run(capsys, "revoke", path, "a")
+    assert (code, "1 members, 1 keys retired, digest none" in out) == (0, True)
+    assert err.startswith("fedcore: note: ")
+    assert "got '\\ufb01rm'" in err
+    code, out, _ = run(capsys, "revoke", path, "\ufb01rm")
+    assert (code, "0 members, 2 keys retired" in out) == (0, True)
+
+
 def test_changes_that_would_break_a_roster_are_refused(made, capsys):
     folder, publics = made
     path = folder / "roster.json"

@@ -97,6 +97,13 @@ def test_an_edited_copy_is_refused_by_key_and_values(run, tmp_path, changes, sai
     assert "\n" not in str(caught.value)
 
 
+def test_a_table_without_keys_is_not_one_that_is_left_out(run):
+    """Parameters of an arm that are {} take none of [aggregation]'s, absent ones take all."""
+    own = edit(run / "config.toml", ('name = "mean"\n', 'name = "mean"\nparameters = {}\n'))
+    with pytest.raises(ConfigError, match=r"arms\[0\]\.parameters: got \{\}, this run began without it"):
+        resume(run, own)
+
+
 def test_a_key_that_is_gone_is_named(run, tmp_path):
     copy = edit(Path(shutil.copy(run / "config.toml", tmp_path / "copy.toml")), ("clients = 5\n", ""))
     with pytest.raises(ConfigError, match=r"^partition\.clients: missing, this run began with 5 \("):
@@ -171,6 +178,10 @@ def test_no_place_of_a_private_run_is_in_its_facts_or_its_report(tmp_path, capsy
     settings = private_runs.config(f'{private_runs.SMALL}budget = "{place}/budget"\nsealing_key = "{place}/key"\n')
     private_runs.run(run, settings)
     assert b"hidden-place" not in (run / "run.json").read_bytes()
+    public = shutil.copytree(run, tmp_path / "public", ignore=shutil.ignore_patterns("private"))
+    assert main(["report", str(public)]) == 0
+    assert "Changed after the run began" not in (public / "report.html").read_text()
+    assert "changed" not in capsys.readouterr().err
     edit(run / "config.toml", ('budget = ""', f'budget = "{tmp_path}/other"'))
     assert main(["report", str(run)]) == 0
     said = capsys.readouterr().err

@@ -73,7 +73,11 @@ def refused(tmp_path, body, error=PrivacyError) -> str:
             NOISE + arms(a=FFA + "secure = false\n"),
             "arm 'a': .*: largest_epsilon = 9, but the round leads to inf: in the clear, .* part of a sum's; refused",
         ),
-        ("largest_epsilon = 9", NOISE + arms(a=FFA), "arm 'a': .*: largest_delta = 1e-05, but .* δ = 0.001; refused"),
+        (
+            "largest_epsilon = 9",
+            NOISE + arms(a=FFA),
+            "arm 'a': .*: no largest_delta, so that 1e-05 holds, but .* δ = 0.001; refused",
+        ),
         (
             "largest_epsilon = 1\nsecure = false",
             CENTRAL + arms(a=FFA + "secure = false\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from fedcore.cli.help import Command, Group
 from fedcore.cli.run import Json
 from fedcore.cli.terminal import print_json, showing
+from fedcore.errors import PrivacyError
 
 if TYPE_CHECKING:
     from fedcore.privacy.secagg.roster_file import RosterFile
@@ -67,7 +69,7 @@ def show(roster: File, json: Json = False) -> None:
 
     file = RosterFile.existing(roster)
     with showing():
-        _print(file, json)
+        _print(file, _digest(file), json)
 
 
 def _change(path: Path, json: bool, what: str, *arguments: str) -> None:
@@ -76,12 +78,21 @@ def _change(path: Path, json: bool, what: str, *arguments: str) -> None:
     file = RosterFile(path) if what == "enrol" else RosterFile.existing(path)
     new = not file.there
     getattr(file, what)(*arguments)
+    digest = None
+    try:
+        digest = _digest(file)
+    except PrivacyError as error:  # of another member: this one's change is made
+        print(f"fedcore: note: {error}", file=sys.stderr)
     with showing(f"{path} is complete"):
-        _print(file, json, new)
+        _print(file, digest, json, new)
 
 
-def _print(file: RosterFile, json: bool, new: bool = False) -> None:
-    digest = file.roster().digest().hex() if file.members else None
+def _digest(file: RosterFile) -> str | None:
+    """None where there are no members. Raises PrivacyError for a roster that other hands broke."""
+    return file.roster().digest().hex() if file.members else None
+
+
+def _print(file: RosterFile, digest: str | None, json: bool, new: bool = False) -> None:
     if json:
         facts = {"members": file.members, "retired": len(file.retired), "digest": digest, "new": new}
         print_json({"roster": str(file.path)} | facts)

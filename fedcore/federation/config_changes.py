@@ -44,7 +44,7 @@ def change(began: Config, now: Config, place: str) -> str:
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """(key as errors write it, value) of all that is in tables and lists of tables."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and (value or not key):  # one without keys is a value: `parameters = {}` is not left out
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else name)
     elif isinstance(value, list) and value and isinstance(value[0], dict):

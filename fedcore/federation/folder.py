@@ -143,8 +143,11 @@ class RunFolder:
     def changed(self) -> str:
         """What was changed in config.toml after the run began, in words; "" for nothing. Raises as `config` does."""
         path = self.path / "config.toml"
+        if path.exists() and path.read_bytes() == self.config_text.encode():
+            return ""  # also in a copy without the private part, which does not load
+        began = self.config
         try:
-            said = change(self.config, load_config(path), str(self.path / "run.json"))
+            said = change(began, load_config(path), str(self.path / "run.json"))
         except ConfigError as error:
             return str(error).splitlines()[0]
         return f"{path}: {said}" if said else ""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 
+from fedcore.dtypes import name_of, to_float64
 from fedcore.errors import DTypeError, ShapeError
+from fedcore.numbers import shown
 from fedcore.ops.tensors import check_plain, is_torch
 
 
 def host_numbers(what: str, value: Any, kinds: str = "buif", expected: str = "real numbers") -> np.ndarray:
-    """An array, a tensor, or lists of numbers of either, as an array in main memory; bf16 tensors become fp64.
+    """An array, a tensor, or lists of numbers of either, as an array in main memory; bf16 becomes fp64.
 
     kinds      the NumPy kinds of dtype that are taken, which `expected` says in words; an empty array has any
 
@@ -23,15 +26,33 @@ def host_numbers(what: str, value: Any, kinds: str = "buif", expected: str = "re
         found = np.asarray(held)
     except ValueError:
         raise ShapeError(f"{what}: got lists of different lengths, expected {expected} in one regular array") from None
+    if "f" in kinds and found.dtype.kind == "V":
+        with contextlib.suppress(DTypeError):  # refused below
+            found = to_float64(found) if name_of(found.dtype) == "bfloat16" else found
+    elif "f" in kinds and found.dtype.kind == "O" and found.ndim:
+        found = _each(what, found, expected)
     if found.size and found.dtype.kind not in kinds:
         got = found.dtype if found.ndim else type(value).__name__
         raise DTypeError(f"{what}: got {got}, expected {expected}")
     return found
 
 
+def _each(what: str, found: np.ndarray, expected: str) -> np.ndarray:
+    """Whole numbers beyond 64 bits, fractions and the like as fp64. Raises DTypeError for the first that is none."""
+    numbers = np.empty(found.shape)
+    for index, value in np.ndenumerate(found):
+        one = host_number(what, value)
+        if one is None:
+            raise DTypeError(f"{what}: got {shown(value)} at {', '.join(map(str, index))}, expected {expected}")
+        numbers[index] = one
+    return numbers
+
+
 def _held(what: str, value: Any, expected: str, levels: int) -> Any:
     """What NumPy reads as it is: in lists each element is looked at, since NumPy would drop the mask of one."""
     if isinstance(value, (list, tuple)):
+        if all(kind in (int, float, bool) or issubclass(kind, np.generic) for kind in set(map(type, value))):
+            return value  # the usual case, and no element has a mask
         return [_held(what, part, expected, levels - 1) for part in value] if levels else value
     check_plain(what, value)
     if not is_torch(value):

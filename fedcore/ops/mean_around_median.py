@@ -24,10 +24,11 @@ def mean_around_median(
     out       (d,) array to write into, of any output dtype (then `out_dtype` is not used); must not overlap the rows
     out_dtype 'float32', 'float64', 'float16' or 'bfloat16'
 
-    Closest to the fp64 median in fp64, a tie goes to the smaller value; kept values are added in fp64 in ascending
-    order, so the bits are the same on every backend, ISA and thread count and in every order of the rows; a zero is +0
-    (definition: fedcore/reference/mean_around_median.py). Known as Meamed (Xie, Koyejo and Gupta, 2018, "Generalized
-    Byzantine-tolerant SGD", section 3). NumPy in gives NumPy out, torch in gives torch out on the same device.
+    Closest to the fp64 median in fp64; of two on either side of it that tie the smaller is kept. Kept values are added
+    in fp64 in ascending order, so the bits are the same on every backend, ISA and thread count and in every order of
+    the rows; a zero is +0 (definition: fedcore/reference/mean_around_median.py). Known as Meamed (Xie, Koyejo and
+    Gupta, 2018, "Generalized Byzantine-tolerant SGD"). NumPy in gives NumPy out, torch in gives torch out on the same
+    device.
 
     Raises RuleError (f out of range: it says the largest f for this n), ShapeError, DTypeError, NonFiniteError (row and
     column of a NaN or Inf, even one that would have been left out) and RangeError (a finite mean that does not fit

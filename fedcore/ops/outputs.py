@@ -49,11 +49,18 @@ def output_for(
     return out, view_of_tensor(out) if is_torch(out) else out
 
 
+def _grad_enabled() -> bool:
+    """Torch's own rule for writing in place to a leaf that requires gradients, such as a layer's weight."""
+    import torch
+
+    return torch.is_grad_enabled()
+
+
 def _check(out: Any, shape: tuple[int, ...], device: Any) -> None:
     if not is_torch(out) and not isinstance(out, np.ndarray):
         raise DTypeError(f"out: got {type(out).__name__}, expected a NumPy array or a torch tensor")
     check_plain("out", out)
-    if is_torch(out) and out.requires_grad:
+    if is_torch(out) and out.requires_grad and _grad_enabled():
         raise DTypeError("out: requires gradients, which pass no kernel; pass out.detach()")
     if tuple(out.shape) != shape:
         raise ShapeError(f"out: got shape {tuple(out.shape)}, expected {shape}")

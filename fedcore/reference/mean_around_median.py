@@ -2,12 +2,13 @@
 
     y_k = round( mean of the n − f elements of column k that lie closest to its median m_k )
 
-m_k is the fp64 median, not rounded to any narrower type; closeness is |fp64(x) − m_k| in fp64, and a tie goes to the
-smaller value. In the order of fedcore/reference/order.py the kept elements are a window of n − f neighbours: it starts
-where it first reaches the lower of the middle elements, max(0, ⌊(n − 1)/2⌋ + 1 − (n − f)), and moves up by one for each
-s < f from there on for which element s + n − f lies strictly closer than element s. Kept elements are added in fp64
-from 0.0 in ascending order and divided by n − f in fp64. The one rounding is to nearest even, straight from fp64 to the
-output dtype; a zero is +0.
+m_k is the fp64 median, not rounded to any narrower type; closeness is |fp64(x) − m_k| in fp64. Of an element below the
+median and one above it that tie the smaller is kept; on one side of it the inner ones are, though fp64 may round the
+distances of an inner and an outer one to the same. In the order of fedcore/reference/order.py the kept elements are a
+window of n − f neighbours: it starts where it first reaches the lower of the middle elements,
+max(0, ⌊(n − 1)/2⌋ + 1 − (n − f)), and moves up by one for each s < f from there on for which element s + n − f lies
+strictly closer than element s. Kept elements are added in fp64 from 0.0 in ascending order and divided by n − f in
+fp64. The one rounding is to nearest even, straight from fp64 to the output dtype; a zero is +0.
 """
 
 from __future__ import annotations

@@ -29,7 +29,10 @@ def pull_at(geometry: Geometry, share: np.ndarray, row: int, distances: Distance
     pull = np.divide(share, away, out=np.zeros(n), where=~here)
     if not pull.any():
         return 0.0, 0.0, here
-    near = np.flatnonzero(~here & (own + geometry.rounding_of_sums(row) > TIED / 2 * away))
+    # what each adds to the error of a sum over them: those that would add most are taken out of it
+    doubt = np.where(here, 0.0, pull * (own + geometry.rounding_of_sums(row)))
+    order = np.argsort(doubt)
+    near = np.sort(order[np.cumsum(doubt[order]) > TIED / 16 * n])
     rest = pull.copy()
     rest[near] = 0.0
     total = float(rest.sum())

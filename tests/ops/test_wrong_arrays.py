@@ -65,6 +65,10 @@ def test_a_result_that_requires_gradients_is_refused_and_stays():
     with pytest.raises(DTypeError, match=r"out: requires gradients, which pass no kernel; pass out.detach\(\)"):
         fc.ops.weighted_sum(T, [1.0] * 4, out=out)
     assert not out.any()
+    with torch.no_grad():  # as torch has it for what is written in place
+        layer = torch.nn.Parameter(torch.ones(4, 5))
+        fc.ops.lora_delta_sum([torch.ones(4, 1)], [torch.ones(1, 5)], [1.0], base=layer, out=layer)
+    assert (layer == 2).all()
     fc.ops.weighted_sum(T, [1.0] * 4, out=out.detach())
     assert torch.equal(out.detach(), T.sum(0))
 

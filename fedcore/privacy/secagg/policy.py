@@ -170,7 +170,8 @@ class Policy:
                 + "; refused"
             )
         if offer.delta > (most := self.largest_delta or USUAL_DELTA):
-            raise PrivacyError(f"policy: largest_delta = {most}, but the round's ε holds at δ = {offer.delta}; refused")
+            set_by = f"largest_delta = {most}" if self.largest_delta else f"no largest_delta, so that {most} holds"
+            raise PrivacyError(f"policy: {set_by}, but the round's ε holds at δ = {offer.delta}; refused")
 
 
 @dataclass(frozen=True)

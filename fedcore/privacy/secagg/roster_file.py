@@ -91,18 +91,18 @@ class RosterFile:
 
     def _of(self, members: dict[str, str]) -> Roster:
         for name, text in members.items():
-            self._check(name)
+            self._check(name, "; revoke it with fedcore keys and enrol it under another name")
             if text in self.retired:
                 raise PrivacyError(
                     f"{self.path}: the key of {name!r} was retired; rotate or revoke it with fedcore keys"
                 )
         return Roster({name: _key(text, f"{self.path}: {name!r}") for name, text in members.items()})
 
-    def _check(self, name: str) -> None:
+    def _check(self, name: str, remedy: str = "") -> None:
         if not is_identifier(name):
             raise PrivacyError(
                 f"{self.path}: got {name!a}, expected an identifier of printable characters in Unicode's normal "
-                "form NFKC, none that shows as nothing, without blanks at its ends"
+                f"form NFKC, none that shows as nothing, without blanks at its ends{remedy}"
             )
 
     def enrol(self, name: str, public: str) -> None:
