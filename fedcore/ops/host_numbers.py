@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,11 @@ def _each(what: str, found: np.ndarray, expected: str) -> np.ndarray:
 def _held(what: str, value: Any, expected: str, levels: int) -> Any:
     """What NumPy reads as it is: in lists each element is looked at, since NumPy would drop the mask of one."""
     if isinstance(value, (list, tuple)):
-        if all(kind in (int, float, bool) or issubclass(kind, np.generic) for kind in set(map(type, value))):
-            return value  # the usual case, and no element has a mask
+        kinds = set(map(type, value))
+        if kinds <= {list, tuple}:
+            kinds = set(map(type, itertools.chain.from_iterable(value)))
+        if all(kind in (int, float, bool) or issubclass(kind, np.generic) for kind in kinds):
+            return value  # the usual case, quickly: no element has a mask
         return [_held(what, part, expected, levels - 1) for part in value] if levels else value
     check_plain(what, value)
     if not is_torch(value):
