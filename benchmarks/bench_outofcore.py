@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path(__file__).parent / "scratch")
     parser.add_argument("--keep", action="store_true", help="keep the files for the next run")
     options = parser.parse_args()
-    require_green("outofcore", "test_outofcore.py")
+    require_green("outofcore", "test_outofcore.py", "test_outofcore_budget.py", "test_outofcore_changes.py")
     options.directory.mkdir(exist_ok=True, parents=True)
     try:
         paths = sorted(options.directory.glob("client-*.safetensors"))

@@ -45,9 +45,9 @@ def alternate(works: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> d
     return {name: {"median": statistics.median(s), "min": min(s), "max": max(s)} for name, s in seconds.items()}
 
 
-def require_green(op: str, tests: str | None = None) -> None:
+def require_green(op: str, *tests: str) -> None:
     """Stop unless the op's own tests pass, or those in tests/`tests`: a wrong kernel has no speed."""
-    files = [tests] if tests else [f"ops/test_{op}.py"]
+    files = list(tests) or [f"ops/test_{op}.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--rootdir", str(ROOT)]
     if op in ORDER_STATISTICS:
         files.append("ops/test_order_laws.py")

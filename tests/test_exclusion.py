@@ -9,7 +9,7 @@ import fedcore as fc
 import fedcore.engine.run as engine
 from fedcore.errors import NonFiniteError
 from fedcore.rules import CenteredClipping, Coefficients, Mean, Median, MoNNA, MultiKrum, NormClipping, Rule
-from tests.test_engine import changed, client
+from tests.engine_cohorts import changed, client
 
 CLIENTS = [client(i) for i in range(12)]
 #: client -> where it sent what

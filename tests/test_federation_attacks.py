@@ -7,7 +7,7 @@ from pathlib import Path
 import fake_learner as fake
 import numpy as np
 import pytest
-from test_federation_simulation import Stopping, result, simulate
+from fake_runs import Stopping, result, simulate
 
 from fedcore.attacks import ALIE, ATTACKS, IPM, Gaussian, MinMax
 from fedcore.federation.folder import RunFolder

@@ -7,8 +7,8 @@ from pathlib import Path
 import fake_learner as fake
 import numpy as np
 import pytest
+from fake_runs import Stopping, result, simulate
 from test_federation_config import fault
-from test_federation_simulation import Stopping, result, simulate
 
 import fedcore as fc
 from fedcore.dtypes import round_from_float64

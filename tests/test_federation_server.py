@@ -7,10 +7,10 @@ from pathlib import Path
 import fake_learner as fake
 import numpy as np
 import pytest
+from fake_runs import Stopping, result, simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.server import adaptive, fedavgm
-from test_federation_simulation import Stopping, result, simulate
 
 from fedcore import ops
 from fedcore.dtypes import round_from_float64, to_float64
