@@ -132,9 +132,11 @@ def test_what_clients_allow_runs(tmp_path, policy):
 def test_who_trusts_the_server_with_vectors_in_the_clear_caps_what_it_publishes_or_is_sent(tmp_path, policy, noise):
     policy.write_text("secure = false\nlargest_epsilon = 8\n")
     body = noise + arms(a=FFA + "secure = false\n")
-    client_policy.all_agree(
-        parse_config(f'secure = {{ policy = "{policy}" }}\n' + BASE + body, "c.toml"), CLIENTS, None
-    )
+    config = parse_config(f'secure = {{ policy = "{policy}" }}\n' + BASE + body, "c.toml")
+    client_policy.all_agree(config, CLIENTS, None)
+    policy.write_text("secure = false\nlargest_epsilon = 0.001\n")
+    with pytest.raises(PrivacyError, match=r"arm 'a': .*: largest_epsilon = 0\.001, but the round leads to "):
+        client_policy.all_agree(config, CLIENTS, None)
 
 
 def test_a_policys_corrupt_clients_are_counted_over_all_groups(tmp_path, policy):
