@@ -62,6 +62,13 @@ def test_each_rule_equals_its_oracle(n, d, data):
         np.testing.assert_allclose(rule(rows), expected(rows).astype(np.float32), rtol=1e-6, atol=1e-45)
 
 
+def test_values_that_cancel_are_added_from_the_smallest_on():
+    """In another order what is left of them here differs in the fifth digit."""
+    rows = np.array([0, 2, 2, 0, 1, 0, -1, 2.0193573375959506e-12], np.float32)[:, None]
+    for rule, expected in RULES:
+        np.testing.assert_allclose(rule(rows), expected(rows).astype(np.float32), rtol=1e-6)
+
+
 ORDER = [Median(), TrimmedMean(1), MeanAroundMedian(1), SignMajority(1.0), Bulyan(0)]
 
 

@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
+from tests.oracles.order import mean_around_median
 from tests.oracles.rules import squared_distances
 
 
@@ -22,9 +23,7 @@ def bulyan_rows(rows: np.ndarray, f: int) -> list[int]:
 
 def bulyan(rows: np.ndarray, f: int) -> np.ndarray:
     """Of the chosen rows, in each coordinate the mean of the θ − 2f values closest to the median; ties: the smaller."""
-    x = np.sort(np.asarray(rows, np.float64)[bulyan_rows(rows, f)], axis=0)
-    near = np.argsort(np.abs(x - np.median(x, axis=0)), axis=0, kind="stable")[: len(x) - 2 * f]
-    return np.take_along_axis(x, near, axis=0).mean(0)
+    return mean_around_median(np.asarray(rows)[bulyan_rows(rows, f)], 2 * f)
 
 
 def neighborhoods(rows: np.ndarray, f: int) -> list[list[int]]:
