@@ -74,6 +74,8 @@ def side_of(output):
         (("--method", "flexlora", "--set", "f=1"), ("flexlora", "'f'", "rank, error_feedback")),
         (("--method", "frlora"), ("reference: missing",)),
         (("--side", "nowhere"), ("--side", "without --method")),
+        (("--round", "3"), ("--round: got 3 without --method",)),
+        (("--method", "fedit", "--on-nonfinite", "exclude"), ("--on-nonfinite: got exclude with --method",)),
         (("--method", "flexlora", "--threads", "2"), ("--threads", "--method")),
         (("--method", "flexlora", "--set", "rank=true"), ("flexlora", "--set rank", "got True", "whole number")),
         (("--method", "flexlora", "--set", "error_feedback=so"), ("--set error_feedback", "'so'", "true or false")),

@@ -9,9 +9,9 @@ from typing import Annotated, Literal, cast
 import typer
 
 from fedcore.cli.arguments import check_each_once, check_one_of, settings_of, stage_of, weights_of
-from fedcore.cli.method import aggregate_by_method, refuse_beside_method
-from fedcore.cli.options import as_option, as_stage_option, check_weighed
-from fedcore.cli.rule import aggregate_by_rule, check_server, refuse_beside_rule
+from fedcore.cli.method import aggregate_by_method
+from fedcore.cli.options import as_option, as_stage_option, check_weighed, refuse_beside
+from fedcore.cli.rule import aggregate_by_rule, check_server
 from fedcore.cli.run import Json
 from fedcore.errors import ExistsError
 
@@ -92,7 +92,8 @@ def aggregate(
         other = {"before": before, "f": f, "server": server, "center": center, "memory": memory, "backend": backend}
         other["threads"] = threads
         chosen_rule = {"rule": None if rule == "mean" else rule, "space": None if space == "delta" else space}
-        refuse_beside_method(chosen_rule | other | {"on-nonfinite": None if on_nonfinite == "raise" else on_nonfinite})
+        nonfinite: dict[str, object] = {"on-nonfinite": None if on_nonfinite == "raise" else on_nonfinite}
+        refuse_beside("with --method, which has no use for it", nonfinite | chosen_rule | other)
         aggregate_by_method(
             directories,
             output,
@@ -107,7 +108,10 @@ def aggregate(
             json=json,
         )
         return
-    refuse_beside_rule({"side": side, "starts": starts})
+    refuse_beside(
+        "without --method, which alone has a use for it",
+        {"side": side, "starts": starts, "round": None if number == 1 else number},
+    )
     own = {} if f is None else {"f": f}
     chosen = make_chain(rule, own | given, [stage_of(text) for text in before or []], as_option, as_stage_option)
     check_server(rule, chosen, server)

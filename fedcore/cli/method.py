@@ -11,7 +11,7 @@ from typing import Any
 from fedcore.cli.options import as_option, check_counted, check_weighed
 from fedcore.cli.shares import tell_lacking
 from fedcore.cli.terminal import only_results_on_stdout, print_json, showing
-from fedcore.errors import ExistsError, LayoutError, RuleError
+from fedcore.errors import ExistsError, LayoutError
 
 
 def aggregate_by_method(
@@ -104,16 +104,6 @@ def _start_names(directories: Sequence[Path]) -> dict[str, Path]:
                 "directory; give them different names"
             )
     return found
-
-
-def refuse_beside_method(given: dict[str, Any]) -> None:
-    """Raise RuleError naming the first option that a method has no use for. given: option -> value, None for absent."""
-    for option, value in given.items():
-        if value is not None:
-            raise RuleError(
-                f"--{option}: got {value!r} with --method, which weighs clients by their examples and reads whole "
-                "adapters; leave out one of the two"
-            )
 
 
 def _show(result: Any, written: dict[str, str], seconds: float, weighed: bool) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from fedcore.errors import WeightError
+from fedcore.errors import RuleError, WeightError
 
 if TYPE_CHECKING:
     from fedcore.updates import Update
@@ -19,6 +19,13 @@ def as_option(parameter: str) -> str:
 def as_stage_option(stage: str, parameter: str) -> str:
     """How `fedcore aggregate` spells a parameter of a pre-aggregation."""
     return f"--before {stage}:{parameter}=…"
+
+
+def refuse_beside(chosen: str, given: Mapping[str, object]) -> None:
+    """Raise RuleError naming the first option that is of no use to what was `chosen`; None where it was not given."""
+    for option, value in given.items():
+        if value is not None:
+            raise RuleError(f"--{option}: got {value} {chosen}; leave out one of the two")
 
 
 def check_weighed(numbers: bool, weighted: bool, chosen: str) -> None:

@@ -77,13 +77,6 @@ def check_server(name: str, rule: Any, server: Path | None) -> None:
         )
 
 
-def refuse_beside_rule(given: Mapping[str, Path | None]) -> None:
-    """Raise RuleError for an option that only methods have."""
-    for option, value in given.items():
-        if value is not None:
-            raise RuleError(f"--{option}: got {value} without --method; a rule leaves nothing beside the adapter")
-
-
 def _beside(option: str, path: Path, rule: Any, cohort: Cohort) -> Update:
     """The adapter of --reference, --server or --center.
 
