@@ -24,17 +24,17 @@ def show_trade_offs(plans: dict[float, TradeOff], delta: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = ("ε", "noise", "a number", "norm", "error", "clients", "local error")
+    columns = ("ε", "noise", "a number", "error", "clients", "local error")
     table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
     for epsilon, plan in plans.items():
-        figures = (epsilon, plan.noise_multiplier, plan.noise_per_number, plan.noise_norm, plan.relative_error)
+        figures = (epsilon, plan.noise_multiplier, plan.noise_per_number, plan.relative_error)
         cells = [f"{figure:.4g}" for figure in figures]
         table.add_row(*cells, str(plan.clients_needed), f"{plan.local_relative_error:.4g}")
     console = Console()
     console.print(table)
     console.print(
-        f"δ = {delta:g}. Noise: of the sum, over the clip (noise multiplier); of the mean, a number and its norm, over "
-        "the clip. Error: the noise's norm over the mean's if every client moves the same way by the whole clip; "
+        f"δ = {delta:g}. Noise: of the sum, over the clip (noise multiplier); of a number of the mean, over the clip. "
+        "Error: the noise's norm over the mean's if every client moves the same way by the whole clip; "
         "clients that disagree make it larger; above 1 a round tells more about the noise than about them. Clients: "
         "needed in a round for an error of 1, at this sampling rate. Local error: if each client adds noise itself.",
         highlight=False,

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from fedcore.errors import PrivacyError
-from fedcore.numbers import as_real, got
 from fedcore.privacy.accountant import SAMPLING
 from fedcore.privacy.accounting import noise_multiplier
 from fedcore.privacy.limits import MOST_SAMPLES, check_whole
@@ -18,15 +17,14 @@ class TradeOff:
 
     noise_multiplier  standard deviation of the noise on the sum, over the clip
     noise_per_number  of the noise on each number of the mean, over the clip
-    noise_norm        ‖noise of the mean‖ over the clip: noise_per_number · √dimension
-    relative_error    √E‖released - mean of clipped terms‖² over the norm of that mean, if clients agree as far as said
+    relative_error    √E‖released - mean of clipped terms‖² over the clip, the most that the norm of that mean can be:
+                      noise_per_number · √dimension. Clients that disagree make it larger
     clients_needed    expected clients in a round for a relative error of at most 1, at this sampling rate or smaller
     local_multiplier  noise multiplier of each client were no server trusted (local DP), with its relative error
     """
 
     noise_multiplier: float
     noise_per_number: float
-    noise_norm: float
     relative_error: float
     clients_needed: int
     local_multiplier: float
@@ -41,7 +39,6 @@ def trade_off(
     clients: int,
     population: int,
     dimension: int,
-    agreement: float = 1.0,
     sampling: str = "poisson",
     neighbours: str = "add_remove",
 ) -> TradeOff:
@@ -49,18 +46,13 @@ def trade_off(
 
     clients     expected in a round; the sampling rate is clients / population, or 1 with sampling "none"
     dimension   numbers that are released: r · d_out summed over modules where A is frozen
-    agreement   ‖mean of clipped terms‖ over the clip, in (0, 1]: 1 if all clients move the same way by the whole clip.
-                Unrelated updates of n clients give 1/√n; it is no claim about any data
 
-    The relative error is z √dimension / (clients · agreement). Raises PrivacyError naming the parameter.
+    Raises PrivacyError naming the parameter.
     """
     rounds, clients = check_whole("rounds", rounds), check_whole("clients", clients)
     population, dimension = check_whole("population", population), check_whole("dimension", dimension, 1, MOST_SAMPLES)
     if clients > population:
         raise PrivacyError(f"clients: got {clients} a round of a population of {population}; expected at most that")
-    share = as_real(agreement)
-    if share is None or not 0 < share <= 1:
-        raise PrivacyError(f"{got('agreement', agreement)}, expected a share of the clip in (0, 1]")
     if sampling not in SAMPLING:
         raise PrivacyError(f"sampling: got {sampling!r}, expected one of {', '.join(SAMPLING)}")
     rate = 1.0 if sampling == "none" else clients / population
@@ -68,13 +60,11 @@ def trade_off(
     z = noise_multiplier(**plan, sampling_rate=rate, sampling=sampling, neighbours=neighbours, dimension=dimension)  # type: ignore[arg-type]
     # whoever adds noise at home is seen to take part, so nothing is sampled; a report is replaced, never absent
     local = noise_multiplier(**plan, sampling="none", neighbours="replace_one", dimension=dimension)  # type: ignore[arg-type]
-    norm = z * math.sqrt(dimension) / clients
     return TradeOff(
         noise_multiplier=z,
         noise_per_number=z / clients,
-        noise_norm=norm,
-        relative_error=norm / share,
-        clients_needed=math.ceil(z * math.sqrt(dimension) / share),
+        relative_error=z * math.sqrt(dimension) / clients,
+        clients_needed=math.ceil(z * math.sqrt(dimension)),
         local_multiplier=local,
-        local_relative_error=local * math.sqrt(dimension / clients) / share,
+        local_relative_error=local * math.sqrt(dimension / clients),
     )
