@@ -190,9 +190,3 @@ def test_a_policy_that_sparse_graphs_do_not_keep_names_what_would():
     malicious = fc.secagg.Parameters.choose(300, **about, adversary="malicious")
     for one in (kept, malicious, fc.secagg.Parameters.choose(20, **about)):
         assert "it would hold" not in one.explain()
-
-
-def test_methods_that_need_more_than_sums_are_refused_by_name():
-    fc.secagg.require_linear(fc.lora.FedIT())
-    with pytest.raises(PrivacyError, match="FLoRA: its server needs each client's update"):
-        fc.secagg.require_linear(fc.lora.FLoRA())

@@ -7,7 +7,7 @@ from fedcore.errors import Forged, Replayed, Void
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.group_draw import GroupDraw
 from fedcore.privacy.secagg.groups import group_parameters, partition, tolerated
-from fedcore.privacy.secagg.guard import leaks, require_linear
+from fedcore.privacy.secagg.guard import leaks
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
 from fedcore.privacy.secagg.policy import Offer, Policy
 from fedcore.privacy.secagg.roster import Roster
@@ -40,7 +40,6 @@ __all__ = [
     "group_parameters",
     "leaks",
     "partition",
-    "require_linear",
     "simulate",
     "tolerated",
 ]

@@ -1,4 +1,4 @@
-"""When a sum protects nobody, and methods that sums cannot serve."""
+"""When a sum protects nobody."""
 
 from __future__ import annotations
 
@@ -81,16 +81,3 @@ def _counts(name: str, given: Any) -> list[int]:
     except TypeError:
         raise PrivacyError(f"{got(name, given)}, expected whole numbers in a list") from None
     return [check_whole(f"{name}[{i}]", count, 0) for i, count in enumerate(listed)]
-
-
-def require_linear(method: Any) -> None:
-    """Raise PrivacyError for a method whose server needs more than a weighted sum of what clients send.
-
-    method: one of `fc.lora`, whose `traits.linear` says so.
-    """
-    traits = getattr(method, "traits", None)
-    if traits is None or not traits.linear:
-        raise PrivacyError(
-            f"{type(method).__name__}: its server needs each client's update, which a secure sum hides; take a method "
-            "that needs sums only, such as FedIT or FFALoRA"
-        )
