@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from fedcore.errors import DTypeError
+from fedcore.errors import DTypeError, RangeError
 
 BF16 = np.dtype([("bfloat16", "<u2")])
 
@@ -98,3 +98,11 @@ def round_from_float64(values: np.ndarray, dtype: str) -> np.ndarray:
         rounded = (odd + 0x7FFF + ((odd >> 16) & 1)) >> 16
         rounded = np.where(np.isnan(values), 0x7FC0, rounded)
     return rounded.astype(np.uint16).view(BF16)
+
+
+def rounded(values: np.ndarray, dtype: str, refusal: str) -> np.ndarray:
+    """The same, in C order. Raises RangeError with the text `refusal` where a value is not finite then."""
+    result = round_from_float64(np.asarray(values, order="C"), dtype)
+    if not np.isfinite(to_float64(result)).all():
+        raise RangeError(refusal)
+    return result

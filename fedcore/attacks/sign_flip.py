@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fedcore.attacks.attack import Attack, check_strength, copies
-from fedcore.dtypes import name_of, round_from_float64, to_float64
-from fedcore.errors import LayoutError, RangeError
+from fedcore.dtypes import name_of, rounded, to_float64
+from fedcore.errors import LayoutError
 from fedcore.numbers import keep
 from fedcore.updates import Update
 
@@ -76,10 +76,7 @@ class SignFlip(Attack):
 
 def _rounded(values: np.ndarray, like: np.ndarray, name: str) -> np.ndarray:
     dtype = name_of(like.dtype)
-    result = round_from_float64(values, dtype)
-    if not np.isfinite(to_float64(result)).all():
-        raise RangeError(f"sign_flip: tensor {name} does not fit {dtype}; use a smaller scale")
-    return result
+    return rounded(values, dtype, f"sign_flip: tensor {name} does not fit {dtype}; use a smaller scale")
 
 
 def _first_difference(update: Update, reference: Update) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedcore.dtypes import name_of, round_from_float64, to_float64
-from fedcore.errors import RangeError
+from fedcore.dtypes import name_of, rounded, to_float64
 from fedcore.updates import Update
 
 
@@ -34,7 +33,4 @@ def moved_on(current: Update, previous: Update, space: str) -> Update:
 
 def _rounded(values: np.ndarray, like: np.ndarray, name: str) -> np.ndarray:
     dtype = name_of(like.dtype)
-    result = round_from_float64(values, dtype)
-    if not np.isfinite(to_float64(result)).all():
-        raise RangeError(f'center: tensor {name!r} does not fit {dtype}; set aggregation.center = "reference"')
-    return result
+    return rounded(values, dtype, f'center: tensor {name!r} does not fit {dtype}; set aggregation.center = "reference"')

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fedcore.dtypes import name_of, round_from_float64, to_float64
-from fedcore.errors import ConfigError, LayoutError, NonFiniteError, RangeError
+from fedcore.dtypes import name_of, rounded, to_float64
+from fedcore.errors import ConfigError, LayoutError, NonFiniteError
 from fedcore.federation.server_state import ServerState
 from fedcore.numbers import as_real, got, keep
 from fedcore.updates import Update
@@ -199,7 +199,4 @@ def _rounded(values: np.ndarray, like: np.ndarray, goal: np.ndarray, name: str) 
     if not np.isfinite(goal).all():
         raise NonFiniteError(f"server optimiser: tensor {name!r} of the aggregate holds NaN or Inf; exclude its client")
     dtype = name_of(like.dtype)
-    result = round_from_float64(values, dtype)
-    if not np.isfinite(to_float64(result)).all():
-        raise RangeError(f"server optimiser: tensor {name!r} does not fit {dtype}; lower server.learning_rate")
-    return result
+    return rounded(values, dtype, f"server optimiser: tensor {name!r} does not fit {dtype}; lower server.learning_rate")

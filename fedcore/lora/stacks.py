@@ -12,8 +12,9 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from fedcore.dtypes import round_from_float64, to_float64
-from fedcore.errors import LayoutError, RangeError
+from fedcore import dtypes
+from fedcore.dtypes import to_float64
+from fedcore.errors import LayoutError
 from fedcore.numbers import shown
 from fedcore.rules.given_rows import repair
 from fedcore.rules.naming import RETRAIN, not_finite
@@ -170,8 +171,4 @@ def remedy(row: int, who: str) -> str:
 
 def rounded(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
     """fp64 values of tensor `name`, rounded once. Raises RangeError naming it where `dtype` cannot hold one."""
-    with np.errstate(over="ignore"):
-        result = round_from_float64(np.ascontiguousarray(values), dtype)
-    if not np.isfinite(to_float64(result)).all():
-        raise RangeError(f"tensor {name!r}: the result does not fit {dtype}; send wider factors")
-    return result
+    return dtypes.rounded(values, dtype, f"tensor {name!r}: the result does not fit {dtype}; send wider factors")

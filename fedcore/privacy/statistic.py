@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedcore.dtypes import round_from_float64, to_float64
+from fedcore.dtypes import round_from_float64, rounded, to_float64
 from fedcore.errors import LayoutError, PrivacyError, RangeError
 from fedcore.lora import Method
 from fedcore.numbers import shown
@@ -100,12 +100,12 @@ class Statistic:
                 layout = self.reference.layout
                 moved = to_float64(tensors[name]) + part.reshape(tensors[name].shape)
                 dtype = layout.dtypes[layout.index[name]]
-                tensors[name] = round_from_float64(moved, dtype)
-                if not np.isfinite(_fp32(tensors[name])).all():
-                    raise RangeError(
-                        f"tensor {name!r}: with this noise it does not fit {dtype}; lower the clip, or start from a "
-                        "float32 adapter"
-                    )
+                tensors[name] = rounded(
+                    moved,
+                    dtype,
+                    f"tensor {name!r}: with this noise it does not fit {dtype}; lower the clip, or start from a "
+                    "float32 adapter",
+                )
         return self.reference.with_tensors(tensors, client_id="", num_examples=1)
 
     def check(self, updates: Iterable[Update]) -> None:
