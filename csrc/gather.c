@@ -1,16 +1,6 @@
 /* Where columns of a row lie: in place when one piece holds them as they are, else copied or decoded into scratch. */
 #include "impl.h"
 
-static int64_t piece_of(const fc_rows* x, int64_t start) {
-    int64_t low = 0, high = x->segments - 1; /* the last piece that begins at or before start */
-    while (low < high) {
-        const int64_t middle = (low + high + 1) / 2;
-        if (x->starts[middle] <= start) low = middle;
-        else high = middle - 1;
-    }
-    return low;
-}
-
 /* Elements first to first + length of piece k of row i, which is encoded, as fp32. */
 static void decode(const fc_kernels* kernels, const fc_rows* x, int64_t i, int64_t k, int64_t first, int64_t length,
                    float* out) {
@@ -28,7 +18,7 @@ static void decode(const fc_kernels* kernels, const fc_rows* x, int64_t i, int64
 
 static const void* gather_encoded(const fc_kernels* kernels, const fc_rows* x, int64_t i, int64_t start, int64_t length,
                                   float* scratch) {
-    int64_t k = piece_of(x, start);
+    int64_t k = fc_last_start(x->starts, x->segments, start);
     const int64_t first = x->encoding->origins[k * x->rows + i] + start - x->starts[k];
     if (x->encoding->formats[k * x->rows + i] == FC_F32 && x->starts[k + 1] - start >= length)
         return (const char*)x->pointers[k * x->rows + i] + first * (int64_t)sizeof(float);
@@ -46,7 +36,7 @@ const void* fc_gather(const fc_kernels* kernels, const fc_rows* x, int64_t i, in
                       void* scratch) {
     if (x->encoding) return gather_encoded(kernels, x, i, start, length, scratch);
     const int size = fc_itemsize(x->dtype);
-    int64_t k = piece_of(x, start);
+    int64_t k = fc_last_start(x->starts, x->segments, start);
     const char* piece = (const char*)x->pointers[k * x->rows + i] + (start - x->starts[k]) * size;
     if (x->starts[k + 1] - start >= length) return piece;
     for (char* to = scratch; length > 0; k++) {

@@ -362,6 +362,18 @@ void* fc_alloc(size_t bytes); /* FC_ALIGN-aligned; free with free() */
 
 static inline int64_t fc_columns(const fc_rows* x) { return x->starts[x->segments]; }
 static inline int64_t fc_min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The last of `count` ascending starts, of which the first is at most `at`, that is at most `at`. */
+static inline int64_t fc_last_start(const int64_t* starts, int64_t count, int64_t at) {
+    int64_t low = 0, high = count - 1;
+    while (low < high) {
+        const int64_t middle = (low + high + 1) / 2;
+        if (starts[middle] <= at) low = middle;
+        else high = middle - 1;
+    }
+    return low;
+}
+
 /* Where the window of n - f sorted elements first reaches the lower middle: see
  * fedcore/reference/mean_around_median.py. */
 static inline int64_t fc_window_start(int64_t n, int64_t f) {

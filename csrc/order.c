@@ -77,12 +77,7 @@ static void order_run(const job* j, int64_t item, char* memory, int* bad) {
     const int size = fc_itemsize(j->out_dtype);
     double* acc = (double*)memory;
     char *rounded = memory + TILE * 16, *scratch = rounded + TILE * 16;
-    int64_t low = 0, high = x->segments - 1;
-    while (low < high) {
-        const int64_t middle = (low + high + 1) / 2;
-        if (j->runs[middle] <= item) low = middle;
-        else high = middle - 1;
-    }
+    const int64_t low = fc_last_start(j->runs, x->segments, item);
     const int64_t columns = x->starts[low + 1] - x->starts[low], start = (item - j->runs[low]) * j->run;
     const int64_t end = item + 1 == j->runs[low + 1] ? columns : start + j->run;
     for (int64_t k = start; k < end;) {

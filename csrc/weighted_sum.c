@@ -43,12 +43,7 @@ static void sum_strip(const job* j, int64_t start, int64_t length, double* acc, 
 
 static void sum_tile(const job* j, int64_t tile, double* acc, float* decoded, int* bad) {
     const fc_rows* x = j->x;
-    int64_t low = 0, high = x->segments - 1;
-    while (low < high) {
-        const int64_t middle = (low + high + 1) / 2;
-        if (j->tiles[middle] <= tile) low = middle;
-        else high = middle - 1;
-    }
+    const int64_t low = fc_last_start(j->tiles, x->segments, tile);
     const int64_t start = x->starts[low] + (tile - j->tiles[low]) * FC_WS_TILE;
     const int64_t end = fc_min(start + FC_WS_TILE, x->starts[low + 1]);
     /* one group is every row of a strip: its sums need not leave the first-level cache before they are rounded */
