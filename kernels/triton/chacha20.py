@@ -1,7 +1,7 @@
 """ChaCha20 (RFC 8439) for Triton: a lane works on a block of its own, in integers alone; nothing is looked up.
 
 The arithmetic is 960 additions, XORs and rotations for a block of 64 bytes: on a GPU the rate of 32-bit integer
-instructions is the bound. Speed on a GPU is unmeasured so far.
+instructions is the bound.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Triton clip_noise_accumulate: one program for a tile of columns, whose integer sum stays in registers.
 
-The pass is bound by memory bandwidth and loads as weighted_sum does. Speed on a GPU is unmeasured so far.
+The pass is bound by memory bandwidth and loads as weighted_sum does.
 """
 
 from __future__ import annotations

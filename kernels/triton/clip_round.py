@@ -1,6 +1,6 @@
 """Triton clip_round: one program for a tile of columns; the squares of the integers are added in int64, exactly.
 
-The pass is bound by memory bandwidth. Speed on a GPU is unmeasured so far.
+The pass is bound by memory bandwidth.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The formats and the order of their operations are those of fedcore/quantized.py, so the bits are too. A tile is small
 enough to stay in a GPU's second-level cache between the kernel that writes it and the one that reads it, so that the
 rows travel from memory in the format that they lie in. A program takes one row and BLOCK columns; the formats of rows
-may differ. Speed on a GPU is unmeasured so far.
+may differ.
 """
 
 from __future__ import annotations

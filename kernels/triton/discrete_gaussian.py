@@ -4,7 +4,7 @@ ChaCha20 block of each draw's stream.
 Every first word of the table is compared with every draw, and places of ties with all places: no branch or address
 depends on what was drawn. A lane's 16 samples at σ = 4 take some 960 operations for the stream and 16 · 26 · 4 for the
 table. Ties are noted draw by draw and put in order afterwards, so that a block with more than TIES of them, which a
-table's distance counts, may settle others than the definition does. Speed on a GPU is unmeasured so far.
+table's distance counts, may settle others than the definition does.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Products of RUN columns accumulate in fp32 with IEEE arithmetic (no tf32), those
 order, and nothing is added atomically: the same bits every time on one device. A row of a block whose largest
 magnitude is outside [2⁻⁴⁰, 2⁴⁰] is scaled by a power of two first, which costs a second pass over that block only.
 Pairs of tiles change fastest over programs, so a chunk's rows are read from memory once and then from the L2 cache.
-Only pairs of tiles on and above the diagonal are formed. Speed on a GPU is unmeasured so far.
+Only pairs of tiles on and above the diagonal are formed.
 """
 
 from __future__ import annotations

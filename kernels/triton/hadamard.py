@@ -2,7 +2,6 @@
 
 One kernel for all passes: a tile is TILE / WIDTH rows of WIDTH contiguous elements, `stride` apart. The first pass
 takes contiguous tiles through their stages; each later one rows that are a power of two apart through up to four more.
-Speed on a GPU is unmeasured so far.
 """
 
 from __future__ import annotations

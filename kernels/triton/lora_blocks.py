@@ -4,8 +4,7 @@ A term is a column of some B or a row of some A; a table says where it begins an
 factors of any rank are read in place. Products are exact in fp64 and added there by tl.dot, in the hardware's order
 inside a chunk of CHUNK elements; chunks are folded in order and nothing is added atomically: the same bits every time
 on one device, within the bound of fedcore/reference/lora_blocks.py. Where the compiler uses fp64 matrix instructions
-(DMMA, MFMA) those are IEEE fused multiply-adds. Only pairs of tiles on and above the diagonal are formed. Speed on a
-GPU is unmeasured so far.
+(DMMA, MFMA) those are IEEE fused multiply-adds. Only pairs of tiles on and above the diagonal are formed.
 """
 
 from __future__ import annotations

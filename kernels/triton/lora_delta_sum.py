@@ -10,7 +10,6 @@ Factors of one 16-bit dtype go to fedcore/kernels/lora_delta_half.py first, whic
 that a sum is not finite they come here, which decides.
 
 Several groups of clients may be summed side by side: the dense products of single clients are groups of one.
-Speed on a GPU is unmeasured so far.
 """
 
 from __future__ import annotations

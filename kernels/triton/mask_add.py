@@ -1,7 +1,7 @@
 """Triton mask_add: a program quantises its elements and keeps them in registers until all keys have been added.
 
 A lane works on a ChaCha20 block of each key: 16 elements of 32 bits, or 8 of 64. What bounds it is the rate of integer
-instructions, some 60 an element and key. Speed on a GPU is unmeasured so far.
+instructions, some 60 an element and key.
 """
 
 from __future__ import annotations

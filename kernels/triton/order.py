@@ -14,7 +14,6 @@ two blocks replaced by a merge that leaves the lower half in the first (Knuth, T
 5.3.4): memory is read in whole lines whatever the data, where a merge by comparing heads would scatter its reads. 1024
 rows are 63 merges of 896 min and max after 16 sorts of 1344, 5 ns a column; a bisection over the 32 bits of a key
 needs as many comparisons and gives no order. One variant serves every n, and is compiled in about three seconds.
-Speed on a GPU is unmeasured so far.
 """
 
 from __future__ import annotations

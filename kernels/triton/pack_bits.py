@@ -1,6 +1,6 @@
 """Triton pack_bits: a lane makes a byte of the result from the residues that overlap it.
 
-8 residues take `bits` bytes. Bound by memory bandwidth. Speed on a GPU is unmeasured so far.
+8 residues take `bits` bytes. Bound by memory bandwidth.
 """
 
 from __future__ import annotations

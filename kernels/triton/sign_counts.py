@@ -1,7 +1,6 @@
 """Triton sign_counts: one program for a tile of columns, comparisons in fp32, which holds fp16 and bf16 exactly.
 
-The pass is bound by memory bandwidth, like weighted_sum's, and loads in the same way. Speed on a GPU is unmeasured so
-far.
+The pass is bound by memory bandwidth, like weighted_sum's, and loads in the same way.
 """
 
 from __future__ import annotations

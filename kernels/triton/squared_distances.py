@@ -12,7 +12,7 @@ of integers, which has no order. Three passes:
 
 A guess decides about speed only. A sum of d terms of like size passes some log₂ d binades, and its c-th chunk holds a
 tie with a probability near 1 / c, so a few tens of chunks are added one by one, out of d / CHUNK; where all are, the
-time is that of a chain of d additions. Passes 1 and 2 read both rows of a pair. Speed on a GPU is unmeasured so far.
+time is that of a chain of d additions. Passes 1 and 2 read both rows of a pair.
 """
 
 from __future__ import annotations

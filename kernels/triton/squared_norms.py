@@ -2,7 +2,7 @@
 
 A program takes one row and GROUP blocks of it as a (GROUP, LANES) tile, 8 columns a thread, so that a thread loads 16
 bytes at a time though a lane adds one column at a time. It writes one fp64 number a block; `fold` adds a row's blocks
-in order. The pass is bound by memory bandwidth; speed on a GPU is unmeasured so far.
+in order. The pass is bound by memory bandwidth.
 """
 
 from __future__ import annotations

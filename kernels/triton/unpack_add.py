@@ -1,6 +1,6 @@
 """Triton unpack_add: a lane takes the bytes that its residue overlaps, and adds it to the total.
 
-Bound by memory bandwidth; neighbours share bytes in the first-level cache. Speed on a GPU is unmeasured so far.
+Bound by memory bandwidth; neighbours share bytes in the first-level cache.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Triton weighted_sum: one program for a tile of columns, rows in order, so the bits are those of the definition.
 
 The pass is bound by memory bandwidth: each thread loads 16 bytes at a time, and the unrolled loop over rows keeps
-UNROLL rows of a tile in flight (16 KB a program in fp32) before the first is needed. Speed on a GPU is unmeasured so
-far.
+UNROLL rows of a tile in flight (16 KB a program in fp32) before the first is needed.
 """
 
 from __future__ import annotations
