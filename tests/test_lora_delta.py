@@ -20,10 +20,6 @@ from tests.oracles import delta as dense
 from tests.oracles import rules as oracle
 
 
-def dense_of(update: Update, like: Update) -> dict[str, np.ndarray]:
-    return {module: dense.dense(update, module) for module in like.modules}
-
-
 @pytest.mark.parametrize("with_reference", [True, False])
 def test_distances_and_norms_are_those_of_the_dense_updates(with_reference):
     updates = mixed_cohort(0)

@@ -25,8 +25,6 @@ from fedcore.errors import ConfigError, LayoutError
 from fedcore.updates import Update
 from fedcore.updates.bases import is_digest, same_name
 
-__all__ = ["AdapterSettings", "adapter_parameters", "attach", "load", "only", "read", "trainable"]
-
 _ADAPTER = "default"
 
 

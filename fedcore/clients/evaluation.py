@@ -14,8 +14,6 @@ from fedcore.clients.packing import boundary, encode, encode_prompt
 from fedcore.clients.settings import Metrics, Question
 from fedcore.errors import ShapeError
 
-__all__ = ["Metrics", "Question", "evaluate", "score"]
-
 #: marks positions that are not scored
 _IGNORED = -100
 #: bytes of fp32 logits at a time, one sequence at least: 16 of 1,024 tokens over 128k would be 8 GB

@@ -32,8 +32,6 @@ from fedcore.errors import ConfigError, ExistsError, FormatError, ShapeError, Tr
 from fedcore.updates.atomic import locked_beside, new_directory
 from fedcore.updates.header import json_object
 
-__all__ = ["PretrainingSettings", "cache_key", "make_base"]
-
 _END = "<|endoftext|>"
 _KEY_FILE = "fedcore.json"
 _POSITIONS = 1024

@@ -12,10 +12,8 @@ from fedcore.clients.adapter import trainable
 from fedcore.clients.base import Base
 from fedcore.clients.packing import pack
 from fedcore.clients.seeding import seeded
-from fedcore.clients.settings import Progress, TrainingResult, TrainingSettings
+from fedcore.clients.settings import TrainingResult, TrainingSettings
 from fedcore.errors import ShapeError, TrainingError
-
-__all__ = ["TrainingResult", "TrainingSettings", "next_token_loss", "train"]
 
 
 def train(
@@ -25,7 +23,6 @@ def train(
     seed: int,
     *,
     client_id: str = "",
-    progress: Progress | None = None,
     parameters: dict[str, torch.nn.Parameter] | None = None,
 ) -> TrainingResult:
     """Train the attached adapter in place: AdamW (no weight decay), cosine from the learning rate to 0, fp32 loss.
@@ -34,8 +31,7 @@ def train(
 
     Texts are packed into blocks with the end-of-text token between and drawn without replacement under `seed`; a
     client with few texts sees them again. The same seed gives the same bits on one machine with one number of torch
-    threads. The model is left in eval mode, torch's global generators as they were. progress("training", step, steps,
-    loss=...) after each step.
+    threads. The model is left in eval mode, torch's global generators as they were.
 
     With settings.proximal_mu = μ > 0 the objective is the loss + μ/2 ‖w − w_global‖² over the adapter's parameters,
     w_global being what they are at the start (FedProx: Li et al. 2020, "Federated Optimization in Heterogeneous
@@ -76,8 +72,6 @@ def train(
                 add_proximal_gradient(parameters, anchor, settings.proximal_mu)
                 optimizer.step()
                 total += value
-                if progress is not None:
-                    progress("training", step + 1, settings.steps, loss=value)
     finally:
         optimizer.zero_grad(set_to_none=True)
         base.model.eval()

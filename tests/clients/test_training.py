@@ -160,20 +160,6 @@ def test_a_gradient_that_arrives_as_zeros_is_found(adapted, texts):
         train(base, texts, STEPS, seed=0)
 
 
-def test_progress_tells_every_step(adapted, texts):
-    base, _ = adapted
-    told = []
-    result = train(
-        base,
-        texts,
-        STEPS,
-        seed=0,
-        progress=lambda phase, done, total, **m: told.append((phase, done, total, m["loss"])),
-    )
-    assert [entry[:3] for entry in told] == [("training", i, 4) for i in range(1, 5)]
-    assert np.mean([entry[3] for entry in told]) == pytest.approx(result.loss)
-
-
 def test_blocks_hold_each_text_once_before_any_comes_again(base, texts):
     tokenizer, end = base.tokenizer, boundary(base.tokenizer)
     size = 1 + sum(len(ids) + 1 for ids in tokenizer(texts)["input_ids"])
