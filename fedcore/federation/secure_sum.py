@@ -143,7 +143,7 @@ def context_of(config: Config, start: Start) -> bytes:
     """SHA-256 of what the server broadcast and of the configuration: masks cancel for one content alone."""
     sent = [start.adapter, start.side, start.fixed, *(start.starts[name] for name in sorted(start.starts))]
     digests = ["" if update is None else update.digest() for update in sent]
-    return hashlib.sha256("\n".join([*digests, config.model_dump_json()]).encode()).digest()
+    return secagg.digest_of(*(text.encode() for text in (*digests, config.model_dump_json())))
 
 
 def compare_with_plain(sums: Sums, vectors: Mapping[str, Any]) -> None:

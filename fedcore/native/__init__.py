@@ -12,10 +12,16 @@ from fedcore.errors import BackendError, WorkSpaceError
 from fedcore.native._fedcore import ffi, lib
 from fedcore.rowtable import RowTable
 
-ISAS = {"ref": 1, "avx2": 2, "avx512": 3, "neon": 4, "amx": 5}
+ISAS = {
+    "ref": lib.FC_ISA_REF,
+    "avx2": lib.FC_ISA_AVX2,
+    "avx512": lib.FC_ISA_AVX512,
+    "neon": lib.FC_ISA_NEON,
+    "amx": lib.FC_ISA_AMX,
+}
 #: a struct owns none of the structs that it points to: they live as long as it does
 _encodings: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
+DTYPES = {"float32": lib.FC_F32, "float16": lib.FC_F16, "bfloat16": lib.FC_BF16, "float64": lib.FC_F64}
 
 
 def isa_available() -> list[str]:

@@ -148,7 +148,7 @@ class Central:
             def drawn(start: int, count: int, part: str = part, steps: float = deviation / grid) -> np.ndarray:
                 return draw(count, steps, noise.key, f"sum {part}", start, self.stream)
 
-            means[part], norms[part] = noisy_mean(terms, segments, clip, grid, drawn, int(self.expected_clients))
+            means[part], norms[part] = noisy_mean(terms, segments, clip, grid, drawn, self.expected_clients)
         return means, norms
 
     def _public(
@@ -158,8 +158,8 @@ class Central:
         found = {
             "charge": noise.number,
             "epsilon": noise.epsilon,
-            "expected_clients": int(self.expected_clients),
-            "noise_multiplier": float(self.noise_multiplier),
+            "expected_clients": self.expected_clients,
+            "noise_multiplier": self.noise_multiplier,
             "clip": clips if self.per_module else clips[WHOLE],
             "noise_of_mean": deviation,
             "output": output,
@@ -209,13 +209,13 @@ class Central:
 
     def _multiplier(self, clips: int) -> float:
         """Of a sum of so many parts, beside their counts."""
-        z = float(self.noise_multiplier)
+        z = self.noise_multiplier
         return self.adaptive.remaining(z, self.expected_clients, clips) if self.adaptive else z
 
     def _digest(self, terms: Terms, label: str) -> str:
         clip = dict(self.clip) if isinstance(self.clip, Mapping) else self.clip
         adaptive = self.adaptive and astuple(self.adaptive)
-        settings = [clip, self.noise_multiplier, int(self.expected_clients), self.per_module, adaptive, label]
+        settings = [clip, self.noise_multiplier, self.expected_clients, self.per_module, adaptive, label]
         return terms.digest([*settings, self.stream])
 
     def _needed(self, sizes: Mapping[str, int]) -> int:

@@ -117,13 +117,13 @@ class Correlated:
 
     def dimension(self, size: int) -> int:
         """Noise samples of the whole run for terms of so many numbers: what `Budget` charges as dimension."""
-        return int(self.rounds) * size
+        return self.rounds * size
 
     def deviation(self, size: int) -> float:
         """Of the rows' noise in grid steps, for terms of so many numbers. Raises PrivacyError where none is drawn."""
         from fedcore.ops.clip_round import clip_grid
 
-        found = self.noise_multiplier * self.clip / clip_grid(float(self.clip), size)
+        found = self.noise_multiplier * self.clip / clip_grid(self.clip, size)
         found *= math.sqrt(self.factor.squared_sensitivity)
         often = f"{size} numbers and {self.factor.participations} participations"
         what = f"noise_multiplier: {self.noise_multiplier:g} for {often}"
@@ -134,7 +134,7 @@ class Correlated:
         """SHA-256 (hex) of this run, for `Budget.reserve`: one charge for all rounds. Raises as `deviation` does."""
         self.deviation(rounds.size)
         return rounds.inputs_digest(
-            ["correlated", self.clip, self.noise_multiplier, int(self.expected_clients), self.stream]
+            ["correlated", self.clip, self.noise_multiplier, self.expected_clients, self.stream]
         )
 
     def release(
@@ -174,12 +174,12 @@ class Correlated:
                     f"clients: {shown(name)} stands where the update is of client {shown(term.client_id)}; name them "
                     "in the order of the updates, or the schema is kept for somebody else"
                 )
-        inputs = terms.digest([self.clip, int(self.expected_clients), number])
+        inputs = terms.digest([self.clip, self.expected_clients, number])
         deviation = self.deviation(size)  # before the round is entered
         head = rounds.enter(number, inputs, clients)
-        grid = clip_grid(float(self.clip), size)
+        grid = clip_grid(self.clip, size)
         drawn = _rows_of(rounds, noise.key, deviation, self.stream).row(number - 1, rounds.inputs_until(number))
-        mean, squared = noisy_mean(terms, list(terms.sizes), float(self.clip), grid, drawn, int(self.expected_clients))
+        mean, squared = noisy_mean(terms, list(terms.sizes), self.clip, grid, drawn, self.expected_clients)
         released = terms.released({"": mean})
         private = {
             "clients": len(terms.each),
@@ -219,13 +219,13 @@ class Correlated:
             "charge": noise.number,
             "epsilon": noise.epsilon,
             "round": number,
-            "rounds": int(self.rounds),
+            "rounds": self.rounds,
             "separation": self.factor.separation,
             "participations": self.factor.participations,
             "coefficients": [c / UNIT for c in self.factor.coefficients],
-            "expected_clients": int(self.expected_clients),
-            "noise_multiplier": float(self.noise_multiplier),
-            "clip": float(self.clip),
+            "expected_clients": self.expected_clients,
+            "noise_multiplier": self.noise_multiplier,
+            "clip": self.clip,
             "noise_of_mean": scale * float(self.factor.noise_of_rounds[number - 1]),
             "noise_of_sum_of_means": scale * float(self.factor.noise_of_prefixes[number - 1]),
             "output": output,

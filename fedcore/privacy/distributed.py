@@ -62,7 +62,7 @@ class Distributed(Rotation):
 
     def charge(self, neighbours: str = "add_remove") -> Charge:
         """What one decoded sum costs, for a `Budget`: `epsilon` is what `spent` makes of such charges."""
-        honest, norm = int(self.fewest - self.corrupt), math.sqrt(self.bound)
+        honest, norm = self.fewest - self.corrupt, math.sqrt(self.bound)
         return charge_of_sum(self.sigma, honest, norm, self.padded, neighbours=neighbours, stream=self.stream)
 
     def encode(self, update: Any, noise: Noise | bytes) -> np.ndarray:
