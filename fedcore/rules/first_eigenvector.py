@@ -1,4 +1,4 @@
-"""The first eigenvector of a symmetric matrix: found by Lanczos, certified by Cholesky, with the same bits each time."""
+"""The first eigenvector of a symmetric matrix: found by Lanczos, certified by Cholesky, the same bits each time."""
 
 from __future__ import annotations
 
