@@ -112,8 +112,8 @@ def test_a_minority_cannot_become_the_pivot(attackers):
     for k, row in enumerate(attackers):
         rows[row] = [1e30, np.nan, 50][k]
 
-    def columns(row, blocks):
-        return np.concatenate([rows[row, start:stop] for start, stop in blocks])
+    def columns(blocks):
+        return np.concatenate([rows[:, start:stop] for start, stop in blocks], axis=1)
 
     assert choose_pivot(9, 100, columns) not in attackers
 

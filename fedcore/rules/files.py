@@ -131,12 +131,15 @@ class FileExecutor(RowExecutor):
             progress(work, done, reader.count)
 
     @contextmanager
-    def sample(self, part: Any) -> Iterator[Callable[[int, Blocks], np.ndarray]]:
+    def sample(self, part: Any) -> Iterator[Callable[[Blocks], np.ndarray]]:
         """Columns by small reads of their own."""
         with Descriptors(part.rows, open_files_allowed()) as descriptors:
-            yield lambda row, blocks: np.concatenate(
-                [to_float64(part.rows.columns(row, start, stop, descriptors)) for start, stop in blocks]
-            )
+
+            def of_row(row: int, blocks: Blocks) -> np.ndarray:
+                found = [part.rows.columns(row, start, stop, descriptors) for start, stop in blocks]
+                return to_float64(np.concatenate(found))
+
+            yield lambda blocks: np.stack([of_row(row, blocks) for row in range(len(part.rows.names))])
 
 
 def budget_for(
