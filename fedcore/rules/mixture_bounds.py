@@ -79,7 +79,8 @@ class MixtureBounds:
             common += total
             found += common
             found += own[:, None] + own
-        error, slack = np.multiply(*both, out=both[0]), self.slack(rows[:, None], rows)
+        error, slack = both[0], self.slack(rows[:, None], rows)
+        error *= both[1]
         error += self._rounding(rows[:, None], rows)
         np.fill_diagonal(error, 0.0)
         np.fill_diagonal(slack, 0.0)
