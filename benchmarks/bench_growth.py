@@ -30,6 +30,7 @@ def works(table: RowTable, threads: int) -> dict[str, Callable[[], object]]:
         "mean_around_median": lambda: fc.ops.mean_around_median(table, f, threads=threads),
         "gram": lambda: fc.ops.gram(table, table.take([0]), threads=threads),
         "Krum": lambda: fc.rules.Krum(f)(table, threads=threads),
+        "SpectralFilter": lambda: fc.rules.SpectralFilter(f)(table, threads=threads),
     }
 
 

@@ -16,6 +16,7 @@ from fedcore.rules.budget import parse_memory
 #: rule, clients, space, modules and their side, dense
 CASES = {
     "Bulyan": ("Bulyan(3)", 600, "parameters", 1, 8, False),
+    "Bulyan on mixtures": ("NearestNeighborMixing(100).then(Bulyan(3))", 600, "parameters", 1, 8, False),
     "mixtures read again": ("NormClipping(0.5).then(MoNNA(100, pivot=0))", 400, "parameters", 1, 4096, False),
     "Krum in delta space": ("Krum(3)", 700, "delta", 1, 8, False),
     "dense results": ("Median()", 3, "delta", 30, 1000, True),

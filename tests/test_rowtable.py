@@ -45,6 +45,7 @@ def test_columns_are_those_of_the_joined_row(lengths, cut):
     table = RowTable([np.concatenate(parts)], where[:, None], np.array(lengths), "float32")
     start, stop = sorted(min(c, len(whole)) for c in cut)
     np.testing.assert_array_equal(table.columns(0, start, stop), whole[start:stop])
+    np.testing.assert_array_equal(table.sample([(start, stop), (0, start)]), [[*whole[start:stop], *whole[:start]]])
 
 
 def test_columns_inside_one_segment_are_not_copied():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore.rules import Bucketing, Krum, MinimumDiameterAveraging, MoNNA, MultiKrum
+from fedcore.rules import Bucketing, Krum, MinimumDiameterAveraging, MoNNA, MultiKrum, SpectralFilter
 from fedcore.rules import NearestNeighborMixing as NNM
 from tests.oracles import delta, selecting
 from tests.oracles import rules as oracle
@@ -82,3 +82,16 @@ def test_equal_clients_tie_and_the_lowest_row_wins_although_factors_give_no_exac
     found = fc.aggregate(copies, NNM(4).then(Krum(2)), "delta").report["before"][0]["neighbor_of"]
     hoods = selecting.neighborhoods(rows, 4)
     assert list(found.values()) == [sum(row in hood for hood in hoods) for row in range(9)]
+
+
+def test_the_spectral_filter_takes_products_whose_fourth_powers_leave_fp64():
+    """Factors near the end of fp32: squares of products are numbers in fp64, and squares of those are not."""
+    updates = []
+    for i in range(7):
+        rng = np.random.default_rng(i)
+        size = np.float32(1e38 if i >= 5 else 1.0)
+        shapes = {"m.lora_A.weight": (2, 1000), "m.lora_B.weight": (1000, 2)}
+        tensors = {name: rng.uniform(-3, 3, shape).astype(np.float32) * size for name, shape in shapes.items()}
+        updates.append(fc.Update.from_tensors(tensors, client_id=f"c{i}", scaling={"m": 1.0}))
+    weights = fc.aggregate(updates, SpectralFilter(2), "delta").report["weights_kept"]
+    assert [name for name, weight in weights.items() if weight == 0] == ["c5", "c6"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,8 +112,8 @@ def test_a_minority_cannot_become_the_pivot(attackers):
     for k, row in enumerate(attackers):
         rows[row] = [1e30, np.nan, 50][k]
 
-    def columns(row, blocks):
-        return np.concatenate([rows[row, start:stop] for start, stop in blocks])
+    def columns(blocks):
+        return np.concatenate([rows[:, start:stop] for start, stop in blocks], axis=1)
 
     assert choose_pivot(9, 100, columns) not in attackers
 
@@ -125,23 +127,59 @@ def test_the_sample_is_fixed_and_spread_over_all_columns():
     assert all(stop - start == 256 for start, stop in blocks)
 
 
-@pytest.mark.parametrize("kind", ["clip", "buckets", "neighbors"])
+KINDS = ["clip", "buckets", "neighbors", "clip, neighbors", "neighbors, clip"]
+
+
+def mixtures(kind: str, n: int) -> np.ndarray:
+    rng = np.random.default_rng(4)
+    if kind == "buckets":
+        return np.repeat(np.eye(n // 4), 4, axis=1) / 4
+    clip, near = np.eye(n + 1), np.eye(n + 1)
+    clip[:n] *= rng.uniform(0, 1, (n, 1))
+    clip[:n, n] = 1 - clip[:n].sum(1)
+    near[:n, :n] = rng.uniform(0, 1, (n, n)) < 0.5
+    near[:n] /= near[:n].sum(1, keepdims=True)
+    if kind != "neighbors, clip":  # else they hold rows by different weights
+        near[:n, :n] = (near[:n, :n] > 0) * rng.uniform(0, 1, n)
+    return {"clip": clip, "clip, neighbors": near @ clip, "neighbors, clip": clip @ near}.get(kind, near)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_bounds_of_mixtures_are_those_of_their_differences(kind):
     """‖v‖₁ Σ |v_k| e_k for v = m_a − m_b, however many rows the mixtures share."""
-    rng = np.random.default_rng(4)
-    n = 40
-    mix = np.eye(n + 1)
-    if kind == "clip":
-        mix[:n] *= rng.uniform(0, 1, (n, 1))
-        mix[:n, n] = 1 - mix[:n].sum(1)
-    elif kind == "buckets":
-        mix = np.repeat(np.eye(n // 4), 4, axis=1) / 4
-    else:
-        mix[:n, :n] = rng.uniform(0, 1, (n, n)) < 0.5
-        mix[:n] /= mix[:n].sum(1, keepdims=True)
+    mix = mixtures(kind, 40)
     columns = mix.shape[1]
-    error = rng.uniform(0, 1, columns)
+    error = np.random.default_rng(5).uniform(0, 1, columns)
     found = MixtureBounds(Gram(np.zeros((columns, columns)), error, 0.0, 0.0), mix)
-    for a in range(len(mix)):
+    rows = np.arange(len(mix))
+    every, slack = found.every(rows)
+    for a in rows:
         v = np.abs(mix[a] - mix)
-        np.testing.assert_allclose(found.pairs(a, np.arange(len(mix)))[0], v.sum(1) * (v @ error), rtol=1e-12)
+        expected, far = found.pairs(a, rows)
+        np.testing.assert_allclose(expected, v.sum(1) * (v @ error), rtol=1e-12)
+        np.testing.assert_allclose(every[a], expected, rtol=1e-11)
+        np.testing.assert_array_equal(slack[a, rows != a], far[rows != a])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounds_of_all_mixtures_at_once_are_no_less_than_the_exact_ones(kind):
+    """Rounding included, which must not come off a bound: of mixtures that differ in two rows of 400 most cancels."""
+    n = 400
+    mix = mixtures(kind, n)
+    if "neighbors" in kind:
+        mix[1:60] = mix[0]
+        for i in range(1, 60):
+            gone, new = np.flatnonzero(mix[i])[i], np.flatnonzero(mix[i] == 0)[i]
+            mix[i, gone], mix[i, new] = 0.0, mix[:, new].max()
+    columns = mix.shape[1]
+    error = np.random.default_rng(6).uniform(0, 1, columns)
+    every, _ = MixtureBounds(Gram(np.zeros((columns, columns)), error, 0.0, 0.0), mix).every(np.arange(len(mix)))
+    weights = [Fraction(x) for x in error.tolist()]
+    # differences that are taken one by one cancel before they are added; a product is rounded once
+    room = Fraction(columns if kind == "neighbors, clip" else 4, 2**52)
+    for a in range(0, 60, 20):
+        one = [Fraction(x) for x in mix[a].tolist()]
+        for b in range(1, 60, 4):
+            v = [abs(x - Fraction(y)) for x, y in zip(one, mix[b].tolist(), strict=True)]
+            bound = sum(v) * sum(x * e for x, e in zip(v, weights, strict=True))
+            assert a == b or bound * (1 - room) <= Fraction(every[a, b])

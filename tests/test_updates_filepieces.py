@@ -36,8 +36,8 @@ def sent(tmp_path_factory) -> tuple[list[fc.Update | None], np.ndarray]:
 
 def rows_of(updates: list[fc.Update | None]) -> FileRows:
     layout = next(update.layout for update in updates if update is not None)
-    [(names, rows)] = file_rows(updates, layout, [f"row {i}" for i in range(len(updates))])
-    assert names == tuple(SHAPES)
+    [rows] = file_rows(updates, layout, [f"row {i}" for i in range(len(updates))])
+    assert rows.tensors == tuple(SHAPES)
     return rows
 
 
@@ -88,11 +88,11 @@ def test_tiles_of_a_cohort_in_one_row_dtype_are_plain_and_of_others_lie_as_they_
             fc.Cohort(given), references, [one.client_id for one in given], backend="c", threads=1
         )
         [part] = executor.parts
-        assert part.rows.itemsize == itemsize
+        assert part.itemsize == itemsize
         with executor.tiles(part, range(len(some)), "test") as tiles:
             for tile in tiles:
                 assert (tile.rows.encoding is not None) == encoded
-                assert tile.rows.nbytes <= len(some) * part.rows.room(tile.rows.d)
+                assert tile.rows.nbytes <= len(some) * part.room(tile.rows.d)
 
 
 @pytest.mark.parametrize("which", [(0,), (1,), (2,), (3,), (4,), (1, 2), (3, 4), (0, 4)])

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore import ops
 from fedcore.numbers import shown
-from fedcore.rules.files import FileExecutor, FilePart, budget_for
+from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.given_rows import row_of
 from fedcore.rules.statistics import UNIT, Gram
 from fedcore.updates import Update
@@ -84,8 +84,7 @@ class GrowingGram:
         budget = budget_for(layout, rows, options.pop("memory"), 1, options["threads"])
         budget.check(f"the Gram of {len(who)} rows")
         progress = options.pop("progress")
-        parts = [FilePart(found, names) for names, found in file_rows(rows, layout, who)]
-        return FileExecutor(parts, who, {}, budget, progress, **options)
+        return FileExecutor(file_rows(rows, layout, who), who, {}, budget, progress, **options)
 
     def gram(self, order: list[int]) -> Gram | None:
         """What rules see, clients in this order and then references; None where the centre lies far from the clients.

@@ -18,7 +18,7 @@ def in_file(parameter: str) -> str:
     return f"parameter {parameter!r}"
 
 
-def check_types(name: str, kind: type, parameters: Mapping[str, Any], spelled: Callable[[str], str] = in_file) -> None:
+def check_types(name: str, kind: type, parameters: Mapping[str, Any], spelled: Callable[[str], str]) -> None:
     """Raise RuleError naming the first of `parameters` whose value is of another type than the field of `kind` says.
 
     Python takes true for 1 and any text for true, which no user of a file means. Names that are no fields pass, and so

@@ -36,7 +36,7 @@ def named_rule(name: str) -> type[Any]:
     return classes[name]
 
 
-def make_rule(name: str, parameters: dict[str, Any], spelled: Callable[[str], str] = in_file) -> Any:
+def make_rule(name: str, parameters: dict[str, Any], spelled: Callable[[str], str]) -> Any:
     """The rule `name` with its parameters; `spelled` is how the caller's user writes a parameter.
 
     Raises RuleError naming the rule or parameter that is unknown, missing or of another type.

@@ -59,8 +59,10 @@ class PreAggregation(Rule):
     def then(self, following: Rule) -> Rule:
         """The rule that mixes rows first and then applies `following` to them; the data are not read for the mixing.
 
-        A rule that needs distances then takes n³ in n-space for products with the Gram, and where a client is in
-        several mixtures, as after NearestNeighborMixing, n³ more for the bounds of their distances.
+        A rule that needs distances then takes n³ in n-space for products with the Gram, and n³ more for the bounds of
+        all distances where clients are in several mixtures: as products too after NearestNeighborMixing, which gives a
+        client one weight wherever it counts, else, as after a clip of such mixtures, by differences, some ten times as
+        long.
 
         Raises RuleError where `following` is no rule.
         """

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fedcore.dtypes import to_float64
-from fedcore.errors import LayoutError
 from fedcore.ops.rows import thread_count
 from fedcore.rules.budget import DEFAULT, MATRICES, Budget, shown_bytes
+from fedcore.rules.parts import check_like
 from fedcore.rules.pivot import Blocks
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.statistics import Gram
@@ -24,28 +24,6 @@ from fedcore.updates.filerows import Descriptors, FileRows
 Progress = Callable[[str, int, int], object]
 
 
-class FilePart(NamedTuple):
-    """Rows of one dtype, clients and then references, and their tensors."""
-
-    rows: FileRows
-    tensors: tuple[str, ...]
-
-    @property
-    def d(self) -> int:
-        """Columns."""
-        return self.rows.d
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of all rows."""
-        return self.rows.dtype
-
-    @property
-    def starts(self) -> np.ndarray:
-        """(s + 1,) the column at which each tensor starts, and the end."""
-        return self.rows.starts
-
-
 class FileExecutor(RowExecutor):
     """Passes over rows in files and in memory, tile by tile, with the bits of one pass over rows in memory.
 
@@ -53,11 +31,11 @@ class FileExecutor(RowExecutor):
     and the file where one was changed, cut short, replaced or removed since its header was read.
     """
 
-    parts: list[FilePart]  # type: ignore[assignment]
+    parts: list[FileRows]  # type: ignore[assignment]
 
     def __init__(
         self,
-        parts: Sequence[FilePart],
+        parts: Sequence[FileRows],
         names: Sequence[str],
         references: Mapping[str, Any],
         budget: Budget,
@@ -98,17 +76,16 @@ class FileExecutor(RowExecutor):
         layout = cohort.layout_of(tensors)
         for name, reference in references.items():
             if reference is not None:
-                theirs = reference.layout if tensors is None else reference.layout.select(tensors)
-                if difference := layout.difference(theirs):
-                    raise LayoutError(f"{name}: {difference} like {names[0]}; convert it or send the same adapter")
+                check_like(name, reference, layout, names[0], tensors)
         who = (*names, *(f"the {name}" for name in references))
         rows = [*cohort, *references.values()]
         budget = budget_for(layout, rows, memory, matrices, threads, mixtures)
         if memory is None:
             budget.total = max(budget.total, budget.least)
         budget.check(f"{len(cohort)} clients of {shown_bytes(int(layout.nbytes.sum()))}")
-        parts = [FilePart(found, part) for part, found in file_rows(rows, layout, who)]
-        return cls(parts, names, references, budget, progress, known, backend=backend, threads=threads)
+        return cls(
+            file_rows(rows, layout, who), names, references, budget, progress, known, backend=backend, threads=threads
+        )
 
     def gram(self, origin: int | None = None) -> Gram:
         """The Gram of all rows: the one that is known, or a pass as in memory."""
@@ -117,10 +94,10 @@ class FileExecutor(RowExecutor):
     @contextmanager
     def tiles(self, part: Any, rows: Sequence[int], work: str) -> Iterator[Iterable[Tile]]:
         """Some rows of a part in tiles as wide as the budget allows, read ahead."""
-        width = self.budget.width(len(rows), part.rows.itemsize, part.d)
+        width = self.budget.width(len(rows), part.itemsize, part.d)
         if len(self.parts) > 1:
             work = f"{work}, {part.dtype}"
-        with TileReader(part.rows, rows, width, thread_count(self.threads)) as reader:
+        with TileReader(part, rows, width, thread_count(self.threads)) as reader:
             yield reader if self.progress is None else self._told(reader, work, self.progress)
 
     @staticmethod
@@ -131,12 +108,15 @@ class FileExecutor(RowExecutor):
             progress(work, done, reader.count)
 
     @contextmanager
-    def sample(self, part: Any) -> Iterator[Callable[[int, Blocks], np.ndarray]]:
+    def sample(self, part: Any) -> Iterator[Callable[[Blocks], np.ndarray]]:
         """Columns by small reads of their own."""
-        with Descriptors(part.rows, open_files_allowed()) as descriptors:
-            yield lambda row, blocks: np.concatenate(
-                [to_float64(part.rows.columns(row, start, stop, descriptors)) for start, stop in blocks]
-            )
+        with Descriptors(part, open_files_allowed()) as descriptors:
+
+            def of_row(row: int, blocks: Blocks) -> np.ndarray:
+                found = [part.columns(row, start, stop, descriptors) for start, stop in blocks]
+                return to_float64(np.concatenate(found))
+
+            yield lambda blocks: np.stack([of_row(row, blocks) for row in range(len(part.names))])
 
 
 def budget_for(

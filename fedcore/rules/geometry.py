@@ -133,10 +133,7 @@ class Geometry:
             error = gram.error[kept, None] + gram.error[None, kept] + 4 * UNIT * (square[:, None] + square[None, :])
             slack = None
         else:
-            error, slack = np.zeros_like(distance), np.zeros_like(distance)
-            for i, a in enumerate(kept):
-                error[i, i + 1 :], slack[i, i + 1 :] = self._mixtures.pairs(a, kept[i + 1 :])
-            error, slack = error + error.T, slack + slack.T
+            error, slack = self._mixtures.every(kept)
         error = self._redone_too(distance, error, slack)
         lower, upper = np.maximum(distance - error, 0.0), np.maximum(distance + error, 0.0)
         np.fill_diagonal(lower, 0.0)

@@ -85,13 +85,17 @@ def row_of(given: Any, row: int) -> Any:
     return given.take([row]) if isinstance(given, RowTable) else given[row]
 
 
-def columns(data: Rows, row: int, blocks: Blocks) -> np.ndarray:
-    """The columns of a row that lie in blocks (start, stop), joined, in fp64 and in main memory."""
+def columns(data: Rows, blocks: Blocks) -> np.ndarray:
+    """The columns of all rows that lie in blocks (start, stop), joined, in fp64 and in main memory: (rows, columns)."""
     if data.table is not None:
-        return to_float64(np.concatenate([data.table.columns(row, *block) for block in blocks]))
+        return data.table.sample(blocks)
     assert data.tensors is not None
-    tensor = data.tensors[row]
-    return to_float64(np.concatenate([view_of_tensor(tensor[start:stop].cpu()) for start, stop in blocks]))
+    return np.stack(
+        [
+            to_float64(np.concatenate([view_of_tensor(tensor[start:stop].cpu()) for start, stop in blocks]))
+            for tensor in data.tensors
+        ]
+    )
 
 
 def in_main_memory(given: Any) -> RowTable:

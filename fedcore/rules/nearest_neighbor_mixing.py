@@ -25,8 +25,10 @@ class NearestNeighborMixing(PreAggregation):
     is the plain mean of the mixed rows.
 
     Breakdown point: that of the rule which follows; needs 2f < n. Cost: the Gram matrix, n² log n in n-space, nothing
-    on the data. Allouah, Farhadkhani, Guerraoui, Gupta, Pinot and Stephan 2023, "Fixing by Mixing: A Recipe for Optimal
-    Byzantine ML under Heterogeneity", AISTATS, Algorithm 2; ByzFL's NNM is the same.
+    on the data; a rule after it that needs distances takes two products of (n, n) matrices for them, and one that
+    selects by all of them two more for their bounds. Allouah, Farhadkhani, Guerraoui, Gupta, Pinot and Stephan 2023,
+    "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity", AISTATS, Algorithm 2; ByzFL's NNM is the
+    same.
     """
 
     f: int

@@ -11,7 +11,7 @@ from fedcore.errors import LayoutError
 from fedcore.ops.rows import Rows, as_rows
 from fedcore.rowtable import RowTable
 from fedcore.rules.given_rows import checked_reference, flat, row_like, zero_like, zero_row
-from fedcore.updates import Cohort, Update
+from fedcore.updates import Cohort, Layout, Update
 
 
 class Part(NamedTuple):
@@ -67,9 +67,14 @@ def parts_of_cohort(
         if reference is None:
             found = [zero_row(table) for _, table in tables]
         else:
-            layouts = [u.layout if tensors is None else u.layout.select(tensors) for u in (cohort[0], reference)]
-            if difference := layouts[0].difference(layouts[1]):
-                raise LayoutError(f"{name}: {difference} like {names[0]}; convert it or send the same adapter")
+            check_like(name, reference, cohort.layout_of(tensors), names[0], tensors)
             found = [row for _, row in Cohort([reference]).tables(tensors)]
         rows = [table.extend(row) for table, row in zip(rows, found, strict=True)]
     return [Part(table, as_rows(table), part) for (part, _), table in zip(tables, rows, strict=True)]
+
+
+def check_like(name: str, reference: Update, layout: Layout, client: str, tensors: Sequence[str] | None) -> None:
+    """Raise LayoutError naming a reference and the tensor, all or those named, that is not as `client` has it."""
+    theirs = reference.layout if tensors is None else reference.layout.select(tensors)
+    if difference := layout.difference(theirs):
+        raise LayoutError(f"{name}: {difference} like {client}; convert it or send the same adapter")

@@ -30,14 +30,13 @@ def sampled_columns(rows: int, d: int) -> Blocks:
     return [(start, start + width) for start in (k * (d - width) // (BLOCKS - 1) for k in range(BLOCKS))]
 
 
-def choose_pivot(rows: int, d: int, columns: Callable[[int, Blocks], np.ndarray]) -> int:
-    """The pivot's row number; `columns(row, blocks)` gives the columns of blocks (start, stop), joined, as fp64."""
+def choose_pivot(rows: int, d: int, columns: Callable[[Blocks], np.ndarray]) -> int:
+    """The pivot's row number; `columns(blocks)` gives those of blocks (start, stop) of all rows, joined, in fp64."""
     if rows < 3:
         return 0
     blocks = sampled_columns(rows, d)
     with np.errstate(invalid="ignore", over="ignore"):
-        sample = np.stack([columns(row, blocks) for row in range(rows)])
-        inner = _gram(sample)
+        inner = _gram(columns(blocks))
         square = inner.diagonal()
         distance = square[:, None] + square[None, :]
         inner *= 2

@@ -85,8 +85,8 @@ class RowExecutor(NamedRows):
         yield [Tile(0, _some(part, rows))]
 
     @contextmanager
-    def sample(self, part: Any) -> Iterator[Callable[[int, Blocks], np.ndarray]]:
-        """A function of a row and blocks (start, stop) that gives those columns of a part, joined, in fp64."""
+    def sample(self, part: Any) -> Iterator[Callable[[Blocks], np.ndarray]]:
+        """A function of blocks (start, stop) that gives those columns of all rows of a part, joined, in fp64."""
         yield partial(columns, part.data)
 
     def squared_norms(self) -> tuple[np.ndarray, np.ndarray]:

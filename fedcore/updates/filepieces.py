@@ -68,8 +68,9 @@ class EncodedFileRows(FileRows):
         dtype: str,
         names: Sequence[str],
         formats: np.ndarray,
+        tensors: tuple[str, ...],
     ):
-        super().__init__(sources, offsets, lengths, dtype, names, "float32")
+        super().__init__(sources, offsets, lengths, dtype, names, "float32", tensors)
         self._formats = np.vectorize(FORMATS.__getitem__, otypes=[np.uint8])(formats)
         self._units = np.vectorize(lambda name: UNITS.get(name, 1), otypes=[np.int64])(formats)
         self.itemsize = max(RATES[name] for name in set(formats.ravel().tolist()))
@@ -117,10 +118,8 @@ def _sizes(encoding: Encoding, lengths: np.ndarray) -> np.ndarray:
     return np.stack([np.where(used, size, 0) for used, size in encoding.parts(lengths)])
 
 
-def file_rows(
-    updates: Sequence[Update | None], layout: Layout, names: Sequence[str]
-) -> list[tuple[tuple[str, ...], FileRows]]:
-    """The tensors of `layout`, which every update has, one FileRows per dtype: (tensor names, rows).
+def file_rows(updates: Sequence[Update | None], layout: Layout, names: Sequence[str]) -> list[FileRows]:
+    """The tensors of `layout`, which every update has, one FileRows per dtype.
 
     None is the update of zeros. An update with a file is read from it, mapped or not.
     """
@@ -130,7 +129,7 @@ def file_rows(
     places = [_places(update, layout) for update in updates]
     offsets = np.stack([_offsets(update, place) for update, place in zip(updates, places, strict=True)], axis=2)
     sources = [None if update is None else update.file or update.buffer for update in updates]
-    found = []
+    found: list[FileRows] = []
     for dtype, group in groups.items():
         formats = [
             None if update is None else [update.layout.formats[place[k]] for k in group]
@@ -140,10 +139,10 @@ def file_rows(
         where = (sources, offsets[:, group], layout.sizes[group], dtype, names)
         tensors = tuple(layout.names[k] for k in group)
         if len(seen) == 1 and seen <= set(ROW_DTYPES):
-            found.append((tensors, FileRows(*where, seen.pop())))
+            found.append(FileRows(*where, seen.pop(), tensors))
             continue
         columns = [[ZEROS] * len(group) if row is None else row for row in formats]
-        found.append((tensors, EncodedFileRows(*where, np.array(columns, object).T)))
+        found.append(EncodedFileRows(*where, np.array(columns, object).T, tensors))
     return found
 
 

@@ -27,6 +27,7 @@ class FileRows:
     dtype     what the tensors are
     names     (n,) what messages call each row
     lying     the row dtype that all of them lie in
+    tensors   (s,) the tensor of each segment
     """
 
     #: whether all stretches of as many columns lie alike in their buffers
@@ -40,7 +41,9 @@ class FileRows:
         dtype: str,
         names: Sequence[str],
         lying: str,
+        tensors: tuple[str, ...],
     ):
+        self.tensors = tensors
         self.sources, self.names, self.dtype, self.lying = list(sources), tuple(names), dtype, lying
         self.offsets, self.lengths = offsets, lengths
         #: bytes of a column, and what a stretch of columns takes beside them
