@@ -142,6 +142,15 @@ def test_a_result_that_fails_leaves_no_trace(monkeypatch):
     assert made.result().update.digest() == before
 
 
+def test_the_seconds_of_adding_are_those_of_all_that_were_added(monkeypatch):
+    now = itertools.count()
+    monkeypatch.setattr("fedcore.engine.combination.time.perf_counter", lambda: float(next(now)))
+    made = fc.Accumulator(Mean())
+    for member in cohort(4):
+        made.add(member)
+    assert made.result().report["seconds"]["add"] == 4.0
+
+
 def test_updates_are_not_kept():
     made = fc.Accumulator(Mean())
     for i in range(20):

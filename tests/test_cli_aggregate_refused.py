@@ -11,6 +11,7 @@ import pytest
 from cli_adapters import B, adapter, five_adapters, poison, refused, run, shift_of
 from safetensors.numpy import save_file
 
+from fedcore.errors import WorkSpaceError
 from fedcore.updates import Update
 
 
@@ -161,3 +162,30 @@ def test_no_directory_at_all_and_one_that_is_missing(tmp_path, capsys):
 def test_an_existing_output_is_refused_first(five, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     assert "already exists" in refused(capsys, tmp_path, tmp_path / "gone", "-o", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("given", "do"),
+    [
+        ((), "without --memory; free some, or give it: too little is refused with the least that works"),
+        (("--memory", "2GB"), "with --memory 2GB; free some, or give less: too little is refused with the least that"),
+        (("--method", "fedit"), "; free some, then do it again"),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(five, tmp_path, capsys, monkeypatch, given, do):
+    def failing(*_, **__):
+        raise MemoryError("Unable to allocate 117. MiB for an array with shape (30720000,)")
+
+    monkeypatch.setattr("fedcore.updates.Update.to_peft", failing)
+    said = refused(capsys, tmp_path, *five, "-o", tmp_path / "out", *given)
+    ran_out = "memory ran out (Unable to allocate 117. MiB for an array with shape (30720000,))"
+    assert said.startswith(f"fedcore: error: {ran_out}{'' if do.startswith(';') else ' '}{do}")
+
+
+def test_memory_that_a_kernel_is_short_of_keeps_its_own_line(five, tmp_path, capsys, monkeypatch):
+    def failing(*_, **__):
+        raise WorkSpaceError("gram: no memory for its work space; use fewer threads or free memory")
+
+    monkeypatch.setattr("fedcore.updates.Update.to_peft", failing)
+    said = refused(capsys, tmp_path, *five, "-o", tmp_path / "out")
+    assert said == "fedcore: error: gram: no memory for its work space; use fewer threads or free memory"

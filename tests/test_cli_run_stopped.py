@@ -112,6 +112,54 @@ def test_a_disk_that_is_full_in_mid_run_is_one_line_and_the_run_goes_on(
     assert not list(out.rglob("*.part"))
 
 
+@pytest.mark.parametrize(
+    ("error", "said", "first"),
+    [
+        (OSError("got end of file during message"), "system: got end of file during message", ""),
+        (OSError(errno.EIO, "Input/output error", "/data/a"), "/data/a: Input/output error", ""),
+        (MemoryError("Unable to allocate 9. MiB"), "memory ran out (Unable to allocate 9. MiB)", "free some, then "),
+        (MemoryError(), "memory ran out", "free some, then "),
+    ],
+)
+def test_what_the_system_refuses_in_mid_run_is_one_line_beside_how_to_go_on(
+    config, tmp_path, capsys, monkeypatch, error, said, first
+):
+    class Failing(fake.FakeLearner):
+        def train(self, *arguments):
+            raise error
+
+    monkeypatch.setattr(simulation, "QLoRALearner", lambda *_: Failing())
+    out = tmp_path / "out"
+    lines = [line for line in refused(capsys, "run", config, "-o", out).splitlines() if line.startswith("fedcore")]
+    assert lines == [
+        f"fedcore: error: {said}",
+        f"fedcore: stopped; {out} keeps 0 finished rounds; {first}go on with: fedcore run {out}/config.toml "
+        f"--output {out} --resume",
+    ]
+
+
+def test_what_the_system_refuses_before_a_run_has_begun_is_one_line(config, tmp_path, capsys, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error", "/data/a")
+
+    monkeypatch.setattr(simulation, "QLoRALearner", failing)
+    said = refused(capsys, "run", config, "-o", tmp_path / "out").splitlines()[-1]
+    assert said == "fedcore: error: /data/a: Input/output error"
+
+
+def test_a_report_that_memory_is_short_for_is_no_fault_of_the_program(config, tmp_path, capsys, monkeypatch):
+    def failing(_):
+        raise MemoryError
+
+    monkeypatch.setattr("fedcore.report.html.write_report", failing)
+    out = tmp_path / "out"
+    assert main(["run", str(config), "-o", str(out)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "fedcore: error: memory ran out; the run is complete but for its report: put that right, then make it with: "
+        f"fedcore report {out}"
+    )
+
+
 def test_a_table_that_cannot_be_shown_is_said_to_be_kept(config, tmp_path, capsys, monkeypatch):
     class Full(io.StringIO):
         def flush(self):

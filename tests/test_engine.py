@@ -40,6 +40,17 @@ def test_krum_in_parameter_space_measures_all_tensors_together():
     assert result.coefficients == {f"c{i}": float(i == best) for i in range(6)}
 
 
+def test_a_client_that_krum_left_out_is_told_by_its_score():
+    """0, 1, 2, 4 and 30, each with its two nearest: 1 has the least sum of squares, 1 + 1."""
+    updates = [fc.Update.from_tensors({"x": np.float32([x])}, client_id=f"at {x}") for x in (0, 1, 2, 4, 30)]
+    report = fc.aggregate(updates, Krum(1), "parameters").report
+    assert report["counted"] == ["at 1"]
+    assert report["not_counted"] == {
+        f"at {x}": f"not selected: score {score}, the selected have at most 2"
+        for x, score in ((0, 5), (2, 5), (4, 13), (30, 1460))
+    }
+
+
 def test_clipping_in_parameter_space_is_relative_to_the_reference():
     reference = client(99)
     result = fc.aggregate(CLIENTS, NormClipping(4.0), "parameters", reference=reference)

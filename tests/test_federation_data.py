@@ -11,7 +11,7 @@ import pytest
 from fedcore.errors import ConfigError, FormatError, MissingError
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.data import continuations, load_texts
-from fedcore.federation.learner import silos_of
+from fedcore.federation.learner import silos_of, text_digest
 
 WORDS = [f"word{i}" for i in range(200)]
 
@@ -59,6 +59,21 @@ def test_held_out_texts_are_limited(tmp_path):
     assert len(texts(jsonl(tmp_path), "clients = 2", "held_out = 0.5\nheld_out_limit = 7").held_out) == 7
 
 
+def test_a_limit_leaves_held_out_texts_of_the_whole_file(tmp_path):
+    """The first ones in the file's order would be of one kind, where a file is sorted."""
+    held_out = texts(jsonl(tmp_path, 400), "clients = 2", "held_out = 0.5\nheld_out_limit = 40").held_out
+    numbers = [int(text.split()[1].rstrip(":")) for text in held_out]
+    assert len(numbers) == 40
+    assert min(numbers) < 100
+    assert max(numbers) >= 300
+
+
+def test_the_seed_of_the_run_decides_what_is_held_out(tmp_path):
+    path = jsonl(tmp_path)
+    one, other = (set(texts(path, f"clients = 2\n[run]\nseed = {seed}", "held_out = 0.5").held_out) for seed in (1, 2))
+    assert one != other
+
+
 def test_the_label_of_the_base_goes_to_no_client(tmp_path):
     made = texts(jsonl(tmp_path), 'kind = "dirichlet"\nclients = 3\ncolumn = "topic"', model='label = "a"\nsilos = 2')
     assert {document.label for document in made.public} == {"a"}
@@ -103,6 +118,17 @@ def test_questions_are_continuations_of_held_out_texts(tmp_path):
         assert len(set(question.answers)) == 4
         assert any(question.prompt + question.answers[question.correct] in text for text in held_out)
     assert len({question.correct for question in made.questions}) > 1
+
+
+def test_a_continuation_is_asked_for_among_others_and_never_twice():
+    few = [" ".join(f"word{k}.{i}" for i in range(8)) for k in range(4)]
+    for seed in range(20):
+        for question in continuations(few, 4, seed):
+            assert len(set(question.answers)) == 4
+
+
+def test_no_two_sequences_of_texts_share_a_digest():
+    assert len({text_digest(given) for given in (["ab", "c"], ["a", "bc"], ["abc"], ["", "abc"], ["abc", ""])}) == 5
 
 
 def test_too_few_or_too_short_texts_give_no_questions():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedcore.errors import ConfigError
 from fedcore.federation.config_data import Partition
-from fedcore.federation.partition import partition
+from fedcore.federation.partition import dirichlet, partition
 
 LABELS = [["tea", "coffee", "water", "milk"][i % 4] for i in range(4000)]
 
@@ -45,6 +45,27 @@ def test_the_seed_decides(kind):
     one, same, other = (shares(kind=kind, clients=5, seed=seed) for seed in (3, 3, 4))
     assert all(np.array_equal(a.indices, b.indices) for a, b in zip(one, same, strict=True))
     assert not all(np.array_equal(a.indices, b.indices) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet"])
+def test_a_client_holds_its_texts_in_the_order_of_the_file(kind):
+    for share in shares(["a", "b"] * 40, 2, kind=kind, clients=3):
+        assert (np.diff(share.indices) > 0).all()
+
+
+def test_texts_of_one_label_are_dealt_at_random_and_not_in_the_order_of_the_file():
+    parts = dirichlet(["a"] * 400, 4, 1e6, 1, np.random.default_rng(0))
+    # each has texts from the file's first and last tenth
+    assert all(part.min() < 40 and part.max() >= 360 for part in parts)
+
+
+def test_as_many_texts_as_are_asked_for_are_enough():
+    parts = dirichlet(["a"] * 8, 8, 1e9, 1, np.random.default_rng(0))
+    assert [len(part) for part in parts] == [1] * 8
+
+
+def test_proportions_are_rounded_to_the_nearest_count():
+    assert [len(part) for part in dirichlet(["a"] * 8, 3, 1e9, 1, np.random.default_rng(0))] == [3, 2, 3]
 
 
 def test_iid_is_even():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_learner as fake
 import numpy as np
@@ -16,6 +17,7 @@ from fedcore import ops
 from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import ConfigError, FormatError, LayoutError, MissingError, NonFiniteError, RangeError
 from fedcore.federation.folder import RunFolder
+from fedcore.federation.server_move import move
 from fedcore.federation.server_optimizer import OPTIMIZERS, FedAdagrad, FedAdam, FedAvgM, FedYogi, make_optimizer
 from fedcore.federation.server_state import ServerState
 from fedcore.updates import Update
@@ -124,6 +126,32 @@ def test_a_state_comes_back_from_its_bytes_and_says_when_it_is_another(tmp_path)
     other = Update.from_tensors({"full.weight": np.zeros((4, 3), np.float32), "full.bias": np.zeros(4, np.float32)})
     with pytest.raises(LayoutError, match=r"m of tensor 'full\.bias' has shape \(3,\), expected \(4,\)"):
         optimizer.step(other, other, state)
+
+
+def test_a_void_round_keeps_the_momentum_of_the_round_before():
+    """A round without a result moves nothing, and the next one goes on where the last with a result stopped."""
+    optimizer, broadcast = FedAvgM(), update(0)
+    moved, before = optimizer.step(broadcast, update(1), optimizer.start(broadcast))
+    states = {(1, before.digest()): before}
+    federation = SimpleNamespace(
+        config=SimpleNamespace(optimizer_of=lambda arm: optimizer),
+        folder=SimpleNamespace(
+            ledger=SimpleNamespace(find=lambda **_: {"optimizer": {"state": before.digest()}}),
+            rounds=SimpleNamespace(load_state=lambda arm, number, digest: states[number, digest]),
+        ),
+    )
+    following, state = move(federation, SimpleNamespace(name="a"), 2, moved, None)
+    assert following is moved
+    assert state.digest() == before.digest()
+
+
+def test_an_aggregate_of_other_scales_is_refused():
+    """Factors of another scale are not on the same footing: B would jump by their ratio."""
+    current = fake.FakeLearner().initial()
+    tensors = {name: np.array(tensor) for name, tensor in current.tensors.items()}
+    other = Update.from_tensors(tensors, client_id="global", scaling={fake.MODULE: 1.0})
+    with pytest.raises(LayoutError, match="scales differ between aggregate and global update"):
+        FedAvgM().step(current, other, FedAvgM().start(current))
 
 
 def test_what_does_not_fit_is_refused_by_name():

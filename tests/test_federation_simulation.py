@@ -121,6 +121,28 @@ def test_every_round_in_parameters_space_is_made_again_from_journal_and_ledger(t
     assert any(entry["reference_coefficients"] for entry in folder.ledger.entries)
 
 
+class Recording(fake.FakeLearner):
+    """One that notes what it is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def train(self, adapter, client, steps, seed, proximal_mu=0.0, **options):
+        self.asked.append((steps, seed, proximal_mu))
+        return super().train(adapter, client, steps, seed, proximal_mu, **options)
+
+
+def test_steps_and_proximal_term_reach_each_training_of_an_arm(tmp_path):
+    """Trained alone, a client has nobody to be pulled to, and the steps of all rounds."""
+    text = fake.CONFIG.partition("[[arms]]")[0] + '[training]\nproximal_mu = 0.25\nsteps = 7\n[[arms]]\nname = "mean"\n'
+    learner = Recording()
+    simulate(tmp_path / "run", learner=learner, config=fake.config(text))
+    asked = [(steps, mu) for steps, _, mu in learner.asked]
+    assert asked == [(21, 0.0)] * 5 + [(7, 0.25)] * 15
+    assert len({seed for _, seed, _ in learner.asked}) == 20  # another for each client and round
+
+
 def test_adapter_from_chooses_the_arm(tmp_path):
     config = fake.config(fake.CONFIG.replace("rounds = 3", 'rounds = 1\nadapter_from = "krum"'))
     simulate(tmp_path / "run", config=config)

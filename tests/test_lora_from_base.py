@@ -74,6 +74,20 @@ def test_a_result_of_another_rank_is_refused(rank):
         aggregate(updates, Median(), dense=True)
 
 
+def test_a_rank_that_only_some_modules_have_is_refused():
+    """As under PEFT's rank_pattern: a result of rank 4 would put modules of rank 8 on another rest."""
+    wide, narrow = taken(0, 8), taken(0, 4)
+    updates = []
+    for client in ("c0", "c1"):
+        tensors = {name: (wide if name.startswith("up") else narrow).tensors[name] for name in wide.tensors}
+        config = wide.adapter_config | {"rank_pattern": {"down": 4, "tiny": 4}}
+        updates.append(Update.from_tensors(tensors, client_id=client, scaling=wide.scaling, adapter_config=config))
+    for rank in (4, 8):
+        with pytest.raises(RuleError, match=rf"^rank: got {rank} for adapters begun by 'pissa'.* rank=None$"):
+            aggregate(updates, Mean(), rank=rank)
+    aggregate(updates, Mean())
+
+
 def test_a_method_that_lowers_the_rank_is_refused():
     updates = [taken(0), taken(1)]
     with pytest.raises(LayoutError, match=r"^FlexLoRA\(rank=2.*module 'down'.* rank 2, expected 3 .*'pissa'"):
@@ -94,6 +108,12 @@ def test_a_change_from_zero_is_refused(rule, space):
     with pytest.raises(LayoutError, match=r"^reference: missing.*'pissa'.*broadcast"):
         aggregate([taken(0), taken(1)], rule, space)
     aggregate([taken(0), taken(1)], rule, space, taken(5))
+
+
+def test_a_server_stands_for_no_reference():
+    """FLTrust looks at both: with the server's alone it would compare changes from zero."""
+    with pytest.raises(LayoutError, match=r"^reference: missing.*'pissa'"):
+        aggregate([taken(0), taken(1)], FLTrust(), server=taken(6))
 
 
 def test_factors_made_for_a_plain_start_are_not_begun_by_pissa():

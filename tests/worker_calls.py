@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 from fedcore.clients import training
@@ -34,3 +35,9 @@ def break_client(broken: str | None, steps: int = 2) -> None:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_while_answering() -> bytes:
+    """An answer longer than what a pipe takes at once, amid which the process ends."""
+    threading.Timer(0.5, die).start()
+    return bytes(1 << 26)

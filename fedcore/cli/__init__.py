@@ -1,11 +1,12 @@
 """The command line: `fedcore demo | run | aggregate | plan | report | keys | doctor`, one command a file of its name.
 
 Results go to stdout (one JSON object with --json), progress and errors to stderr. An error is one line and exit
-code 1, a misuse of the command line 2, an interruption 130.
+code 1, a misuse of the command line 2, an interruption 130 (Ctrl+C), 143 (SIGTERM) or 129 (SIGHUP).
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ from fedcore.cli.keys import keys
 from fedcore.cli.plan import plan
 from fedcore.cli.report import report
 from fedcore.cli.run import run
-from fedcore.cli.terminal import Failed, Interrupted
+from fedcore.cli.signals import Interrupted, heeded
+from fedcore.cli.terminal import Failed, cause_of, lossy_stderr
 from fedcore.errors import FedcoreError
 
 app = typer.Typer(
@@ -40,17 +42,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch's OpenMP threads wait for each other by spinning: with another process on the machine that made training 30
     # to 80 times slower, while a short spin costs nothing on an idle one. Read once, when torch loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    if sys.stdout is None:
-        # closed, as by `>&-`: nobody wants a result, and the next file to be opened would take its number
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # closed, as by `>&-`: nobody reads it, and the next file to be opened would take its number
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a name that its encoding lacks is no reason to hide a result
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with lossy_stderr():
+        return _carried_out(given or ["--help"])
+
+
+def _carried_out(given: Sequence[str]) -> int:
+    """The exit code of a command line; what ended it early is said."""
     try:
-        code = typer.main.get_command(app).main(given or ["--help"], prog_name="fedcore", standalone_mode=False)
+        with heeded():
+            code = typer.main.get_command(app).main(given, prog_name="fedcore", standalone_mode=False)
     except Failed as error:
         code = _fail(str(error), 1)
         return _fail(error.hint, code, prefix="fedcore: ")
     except Interrupted as error:
-        return _fail(str(error), 130, prefix="fedcore: ")
+        return _fail(str(error), error.code, prefix="fedcore: ")
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130, prefix="fedcore: ")
     except BrokenPipeError:
@@ -60,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedcoreError as error:
         return _fail(str(error), 1)
     except OSError as error:
-        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+        return _fail(cause_of(error), 1)
+    except MemoryError as error:
+        return _fail(f"{cause_of(error)}; free some, then do it again", 1)
     except Exception as error:
         # a misuse of the command line carries its own message and exit code; anything else is a fault of ours
         if not hasattr(error, "format_message"):

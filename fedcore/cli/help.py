@@ -1,4 +1,4 @@
-"""Help as a result like any other: where stdout takes no more, the one line is about stdout."""
+"""What commands and their groups share: help is a result like any other, and an interruption ends with its line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from fedcore.cli.signals import Interrupted
 from fedcore.cli.terminal import showing
 
 
@@ -18,7 +19,13 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of such commands."""
+    """A group of such commands. Raises Interrupted, where typer would end without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted(error) from None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         with showing():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedcore.cli.options import check_counted
 from fedcore.cli.shares import show_shares, tell_lacking
-from fedcore.cli.terminal import LateProgress, only_results_on_stdout, print_json, showing
-from fedcore.errors import NonFiniteError, RuleError
+from fedcore.cli.terminal import LateProgress, cause_of, only_results_on_stdout, print_json, showing
+from fedcore.errors import BudgetError, FedcoreError, NonFiniteError, RuleError
 
 if TYPE_CHECKING:
     from fedcore.updates import Cohort, Update
@@ -34,13 +35,14 @@ def aggregate_by_rule(
     beside    the directories of 'reference', 'server' and 'center'
     how       what else `fedcore.aggregate` takes
 
-    Raises WeightError for counts that not all adapters have, and as `fedcore.aggregate` and `Update.to_peft` do.
+    Raises WeightError for counts that not all adapters have, BudgetError where memory runs out all the same, and as
+    `fedcore.aggregate` and `Update.to_peft` do.
     """
     from fedcore.engine import aggregate
     from fedcore.updates import Cohort, Update
 
     start = time.perf_counter()
-    with only_results_on_stdout(), LateProgress() as progress:
+    with _within(how["memory"]), only_results_on_stdout(), LateProgress() as progress:
         cohort = Cohort([Update.open(path, client_id=str(path)) for path in directories])
         if counts and rule.uses_weights:
             check_counted(cohort)
@@ -67,6 +69,20 @@ def aggregate_by_rule(
                 "report": result.report,
             }
         )
+
+
+@contextmanager
+def _within(memory: str | None) -> Iterator[None]:
+    """Raise BudgetError, by the budget that was given, where the machine has less."""
+    try:
+        yield
+    except MemoryError as error:
+        if isinstance(error, FedcoreError):
+            raise
+        given, do = ("without --memory", "give it") if memory is None else (f"with --memory {memory}", "give less")
+        raise BudgetError(
+            f"{cause_of(error)} {given}; free some, or {do}: too little is refused with the least that works"
+        ) from error
 
 
 def check_server(name: str, rule: Any, server: Path | None) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedcore.cli.terminal import Failed, Interrupted, LiveProgress, only_results_on_stdout, print_json, showing
+from fedcore.cli.signals import Interrupted
+from fedcore.cli.terminal import Failed, LiveProgress, cause_of, only_results_on_stdout, print_json, showing
 from fedcore.errors import ConfigError, ExistsError, FedcoreError, LayoutError, MissingError, StorageError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def default_output(config: Config, stem: str) -> Path:
 
 
 def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
-    """Simulate, write the report, show the table. Raises Interrupted after Ctrl+C, saying what was kept.
+    """Simulate, write the report, show the table. Raises Interrupted where it was asked to end, saying what was kept.
 
     The table of a run whose report could not be made is shown all the same, before the one line that says so.
     """
@@ -79,8 +80,8 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
         with only_results_on_stdout(), LiveProgress() as progress:
             folder = simulate(config, output, resume=resume, progress=progress)
         report, fault = reported(folder)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted{_kept(output)}") from None
+    except KeyboardInterrupt as error:
+        raise Interrupted(error, _kept(output)) from None
     except (ConfigError, ExistsError, LayoutError, MissingError):
         # refused before any work: nothing to go on with that was not there before
         raise
@@ -92,6 +93,11 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
             first = "free space" if error.__cause__.errno in _FULL else "put that right"
             raise StorageError(said.removesuffix(REMEDY) + _kept(output, f"{first}, then ")) from error
         raise Failed(error, f"stopped{_kept(output)}") from error
+    except (OSError, MemoryError) as error:
+        if not (output / "run.json").is_file():
+            raise
+        first = "free some, then " if isinstance(error, MemoryError) else ""
+        raise Failed(FedcoreError(cause_of(error)), f"stopped{_kept(output, first)}") from error
     seconds = time.perf_counter() - start
     table, facts = rows(folder.metrics.entries), folder.facts
     # the time of a private run tells how many trained
@@ -136,10 +142,10 @@ def _unreported(fault: Exception, output: Path) -> FedcoreError:
     from fedcore.updates.atomic import REMEDY
 
     command = shlex.join(["fedcore", "report", str(output)])
-    if isinstance(fault, (FedcoreError, OSError)):
+    if isinstance(fault, (FedcoreError, OSError, MemoryError)):
+        said = str(fault).removesuffix(REMEDY) if isinstance(fault, FedcoreError) else cause_of(fault)
         return FedcoreError(
-            f"{str(fault).removesuffix(REMEDY)}; the run is complete but for its report: put that right, then make it "
-            f"with: {command}"
+            f"{said}; the run is complete but for its report: put that right, then make it with: {command}"
         )
     said = shorten(f"{type(fault).__name__}: {fault}", 200, placeholder=" …")
     return FedcoreError(
@@ -164,10 +170,14 @@ def privacy_of(folder: RunFolder) -> dict[str, list[str]]:
 
 
 def _kept(output: Path, first: str = "") -> str:
-    """The rest of the one line after Ctrl+C or an error; `first` is what to do before the run can go on."""
+    """The rest of the one line after an interruption or an error; `first` is what to do before the run can go on."""
     from fedcore.federation.folder import RunFolder
 
     if not (output / "config.toml").is_file():
         return " before the first round; nothing was kept but the cached base model, if it was done"
     command = shlex.join(["fedcore", "run", str(output / "config.toml"), "--output", str(output), "--resume"])
-    return f"; {output} keeps {RunFolder.read(output).kept()}; {first}go on with: {command}"
+    try:
+        kept = f"; {output} keeps {RunFolder.read(output).kept()}"
+    except KeyboardInterrupt:  # again, while the journal is read: the command is known without it
+        kept = ""
+    return f"{kept}; {first}go on with: {command}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from fedcore.errors import FedcoreError, StorageError
 
@@ -26,13 +28,17 @@ class Failed(Exception):
         self.hint = hint
 
 
-class Interrupted(Exception):
-    """Ctrl+C while a command ran; the message says what was kept and how to go on."""
-
-
 def print_json(result: Any) -> None:
-    """The one JSON object of --json."""
-    sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    """The one JSON object of --json, in ASCII: whatever the encoding of stdout lacks, it stays JSON."""
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")
+
+
+def cause_of(error: OSError | MemoryError) -> str:
+    """What the system refused, in a line of its own words."""
+    if isinstance(error, MemoryError):
+        said = shorten(str(error), 120, placeholder=" …")
+        return "memory ran out" + (f" ({said})" if said else "")
+    return f"{error.filename or 'system'}: {error.strerror or error}"
 
 
 @contextlib.contextmanager
@@ -49,6 +55,42 @@ def showing(done: str = "") -> Iterator[None]:
             raise
         reason = f"standard output cannot be written ({error.strerror or error})"
         raise StorageError(f"{reason}; {done or 'free space or send it to another place'}") from error
+
+
+class _Lossy:
+    """A stream that drops what it cannot write."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def lossy_stderr() -> Iterator[None]:
+    """Let no work end because a line about it cannot be shown: a full disk under a log, a terminal that is gone."""
+    stream = sys.stderr
+    try:
+        with contextlib.redirect_stderr(cast(TextIO, _Lossy(stream))):
+            yield
+    finally:
+        try:
+            if not stream.closed:
+                stream.flush()
+        except OSError:
+            # what is held back would be tried once more at the exit, which takes a failure for its code
+            with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 @contextlib.contextmanager

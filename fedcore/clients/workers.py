@@ -6,6 +6,7 @@ in little more than the time of one.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -116,7 +117,10 @@ class Workers:
             assert isinstance(connection, Connection)
             try:
                 data = connection.recv_bytes()
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError) as error:
+                # one that ends amid its answer is an OSError without a number
+                if isinstance(error, OSError) and error.errno not in (None, errno.ECONNRESET):
+                    raise
                 self._lost(connection)
             whose, number = self._busy.pop(connection)
             self._idle.append(connection)
@@ -151,7 +155,7 @@ def _serve(connection: Connection, threads: int) -> None:
     try:
         while True:
             connection.send_bytes(_answer(connection.recv_bytes()))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except (EOFError, OSError):
         return
 
 

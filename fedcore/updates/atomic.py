@@ -120,7 +120,7 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 os.rename(old, path)
             raise
     if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
 
 
 def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
@@ -141,9 +141,22 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
                 made.append(path)
                 sync(path.parent)
     except BaseException:
-        for path in (*beside.values(), *made):
-            shutil.rmtree(path, ignore_errors=True)
+        _remove(*beside.values(), *made)
         raise
+
+
+def _remove(*directories: Path) -> None:
+    """Remove what the system lets go, to the end also where it is interrupted, which is raised then."""
+    interrupted = None
+    for path in directories:
+        while True:
+            try:
+                shutil.rmtree(path, ignore_errors=True)
+                break
+            except KeyboardInterrupt as error:
+                interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 @contextmanager
@@ -187,7 +200,7 @@ def _all_or_nothing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     except BaseException as error:
         if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
+            _remove(beside)
         elif os.path.lexists(beside):
             beside.unlink()
         if isinstance(error, OSError) and not isinstance(error, FedcoreError):

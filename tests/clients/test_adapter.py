@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from fedcore.clients import AdapterSettings, TrainingSettings, attach, evaluate, load, load_base, read, train
+from fedcore.clients.weights import AdaptedWeights
 from fedcore.dtypes import round_from_float64
 from fedcore.errors import ConfigError, LayoutError
 from fedcore.updates import Update
@@ -50,6 +53,17 @@ def test_attaching_again_replaces_the_adapter(adapted):
     assert {pair.rank for pair in again.modules.values()} == {2}
     assert sum(isinstance(module, PeftModel) for module in base.model.modules()) == 1
     base.check_unchanged()
+
+
+def test_weights_of_a_layer_that_stores_them_transposed_are_turned():
+    """GPT-2's Conv1D holds (d_in, d_out)."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=8, n_embd=16, n_layer=1, n_head=2))
+    held = model.transformer.h[0].attn.c_attn.weight.detach().clone()
+    config = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    weights = AdaptedWeights(SimpleNamespace(model=get_peft_model(model, config)))
+    (name,) = weights
+    assert weights[name].shape == (48, 16)
+    assert np.array_equal(weights[name], held.T.numpy())
 
 
 def test_names_are_those_of_peft_files_in_canonical_order(adapted):

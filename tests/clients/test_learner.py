@@ -71,6 +71,18 @@ def test_a_base_that_changes_in_the_training_of_a_core_or_in_evaluation_is_found
         run()
 
 
+def test_what_a_run_asks_for_reaches_the_training(tiny_directory, texts, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "train", lambda base, texts, settings, seed, **_: asked.append((settings, seed)))
+    client = Client("client-0", tuple(texts), {"": len(texts)})
+    config = parse_config(CONFIG.format(directory=tiny_directory) + "steps = 9\n", "c.toml")
+    learner = QLoRALearner(config, Texts((client,), (), tuple(texts[:2]), ()), lambda *_, **__: None)
+    update = learner.train(learner.initial(), client, 3, 11, 0.25)
+    ((settings, seed),) = asked
+    assert (settings.steps, settings.proximal_mu, settings.sequence_length, seed) == (3, 0.25, 16, 11)
+    assert (update.client_id, update.num_examples) == ("client-0", len(texts))
+
+
 def test_sequences_longer_than_the_model_takes_are_refused_before_any_work(tiny_directory, texts):
     config = parse_config(CONFIG.format(directory=tiny_directory).replace("= 16", "= 1025"), "c.toml")
     client = Client("client-0", tuple(texts), {"": len(texts)})

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from adamw_steps import steps_of_adamw
 from torch.nn.utils import parameters_to_vector
 
 from fedcore import ops
@@ -141,6 +142,37 @@ def test_the_outer_step_is_nesterov_on_the_mean_change_by_the_engines_weighted_s
         theta = theta - settings.outer_learning_rate * (mean + settings.outer_momentum * velocity)
     assert len(means) == 3
     assert np.allclose(weights_of(directory), theta, atol=1e-6)
+
+
+def test_the_rate_warms_up_once_and_falls_and_is_the_same_for_all_silos(silos, tiny_settings, tmp_path):
+    with steps_of_adamw() as seen:
+        make_base(tmp_path / "base", silos, replace(tiny_settings, rounds=2, local_steps=20), 0)
+    rates = [step["lr"] for step in seen]
+    # round by round, silo by silo
+    first, second = rates[:20], rates[40:60]
+    assert rates == [*first, *first, *second, *second]
+    assert first[0] < first[1] == tiny_settings.learning_rate  # 5 % of the steps
+    assert [*first[1:], *second] == sorted([*first[1:], *second], reverse=True)
+    assert second[-1] == pytest.approx(0.1 * tiny_settings.learning_rate, rel=0.05)
+
+
+def test_silos_go_on_with_their_own_moments_and_long_gradients_are_clipped(silos, tiny_settings, tmp_path):
+    with steps_of_adamw() as seen:
+        make_base(tmp_path / "base", silos, replace(tiny_settings, rounds=2, local_steps=2), 0)
+    assert [step["before"] for step in seen] == [0, 1, 0, 1, 2, 3, 2, 3]
+    assert max(step["norm"] for step in seen) <= 1.0 + 1e-4
+
+
+def test_silos_of_the_same_texts_draw_their_own_batches(texts, tiny_settings, tmp_path, monkeypatch):
+    drawn, inner = [], pretraining._inner
+
+    def recorded(model, start, batches, *others):
+        drawn.append(batches.clone())
+        return inner(model, start, batches, *others)
+
+    monkeypatch.setattr(pretraining, "_inner", recorded)
+    make_base(tmp_path / "base", {"a": texts, "b": texts}, replace(tiny_settings, rounds=1, local_steps=2), 0)
+    assert not torch.equal(*drawn)
 
 
 def test_it_learns_and_says_how_far_it_is(silos, tiny_settings, tmp_path):

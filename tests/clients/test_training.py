@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from adamw_steps import steps_of_adamw
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from fedcore.clients import AdapterSettings, TrainingSettings, attach, evaluate, load, read, train
@@ -61,6 +63,16 @@ def test_training_follows_an_evaluation_and_leaves_eval_mode(adapted, texts):
     assert all(parameter.grad is None for parameter in base.model.parameters())
     assert update.digest() != initial.digest()
     base.check_unchanged()
+
+
+def test_the_learning_rate_falls_along_a_cosine_from_the_first_step_and_weights_do_not_decay(adapted, texts):
+    base, _ = adapted
+    with steps_of_adamw() as seen:
+        train(base, texts, replace(STEPS, learning_rate=0.01), seed=0)
+    rates = [step["lr"] for step in seen]
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)], rel=1e-12)
+    assert rates[0] == 0.01
+    assert {step["weight_decay"] for step in seen} == {0.0}
 
 
 def distance(update, initial):

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 import torch
-from worker_calls import break_client, die, fail, pid_after
+from worker_calls import break_client, die, die_while_answering, fail, pid_after
 
 from fedcore.clients.workers import Workers
 from fedcore.errors import BackendError, NonFiniteError, TrainingError
@@ -82,6 +82,17 @@ def test_a_worker_that_dies_is_named_with_what_to_do():
     with Workers(1) as alone:
         answers = alone.each([os.getpid, die])
         next(answers)()
+        with pytest.raises(BackendError, match=r"one of 1 ended with signal 9, expected an answer; .*run\.workers"):
+            next(answers)()
+
+
+def test_a_worker_that_dies_amid_its_answer_is_named_as_well():
+    with Workers(1) as alone:
+        answers = alone.each([os.getpid, die_while_answering])
+        next(answers)()
+        receive = alone._receive
+        # busy with other things, while half of the answer waits
+        alone._receive = lambda: (time.sleep(1.5), receive())
         with pytest.raises(BackendError, match=r"one of 1 ended with signal 9, expected an answer; .*run\.workers"):
             next(answers)()
 

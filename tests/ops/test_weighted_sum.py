@@ -143,6 +143,16 @@ def test_non_finite_bf16_is_seen_in_every_column(compiled, value):
             fc.ops.weighted_sum([bf16(row) for row in rows], np.full(12, 1 / 16), **compiled)
 
 
+@pytest.mark.parametrize("column", [(1 << 20) - 1, 1 << 20, (1 << 20) + 3])
+def test_a_nan_in_a_long_row_is_named_by_its_own_column(column):
+    """Columns are looked through 2**20 at a time."""
+    rows = np.zeros((2, (1 << 20) + 5), np.float32)
+    rows[1, column] = np.nan
+    with pytest.raises(NonFiniteError, match=f"row 1 holds nan at column {column};") as caught:
+        fc.ops.weighted_sum(rows, [1, 1], threads=1)
+    assert caught.value.column == column
+
+
 def test_every_finite_bf16_number(compiled):
     """Beside small and large ones, with weights from the least to the largest."""
     numbers = np.arange(1 << 16).astype(np.uint16)
