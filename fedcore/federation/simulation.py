@@ -223,7 +223,7 @@ def train_alone(federation: Federation) -> None:
     finished = {line["client"] for line in federation.folder.metrics.entries if line["arm"] == LOCAL_ONLY}
     steps = config.training.steps * config.run.rounds
     outcomes = federation.trained(
-        Alone(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.id))
+        Alone(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.seeded_by))
         for client in clients
         if client.id not in finished
     )
