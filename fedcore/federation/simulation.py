@@ -153,7 +153,8 @@ def with_privacy(federation: Federation) -> Federation:
         settings = with_honest(settings, masks, len(federation.clients))
     masked, open_arms = len(masks) == len(held), [arm.name for arm in config.arms if arm not in held]
     rounds, population = config.run.rounds, len(federation.clients)
-    private = open_private(settings, federation.folder, population, rounds, arms, masked, open_arms)
+    dealt = None if config.partition.kind == "column" else config.partition.kind
+    private = open_private(settings, federation.folder, population, rounds, arms, masked, open_arms, dealt)
     plan = private.plan
     federation.progress("privacy", 1, 1, noise_multiplier=plan.charged, noise_over_clip=plan.noise_of_mean)
     return replace(federation, private=private)

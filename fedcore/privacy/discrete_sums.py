@@ -61,7 +61,8 @@ def distributed_epsilon(
     norm       bound on a client's integer vector, in grid steps; replaced records move the sum by twice that
     dimension  coordinates of the vector
 
-    Nothing is sampled here: whoever runs the masked sum sees who takes part. Composed by ρ-zCDP, as `spent` says.
+    Nothing is sampled here: whoever runs the masked sum sees who takes part. Composed by ρ-zCDP, and with 2^-40 of δ a
+    round for masks that fail, as `spent` says.
     Raises PrivacyError naming the parameter, DependencyError.
     """
     check_delta(delta, population)
