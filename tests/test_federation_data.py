@@ -188,7 +188,10 @@ def users(folder: Path, change=lambda user, number, text: text, name=lambda user
     """What each of twenty users of a file trains on, and from which seed, where their texts may be changed."""
     path = folder / "users.jsonl"
     rows = [
-        {"body": change(u, t, f"User {u} wrote text {t}. And more words follow, number {u * t}."), "user": name(f"u{u}")}
+        {
+            "body": change(u, t, f"User {u} wrote text {t}. And more words follow, number {u * t}."),
+            "user": name(f"u{u}"),
+        }
         for u in range(20)
         for t in range(30)
     ]
