@@ -1,4 +1,4 @@
-"""Sums of discrete Gaussians: what they are said to cost against what they do, term by term and by exact divergences."""
+"""Sums of discrete Gaussians: what they are said to cost against what they do, by term and by divergence."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_integers_never_pass_the_bound(d, settings):
 
 
 def test_the_bound_is_the_papers():
-    """Theorem 1 of Kairouz, Liu and Steinke at c = 16 and D = 4096: c² + D/4 + √(2 ln 1/β) (c + √D/2), and (c + √D)²."""
+    """Theorem 1 of Kairouz, Liu and Steinke with c = 16, D = 4096: c² + D/4 + √(2 ln 1/β) (c + √D/2), and (c + √D)²."""
     assert mechanism(4096, grid=2.0**-4, beta=math.exp(-2)).bound == 256 + 1024 + 2 * (16 + 32)
     assert mechanism(4096, grid=2.0**-4, beta=math.exp(-8)).bound == 256 + 1024 + 4 * (16 + 32)
     assert mechanism(4, grid=2.0**-4, beta=math.exp(-8)).bound == (16 + 2) ** 2

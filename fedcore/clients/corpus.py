@@ -85,7 +85,8 @@ def split(
     side, so no held-out question's answer was seen in training. Hence the fraction is one in expectation. Raises
     ShapeError where a side would be empty.
     """
-    train, held = [], []
+    train: list[Document] = []
+    held: list[Document] = []
     for document in documents:
         (held if _drawn(seed, _key(document)) < held_out * 2**64 else train).append(document)
     if not train or not held:

@@ -67,8 +67,8 @@ class Privacy(Section):
     corrupt_clients: int = Field(
         default=0,
         ge=0,
-        description="mode distributed: clients in a sum whose noise hides nobody, since they are with whoever looks: at "
-        "least one counts, who looks itself",
+        description="mode distributed: clients in a sum that may leave their noise out, or look themselves; at least "
+        "one counts",
     )
     stream: Literal["chacha20", "aes256ctr"] = Field(
         default="chacha20", description="keyed stream of the noise; aes256ctr is faster where processors have AES"

@@ -67,8 +67,8 @@ def privacy_faults(config: Config, index: int, clients: int | None) -> list[str]
     private = sum(config.privacy_of(one) is not None for one in config.arms)
     if settings.mode == "distributed" and (exposed := config.run.rounds * private * EXPOSED) >= settings.delta:
         found.append(
-            f"privacy.delta: got {settings.delta:g}, expected more than {exposed:.2g}, the chance that masks fail in one "
-            f"of {config.run.rounds * private} rounds (2^-40 in each)"
+            f"privacy.delta: got {settings.delta:g}, expected more than {exposed:.2g}, the chance that masks fail in "
+            f"one of {config.run.rounds * private} rounds (2^-40 in each)"
         )
     if settings.separation is not None and settings.separation > config.run.rounds:
         found.append(
@@ -98,7 +98,7 @@ def _client_faults(config: Config, clients: int) -> list[str]:
         )
     elif settings.mode == "distributed" and corrupt_among(settings, clients) >= fewest:
         found.append(
-            f"privacy.fewest_clients: got {fewest} of {clients} clients, expected at least 2: whoever is in a sum knows "
-            "its own noise, and only that of others hides them from it"
+            f"privacy.fewest_clients: got {fewest} of {clients} clients, expected at least 2: whoever is in a sum "
+            "knows its own noise, and only that of others hides them from it"
         )
     return found

@@ -22,9 +22,9 @@ def scope(settings: Privacy, population: int, open_arms: Sequence[str], dealt: s
     )
     if dealt is not None:
         yield (
-            f'partition.kind = "{dealt}" deals one pile of texts: a neighbour has a dealt share replaced after dealing, '
-            "and who brings texts to the pile moves what all clients train on, which ε does not cover; with kind = "
-            '"column" what a client trains on is its own alone'
+            f'partition.kind = "{dealt}" deals one pile of texts: a neighbour has a dealt share replaced after '
+            "dealing, and who brings texts to the pile moves what all clients train on, which ε does not cover; with "
+            'kind = "column" what a client trains on is its own alone'
         )
     if settings.mode == "correlated":
         yield (

@@ -96,8 +96,8 @@ def open_private(
     """Open a private run, or begin it: the plan is made once, and an interrupted run goes on with it.
 
     rounds: of each arm. arms: the method and the start of each, asked for where there is no plan yet. masked: messages
-    are, in all arms. open_arms: those that are not private. dealt: as of `make_plan`. Raises PrivacyError, FormatError for a plan that was
-    changed or a budget that was tampered with or rolled back, MissingError without its sealing key.
+    are, in all arms. open_arms: those that are not private. dealt: as of `make_plan`. Raises PrivacyError, FormatError
+    for a plan that was changed or a budget that was tampered with or rolled back, MissingError without its sealing key.
     """
     sealing = sealing_key(settings, folder.private.folder)
     secret, plan_key = folder.private.secret(sealing), folder.private.plan_key(sealing)

@@ -188,8 +188,8 @@ def with_honest(privacy: Privacy, masks: Sequence[Secure], clients: int) -> Priv
             found.append(parameters_of(withstanding, clients, 1)[clients])
         except PrivacyError as error:
             raise error.with_message(
-                f"{error}; with [privacy] one participant, who knows its own noise, counts as corrupt at least; a smaller "
-                "secure.dropout may do"
+                f"{error}; with [privacy] one participant, who knows its own noise, counts as corrupt at least; "
+                "a smaller secure.dropout may do"
             ) from None
     most = min(p.min_honest for p in found) + corrupt
     fewest = privacy.fewest_clients or most

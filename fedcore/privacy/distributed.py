@@ -55,7 +55,8 @@ class Distributed(Rotation):
 
         A client of the sum knows its own noise: towards one, which reads what is decoded, ε holds with `corrupt` at
         least 1. Of δ each round takes 2^-40, the chance that masks fail (`fc.secagg.Parameters`). No sampling counts:
-        whoever runs the sum sees who takes part. It is `distributed_epsilon`, with the term of another stream. Raises PrivacyError naming the parameter, DependencyError.
+        whoever runs the sum sees who takes part. It is `distributed_epsilon`, with the term of another stream. Raises
+        PrivacyError naming the parameter, DependencyError.
         """
         check_delta(delta, population)
         check_relation("none", neighbours)

@@ -123,5 +123,5 @@ def test_too_few_functions_are_refused(documents):
         ShapeError, match="got 0 functions with a sentence of their own in 1 documents, expected at least 5"
     ):
         questions([Document("Just prose, no function at all.", "a")], 5, seed=0)
-    with pytest.raises(ShapeError, match="held_out: got 0.05 of 1 texts.*: 1 to train on and 0 held out"):
+    with pytest.raises(ShapeError, match=r"held_out: got 0\.05 of 1 texts.*: 1 to train on and 0 held out"):
         split(documents[:1])
