@@ -43,7 +43,7 @@ class Seed:
 
     def train(self, start: Update, number: int, client: Any, **options: Any) -> Update:
         """One client's adapter after its local steps."""
-        seed = client_seed(self.config, number, client.id)
+        seed = client_seed(self.config, number, client.seeded_by)
         return self.learner.train(start, client, self.config.training.steps, seed, **options)
 
     def run(self, method: Method) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Seed:
         """One client's adapter after training its core."""
         training = self.config.training
         settings = TrainingSettings(**training.model_dump())
-        seed = client_seed(self.config, number, client.id)
+        seed = client_seed(self.config, number, client.seeded_by)
         return train_core(self.learner._base, client.texts, settings, seed, start, fixed, client_id=client.id)
 
     def scores(self, method: Method, result: Aggregated, updates: list[Update]) -> dict[str, Any]:

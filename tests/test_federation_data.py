@@ -12,6 +12,7 @@ from fedcore.errors import ConfigError, FormatError, MissingError
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.data import continuations, load_texts
 from fedcore.federation.learner import silos_of, text_digest
+from fedcore.federation.messages import client_seed
 
 WORDS = [f"word{i}" for i in range(200)]
 
@@ -39,8 +40,8 @@ def texts(path: Path, partition: str = 'kind = "iid"', data: str = "", model: st
 def test_every_text_is_with_one_client_or_held_out(tmp_path):
     made = texts(jsonl(tmp_path), "clients = 4", "held_out = 0.1")
     dealt = [text for client in made.clients for text in client.texts]
-    assert len(dealt) == 180
-    assert len(made.held_out) == 20
+    assert 10 < len(made.held_out) < 30
+    assert len(dealt) + len(made.held_out) == 200
     assert len({*dealt, *made.held_out}) == 200
     assert sorted(document.text for document in made.public) == sorted(dealt)
 
@@ -207,3 +208,58 @@ def test_a_mistyped_data_set_says_where_it_was_looked_for_and_the_hub_is_asked_o
     )
     assert asked == ["nodata"]
     assert datasets.config.HF_HUB_OFFLINE is False
+
+
+def users(folder: Path, change=lambda user, number, text: text, name=lambda user: user) -> dict:
+    """What each of twenty users of a file trains on, and from which seed, where their texts may be changed."""
+    path = folder / "users.jsonl"
+    rows = [
+        {
+            "body": change(u, t, f"User {u} wrote text {t}. And more words follow, number {u * t}."),
+            "user": name(f"u{u}"),
+        }
+        for u in range(20)
+        for t in range(30)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["body"]))
+    config = parse_config(
+        f'[model]\nsource = "m"\n[data]\nsource = "{path}"\ntext = "body"\n'
+        '[partition]\nkind = "column"\ncolumn = "user"\nmin_examples = 2\n',
+        "c.toml",
+    )
+    found = {
+        next(iter(client.labels)): (client.texts, client_seed(config, 3, client.seeded_by))
+        for client in load_texts(config).clients
+    }
+    assert len({seed for _, seed in found.values()}) == 20
+    return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda u, t, text: f"Quite another thing {t}: " + text if u == 7 else text,
+        lambda u, t, text: None if u == 7 and t >= 10 else text,
+        lambda u, t, text: f"User 3 wrote text {t}. And more words follow, number {3 * t}." if u == 7 else text,
+    ],
+    ids=["other words", "fewer", "copies of another's"],
+)
+def test_one_users_texts_move_no_other_users_training(tmp_path, change):
+    before, after = users(tmp_path), users(tmp_path, change)
+    assert before["u7"] != after["u7"]
+    assert {u: x for u, x in before.items() if u != "u7"} == {u: x for u, x in after.items() if u != "u7"}
+
+
+def test_one_users_name_moves_no_other_users_training(tmp_path):
+    before, after = users(tmp_path), users(tmp_path, name=lambda user: "zz" if user == "u7" else user)
+    assert before.pop("u7")[0] == after.pop("zz")[0]
+    assert before == after
+
+
+def test_too_few_texts_to_hold_one_out_are_refused_in_one_line(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        texts(jsonl(tmp_path, 20), "clients = 1", "held_out = 0.0005")
+    assert str(caught.value) == (
+        "data.held_out: got 0.0005 of 20 texts, each held out or not by its own hash: 20 to train on and 0 held out, "
+        "expected some of each; bring more texts, or take another fraction or seed"
+    )

@@ -67,7 +67,7 @@ def refused(tmp_path, body, error=PrivacyError) -> str:
             "arm 'b': .*: adversary = 'malicious', but the round trusts",
         ),
         ("largest_epsilon = 1", NOISE + arms(a=FFA), "arm 'a': .*: largest_epsilon = 1.*, but the round leads to 8"),
-        ("smallest_cohort = 7", NOISE + arms(a=FFA), "arm 'a': .*: smallest_cohort = 7, but only 5 honest"),
+        ("smallest_cohort = 7", NOISE + arms(a=FFA), "arm 'a': .*: smallest_cohort = 7, but only 4 honest"),
         (
             "largest_epsilon = 9\nsecure = false",
             NOISE + arms(a=FFA + "secure = false\n"),
@@ -114,7 +114,7 @@ def test_a_policy_that_cannot_be_read_is_noticed_before_anything_is_done(tmp_pat
 
 
 def test_what_clients_allow_runs(tmp_path, policy):
-    policy.write_text(f'smallest_cohort = 5\nmodel = "{"f" * 64}"\nmethods = ["mean", "ffa_lora"]\nsecure = true\n')
+    policy.write_text(f'smallest_cohort = 4\nmodel = "{"f" * 64}"\nmethods = ["mean", "ffa_lora"]\nsecure = true\n')
     top = f'secure = {{ policy = "{policy}" }}\n'
     plain = run(tmp_path / "plain", arms(a=MEAN, b=FFA), top=top)
     with policy.open("a") as file:

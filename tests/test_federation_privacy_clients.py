@@ -16,8 +16,16 @@ import fedcore as fc
 from fedcore.cli import main
 from fedcore.errors import FormatError, PrivacyError, Void
 from fedcore.federation import client_noise, private_round
+from fedcore.federation.config_privacy import Privacy
+from fedcore.federation.config_secure import Secure
 from fedcore.federation.folder import RunFolder
+from fedcore.federation.privacy_mechanisms import distributed, multiplier_for
+from fedcore.federation.privacy_notes import scope
 from fedcore.federation.private_run import read_plan
+from fedcore.federation.secure_sum import with_honest
+from fedcore.privacy import secagg
+from fedcore.privacy.accountant import spent
+from fedcore.privacy.discrete_sums import charge_of_sum
 from fedcore.report.html import write_report
 from fedcore.report.privacy import lines
 from fedcore.report.table import rows
@@ -36,7 +44,7 @@ def test_noise_at_each_client_adds_up_and_nothing_else_leaves_it(tmp_path):
     folder, plan = run(tmp_path / "run", config(SMALL + 'mode = "local"\n', rounds=1)), read_plan(tmp_path / "run")
     assert plan.neighbours == "replace_one"
     assert plan.charged == pytest.approx(2 * fc.privacy.noise_multiplier(epsilon=20, delta=1e-5), rel=1e-3)
-    _, alone, note = plan.notes
+    *_, alone, note = plan.notes
     assert "the budget is of this run alone" in alone
     assert f"signal-to-noise ratio of a round is at most {math.sqrt(5) / plan.charged / math.sqrt(12):.2g}" in note
     learner, start = fake.FakeLearner(), fc.privacy.orthonormal(fake.FakeLearner().initial())
@@ -87,8 +95,9 @@ def test_noise_of_all_clients_together_hides_the_sum_and_too_few_void_the_round(
     (entry,) = folder.ledger.entries
     assert entry["privacy"]["epsilon"] == pytest.approx(45, rel=2e-3)
     assert entry["privacy"]["epsilon"] <= 45
-    # of five honest clients where the noise is made for four
-    assert entry["privacy"]["noise_of_mean"] == pytest.approx(plan.charged * math.sqrt(5 / 4) / 5, rel=0.1)
+    # of five clients where the noise is made for the three beside a fourth, who knows its own
+    assert entry["privacy"]["noise_of_mean"] == pytest.approx(plan.charged * math.sqrt(5 / 3) / 5, rel=0.1)
+    assert any("ε holds towards the participants too" in note for note in plan.notes)
     reached = np.float64(folder.rounds.load_global("one", 1, entry["output"]).tensors[B])
     learner, start = fake.FakeLearner(), fc.privacy.orthonormal(fake.FakeLearner().initial())
     true = [learner.train(start, c, 12, fake_seed(c.id), trains=("b",)).tensors[B] for c in fake.texts().clients]
@@ -106,6 +115,32 @@ def test_noise_of_all_clients_together_hides_the_sum_and_too_few_void_the_round(
     said = lines(read_plan(tmp_path / "void"), rows(folder.metrics.entries), folder.ledger.entries)
     assert f"one round 1: {client_noise.FEW}" in said
     assert folder.private.kept("one", 1)["void"] == "3 messages of at least 4"
+
+
+@pytest.mark.parametrize("clients", [2, 3, 5, 8])
+@pytest.mark.parametrize("masks", [[], [Secure()], [Secure(adversary="semi_honest", dropout=0.0)]])
+def test_epsilon_holds_towards_a_participant_who_knows_its_own_noise(clients, masks):
+    settings = Privacy(epsilon=4, delta=1e-3, mode="distributed")
+    if masks and clients == 2:
+        with pytest.raises(PrivacyError, match="one participant, who knows its own noise, counts as corrupt"):
+            with_honest(settings, masks, clients)
+        return
+    settings = with_honest(settings, masks, clients) if masks else settings
+    plan = {"epsilon": 4, "delta": 1e-3, "rounds": 4, "sampling": "none", "concentrated": True, "dimension": 8192}
+    multiplier = multiplier_for(settings, clients, 1000, fc.privacy.noise_multiplier(**plan))
+    made = distributed(settings, clients, 1000, multiplier)
+    assert made.fewest > made.corrupt >= 1
+    # the noises of the fewest in a sum, but its own
+    seen = charge_of_sum(made.sigma, made.fewest - 1, math.sqrt(made.bound), made.padded, 4)
+    assert spent([seen], 1e-3, "none", "add_remove") <= 4
+    if masks:
+        assert secagg.Parameters.for_distributed(made, adversary=masks[0].adversary).corrupt >= 1
+
+
+def test_a_sum_of_one_has_no_other_participant():
+    settings = Privacy(epsilon=4, delta=1e-3, mode="distributed")
+    assert distributed(settings, 1, 10, 1.0).corrupt == 0
+    assert not any("participants" in note for note in scope(settings, 1, ()))
 
 
 def test_a_sum_is_charged_before_it_is_unmasked_and_a_void_under_masks_stays_charged(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from fedcore.errors import ConfigError, LayoutError, MissingError, PrivacyError,
 from fedcore.federation import client_noise, private_round
 from fedcore.federation.config_file import parse_config, to_toml
 from fedcore.federation.folder import RunFolder
+from fedcore.federation.privacy_notes import scope
 from fedcore.federation.private_run import read_plan
 from fedcore.lora import METHODS
 from fedcore.privacy import Budget, Distributed, orthonormal
@@ -103,6 +104,9 @@ def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, finished, c
     assert "warning: bare: not private" in (path / "report.html").read_text()
     assert not any("not private" in note for note in read_plan(finished).notes)
     assert any("their number, 5, is public" in note for note in read_plan(finished).notes)
+    dealt = 'partition.kind = "iid" deals one pile of texts: a neighbour has a dealt share replaced after dealing'
+    assert any(note.startswith(dealt) for note in read_plan(finished).notes)
+    assert not any("dealt" in note for note in scope(config().privacy, 5, ()))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +131,14 @@ def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, finished, c
         ({"privacy": SMALL + 'mode = "local"\nper_module = true\n'}, "need the norms at the server"),
         ({"privacy": SMALL + "fewest_clients = 3\n"}, 'are of mode = "distributed"'),
         ({"privacy": SMALL + 'mode = "distributed"\ncorrupt_clients = 5\n'}, "privacy.corrupt_clients: got 5"),
+        (
+            {"privacy": SMALL + 'mode = "distributed"\nfewest_clients = 1\n'},
+            "privacy.fewest_clients: got 1 of 5 clients, expected at least 2",
+        ),
+        (
+            {"privacy": 'epsilon = 8\ndelta = 1e-12\nmode = "distributed"\n'},
+            "privacy.delta: got 1e-12, expected more than 1.8e-12, the chance that masks fail in one of 2 rounds",
+        ),
         ({"aggregation": 'weights = "counts"\n'}, 'aggregation.weights: got "counts" with [privacy]'),
         ({"model": "[model.pretrain]"}, "model.pretrain.label: missing with [privacy]"),
         ({"method": "fedit"}, "their noises multiply in B · A"),

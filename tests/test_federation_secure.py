@@ -202,7 +202,7 @@ def test_noise_counts_on_no_more_honest_clients_than_masks_make_certain(adversar
     secure, given = Secure(adversary=adversary), Privacy(epsilon=8, delta=1e-5, mode="distributed")
     for clients, corrupt in ((20, 5), (300, 0), (100, 20)):
         settings = with_honest(given.model_copy(update={"corrupt_clients": corrupt}), [secure], clients)
-        assert settings.corrupt_clients == max(corrupt, clients // 10)
+        assert settings.corrupt_clients == max(corrupt, clients // 10, 1)
         mechanism = Distributed(1.0, 1.0, clients, settings.fewest_clients, settings.corrupt_clients, 16, bytes(32))
         for dropout in (None, secure.dropout):
             p = secagg.Parameters.for_distributed(mechanism, adversary=adversary, dropout=dropout)

@@ -81,6 +81,28 @@ def test_integers_never_pass_the_bound(d, settings):
     assert math.sqrt(one.bound) <= one.clip / one.step + math.sqrt(one.padded)
 
 
+def test_the_bound_is_the_papers():
+    """Theorem 1 of Kairouz, Liu and Steinke with c = 16, D = 4096: c² + D/4 + √(2 ln 1/β) (c + √D/2), and (c + √D)²."""
+    assert mechanism(4096, grid=2.0**-4, beta=math.exp(-2)).bound == 256 + 1024 + 2 * (16 + 32)
+    assert mechanism(4096, grid=2.0**-4, beta=math.exp(-8)).bound == 256 + 1024 + 4 * (16 + 32)
+    assert mechanism(4, grid=2.0**-4, beta=math.exp(-8)).bound == (16 + 2) ** 2
+
+
+def test_grids_so_fine_that_squares_pass_64_bits_are_refused():
+    one = {"clients": 1, "fewest": 1, "corrupt": 0, "noise_multiplier": 0.02}
+    with pytest.raises(PrivacyError) as caught:
+        mechanism(65536, grid=2.0**-32, **one)
+    assert str(caught.value) == (
+        "grid: 2.32831e-10 makes integers whose squares may add up to 1.84e+19, expected less than 2**63; take a "
+        "coarser grid"
+    )
+    fine, spike = mechanism(65536, grid=2.0**-31, **one), np.zeros(65536, np.float32)
+    spike[0] = 1
+    for update in (spike, fine._signs):
+        rounded = fine._rounded(update, KEYS[0])
+        assert 2**61 < sum(int(q) ** 2 for q in rounded.tolist()) <= fine.bound
+
+
 def test_roundings_above_the_bound_are_thrown_away():
     """At β near 1 plain rounding passes the bound now and then; what is sent never does, and differs then."""
     one = mechanism(256, beta=0.999, grid=2.0**-5)
@@ -121,6 +143,16 @@ def test_an_update_that_is_not_finite_counts_as_zeros(value):
     found = one.encode(update, KEYS[0]).astype(np.int64)
     centred = np.where(found >= one.modulus // 2, found - one.modulus, found)
     assert abs(centred.std() / one.sigma - 1) < 0.2
+
+
+def test_another_rounds_seed_draws_other_noise_under_one_key():
+    """Zeros are zeros however they are turned, so that the messages differ by their noise alone."""
+    one, zeros = mechanism(300), np.zeros(300, np.float32)
+    other = replace(one, seed=bytes(32))
+    assert one.inputs_digest(zeros) != other.inputs_digest(zeros)
+    sent = [each.encode(zeros, KEYS[0]).astype(np.int64) for each in (one, one, other)]
+    assert np.array_equal(sent[0], sent[1])
+    assert (sent[0] != sent[2]).mean() > 0.9
 
 
 def test_noise_is_bound_to_the_update_and_repeats_with_it():

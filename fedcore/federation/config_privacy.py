@@ -65,7 +65,10 @@ class Privacy(Section):
         default=None, description="mode distributed: fewer messages in a sum void the round; all clients if absent"
     )
     corrupt_clients: int = Field(
-        default=0, ge=0, description="mode distributed: clients in a sum that may leave their noise out"
+        default=0,
+        ge=0,
+        description="mode distributed: clients in a sum that may leave their noise out, or look themselves; at least "
+        "one counts",
     )
     stream: Literal["chacha20", "aes256ctr"] = Field(
         default="chacha20", description="keyed stream of the noise; aes256ctr is faster where processors have AES"

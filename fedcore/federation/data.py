@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedcore.errors import ConfigError, DependencyError, FormatError, MissingError
+from fedcore.errors import ConfigError, DependencyError, FormatError, MissingError, ShapeError
 from fedcore.federation.config import Config
 from fedcore.federation.config_data import BUILT_IN_TEXTS
 from fedcore.federation.partition import partition
@@ -25,11 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Client:
-    """What one client holds. `labels` counts its texts by label (all under '' where the data has no labels)."""
+    """What one client holds.
+
+    labels  counts its texts by label (all under '' where the data has no labels)
+    drawn   what its batches are drawn by, where that is not its id
+    """
 
     id: str
     texts: tuple[str, ...]
     labels: dict[str, int]
+    drawn: str = ""
+
+    @property
+    def seeded_by(self) -> str:
+        """What `client_seed` takes of it."""
+        return self.drawn or self.id
 
 
 @dataclass(frozen=True)
@@ -50,21 +60,24 @@ class Texts:
 def load_texts(config: Config) -> Texts:
     """Read, split and deal the texts as the configuration says; the same seed gives the same result.
 
+    In a partition by column, what one client trains on, and by which seed, depends on its texts and label alone.
     Raises MissingError, FormatError (file and line), ConfigError (key) or DependencyError.
     """
     from fedcore.clients.corpus import split
 
     seed, settings = config.run.seed, config.data
     public, documents = _public(_documents(config), config.model.pretrain.label if config.model.pretrain else None)
-    training, held_out = split(documents, settings.held_out, seed)
+    try:
+        training, held_out = split(documents, settings.held_out, seed)
+    except ShapeError as error:
+        raise ConfigError(f"data.{error}") from None
     held_out = [held_out[i] for i in np.random.default_rng([seed, 0x68656C64]).permutation(len(held_out))]
     shares = partition([d.label for d in training], config.partition, seed)
     clients = []
     for share in shares:
         own = [training[i] for i in share.indices]
-        clients.append(
-            Client(share.client_id, tuple(d.text for d in own), dict(sorted(Counter(d.label for d in own).items())))
-        )
+        labels = dict(sorted(Counter(d.label for d in own).items()))
+        clients.append(Client(share.client_id, tuple(d.text for d in own), labels, share.drawn))
     limited = held_out[: settings.held_out_limit]
     return Texts(
         tuple(clients),

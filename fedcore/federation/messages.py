@@ -32,7 +32,7 @@ def gather(
     options = training_options(federation, arm, number, start)
     steps, mu = config.training.steps, config.training.proximal_mu
     updates = federation.trained(
-        Training(start.of(client.id), client, steps, client_seed(config, number, client.id), mu, options)
+        Training(start.of(client.id), client, steps, client_seed(config, number, client.seeded_by), mu, options)
         for client in federation.clients
         if client.id not in receipts
     )
@@ -92,7 +92,7 @@ def server_update(
     assert client is not None, "the configuration is checked for [server] data"
     if SERVER not in receipts:
         with clock.phase("training"):
-            seed, training = client_seed(config, number, client.id), config.training
+            seed, training = client_seed(config, number, client.seeded_by), config.training
             asked = Training(broadcast, client, training.steps, seed, training.proximal_mu)
             update = next(federation.trained([asked]))()
         with clock.phase("journal"):

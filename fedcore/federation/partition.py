@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,14 @@ _TRIES = 1000
 
 @dataclass(frozen=True)
 class Share:
-    """One client's part: its id, which names its files, and the positions of its examples, ascending."""
+    """One client's part: its id, which names its files, and the positions of its examples, ascending.
+
+    drawn: what the client's batches are drawn by where its id, a number among all clients, depends on theirs
+    """
 
     client_id: str
     indices: np.ndarray
+    drawn: str = ""
 
 
 def partition(labels: Sequence[str], settings: Partition, seed: int) -> list[Share]:
@@ -41,7 +46,10 @@ def partition(labels: Sequence[str], settings: Partition, seed: int) -> list[Sha
     else:
         parts = by_value(labels)
     width = len(str(len(parts) - 1))
-    shares = [Share(f"client-{i:0{width}d}", np.sort(part)) for i, part in enumerate(parts)]
+    shares = [
+        Share(f"client-{i:0{width}d}", np.sort(part), _named(labels[part[0]]) if settings.kind == "column" else "")
+        for i, part in enumerate(parts)
+    ]
     smallest = min(shares, key=lambda share: len(share.indices))
     if len(smallest.indices) < settings.min_examples:
         raise ConfigError(
@@ -49,6 +57,11 @@ def partition(labels: Sequence[str], settings: Partition, seed: int) -> list[Sha
             f"{settings.min_examples}; lower min_examples or bring more texts"
         )
     return shares
+
+
+def _named(label: str) -> str:
+    """A column client's label, as long as an id: SHA-256."""
+    return hashlib.sha256(label.encode(errors="surrogatepass")).hexdigest()
 
 
 def iid(count: int, clients: int, generator: np.random.Generator) -> list[np.ndarray]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fedcore.errors import PrivacyError, RuleError
 from fedcore.federation.config import Config
 from fedcore.federation.methods import method_of
-from fedcore.privacy.accountant import check_delta
+from fedcore.federation.privacy_mechanisms import corrupt_among
+from fedcore.privacy.accountant import EXPOSED, check_delta
 from fedcore.privacy.combination import not_summed, refusals
 
 
@@ -63,6 +64,12 @@ def privacy_faults(config: Config, index: int, clients: int | None) -> list[str]
             f"arms[{index}].attack: got one with [privacy]: attacks are crafted from the messages of a round's honest "
             "clients, and who those are is private; leave one of the two out"
         )
+    private = sum(config.privacy_of(one) is not None for one in config.arms)
+    if settings.mode == "distributed" and (exposed := config.run.rounds * private * EXPOSED) >= settings.delta:
+        found.append(
+            f"privacy.delta: got {settings.delta:g}, expected more than {exposed:.2g}, the chance that masks fail in "
+            f"one of {config.run.rounds * private} rounds (2^-40 in each)"
+        )
     if settings.separation is not None and settings.separation > config.run.rounds:
         found.append(
             f"privacy.separation: got {settings.separation} of {config.run.rounds} rounds, expected at most all, with "
@@ -88,5 +95,10 @@ def _client_faults(config: Config, clients: int) -> list[str]:
         found.append(
             f"privacy.corrupt_clients: got {settings.corrupt_clients} of at least {fewest} clients in a sum, expected "
             "fewer: only honest clients' noise counts"
+        )
+    elif settings.mode == "distributed" and corrupt_among(settings, clients) >= fewest:
+        found.append(
+            f"privacy.fewest_clients: got {fewest} of {clients} clients, expected at least 2: whoever is in a sum "
+            "knows its own noise, and only that of others hides them from it"
         )
     return found

@@ -37,6 +37,14 @@ def correlated(settings: Privacy, expected: int, multiplier: float, rounds: int)
     )
 
 
+def corrupt_among(settings: Privacy, clients: int) -> int:
+    """Clients of a sum, in mode "distributed", whose noise hides nobody.
+
+    At least one where there are others: whoever is in the sum knows its own noise, and may read what is published.
+    """
+    return max(settings.corrupt_clients, min(1, clients - 1))
+
+
 def distributed(settings: Privacy, clients: int, numbers: int, multiplier: float, seed: bytes = b"") -> Distributed:
     """The mechanism of a round in mode "distributed" at a noise multiplier of the sum."""
     return Distributed(
@@ -44,7 +52,7 @@ def distributed(settings: Privacy, clients: int, numbers: int, multiplier: float
         noise_multiplier=multiplier,
         clients=clients,
         fewest=settings.fewest_clients or clients,
-        corrupt=settings.corrupt_clients,
+        corrupt=corrupt_among(settings, clients),
         dimension=numbers,
         seed=seed or bytes(KEY_BYTES),
         stream=settings.stream,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fedcore.federation.config_privacy import Privacy
-from fedcore.federation.privacy_mechanisms import correlated
+from fedcore.federation.privacy_mechanisms import correlated, corrupt_among
 from fedcore.privacy.factorization import Factor
 
 
-def scope(settings: Privacy, population: int, open_arms: Sequence[str]) -> Iterator[str]:
-    """Towards whom ε holds, and of what."""
+def scope(settings: Privacy, population: int, open_arms: Sequence[str], dealt: str | None = None) -> Iterator[str]:
+    """Towards whom ε holds, and of what. dealt: partition.kind, where it deals one pile of texts to the clients."""
     if open_arms:
         yield (
             f"warning: {', '.join(open_arms)}: not private, on the same clients: ε holds for the releases of the "
@@ -20,6 +20,12 @@ def scope(settings: Privacy, population: int, open_arms: Sequence[str]) -> Itera
         "metrics are not covered: held-out texts come from the same pool as the clients', and losses on them are "
         "published as they are"
     )
+    if dealt is not None:
+        yield (
+            f'partition.kind = "{dealt}" deals one pile of texts: a neighbour has a dealt share replaced after '
+            "dealing, and who brings texts to the pile moves what all clients train on, which ε does not cover; with "
+            'kind = "column" what a client trains on is its own alone'
+        )
     if settings.mode == "correlated":
         yield (
             f"a neighbour of these {population} clients is the same clients in the same turns with one {settings.unit} "
@@ -42,6 +48,11 @@ def scope(settings: Privacy, population: int, open_arms: Sequence[str]) -> Itera
             f"a neighbour of these clients is the same clients with one {settings.unit} that has {hidden}; who takes "
             "part is seen, and its noise is in the sum either way"
         )
+        if (known := corrupt_among(settings, population)) > 0:
+            yield (
+                f"ε holds towards the participants too, who know their own noise: that of {known} in a sum is not "
+                "counted, for them alone or with the server"
+            )
 
 
 def notes_on(settings: Privacy, noise: float, both_factors: bool, masked: bool, rounds: int) -> Iterator[str]:

@@ -76,6 +76,7 @@ def make_plan(
     before: Sequence[Charge],
     masked: bool = False,
     open_arms: Sequence[str] = (),
+    dealt: str | None = None,
 ) -> Plan:
     """The plan of a run.
 
@@ -84,6 +85,7 @@ def make_plan(
     before  what the population's budget was charged already
     masked  whether the server sees sums alone
     open_arms  names of the arms beside these that are not private
+    dealt   partition.kind, where it deals one pile of texts to the clients
 
     Raises PrivacyError naming the parameter, PrivacyBudgetError where nothing is left.
     """
@@ -136,7 +138,7 @@ def make_plan(
         samples=samples,
         noise_of_mean=noise,
         notes=(
-            *scope(settings, population, open_arms),
+            *scope(settings, population, open_arms, dealt),
             *notes_on(settings, noise, any(set(method.sends()) == {"a", "b"} for method, _ in arms), masked, rounds),
         ),
         separation=settings.separation,

@@ -174,7 +174,8 @@ def gather(
     steps, mu = config.training.steps, config.training.proximal_mu
     left = [client for client in clients if client.id not in receipts]
     updates = federation.trained(
-        Training(start.adapter, client, steps, client_seed(config, number, client.id), mu, options) for client in left
+        Training(start.adapter, client, steps, client_seed(config, number, client.seeded_by), mu, options)
+        for client in left
     )
     for client in left:
         with clock.phase("training"):

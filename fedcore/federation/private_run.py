@@ -91,19 +91,20 @@ def open_private(
     arms: Callable[[], Sequence[tuple[Method, Start]]],
     masked: bool = False,
     open_arms: Sequence[str] = (),
+    dealt: str | None = None,
 ) -> PrivateRun:
     """Open a private run, or begin it: the plan is made once, and an interrupted run goes on with it.
 
     rounds: of each arm. arms: the method and the start of each, asked for where there is no plan yet. masked: messages
-    are, in all arms. open_arms: those that are not private. Raises PrivacyError, FormatError for a plan that was
-    changed or a budget that was tampered with or rolled back, MissingError without its sealing key.
+    are, in all arms. open_arms: those that are not private. dealt: as of `make_plan`. Raises PrivacyError, FormatError
+    for a plan that was changed or a budget that was tampered with or rolled back, MissingError without its sealing key.
     """
     sealing = sealing_key(settings, folder.private.folder)
     secret, plan_key = folder.private.secret(sealing), folder.private.plan_key(sealing)
     if not (folder.path / PLAN).exists():
         shared = _budget(settings, folder, population, None)
         head, before = shared.head, shared.charges
-        made = make_plan(settings, population, rounds, arms(), before, masked, open_arms)
+        made = make_plan(settings, population, rounds, arms(), before, masked, open_arms, dealt)
         said = made.as_json() | {"head": head}
         text = json.dumps(said | {"mac": _mac(said, plan_key)}, indent=1)
         write_atomically(folder.path / PLAN, f"{text}\n".encode())

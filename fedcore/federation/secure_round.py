@@ -170,7 +170,7 @@ def gather(
 def asked(federation: Federation, arm: Arm, start: Start, client: Client, number: int) -> Training:
     """What a client trains in a round."""
     config, options = federation.config, training_options(federation, arm, number, start)
-    seed, training = client_seed(config, number, client.id), config.training
+    seed, training = client_seed(config, number, client.seeded_by), config.training
     return Training(start.of(client.id), client, training.steps, seed, training.proximal_mu, options)
 
 

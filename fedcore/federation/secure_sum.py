@@ -14,6 +14,7 @@ from fedcore.errors import PrivacyError
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.config_privacy import Privacy
 from fedcore.federation.config_secure import Secure
+from fedcore.federation.privacy_mechanisms import corrupt_among
 from fedcore.federation.start import Start
 from fedcore.privacy import secagg
 
@@ -174,14 +175,22 @@ def still(settings: Secure, sums: Sums) -> list[str]:
 def with_honest(privacy: Privacy, masks: Sequence[Secure], clients: int) -> Privacy:
     """[privacy] for the fewest honest clients that a sum under masks has: their noise is all that counts.
 
-    Raises PrivacyError where no parameters withstand as many corrupt clients, or where privacy.fewest_clients counts on
-    more honest ones than are certain in a sum that a malicious server can learn.
+    One client at least counts as corrupt, in the noise and in the masks: ε is to hold towards a participant, who knows
+    its own noise, and what the server tells it. Raises PrivacyError where no parameters withstand as many corrupt
+    clients, or where privacy.fewest_clients counts on more honest ones than are certain in a sum that a malicious
+    server can learn.
     """
-    corrupt = max(privacy.corrupt_clients, *(int(secure.corrupt * clients + 1e-9) for secure in masks))
+    corrupt = max(corrupt_among(privacy, clients), *(int(secure.corrupt * clients + 1e-9) for secure in masks))
     found = []
     for secure in masks:
         withstanding = secure.model_copy(update={"corrupt": corrupt / clients, "groups": None})
-        found.append(parameters_of(withstanding, clients, 1)[clients])
+        try:
+            found.append(parameters_of(withstanding, clients, 1)[clients])
+        except PrivacyError as error:
+            raise error.with_message(
+                f"{error}; with [privacy] one participant, who knows its own noise, counts as corrupt at least; "
+                "a smaller secure.dropout may do"
+            ) from None
     most = min(p.min_honest for p in found) + corrupt
     fewest = privacy.fewest_clients or most
     if fewest > most and any(p.malicious for p in found):

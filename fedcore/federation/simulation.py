@@ -153,7 +153,8 @@ def with_privacy(federation: Federation) -> Federation:
         settings = with_honest(settings, masks, len(federation.clients))
     masked, open_arms = len(masks) == len(held), [arm.name for arm in config.arms if arm not in held]
     rounds, population = config.run.rounds, len(federation.clients)
-    private = open_private(settings, federation.folder, population, rounds, arms, masked, open_arms)
+    dealt = None if config.partition.kind == "column" else config.partition.kind
+    private = open_private(settings, federation.folder, population, rounds, arms, masked, open_arms, dealt)
     plan = private.plan
     federation.progress("privacy", 1, 1, noise_multiplier=plan.charged, noise_over_clip=plan.noise_of_mean)
     return replace(federation, private=private)
@@ -223,7 +224,7 @@ def train_alone(federation: Federation) -> None:
     finished = {line["client"] for line in federation.folder.metrics.entries if line["arm"] == LOCAL_ONLY}
     steps = config.training.steps * config.run.rounds
     outcomes = federation.trained(
-        Alone(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.id))
+        Alone(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.seeded_by))
         for client in clients
         if client.id not in finished
     )

@@ -30,6 +30,8 @@ NEIGHBOURS = ("add_remove", "replace_one")
 BITS = 99
 #: streams that noise is drawn from, as in `ops.discrete_gaussian`
 STREAMS = ("chacha20", "aes256ctr")
+#: chance, at most, that masks leave some message of a round open: 2**`secagg.search.SECURITY`
+EXPOSED = 2.0**-40
 #: width of the steps that privacy losses are rounded up to, where those of one release span about WIDTH and of all
 #: together COMPOSED; wider ones where they span more
 INTERVAL, WIDTH, COMPOSED = 1e-4, 10.0, 100.0
@@ -42,7 +44,7 @@ class Charge:
     """`rounds` releases with one noise multiplier and sampling rate, each of `dimension` noise samples.
 
     concentrated  what is known of the noise is ρ-zCDP alone, that of a Gaussian with this multiplier: sums of discrete
-                  Gaussians (`fedcore.privacy.discrete_sums`). Never sampled
+                  Gaussians (`fedcore.privacy.discrete_sums`), under masks as a rule. Never sampled
     stream        that the noise is drawn from
     """
 
@@ -84,6 +86,11 @@ class Charge:
         blocks = (MOST_TERMS + TIES) * self.dimension if self.stream == "aes256ctr" else 0
         return self.rounds * (self.dimension * 2.0**-BITS + blocks**2 * 2.0**-129)
 
+    @property
+    def exposed(self) -> float:
+        """Chance, at most, that masks leave a message of any round open: no noise but its client's is in that."""
+        return self.rounds * EXPOSED if self.concentrated else 0.0
+
 
 def check_delta(delta: float, population: int | None = None) -> float:
     """δ as a float. Raises PrivacyError unless 0 < δ < 1, and δ < 1/n for a population of n records.
@@ -123,7 +130,7 @@ def check_relation(sampling: str, neighbours: str, charges: Iterable[Charge] = (
 
 
 def spent(charges: Iterable[Charge], delta: float, sampling: str, neighbours: str, interval: float = INTERVAL) -> float:
-    """ε at `delta` of all charges together; 0.0 for none, inf where δ is less than the samplers' own distance.
+    """ε at `delta` of all charges together; 0.0 for none, inf where δ is less than what samplers and masks take.
 
     One closed form where nobody is sampled (rate 1), or at so little noise that a sample hides nobody either: composed
     Gaussians are one Gaussian, μ² = Σ rounds (s/z)² with s = 1 or 2, and Balle and Wang 2018 (arXiv 1805.06530, Theorem
@@ -139,7 +146,7 @@ def spent(charges: Iterable[Charge], delta: float, sampling: str, neighbours: st
     gives a larger ε. Where a charge is `concentrated`, all compose as ρ-zCDP, ρ = Σ rounds (s/z)²/2: none is sampled.
 
     The noise that is drawn is not the one that is analysed but within η = Σ `Charge.distance` of it in total variation,
-    so that (1 + e^ε) η is part of δ.
+    so that (1 + e^ε) η is part of δ. So is Σ `Charge.exposed`, by which masks fail whatever the clients' data are.
     """
     grouped: dict[tuple[float, float], int] = {}
     distance, concentrated = 0.0, False
@@ -147,9 +154,12 @@ def spent(charges: Iterable[Charge], delta: float, sampling: str, neighbours: st
         key = (charge.noise_multiplier, charge.sampling_rate)
         grouped[key] = grouped.get(key, 0) + charge.rounds
         distance += charge.distance
+        delta -= charge.exposed
         concentrated = concentrated or charge.concentrated
     if not grouped:
         return 0.0
+    if delta <= 0:
+        return math.inf
     groups = tuple(sorted(grouped.items()))
     found, left = 0.0, delta
     for _ in range(30):  # the term is as a rule so small a part of δ that the second pass settles it

@@ -33,11 +33,12 @@ def concentrated(sigma: float, clients: int, norm: float, dimension: int) -> flo
     """ρ of ρ-zCDP for the sum of n clients' noise against a change of an integer vector by at most `norm`.
 
     ρ = ½ min(m² + 2τD, m² + 2 m₁ τ + τ² D, (m + τ√D)²) with m = norm/(√n σ) and m₁ = ‖change‖₁/(√n σ), where
-    ‖x‖₁ <= min(√D ‖x‖₂, ‖x‖₂²) for an integer vector. The paper's first term is m² + τD/2 at best; this one is larger.
+    ‖x‖₁ <= ‖x‖₂² for an integer vector; ‖x‖₁ <= √D ‖x‖₂ is in the third bound. The paper's first term is m² + τD/2 at
+    best; this one is larger.
     """
     scale, far = math.sqrt(clients) * sigma, tau(sigma, clients)
     m = norm / scale
-    m1 = min(math.sqrt(dimension) * norm, norm**2) / scale
+    m1 = norm**2 / scale
     return 0.5 * min(
         m**2 + 2 * far * dimension, m**2 + 2 * m1 * far + far**2 * dimension, (m + far * math.sqrt(dimension)) ** 2
     )
@@ -61,7 +62,8 @@ def distributed_epsilon(
     norm       bound on a client's integer vector, in grid steps; replaced records move the sum by twice that
     dimension  coordinates of the vector
 
-    Nothing is sampled here: whoever runs the masked sum sees who takes part. Composed by ρ-zCDP, as `spent` says.
+    Nothing is sampled here: whoever runs the masked sum sees who takes part. Composed by ρ-zCDP, and with 2^-40 of δ a
+    round for masks that fail, as `spent` says.
     Raises PrivacyError naming the parameter, DependencyError.
     """
     check_delta(delta, population)

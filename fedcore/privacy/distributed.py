@@ -32,7 +32,7 @@ class Distributed(Rotation):
     noise_multiplier  z: the honest noise in a sum has standard deviation at least z C on each number of it
     clients           the most clients in one sum, which the modulus is chosen for
     fewest            the fewest whose sum may be decoded
-    corrupt           clients in a sum that may be with the server and leave their noise out
+    corrupt           clients in a sum that may be with the server, or look themselves, whose noise does not count
     dimension         d, numbers of an update
     seed              32 public bytes, the same for all clients of a round: the signs of the rotation
     beta              chance that a rounding is thrown away, at most; a larger one gives a smaller norm bound
@@ -53,8 +53,10 @@ class Distributed(Rotation):
     ) -> float:
         """ε at δ of `rounds` decoded sums for a client in each, against a server and `corrupt` clients.
 
-        No sampling counts: whoever runs the sum sees who takes part. It is `distributed_epsilon`, with the term of
-        another stream. Raises PrivacyError naming the parameter, DependencyError.
+        A client of the sum knows its own noise: towards one, which reads what is decoded, ε holds with `corrupt` at
+        least 1. Of δ each round takes 2^-40, the chance that masks fail (`fc.secagg.Parameters`). No sampling counts:
+        whoever runs the sum sees who takes part. It is `distributed_epsilon`, with the term of another stream. Raises
+        PrivacyError naming the parameter, DependencyError.
         """
         check_delta(delta, population)
         check_relation("none", neighbours)

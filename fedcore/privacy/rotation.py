@@ -65,6 +65,12 @@ class Rotation:
                 f"grid: {self.step:g} makes a client's noise {self.sigma:g} steps, expected 0.5 to {float(MOST):g}; "
                 f"take a {'finer' if self.sigma < 0.5 else 'coarser'} grid"
             )
+        # what a rounding may have before it is looked at; int64 adds its squares up
+        if (squares := (self.clip / self.step + math.sqrt(self.padded)) ** 2) >= 2.0**63:
+            raise PrivacyError(
+                f"grid: {self.step:g} makes integers whose squares may add up to {squares:.3g}, expected less than "
+                "2**63; take a coarser grid"
+            )
         if self.modulus > MOST_MODULUS:
             raise PrivacyError(
                 f"grid: {self.step:g} needs a modulus of {self.modulus}, above 2**32; take a coarser grid"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from fedcore.clients import Document, python_documentation, questions, split
@@ -92,6 +93,15 @@ def test_copies_of_one_docstring_stay_together():
         assert len(train) + len(held) == 40
 
 
+def test_a_documents_side_is_its_own_whatever_the_others_are(documents):
+    """In a private run whoever is noised must not decide what others train on."""
+    held = set(split(documents, 0.1, seed=1)[1])
+    for part in (documents[:300], documents[100:200], documents[::7]):
+        assert set(split(part, 0.1, seed=1)[1]) == held & set(part)
+    counts = [len(split(documents, 0.5, seed=seed)[1]) / len(documents) for seed in range(4)]
+    assert np.allclose(counts, 0.5, atol=0.03)
+
+
 def test_questions_ask_for_the_end_of_a_functions_own_sentence_among_others(documents):
     _, held = split(documents)
     asked = questions(held, 150, seed=3)
@@ -113,5 +123,5 @@ def test_too_few_functions_are_refused(documents):
         ShapeError, match="got 0 functions with a sentence of their own in 1 documents, expected at least 5"
     ):
         questions([Document("Just prose, no function at all.", "a")], 5, seed=0)
-    with pytest.raises(ShapeError, match="give 1 for training and 0 held out"):
+    with pytest.raises(ShapeError, match=r"held_out: got 0\.05 of 1 texts.*: 1 to train on and 0 held out"):
         split(documents[:1])
