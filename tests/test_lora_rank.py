@@ -142,6 +142,34 @@ def test_weights_that_lie_turned_get_the_turned_change(shape):
             fc.lora.merge(weight, "m", turned)
 
 
+@pytest.mark.parametrize("tokens", [12, 30])
+def test_an_embedding_is_merged_as_peft_merges_it(tokens):
+    """Its weights are (tokens, d_out), whatever fan_in_fan_out says of the other layers."""
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(tokens, 12), torch.nn.Linear(12, 12))
+    weights = [layer.weight.detach().clone() for layer in model]
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=["0", "1"]))
+    for name, parameter in model.named_parameters():
+        if "lora" in name:
+            torch.nn.init.normal_(parameter)
+    state, config = peft.get_peft_model_state_dict(model), model.peft_config["default"].to_dict()
+    factors = {name: tensor.clone() for name, tensor in state.items() if "lora" in name}
+    update = fc.Update.from_tensors(factors, adapter_config=config)
+    side = fc.Update.from_tensors(factors, scaling={name: -0.5 * s for name, s in update.scaling.items()})
+    merged = [layer.weight.detach() for layer in model.merge_and_unload()]
+    for i, (weight, expected) in enumerate(zip(weights, merged, strict=True)):
+        module = f"base_model.model.{i}"
+        torch.testing.assert_close(fc.lora.merge(weight, module, update), expected, rtol=1e-5, atol=1e-5)
+        half = fc.lora.merge(weight, module, update, side)
+        torch.testing.assert_close(half, (weight + expected) / 2, rtol=1e-5, atol=1e-5)
+    with_conv1d = fc.Update.from_tensors(factors, adapter_config=config | {"fan_in_fan_out": True})
+    found = fc.lora.merge(weights[0], "base_model.model.0", with_conv1d)
+    torch.testing.assert_close(found, merged[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ShapeError, match=r"\(12, 31\), expected \(\d+, 12\), as an embedding stores"):
+        fc.lora.merge(torch.zeros(12, 31), "base_model.model.0", update)
+
+
 def test_a_quantised_base_is_refused_by_name():
     (update,) = clients("float32", (8,))
     for dtype in (np.uint8, np.int8, ml_dtypes.float8_e4m3fn):

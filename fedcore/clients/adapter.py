@@ -26,13 +26,15 @@ from fedcore.updates import Update
 from fedcore.updates.bases import is_digest, same_name
 
 _ADAPTER = "default"
+_FACTOR = re.compile(r"\.lora_(embedding_)?([AB])(?=\.|$)")
 
 
 def attach(base: Base, settings: AdapterSettings, seed: int) -> Update:
     """Put a LoRA adapter on `base.model` and return its initial state: B = 0, A drawn under `seed`.
 
-    A is drawn by the CPU's generator, so it is the same on every device. An adapter that is there
-    already is replaced. Raises ConfigError where the settings fit no layer of the model.
+    A is drawn by the CPU's generator, so it is the same on every device: as PEFT draws it, but for embeddings, where
+    PEFT has A = 0 and draws B, uniform within ±1. An adapter that is there already is replaced. Raises ConfigError
+    where the settings fit no layer of the model.
     """
     with quiet():
         from peft import LoraConfig, PeftModel, get_peft_model
@@ -53,12 +55,26 @@ def attach(base: Base, settings: AdapterSettings, seed: int) -> Update:
         try:
             with seeded(seed):
                 base.model = get_peft_model(base.model, config)
+                _draw_embeddings(base.model)
         except ValueError as error:
             raise ConfigError(
                 f"adapter: {' '.join(str(error).split())[:200]}; choose another rank or target_modules"
             ) from error
     base.model.eval()
     return read(base, client_id="", num_examples=1)
+
+
+def _draw_embeddings(model: torch.nn.Module) -> None:
+    """Begin the adapters of embeddings as all others are: methods that freeze A, or start at B = 0, count on it."""
+    from peft.tuners.lora import Embedding
+
+    for layer in model.modules():
+        if isinstance(layer, Embedding):
+            a, b = layer.lora_embedding_A[_ADAPTER], layer.lora_embedding_B[_ADAPTER]
+            # ±1/√n is for inputs of n numbers; a token is one number that is not 0
+            with torch.no_grad():
+                a.copy_(torch.empty(a.shape).uniform_(-1, 1))
+                b.zero_()
 
 
 def trainable(base: Base) -> dict[str, torch.nn.Parameter]:
@@ -86,8 +102,14 @@ def only(base: Base, factors: Collection[str]) -> Iterator[None]:
 
 def _factor(name: str) -> str | None:
     """ "a" or "b" for a factor of an adapter, None for another tensor."""
-    found = re.search(r"\.lora_(?:embedding_)?([AB])(?=\.|$)", name)
-    return found.group(1).lower() if found else None
+    found = _FACTOR.search(name)
+    return found.group(2).lower() if found else None
+
+
+def other_factor(name: str) -> str | None:
+    """The name of B for that of A and of A for that of B, None for another tensor."""
+    found = _FACTOR.search(name)
+    return f"{name[: found.start(2)]}{'B' if found[2] == 'A' else 'A'}{name[found.end(2) :]}" if found else None
 
 
 def adapter_parameters(base: Base) -> dict[str, torch.nn.Parameter]:

@@ -48,6 +48,12 @@ class Base:
         """Tokens that one sequence may have; None where the model says no limit."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model tells apart: the width of its logits."""
+        # not the embedding's own count: an adapter on it stands in its place
+        return self.model.config.get_text_config().vocab_size
+
     def check_unchanged(self) -> None:
         """Hash the frozen weights again. Raises TrainingError where the digest is another than after loading."""
         now = self._hash()

@@ -108,7 +108,7 @@ def _loss(base: Base, texts: Sequence[str], batch_size: int, length: int) -> flo
 def _likelihoods(base: Base, sequences: Sequence[tuple[list[int], int]]) -> Iterator[tuple[float, int]]:
     """(log-likelihood in nats, tokens) of the last `scored` tokens of each (ids, scored); few at once if large."""
     width = max(len(ids) for ids, _ in sequences)
-    rows = max(1, _MOST_LOGITS // (width * base.model.get_input_embeddings().num_embeddings * 4))
+    rows = max(1, _MOST_LOGITS // (width * base.vocabulary * 4))
     for start in range(0, len(sequences), rows):
         yield from _part(base, sequences[start : start + rows])
 

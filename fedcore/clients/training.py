@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from fedcore.clients.adapter import trainable
+from fedcore.clients.adapter import adapter_parameters, other_factor, trainable
 from fedcore.clients.base import Base
 from fedcore.clients.packing import pack
 from fedcore.clients.seeding import seeded
@@ -38,7 +38,8 @@ def train(
     Networks", MLSys, equation 2). The loss that is reported is without the term.
 
     Raises ShapeError naming the client where it has no text, TrainingError where a loss is not finite, where a
-    parameter of the adapter got no gradient, or where the frozen base passes none.
+    parameter of the adapter got no gradient (one of zeros may do in the first step, where the other factor is 0 and
+    trains), or where the frozen base passes none.
     """
     who = f"client {client_id or '(no id)'}"
     if not any(texts):
@@ -68,7 +69,7 @@ def train(
                         f"{who}: the loss of step {step} is {value}; lower the learning rate or check the adapter"
                     )
                 if step < 2:
-                    _check_gradients(parameters, step, who)
+                    _check_gradients(parameters, adapter_parameters(base), step, who)
                 add_proximal_gradient(parameters, anchor, settings.proximal_mu)
                 optimizer.step()
                 total += value
@@ -94,19 +95,33 @@ def add_proximal_gradient(
         parameter.grad.add_(parameter.detach() - start, alpha=mu)
 
 
-def _check_gradients(parameters: dict[str, torch.nn.Parameter], step: int, who: str) -> None:
-    """Every parameter has a gradient; none is all zero, but A's in the first step, where B may still be 0.
+def _check_gradients(
+    parameters: dict[str, torch.nn.Parameter], factors: dict[str, torch.nn.Parameter], step: int, who: str
+) -> None:
+    """Every parameter has a gradient; none is all zero, but in the first step where its other factor is 0 and trains.
 
     A frozen layer that passes no gradient leaves those below it with none or with zeros: training goes on, on less. A
     module that text never reaches looks the same, and an adapter on it would only travel.
     """
     for name, parameter in parameters.items():
         gradient = parameter.grad
-        waits = step == 0 and (".lora_A." in name or name.endswith(".lora_embedding_B"))
-        if gradient is None or (not waits and not bool(gradient.any())):
-            raise TrainingError(
-                f"{who}: parameter {name} got {'no' if gradient is None else 'an all-zero'} gradient in step {step}, "
-                "expected one; either text does not reach its module (such as a vision tower): name those that it does "
-                "in adapter.target_modules; or a layer on the way passes none: load the base with "
-                "fedcore.clients.load_base"
-            )
+        if gradient is not None and bool(gradient.any()):
+            continue
+        other = other_factor(name)
+        zero = gradient is not None and other in factors and not bool(factors[other].any())
+        if zero and step == 0 and other in parameters:
+            continue
+        raise TrainingError(
+            f"{who}: parameter {name} got {'no' if gradient is None else 'an all-zero'} gradient in step {step}, "
+            f"expected one; {_NEVER_MOVES.format(other) if zero else _NOT_REACHED}"
+        )
+
+
+_NEVER_MOVES = (
+    "its other factor {} is all zero and does not move either, so their product stays 0: start from an adapter that "
+    "has one of them drawn, and train the other, as from fedcore.clients.attach"
+)
+_NOT_REACHED = (
+    "either text does not reach its module (such as a vision tower): name those that it does in "
+    "adapter.target_modules; or a layer on the way passes none: load the base with fedcore.clients.load_base"
+)

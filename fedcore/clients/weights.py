@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedcore.clients.base import Base
 
@@ -13,7 +14,7 @@ from fedcore.clients.base import Base
 class AdaptedWeights(Mapping[str, np.ndarray]):
     """module -> fp32 weights (d_out, d_in) of the layer that its adapter wraps, made anew each time they are asked for.
 
-    A layer in NF4 is dequantised; one that stores its weights transposed (GPT-2's Conv1D) is turned.
+    A layer in NF4 is dequantised; one that stores its weights transposed (GPT-2's Conv1D, every embedding) is turned.
     """
 
     def __init__(self, base: Base):
@@ -23,14 +24,16 @@ class AdaptedWeights(Mapping[str, np.ndarray]):
 
     def __getitem__(self, module: str) -> np.ndarray:
         layer: Any = self._layers[module]
-        weight = layer.get_base_layer().weight
-        if (state := getattr(weight, "quant_state", None)) is not None:
+        inner = layer.get_base_layer()
+        # what PEFT says of fan_in_fan_out is of the linear layers
+        embedding = isinstance(inner, torch.nn.Embedding)
+        if (state := getattr(inner.weight, "quant_state", None)) is not None:
             from bitsandbytes.functional import dequantize_4bit
 
-            dense = dequantize_4bit(weight.data, state)
+            dense, turned = dequantize_4bit(inner.weight.data, state), embedding
         else:
-            dense = weight.detach().T if getattr(layer, "fan_in_fan_out", False) else weight.detach()
-        return dense.float().cpu().numpy()
+            dense, turned = inner.weight.detach(), embedding or getattr(layer, "fan_in_fan_out", False)
+        return (dense.T if turned else dense).float().cpu().numpy()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)

@@ -18,8 +18,8 @@ def merge(weight: Any, module: str, *adapters: Update) -> Any:
     """W + Σ s B A of one module in W's dtype, each element rounded once; W itself stays as it is.
 
     weight    base weights as the layer stores them, in fp32, fp16 or bf16, NumPy or torch; the result is of the same
-              kind: (d_out, d_in), or (d_in, d_out), to which (s B A)ᵀ is added, where an adapter's config says
-              fan_in_fan_out, as PEFT writes it for GPT-2's Conv1D
+              kind: (d_out, d_in); or (d_in, d_out), to which (s B A)ᵀ is added, of an embedding, and where an
+              adapter's config says fan_in_fan_out, as PEFT writes it for GPT-2's Conv1D
     adapters  what lies beside them: an adapter, and the side adapter where a method leaves one, which has no config
 
     By `ops.lora_delta_sum`. Raises DTypeError for quantised weights: a change below a quantisation step would be
@@ -32,17 +32,18 @@ def merge(weight: Any, module: str, *adapters: Update) -> Any:
             f"module {shown(module)}: its base weights are {dtype}, expected {', '.join(ROW_DTYPES)}: quantised "
             "weights round an update away; keep the adapter beside them, or merge into dequantised weights"
         )
-    turned = any(update.adapter_config.get("fan_in_fan_out") for update in adapters)
+    conv1d = any(update.adapter_config.get("fan_in_fan_out") for update in adapters)
     b, a, scales = [], [], []
     for update in adapters:
         if module not in update.modules:
             raise LayoutError(f"module {shown(module)} is missing in adapter {shown(update.client_id)}; leave it out")
         pair = update.modules[module]
+        turned = pair.embedding or conv1d
         expected = (pair.d_in, pair.d_out) if turned else (pair.d_out, pair.d_in)
         if tuple(weight.shape) != expected:
             raise ShapeError(
-                f"module {shown(module)}: its base weights are {tuple(weight.shape)}, expected {expected}, as the "
-                f"adapter's config says fan_in_fan_out {str(turned).lower()}; give them as the layer stores them"
+                f"module {shown(module)}: its base weights are {tuple(weight.shape)}, expected {expected}, as "
+                f"{_lies(pair.embedding, conv1d)}; give them as the layer stores them"
             )
         left, right = update.tensors[pair.b], update.tensors[pair.a]
         if turned:
@@ -53,3 +54,9 @@ def merge(weight: Any, module: str, *adapters: Update) -> Any:
     if is_torch(weight):
         b, a = ([tensor_of(factor).to(weight.device) for factor in side] for side in (b, a))
     return ops.lora_delta_sum(b, a, scales, base=weight)
+
+
+def _lies(embedding: bool, conv1d: bool) -> str:
+    if embedding:
+        return "an embedding stores a row for each token"
+    return f"the adapter's config says fan_in_fan_out {str(conv1d).lower()}"

@@ -32,7 +32,7 @@ class FLoRA(Method):
     """The stacked factors, [p_1 s_1 B_1, p_2 s_2 B_2, ...] and [A_1; A_2; ...], join the side adapter.
 
     side_rank  cap of the side adapter's rank; None keeps all of it
-    seed       of the fresh A (uniform within ±1/√d_in, as PEFT draws it); B is 0
+    seed       of the fresh A (uniform within ±1/√d_in, as PEFT draws it, of an embedding within ±1); B is 0
 
     Exact, for any ranks and scales. Wang et al. 2024, "FLoRA: Federated Fine-Tuning Large Language Models with
     Heterogeneous Low-Rank Adaptations", NeurIPS, §3.
@@ -64,7 +64,9 @@ class FLoRA(Method):
         b, _ = module.stack(module.terms())
         side = compressed(*module.target(), self.side_rank)
         draw = np.random.default_rng([self.seed, module.number, zlib.crc32(module.name.encode())])
-        widest, bound = module.widest, 1 / np.sqrt(module.d_in)
+        # a token is one number that is not 0, whatever their count
+        inputs = 1 if module.clients.modules[module.name].embedding else module.d_in
+        widest, bound = module.widest, 1 / np.sqrt(inputs)
         fresh = Part(np.zeros((module.d_out, widest.rank)), draw.uniform(-bound, bound, widest.a.shape), widest.scale)
         return Held(fresh, side, slices(module, fresh), side_rank=min(b.shape[1], side.rank))
 

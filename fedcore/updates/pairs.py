@@ -34,6 +34,11 @@ class LoraPair(NamedTuple):
     d_out: int
     scale: float
 
+    @property
+    def embedding(self) -> bool:
+        """Whether the module is an embedding, whose weights lie as (d_in, d_out)."""
+        return self.a.endswith(".lora_embedding_A")
+
 
 def lora_pairs(layout: Layout) -> tuple[dict[str, LoraPair], tuple[str, ...]]:
     """The pairs by module (sorted by module name; scale NaN, as names do not say it) and the names in no pair.

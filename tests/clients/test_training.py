@@ -12,6 +12,7 @@ from adamw_steps import steps_of_adamw
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from fedcore.clients import AdapterSettings, TrainingSettings, attach, evaluate, load, read, train
+from fedcore.clients.adapter import only
 from fedcore.clients.packing import boundary, pack
 from fedcore.errors import ShapeError, TrainingError
 from fedcore.updates import Update
@@ -170,6 +171,30 @@ def test_a_gradient_that_arrives_as_zeros_is_found(adapted, texts):
         match=r"layers\.0\.mlp\.(gate|up)_proj\.lora_B\.weight got an all-zero gradient .*adapter\.target_modules",
     ):
         train(base, texts, STEPS, seed=0)
+
+
+@pytest.mark.parametrize(("trains", "missing", "zero"), [(("a",), "A", "B"), (("a", "b"), "[AB]", "[AB]")])
+def test_a_change_that_can_never_move_is_blamed_on_the_factor_of_zeros(adapted, texts, trains, missing, zero):
+    base, initial = adapted
+    if len(trains) == 2:
+        zeros = {name: np.zeros_like(tensor) for name, tensor in initial.tensors.items()}
+        load(base, Update.from_tensors(zeros, scaling=initial.scaling))
+    what = rf"parameter \S+\.lora_{missing}\.weight got an all-zero gradient in step {len(trains) - 1}"
+    with (
+        only(base, trains),
+        pytest.raises(TrainingError, match=rf"client c3: {what}, .*\.lora_{zero}\.weight is all zero"),
+    ):
+        train(base, texts, STEPS, seed=0, client_id="c3")
+
+
+def test_a_starts_at_zero_where_b_does_not(adapted, texts):
+    """The other way round is as good: the gradient that waits is that of the factor whose partner is 0."""
+    base, initial = adapted
+    tensors = {
+        name: np.zeros_like(t) if "lora_A" in name else t + np.float32(0.1) for name, t in initial.tensors.items()
+    }
+    _, update = trained(base, Update.from_tensors(tensors, scaling=initial.scaling), texts)
+    assert not any(np.array_equal(update.tensors[name], tensors[name]) for name in tensors)
 
 
 def test_blocks_hold_each_text_once_before_any_comes_again(base, texts):
