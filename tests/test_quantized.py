@@ -198,3 +198,15 @@ def test_arrays_that_do_not_fit_are_named():
         fc.Quantized("int8", (65,), np.zeros(130, np.int8)[::2], (scale,))
     with pytest.raises(DTypeError, match="quantise: got float64, expected one of float32, float16, bfloat16"):
         fc.Quantized.from_array(np.zeros(3), "int8")
+
+
+def test_arrays_in_one_buffer_are_aligned_and_found_there_again():
+    found = fc.Quantized.from_array(values(65), "nf4")
+    buffer, starts = found.joined()
+    assert buffer is found.payload.base
+    assert [start % 8 for start in starts] == [0] * 4
+    # a scale that lies elsewhere is copied to the others
+    other = fc.Quantized("nf4", (65,), found.payload, (*found.scales[:2], found.scales[2].copy()))
+    buffer, starts = other.joined()
+    assert buffer is not found.payload.base
+    assert same_bits(fc.Quantized.over(buffer, starts, "nf4", (65,), "float32").to_float32(), found.to_float32())
