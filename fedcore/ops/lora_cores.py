@@ -139,7 +139,7 @@ def projection_noise(b: Any, a: Any, q: int, total: float) -> float:
 
     total   Σ ‖b_j‖|c_j|‖a_j‖ over the rank-one terms
     """
-    d_out, terms, d_in = b.shape[-2], *a.shape[-2:]
+    (d_out, terms), d_in = b.shape[-2:], a.shape[-1]
     return (d_out + d_in + terms + q**2) * _unit(np.dtype("f8")) * total
 
 
