@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from fedcore import Accumulator, Update, aggregate
 from fedcore.errors import LayoutError, RuleError
 from fedcore.lora import FedSALoRA, FedSB, FFALoRA, FlexLoRA, FLoRA, FRLoRA, HetLoRA
 from fedcore.rules import CenteredClipping, FLTrust, Krum, Mean, Median, NormClipping
-from fedcore.updates.taken import FROM_BASE
+from fedcore.updates.taken import FROM_BASE, FROM_GRADIENTS
 from tests.delta_cohorts import SHAPES, adapter
 from tests.oracles import delta as dense
+
+#: how PEFT's layers are given another base weight
+CHANGED = r"(get_base_layer\(\)|base_layer)\.weight(\.data)? = "
 
 
 def taken(seed: int, rank: int = 3, scale: float = 2.0, begun: object = "pissa") -> Update:
@@ -94,6 +99,14 @@ def test_a_method_that_lowers_the_rank_is_refused():
         FlexLoRA(rank=2).aggregate(updates)
     assert FlexLoRA(rank=3).aggregate(updates).update.modules["down"].rank == 3
     assert FLoRA().aggregate(updates).update.adapter_config["init_lora_weights"] == "pissa"
+
+
+def test_every_initialisation_of_peft_that_changes_the_base_is_known():
+    """PEFT's own source: each `<name>_init` of a LoRA layer that gives the base another weight."""
+    layer = pytest.importorskip("peft.tuners.lora.layer").LoraLayer
+    inits = {name.removesuffix("_init"): getattr(layer, name) for name in vars(layer) if name.endswith("_init")}
+    changes = [name for name, init in inits.items() if re.search(CHANGED, inspect.getsource(init))]
+    assert sorted(changes) == sorted((*FROM_BASE, FROM_GRADIENTS))
 
 
 def test_an_adapter_of_zeros_alone_is_refused():

@@ -212,3 +212,14 @@ def test_sketches_are_linear_and_their_sum_is_the_papers_approximation(passes):
     whole = lora.RandomizedSketch(size=64, passes=passes).aggregate(updates)
     for module in SHAPES:
         assert_close(held(whole, module), held(lora.FlexLoRA().aggregate(updates), module), mean_delta(updates, module))
+
+
+def test_means_of_factors_at_one_rank_count_what_each_scale_makes_of_b():
+    """FedEx-LoRA: the sum is right whatever B̄ is, as its residual lies beside; clients start from B̄ itself."""
+    updates = [adapter(i, f"c{i}", scale=scale) for i, scale in enumerate((2.0, 1.0, 0.5))]
+    result = lora.FedExLoRA().aggregate(updates)
+    for module, pair in result.update.modules.items():
+        b = sum(u.scaling[module] / pair.scale * to_float64(u.tensors[pair.b]) for u in updates) / len(updates)
+        assert_close(result.update.tensors[pair.b], b)
+        a = sum(to_float64(u.tensors[pair.a]) for u in updates) / len(updates)
+        assert_close(result.update.tensors[pair.a], a)

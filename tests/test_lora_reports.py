@@ -80,6 +80,35 @@ def test_what_is_held_where_the_mean_is_nothing_shows():
     assert lora.FedIT().aggregate([zero]).report["modules"]["m"]["residual"] == 0.0
 
 
+def opposites():
+    """(B, A) and (−B, A), whose mean is 0 and whose rounding is not."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 40), (30, 4)))
+    return [
+        fc.Update.from_tensors({"m.lora_A.weight": a, "m.lora_B.weight": x}, client_id=c, scaling={"m": 2.0})
+        for c, x in (("c0", b), ("c1", -b))
+    ]
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_a_truncated_mean_that_cancels_is_a_fresh_adapter(feedback):
+    engine = fc.aggregate(opposites(), fc.rules.Mean())
+    method = lora.FlexLoRA(error_feedback=feedback).aggregate(opposites())
+    for update in (engine.update, method.update):
+        np.testing.assert_allclose(np.linalg.norm(update.tensors["m.lora_A.weight"], axis=1), 1.0, rtol=1e-6)
+        assert not update.tensors["m.lora_B.weight"].any()
+    assert method.side is None
+    for report, names in ((engine.report, ("residual", "most", "least")), (method.report, ("held", "residual"))):
+        assert [report["modules"]["m"][name] for name in ("norm", *names)] == [0.0] * (1 + len(names))
+    assert fc.aggregate(opposites(), fc.rules.Mean(), rank="full").report["modules"]["m"]["norm"] == 0.0
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_nothing_is_the_best_that_can_be_made_of_a_mean_that_cancels(passes):
+    report = lora.RandomizedSketch(passes=passes).aggregate(opposites()).report["modules"]["m"]
+    assert (report["norm"], report["best"]) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_fr_lora_restarts_in_the_clients_dtype_without_moving_the_model(dtype):
     rng, method = np.random.default_rng(3), lora.FRLoRA()

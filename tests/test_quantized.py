@@ -106,6 +106,44 @@ def test_codes_are_those_of_bitsandbytes():
     assert same_bits(functional.get_4bit_type("nf4", device="cpu").numpy(), NF4_CODE)
 
 
+def halfway(count: int = 40):
+    """(33 elements at midpoints of the code times their magnitude, codes by its quotient, by its reciprocal)."""
+    middle, rng = (NF4_CODE[:-1] + NF4_CODE[1:]) / np.float32(2), np.random.default_rng(0)
+    for _ in range(count):
+        largest = np.float32(np.exp(rng.normal()))
+        flat = np.concatenate(([largest], middle[rng.integers(0, 15, 32)] * largest)).astype(np.float32)
+        scaled = flat / largest, flat * (np.float32(1) / largest)
+        yield flat, *(np.searchsorted(middle, x).tolist() for x in scaled)
+
+
+def test_a_last_block_that_is_not_full_is_divided_by_its_magnitude():
+    told = 0
+    for flat, quotient, product in halfway():
+        told += quotient != product
+        whole = np.concatenate((flat, np.zeros(31, np.float32)))
+        for given, expected in ((flat, quotient), (whole, product)):
+            payload = fc.Quantized.from_array(given, "nf4").payload
+            assert np.stack((payload >> 4, payload & 15), 1).reshape(-1)[:33].tolist() == expected
+    assert told > 5
+
+
+def test_so_it_is_in_bitsandbytes():
+    torch, functional = bitsandbytes()
+    for flat, _, _ in halfway():
+        for given in (flat, np.concatenate((flat, np.zeros(31, np.float32)))):
+            theirs, _ = functional.quantize_4bit(torch.from_numpy(given), quant_type="nf4", blocksize=64)
+            assert same_bits(fc.Quantized.from_array(given, "nf4").payload, theirs.numpy().reshape(-1))
+
+
+def test_the_offset_is_the_mean_in_fp64_rounded_once():
+    """Magnitudes 1 and 2⁻²⁴: a sum in fp32 loses the small ones."""
+    magnitudes = np.array([1.0] + [2.0**-24] * 6, np.float32)
+    flat = np.repeat(magnitudes, 64)
+    expected = np.float32(magnitudes.astype(np.float64).mean())
+    assert expected != magnitudes.mean()
+    assert fc.Quantized.from_array(flat, "nf4").scales[2][0] == expected
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_zeros_stay_zero(format):
     assert (fc.Quantized.from_array(np.zeros(200, np.float32), format).to_float32() == 0).all()
@@ -138,6 +176,8 @@ def test_magnitudes_that_do_not_survive_are_refused():
     top = np.full(64, np.finfo(np.float32).max, np.float32)
     with pytest.raises(RangeError, match=r"a magnitude of 3.40282e\+38 does not survive int8; scale the array down"):
         fc.Quantized.from_array(top, "int8")
+    with pytest.raises(RangeError, match=r"a magnitude of 3.40282e\+38 does not"):
+        fc.Quantized.from_array(np.concatenate((np.full(64, np.nan, np.float32), top)), "int8")
     assert np.isfinite(fc.Quantized.from_array(top / 2, "int8").to_float32()).all()
 
 
@@ -158,3 +198,15 @@ def test_arrays_that_do_not_fit_are_named():
         fc.Quantized("int8", (65,), np.zeros(130, np.int8)[::2], (scale,))
     with pytest.raises(DTypeError, match="quantise: got float64, expected one of float32, float16, bfloat16"):
         fc.Quantized.from_array(np.zeros(3), "int8")
+
+
+def test_arrays_in_one_buffer_are_aligned_and_found_there_again():
+    found = fc.Quantized.from_array(values(65), "nf4")
+    buffer, starts = found.joined()
+    assert buffer is found.payload.base
+    assert [start % 8 for start in starts] == [0] * 4
+    # a scale that lies elsewhere is copied to the others
+    other = fc.Quantized("nf4", (65,), found.payload, (*found.scales[:2], found.scales[2].copy()))
+    buffer, starts = other.joined()
+    assert buffer is not found.payload.base
+    assert same_bits(fc.Quantized.over(buffer, starts, "nf4", (65,), "float32").to_float32(), found.to_float32())

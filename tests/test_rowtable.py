@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import fedcore as fc
 from fedcore.dtypes import BF16, STORAGE, bf16_bits
+from fedcore.encoding import FORMATS, Encoding
 from fedcore.errors import DTypeError, ShapeError
 from fedcore.rowtable import RowTable
 
@@ -171,3 +172,14 @@ def test_tensors_that_numpy_does_not_know_are_refused_by_name():
         with pytest.raises((DTypeError, ShapeError)):
             fc.ops.median(tensor)
     assert fc.ops.median(ones.to(torch.bfloat16)).tolist() == [1, 1, 1, 1]
+
+
+def test_bytes_of_pieces_follow_their_format_and_saturate():
+    formats = np.array([[FORMATS[name] for name in ("float32", "int8", "nf4")]], np.uint8)
+    encoding = Encoding(formats, np.zeros((3, 1, 3), np.int64), np.array([[0, 64, 1]], np.int64))
+    found = [np.where(used, size, 0)[0].tolist() for used, size in encoding.parts(np.array([65]))]
+    assert found == [[260, 129, 33], [0, 12, 2], [0, 0, 4], [0, 0, 4]]
+    absurd = encoding._replace(origins=np.full((1, 3), (1 << 63) - 1 - (1 << 60)))
+    for _, size in absurd.parts(np.array([(1 << 63) - 1])):
+        assert (size > 0).all()
+    assert absurd.parts(np.array([(1 << 63) - 1]))[0][1].tolist() == [[1 << 62, 1 << 60, 1 << 59]]

@@ -331,3 +331,14 @@ def test_a_second_adapter_in_or_under_a_directory_is_refused(tmp_path):
     written(nested / "second", pair(Q))
     with pytest.raises(FormatError, match=r"nested: holds a second adapter in second; keep one adapter"):
         Update.from_peft(nested)
+
+
+def test_a_pattern_that_is_written_matches_its_module_alone():
+    """`q` and `x.q`, whose path ends alike: PEFT's patterns match from any dot on."""
+    tensors = {}
+    for module, rank in (("q", 3), ("x.q", 2), ("y.q", 2)):
+        tensors |= {f"{module}.lora_A.weight": np.ones((rank, 4), np.float32)}
+        tensors |= {f"{module}.lora_B.weight": np.ones((5, rank), np.float32)}
+    scaling = {"q": 4.0, "x.q": 1.0, "y.q": 1.0}
+    update = Update.from_tensors(tensors, scaling=scaling, adapter_config={"r": 2, "lora_alpha": 2})
+    assert Update.from_tensors(tensors, adapter_config=update.adapter_config).scaling == scaling

@@ -88,6 +88,11 @@ def test_every_wrong_tensor_is_named(tensors, error, words):
         ({"base": b"x"}, LayoutError, "base: got b'x'"),
         ({"base": "\ud800"}, LayoutError, "base: got"),
         ({"adapter_config": {"use_dora": True}}, LayoutError, "use_dora is not supported: DoRA"),
+        (
+            {"adapter_config": {"init_lora_weights": "LoRA_GA"}},
+            LayoutError,
+            "'LoRA_GA' is not .*path_initial_model",
+        ),
         ({"adapter_config": {"lora_bias": True}}, LayoutError, "lora_bias is not supported"),
         ({"adapter_config": {"target_parameters": ["w"]}}, LayoutError, "target_parameters is not supported"),
         ({"adapter_config": {"peft_type": "ADALORA"}}, LayoutError, "got peft_type 'ADALORA', expected LORA"),

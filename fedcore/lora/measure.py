@@ -97,10 +97,12 @@ def product_norm(b: np.ndarray, a: np.ndarray) -> tuple[float, float]:
 
 
 def norm_of(b: np.ndarray, a: np.ndarray) -> float:
-    """‖b a‖ from Grams, or by QR where their rounding may change it by more than TOLERANCE / 2."""
+    """‖b a‖ from Grams, or by QR where their rounding may change it by over TOLERANCE / 2; 0 below QR's rounding."""
     square, terms = product_size(b, a)
-    sure = gram_rounding(b, a) * terms**2 <= TOLERANCE * square
-    return float(np.sqrt(square)) if sure else product_norm(b, a)[0]
+    if gram_rounding(b, a) * terms**2 <= TOLERANCE * square:
+        return float(np.sqrt(square))
+    norm, bound = product_norm(b, a)
+    return norm if norm > bound else 0.0
 
 
 def hides(square: float, terms: float) -> bool:

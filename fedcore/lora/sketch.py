@@ -148,7 +148,9 @@ class RandomizedSketch(Method):
         found = truncated(module, basis, core)
         b, a = module.target()
         best = leading(b, a, np.ones(len(a)), module.rank)
-        return Held(found.adapter, own=found.own, details={"best": best.lost / best.norm if best.norm else 0.0})
+        return Held(
+            found.adapter, own=found.own, details={"best": best.lost / best.norm if best.norm > best.noise else 0.0}
+        )
 
     def _sizes(self, module: str, d_out: int, d_in: int, rank: int) -> tuple[int, int]:
         q = min(TIMES * rank if self.size is None else self.size, d_out, d_in)

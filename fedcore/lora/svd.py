@@ -174,5 +174,5 @@ def truncated(module: Module, b: np.ndarray, a: np.ndarray, cap: int | None = No
     left_b, left_a = module.stack([(1.0, Part(b, a, 1.0)), *starts])
     rest = leading(left_b, left_a, np.ones(len(left_a)), min(module.d_out, module.d_in))
     # what is smaller than the rounding of a side adapter in fp32 would only make it wider
-    side = from_triplets(rest, rest.values > NEGLIGIBLE * triplets.norm)
+    side = from_triplets(rest, rest.values > max(NEGLIGIBLE * triplets.norm, rest.noise))
     return Held(adapter, side if side.rank else None, own, side_rank=side.rank)

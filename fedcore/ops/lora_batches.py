@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedcore.ops.lora_cores import PART, RANGE, TOLERANCE
+from fedcore.ops.lora_cores import PART, RANGE, TOLERANCE, projection_noise
 from fedcore.ops.lora_stack import Parts, Truncated, fresh_rows
 
 #: bytes of stacked fp64 factors that one pass takes, unless a single module needs more
@@ -34,7 +34,7 @@ class Triplets(NamedTuple):
     norm: Any
     lost: Any
     slack: Any
-    terms: int
+    noise: Any
     core: str
 
 
@@ -111,17 +111,18 @@ def gram_cores(b: Any, a: Any, share: Any, q: int) -> tuple[Triplets, np.ndarray
     squares, axes = torch.linalg.eigh(half.mT @ (gram_b @ half))
     squares, axes = squares.flip(-1).clamp_min(0), axes.flip(-1)
     largest_b, largest_a = (gram.abs().sum(-1).amax(-1) for gram in (gram_b, gram_a))
-    hidden = sizes.square().sum(-1) * (slack_b * largest_a + slack_a * largest_b)
+    total = sizes.square().sum(-1)
+    hidden = total * (slack_b * largest_a + slack_a * largest_b)
     sure = usable & (hidden <= TOLERANCE**2 * squares.sum(-1))
     kept = sure.cpu().numpy()
     if not kept.all():
-        b, a, share, to_b, half, axes, squares, hidden = (
-            x[sure] for x in (b, a, share, to_b, half, axes, squares, hidden)
+        b, a, share, to_b, half, axes, squares, hidden, total = (
+            x[sure] for x in (b, a, share, to_b, half, axes, squares, hidden, total)
         )
     left, values, right = _project(b @ (to_b[..., None] * (half @ axes[..., :q])), b, a, share)
     lost = squares[:, q:].sum(-1)
     norm = (values.square().sum(-1) + lost).sqrt()
-    return Triplets(left, values, right, norm, lost.sqrt(), hidden, a.shape[1], "gram"), kept
+    return Triplets(left, values, right, norm, lost.sqrt(), hidden, projection_noise(b, a, q, total), "gram"), kept
 
 
 def qr_cores(b: Any, a: Any, share: Any, q: int) -> Triplets:
@@ -134,7 +135,8 @@ def qr_cores(b: Any, a: Any, share: Any, q: int) -> Triplets:
     lost = torch.linalg.vector_norm(values[:, q:], dim=-1)
     norm = torch.linalg.vector_norm(values, dim=-1)
     left, right = q_b @ u[..., :q], vt[:, :q] @ q_a.mT
-    return Triplets(left, values[:, :q], right, norm, lost, torch.zeros_like(lost), a.shape[1], "qr")
+    noise = (b.shape[1] + a.shape[2] + a.shape[1] ** 2) * UNIT * (_lengths(r_b) * _lengths(r_a)).sum(-1)
+    return Triplets(left, values[:, :q], right, norm, lost, torch.zeros_like(lost), noise, "qr")
 
 
 def balanced_batch(found: Triplets, rank: int, scale: float) -> tuple[Any, Any, np.ndarray]:
@@ -149,7 +151,7 @@ def balanced_batch(found: Triplets, rank: int, scale: float) -> tuple[Any, Any, 
     sign = torch.where(found.left.gather(1, largest) < 0, -1.0, 1.0).to(found.values.dtype)
     left, right = (found.left * sign)[..., :kept], (found.right * sign.mT)[:, :kept]
     values = found.values[:, :kept]
-    alive = values > found.values[:, :1] * found.terms * np.finfo(np.float64).eps
+    alive = values > found.noise[:, None]
     root = (values / abs(scale)).sqrt()
     m, d_out, d_in = len(left), left.shape[1], right.shape[2]
     a, b = left.new_zeros((m, rank, d_in)), left.new_zeros((m, d_out, rank))
@@ -162,11 +164,11 @@ def balanced_batch(found: Triplets, rank: int, scale: float) -> tuple[Any, Any, 
     b[..., :kept] = left * (torch.where(alive, root, 0.0) * float(np.sign(scale)))[:, None]
     dead = torch.where(alive, 0.0, values).square().sum(-1)
     lost = dead + found.values[:, kept:].square().sum(-1) + found.lost.square()
-    most, least = lost + found.slack, (lost - found.slack).clamp_min(0)
-    sizes = torch.stack([found.norm, lost.sqrt(), most.sqrt(), least.sqrt()], 1)
-    nothing = found.norm[:, None] == 0
-    relative = torch.where(nothing, 0.0, sizes[:, 1:] / torch.where(nothing, 1.0, found.norm[:, None]))
-    return a, b, torch.cat([sizes[:, :1], relative], 1).cpu().numpy()
+    most = (lost + found.slack).sqrt() + found.noise
+    least = ((lost - found.slack).clamp_min(0).sqrt() - found.noise).clamp_min(0)
+    bounds = [lost.sqrt() / found.norm, most / (found.norm - found.noise), least / (found.norm + found.noise)]
+    figures = torch.stack([found.norm, *bounds], 1)
+    return a, b, torch.where((found.norm <= found.noise)[:, None], 0.0, figures).cpu().numpy()
 
 
 def finite_terms(b: Any, a: Any) -> np.ndarray:
@@ -174,6 +176,14 @@ def finite_terms(b: Any, a: Any) -> np.ndarray:
     import torch
 
     return (torch.isfinite(b).all(0) & torch.isfinite(a).all(1)).cpu().numpy()
+
+
+def _lengths(columns: Any) -> Any:
+    """(m, R) norms of the columns of (m, d, R), whose squares need not fit."""
+    import torch
+
+    largest = columns.abs().amax(1, keepdim=True)
+    return torch.linalg.vector_norm(columns / torch.where(largest > 0, largest, 1.0), dim=1) * largest[:, 0]
 
 
 def _grams(columns: Any) -> tuple[Any, float]:

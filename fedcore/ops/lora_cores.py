@@ -25,7 +25,7 @@ residual open by more than OPEN the Grams are made again in fp64, and where that
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -130,7 +130,17 @@ def gram_core(b: np.ndarray, a: np.ndarray, share: np.ndarray, q: int) -> Leadin
     left, values, right = _project(near, b, a, share)
     lost = float(squares[q:].sum())
     norm, fourth = np.sqrt(float(values @ values) + lost), float((values**4).sum() + np.square(squares[q:]).sum())
-    return Leading(left, right, values, float(norm), float(np.sqrt(lost)), hidden, fourth, len(a), "gram")
+    noise = projection_noise(b, a, q, total)
+    return Leading(left, right, values, float(norm), float(np.sqrt(lost)), hidden, noise, fourth, len(a), "gram")
+
+
+def projection_noise(b: Any, a: Any, q: int, total: float) -> float:
+    """What rounding makes of 0 at most in `_project` of q vectors: as in the definition, with q² for the core's R².
+
+    total   Σ ‖b_j‖|c_j|‖a_j‖ over the rank-one terms
+    """
+    (d_out, terms), d_in = b.shape[-2:], a.shape[-1]
+    return (d_out + d_in + terms + q**2) * _unit(np.dtype("f8")) * total
 
 
 def _project(
@@ -170,9 +180,11 @@ def block_core(b: np.ndarray, a: np.ndarray, share: np.ndarray, q: int, grams: G
     coefficients = iterate(by_a, by_b, len(a), b.dtype, q, square)
     left, values, right = _project(b @ (to_b[:, None] * coefficients).astype(b.dtype), b, a, share)
     lost = max(square - float(values @ values), 0.0)
-    if np.sqrt(lost + slack) - np.sqrt(lost) > OPEN * np.sqrt(square):
+    # terms that cancel can leave a sum of squares below 0
+    if square < 0 or np.sqrt(lost + slack) - np.sqrt(lost) > OPEN * np.sqrt(square):
         return None
-    return Leading(left, right, values, float(np.sqrt(square)), float(np.sqrt(lost)), slack, fourth, len(a), "block")
+    norm, noise = float(np.sqrt(square)), projection_noise(b, a, q, float(sizes @ sizes))
+    return Leading(left, right, values, norm, float(np.sqrt(lost)), slack, noise, fourth, len(a), "block")
 
 
 def _moments(grams: Grams, sizes: np.ndarray) -> tuple[float, float, float]:

@@ -37,7 +37,8 @@ def dense_core(delta: np.ndarray, q: int) -> Leading:
     lost = max(square - float(values @ values), 0.0)
     slack, fourth = 4 * (d_out + d_in) * step * square, _fourth(delta, square)
     scaled = values / unit, float(np.sqrt(square)) / unit, float(np.sqrt(lost)) / unit
-    return Leading(basis @ u, vt @ q_a.T, *scaled, slack / unit**2, fourth / unit**4, d_in, "block")
+    noise = (d_out + d_in + q**2) * step * scaled[1]
+    return Leading(basis @ u, vt @ q_a.T, *scaled, slack / unit**2, noise, fourth / unit**4, d_in, "block")
 
 
 def _fourth(delta: np.ndarray, square: float) -> float:

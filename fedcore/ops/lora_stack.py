@@ -19,7 +19,7 @@ class Truncated(NamedTuple):
     """Factors of one rank, Δ ≈ scale · b · a, in fp64.
 
     a, b       (rank, d_in) and (d_out, rank)
-    norm       ‖Δ‖ (Frobenius)
+    norm       ‖Δ‖ (Frobenius), 0 where it is no more than the rounding of terms that cancel
     residual   ‖Δ − scale · b · a‖ / ‖Δ‖, 0 if Δ is 0
     most       what the residual is at most, whatever was rounded
     least      no product of this rank has a residual below it

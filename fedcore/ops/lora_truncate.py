@@ -37,8 +37,10 @@ def lora_truncate(
 
     Factors are balanced: both carry the root of a singular value. The sign of each direction makes the largest entry of
     its column of scale · b positive. A direction in which Δ is 0, also one above min(R, d_out, d_in), has a unit row in
-    a and zeros in b, like a fresh adapter: with zeros in both, no training would ever bring it back. Rows of a are
-    orthogonal, as many as fit into d_in. Results do not depend on the gauge of the factors.
+    a and zeros in b, like a fresh adapter: with zeros in both, no training would ever bring it back. Δ counts as 0 up
+    to what rounding makes of terms that cancel, (d_in + d_out + R²) 2⁻⁵³ Σ |c_j|‖b_j‖‖a_j‖. Rows of a are orthogonal,
+    so at a rank above d_in those beyond the first d_in are zeros in a, too: the others span all inputs. Results do not
+    depend on the gauge of the factors.
 
     Definition: fedcore/reference/lora_truncate.py; how it is found: fedcore/ops/lora_cores.py, chosen by `core_for`
     from sizes alone. NumPy's BLAS and LAPACK do the work: the same bits on one machine and number of their threads, and
@@ -150,7 +152,7 @@ def balanced(found: Leading, rank: int, scale: float) -> Truncated:
     """Factors of one rank from leading triplets, and what is certain of them."""
     kept = min(rank, len(found.values))
     values, left, right = found.values[:kept], found.left[:, :kept], found.right[:kept]
-    alive = values > found.values[0] * found.terms * np.finfo(np.float64).eps
+    alive = values > found.noise
     root = np.sqrt(values / abs(scale))
     out_a, out_b = np.zeros((rank, right.shape[1])), np.zeros((len(left), rank))
     out_a[:kept] = right * np.where(alive, root, 1.0)[:, None]
@@ -160,13 +162,12 @@ def balanced(found: Leading, rank: int, scale: float) -> Truncated:
         out_a[kept : kept + len(fresh)] = (basis * np.where(signs.diagonal() < 0, -1.0, 1.0)).T[kept:]
     out_b[:, :kept] = left * (np.where(alive, root, 0.0) * np.sign(scale))
     lost = float(np.linalg.norm(np.concatenate((values[~alive], found.values[kept:], [found.lost]))))
-    if not found.norm:
+    if found.norm <= found.noise:  # no value is alive: b is 0 already
         return Truncated(out_a, out_b, 0.0, 0.0, 0.0, 0.0, found.core)
-    most = np.sqrt(lost**2 + found.slack)
-    least = np.sqrt(max(lost**2 - found.slack - _more_kept(found, kept), 0.0))
-    return Truncated(
-        out_a, out_b, found.norm, lost / found.norm, float(most / found.norm), float(least / found.norm), found.core
-    )
+    most = np.sqrt(lost**2 + found.slack) + found.noise
+    least = np.sqrt(max(lost**2 - found.slack - _more_kept(found, kept), 0.0)) - found.noise
+    most, least = most / (found.norm - found.noise), max(least, 0.0) / (found.norm + found.noise)
+    return Truncated(out_a, out_b, found.norm, lost / found.norm, float(most), float(least), found.core)
 
 
 def _more_kept(found: Leading, kept: int) -> float:

@@ -19,6 +19,7 @@ from fedcore.updates.header import Header, header_length, parse_entries
 from fedcore.updates.layout import Layout, shared_layout
 from fedcore.updates.metadata import check_identity, unpack_metadata
 from fedcore.updates.pairs import lora_pairs
+from fedcore.updates.taken import refuse_gradients
 
 if TYPE_CHECKING:
     from fedcore.updates.update import Update
@@ -83,6 +84,7 @@ def checked(
     config = canonical_config(adapter_config)
     if pairs:
         refuse_variants(config)
+        refuse_gradients(config)
     if scaling is None:
         if pairs and not config:
             raise LayoutError(f"module {shown(next(iter(pairs)))}: has no scale; pass scaling= or adapter_config=")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: initialisations, as `init_lora_weights` begins in small letters
 FROM_BASE = ("corda", "loftq", "olora", "pissa")
+#: the one whose part follows from gradients of a client's own data: each stands on another rest, so none is taken
+FROM_GRADIENTS = "lora_ga"
 #: initialisation -> the table of adapter_config that the rest depends on too, and its keys with PEFT's defaults
 _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "corda": ("corda_config", {"corda_method": "ipm"}),
@@ -33,6 +35,16 @@ def taken_from_base(config: Mapping[str, Any]) -> str | None:
     """The initialisation that took an adapter out of its base, such as 'pissa'; None for one that starts at Δ = 0."""
     begun = config.get("init_lora_weights")
     return begun.lower() if isinstance(begun, str) and begun.lower().startswith(FROM_BASE) else None
+
+
+def refuse_gradients(config: Mapping[str, Any]) -> None:
+    """Raise LayoutError for an adapter whose base has lost a part that only the client knows."""
+    begun = config.get("init_lora_weights")
+    if isinstance(begun, str) and begun.lower().startswith(FROM_GRADIENTS):
+        raise LayoutError(
+            f"adapter_config: init_lora_weights {shown(begun)} is not supported: gradients of this client's data say "
+            "what it took out of the base; save it as plain LoRA (path_initial_model_for_weight_conversion)"
+        )
 
 
 def begun_by(updates: Iterable[Update]) -> str | None:

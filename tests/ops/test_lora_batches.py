@@ -111,6 +111,19 @@ def test_nothing_at_all_stays_trainable():
 
 
 @pytest.mark.parametrize("core", ["gram", "qr"])
+def test_terms_that_cancel_to_nothing_stay_trainable(core):
+    """Beside a module of which something is left: no value of the other is more than its rounding."""
+    b, a, coefficients = module("flat", 90, 70, [4, 4], 0)
+    found = batch([([b[0], -b[0]], [a[0], a[0]], np.ones(2)), (b, a, coefficients)], [3], core)
+    one = found[0][3]
+    assert (one.norm, one.residual, one.most, one.least) == (0, 0, 0, 0)
+    assert not one.b.any()
+    np.testing.assert_allclose((one.a @ one.a.T).cpu(), np.eye(3), atol=1e-12)
+    assert found[1][3].norm > 0
+    assert (found[1][3].b.norm(dim=0) > 0).all()
+
+
+@pytest.mark.parametrize("core", ["gram", "qr"])
 def test_directions_beyond_the_terms_are_fresh_and_those_of_the_host(core):
     modules = [module("flat", 90, 20, [2, 2], seed) for seed in range(2)]
     for given, found in zip(modules, batch(modules, [16, 30], core), strict=True):

@@ -191,6 +191,46 @@ def test_nothing_at_all_stays_trainable(d_out, d_in, terms):
         np.testing.assert_allclose(result.a @ result.a.T, np.eye(3), atol=1e-12)
 
 
+@pytest.mark.parametrize(("d_out", "d_in", "rank"), [(3, 5, 4), (30, 40, 4), (300, 260, 40), (520, 540, 256)])
+def test_terms_that_cancel_to_nothing_stay_trainable(d_out, d_in, rank):
+    """(B, A) and (−B, A), its halves, and another gauge of it: not a bit of Δ but rounding, which is no direction."""
+    rng = np.random.default_rng(0)
+    b, a = (rng.standard_normal(shape).astype("f4") for shape in ((d_out, rank), (rank, d_in)))
+    for sides, share in (
+        (([b, -b], [a, a]), [1.0, 1.0]),
+        (([b, b, b], [a, -a, -a]), [2.0, 1.0, 1.0]),
+        (([b, -b], [2 * a, a / 2]), [1.0, 4.0]),
+    ):
+        result = fc.ops.lora_truncate(*sides, share, 3)[3]
+        assert (result.norm, result.residual, result.most, result.least) == (0, 0, 0, 0)
+        assert not result.b.any()
+        np.testing.assert_allclose(result.a @ result.a.T, np.eye(3), atol=1e-12)
+
+
+def test_what_cancelling_terms_leave_is_told_from_their_rounding():
+    """2⁻³⁰ of the terms is left, in one direction: that is kept, and the bounds hold all that rounding may do."""
+    rng = np.random.default_rng(0)
+    b, a = rng.standard_normal((30, 4)).astype("f4"), rng.standard_normal((4, 40)).astype("f4")
+    left = [rng.standard_normal(shape).astype("f4") for shape in ((30, 1), (1, 40))]
+    delta = 2.0**-30 * left[0].astype("f8") @ left[1].astype("f8")
+    result = fc.ops.lora_truncate([b, -b, left[0]], [a, a, left[1]], [1.0, 1.0, 2.0**-30], 3)[3]
+    size = np.linalg.norm(delta)
+    assert result.norm == pytest.approx(size, rel=1e-6)
+    np.testing.assert_allclose(result.b @ result.a, delta, atol=1e-6 * size)
+    assert (np.linalg.norm(result.b, axis=0) > 0).tolist() == [True, False, False]
+    np.testing.assert_allclose(np.linalg.norm(result.a[1:], axis=1), 1.0)
+    assert result.least == 0 < result.residual < np.linalg.norm(delta - result.b @ result.a) / size * 100
+    noise = (30 + 40 + 9**2) * 2.0**-53 * (2 * np.linalg.norm(b, axis=0) @ np.linalg.norm(a, axis=1) + size)
+    lost = result.residual * result.norm
+    assert result.most == pytest.approx((lost + noise) / (result.norm - noise), rel=1e-6)
+
+
+def test_rows_beyond_all_inputs_are_zeros():
+    result = fc.ops.lora_truncate([np.eye(5, 2)], [np.ones((2, 2))], [1.0], 4)[4]
+    np.testing.assert_allclose(np.linalg.norm(result.a, axis=1), [np.sqrt(2), 1, 0, 0])
+    assert not result.b[:, 1:].any()
+
+
 def test_fewer_directions_than_ranks():
     """Δ of rank 2 out of 600 terms: the other directions keep unit rows in a and zeros in b."""
     rng = np.random.default_rng(0)
