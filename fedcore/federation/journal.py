@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedcore.errors import FormatError
+from fedcore.updates import Update
 from fedcore.updates.atomic import append, write_atomically
+from fedcore.updates.directory import map_file
 from fedcore.updates.header import json_object
 
 
@@ -28,10 +29,13 @@ class Receipt:
     size: int
     path: Path
 
-    def open(self) -> mmap.mmap:
-        """The received bytes, memory-mapped."""
-        with self.path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def open(self) -> memoryview:
+        """The received bytes, memory-mapped; before Python 3.13 a map keeps a file open. Raises as `map_file` does."""
+        return map_file(self.path).data
+
+    def update(self) -> Update:
+        """The update in the message, whose tensors stay in the file: as many as arrive keep no file open."""
+        return Update.open(self.path)
 
 
 class Journal:
