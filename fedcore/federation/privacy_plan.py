@@ -74,8 +74,8 @@ def make_plan(
     rounds: int,
     arms: Sequence[tuple[Method, Start]],
     before: Sequence[Charge],
-    masked: bool = False,
-    open_arms: Sequence[str] = (),
+    masked: bool,
+    open_arms: Sequence[str],
 ) -> Plan:
     """The plan of a run.
 
