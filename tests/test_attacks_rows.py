@@ -210,8 +210,8 @@ def test_updates_are_attacked_as_their_changes_from_the_reference(attack: Attack
         assert np.array_equal(flat(update).astype(np.float32), expected)
         assert (update.client_id, update.num_examples, update.base) == (mine.client_id, mine.num_examples, mine.base)
         assert (update.layout, update.scaling) == (mine.layout, mine.scaling)
-    second = attack.on_updates(honest, own[1:], reference, seed=3, places=([1], 2))
-    assert second[0].digest() == sent[1].digest()
+    one_by_one = attack.against(honest, 2, reference, seed=3)
+    assert one_by_one(own[1], 1).digest() == sent[1].digest()
 
 
 def test_sign_flip_of_updates_is_of_each_attackers_own():

@@ -115,3 +115,13 @@ def test_an_attack_sees_what_the_server_sees_of_messages_in_another_format(tmp_p
         simulate(tmp_path / "again", config=config, learner=Stopping(after=9))
     simulate(tmp_path / "again", config=config, resume=True)
     assert result(tmp_path / "again") == result(tmp_path / "run")
+
+
+def test_an_attack_is_crafted_once_in_a_round_for_all_attackers(tmp_path, monkeypatch):
+    craft, crafted = IPM.craft, []
+    monkeypatch.setattr(
+        IPM, "craft", lambda self, honest, f, seed: (crafted.append(f), craft(self, honest, f, seed))[1]
+    )
+    text = HEAD + '[[arms]]\nname = "a"\nattack = { kind = "ipm", clients = 3 }\n'
+    simulate(tmp_path / "run", config=fake.config(text))
+    assert crafted == [3, 3, 3]

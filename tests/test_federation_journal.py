@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,55 @@ def test_find_looks_at_all_keys(tmp_path: Path):
     log.append({"arm": "a", "round": 2, "x": 2})
     assert log.find(arm="a", round=2)["x"] == 2
     assert log.find(arm="b", round=2) is None
+
+
+def test_find_gives_the_first_of_two_lines(tmp_path: Path):
+    log = LineLog(tmp_path / "log")
+    for x in (1, 2):
+        log.append({"arm": "a", "round": 1, "x": x})
+    log.append({"arm": "a", "round": 0, "x": 3})
+    for one in (log, LineLog(log.path)):
+        assert [one.find(arm="a", round=1)["x"], one.find(arm="a", round=0)["x"], one.find(arm="a")["x"]] == [1, 3, 1]
+        assert (len(one), one[-1]["x"], [line["x"] for line in one]) == (3, 3, [1, 2, 3])
+
+
+def test_a_log_reads_on_where_another_process_has_added_lines(tmp_path: Path):
+    log, other = LineLog(tmp_path / "log"), LineLog(tmp_path / "log")
+    other.append({"arm": "a", "round": 1})
+    log.read_on()
+    other.append({"arm": "a", "round": 2})
+    with log.path.open("ab") as file:
+        file.write(b'{"arm": "a"')
+    log.read_on()
+    assert log.dropped
+    log.append({"arm": "a", "round": 3})
+    assert [line["round"] for line in log] == [line["round"] for line in LineLog(log.path)] == [1, 2, 3]
+    with log.path.open("ab") as file:
+        file.write(b"damaged\n")
+    with pytest.raises(FormatError, match=r"log:4: not valid JSON"):
+        log.read_on()
+    log.path.write_bytes(b"")
+    with pytest.raises(FormatError, match=r"log: is shorter than it was"):
+        log.read_on()
+
+
+def test_a_line_that_was_damaged_since_is_found_when_it_is_read(tmp_path: Path):
+    log = LineLog(tmp_path / "log")
+    log.append({"arm": "a", "round": 1})
+    log.path.write_bytes(log.path.read_bytes().replace(b"{", b"("))
+    with pytest.raises(FormatError, match=r"log:1: not valid JSON .*; the file was damaged"):
+        log.find(arm="a")
+
+
+def test_a_log_holds_no_lines(tmp_path: Path):
+    log = LineLog(tmp_path / "log")
+    for number in range(4):
+        log.append({"arm": "a", "round": number, "inputs": 1_000_000 * "x"})
+    for made in (lambda: LineLog(log.path), lambda: [log.find(arm="a", round=number)["round"] for number in range(4)]):
+        tracemalloc.start()
+        found = made()
+        now, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(found) == 4
+        assert now < 100_000
+        assert most < 4_000_000

@@ -8,7 +8,7 @@ The same on updates: the honest changes, one long row each, tensors in canonical
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -51,28 +51,45 @@ class Attack:
         return self.fitting(crafted, crafted, "float64", "a row")
 
     def on_updates(
-        self, honest: Sequence[Update], own: Sequence[Update], reference: Update, seed: int = 0, places: Any = None
+        self, honest: Sequence[Update], own: Sequence[Update], reference: Update, seed: int = 0
     ) -> list[Update]:
         """What poisoned clients send in place of `own`.
 
         honest      updates of all other clients in the round, of one layout, trained from `reference`
         own         what poisoned clients trained: each keeps its identity, example count and scales, as the server
                     sees those
-        places      which of the attackers each of `own` is, and how many there are: (positions, f); all, if None
 
         The attack is on the parameters as they are sent, factors A and B each for itself. Holds (n_honest + f, d) in
         fp64. Raises LayoutError where a layout differs, else as for rows.
         """
-        positions, f = (range(len(own)), len(own)) if places is None else places
-        for update in (*honest, *own):
-            if difference := reference.layout.difference(update.layout):
-                raise LayoutError(f"{self.name}: client {update.client_id!r}: {difference} like the reference")
+        sent = self.against(honest, len(own), reference, seed)
+        return [sent(update, k) for k, update in enumerate(own)]
+
+    def against(
+        self, honest: Sequence[Update], f: int, reference: Update, seed: int = 0
+    ) -> Callable[[Update, int], Update]:
+        """`on_updates` where attackers come one by one: (what one of the f trained, which one) -> what it sends.
+
+        The rows of all f are crafted now; (f, d) in fp64 is held as long as what this returns. Raises as `on_updates`
+        does, of an attacker's own update when it comes.
+        """
+        self._check_layouts(honest, reference)
         start = flat(reference)
         rows = np.empty((len(honest), len(start)))
         for row, update in zip(rows, honest, strict=True):
-            row[:] = flat(update) - start
+            np.subtract(flat(update), start, out=row)
         crafted = self.crafted(rows, f, seed)
-        return [self.sent(start + crafted[k], update) for k, update in zip(positions, own, strict=True)]
+
+        def sent(own: Update, which: int) -> Update:
+            self._check_layouts([own], reference)
+            return self.sent(start + crafted[which], own)
+
+        return sent
+
+    def _check_layouts(self, updates: Iterable[Update], reference: Update) -> None:
+        for update in updates:
+            if difference := reference.layout.difference(update.layout):
+                raise LayoutError(f"{self.name}: client {update.client_id!r}: {difference} like the reference")
 
     def crafted(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """`craft`, once the honest rows were looked at: (f, d) fp64."""

@@ -3,9 +3,8 @@ Stochastic Aggregation Methods", sign-flipping attacks)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -67,11 +66,11 @@ class SignFlip(Attack):
         """f times −scale · μ."""
         return copies(-self.scale * honest.mean(axis=0), f)
 
-    def on_updates(
-        self, honest: Sequence[Update], own: Sequence[Update], reference: Update, seed: int = 0, places: Any = None
-    ) -> list[Update]:
-        """`sign_flip` of each of `own`; nobody else's update is looked at."""
-        return [sign_flip(update, reference, self.scale) for update in own]
+    def against(
+        self, honest: Sequence[Update], f: int, reference: Update, seed: int = 0
+    ) -> Callable[[Update, int], Update]:
+        """`sign_flip` of what each attacker trained; nobody else's update is looked at."""
+        return lambda own, which: sign_flip(own, reference, self.scale)
 
 
 def _rounded(values: np.ndarray, like: np.ndarray, name: str) -> np.ndarray:

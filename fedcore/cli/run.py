@@ -164,8 +164,8 @@ def privacy_of(folder: RunFolder) -> dict[str, list[str]]:
     if folder.expired:
         # how many there were tells who took part
         print(f"fedcore: {folder.path}: files of its private journal expired; deleted", file=sys.stderr)
-    plan, masks = read_plan(folder.path), secure.lines(folder.ledger.entries)
-    said = {} if plan is None else {"privacy": lines(plan, rows(folder.metrics.entries), folder.ledger.entries)}
+    plan, masks = read_plan(folder.path), secure.lines(folder.ledger)
+    said = {} if plan is None else {"privacy": lines(plan, rows(folder.metrics.entries), folder.ledger)}
     return said | ({"secure": masks} if masks else {})
 
 

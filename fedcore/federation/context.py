@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fedcore.clients.settings import Progress
-from fedcore.federation.config import Config
+from fedcore.federation.config import Arm, Config
 from fedcore.federation.data import Client
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.learner import Learner
@@ -39,6 +39,10 @@ class Federation:
     def trained(self, asked: Iterable[Training]) -> Iterator[Callable[[], Any]]:
         """For each training, in order, what returns that which comes of it or raises its error: see `trainings`."""
         return trainings(self.learner, self.workers, asked)
+
+    def poisoned(self, arm: Arm) -> list[str]:
+        """The ids of the clients that poison in an arm: the last ones."""
+        return [client.id for client in self.clients[-arm.attack.clients :]] if arm.attack else []
 
     @property
     def total(self) -> int:

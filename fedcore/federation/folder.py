@@ -44,10 +44,10 @@ class RunFolder:
         self._lock: Any = None
 
     @classmethod
-    def create(cls, path: Path, config: Config, facts: dict[str, Any], secret: bytes | None = None) -> RunFolder:
+    def create(cls, path: Path, config: Config, facts: dict[str, Any], secret: bytes | None) -> RunFolder:
         """Make the folder with its configuration and facts, whole or not at all. Raises ExistsError, StorageError.
 
-        secret: of a private run
+        secret: of a private run, None of others
         """
         refuse_existing(path)
         with new_directory(path) as beside:
@@ -160,8 +160,8 @@ class RunFolder:
 
     def kept(self) -> str:
         """In words, what an interrupted run has kept."""
-        rounds = len(self.ledger.entries)
-        entry = self.ledger.entries[-1] if rounds else None
+        rounds = len(self.ledger)
+        entry = self.ledger[-1] if rounds else None
         pending = []
         for arm, number in self.journal.rounds():
             if self.ledger.find(arm=arm, round=number) is None:
@@ -200,7 +200,7 @@ class RunFolder:
 
     def stopped(self, arm: str) -> dict[str, Any] | None:
         """The ledger's entry of the round at which an arm stopped, where the next would have passed the budget."""
-        return next((entry for entry in self.ledger.entries if entry["arm"] == arm and "stopped" in entry), None)
+        return next((entry for entry in self.ledger if entry["arm"] == arm and "stopped" in entry), None)
 
     def hold(self) -> RunFolder:
         """Keep other processes from writing to the folder until `with` ends.
@@ -216,7 +216,8 @@ class RunFolder:
             except OSError as error:
                 raise refused(self.path, error) from error
             # what the process before has written since
-            self.ledger, self.metrics = LineLog(self.ledger.path), LineLog(self.metrics.path)
+            self.ledger.read_on()
+            self.metrics.read_on()
             opened.pop_all()
         self._lock = lock
         return self

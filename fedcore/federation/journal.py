@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedcore.errors import FormatError
+from fedcore.updates import Update
 from fedcore.updates.atomic import append, write_atomically
+from fedcore.updates.directory import map_file
+from fedcore.updates.file import File
 from fedcore.updates.header import json_object
 
 
@@ -28,10 +31,13 @@ class Receipt:
     size: int
     path: Path
 
-    def open(self) -> mmap.mmap:
-        """The received bytes, memory-mapped."""
-        with self.path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def open(self) -> memoryview:
+        """The received bytes, memory-mapped; before Python 3.13 a map keeps a file open. Raises as `map_file` does."""
+        return map_file(self.path).data
+
+    def update(self) -> Update:
+        """The update in the message, whose tensors stay in the file: as many as arrive keep no file open."""
+        return Update.open(self.path)
 
 
 class Journal:
@@ -76,29 +82,70 @@ class Journal:
 
 
 class LineLog:
-    """A file of JSON lines that only grows, one synced line at a time.
+    """A file of JSON lines that only grows, one synced line at a time; of which places alone are held, not the lines.
 
-    `entries` are its lines. Opening drops a torn last line (`dropped` says whether there was one) and raises
-    FormatError, with file and line, for a damaged one before it.
+    Iterating reads the lines anew, one by one. Opening drops a torn last line (`dropped` says whether there was one)
+    and raises FormatError, with file and line, for a damaged one before it.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        content = path.read_bytes() if path.exists() else b""
-        whole, _, torn = content.rpartition(b"\n")
-        self.dropped = bool(torn)
-        self.entries: list[dict[str, Any]] = []
-        for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
-            self.entries.append(json_object(line, f"{path}:{number}", "the file was damaged, restore it from a copy"))
-        self._size = len(content) - len(torn)
+        self.dropped = False
+        #: (start, bytes) of each line, and by arm and round, or by arm alone, the first such line
+        self._lines: list[tuple[int, int]] = []
+        self._first: dict[tuple[str, int | None], int] = {}
+        self._size = 0
+        self.read_on()
+
+    def read_on(self) -> None:
+        """Take in what another process has added since. Raises FormatError as opening does."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._size:
+                raise FormatError(f"{self.path}: is shorter than it was; the file was damaged, restore it from a copy")
+            file.seek(self._size)
+            for line in file:
+                self.dropped = not line.endswith(b"\n")
+                if self.dropped:
+                    break
+                self._enter(self._parsed(line, len(self._lines)), len(line))
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one line; when this returns it is on disk. Raises StorageError, as `append` does."""
         line = (json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode()
         append(self.path, line, keep=self._size)
-        self._size += len(line)
-        self.entries.append(json.loads(line))
+        self._enter(entry, len(line))
 
-    def find(self, **keys: Any) -> dict[str, Any] | None:
-        """The first line that has all these values, or None."""
-        return next((e for e in self.entries if all(e.get(k) == v for k, v in keys.items())), None)
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One line. Raises MissingError, FormatError or StorageError for a file that is not what was read and added."""
+        start, size = self._lines[index]
+        return self._parsed(File.at(self.path).read(start, size).tobytes(), range(len(self))[index])
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """All lines."""
+        return list(self)
+
+    def find(self, arm: str, round: int | None = None) -> dict[str, Any] | None:
+        """The first line of an arm, or of one of its rounds; None where there is none."""
+        index = self._first.get((arm, round))
+        return None if index is None else self[index]
+
+    def _enter(self, entry: Mapping[str, Any], size: int) -> None:
+        arm, number, index = entry.get("arm"), entry.get("round"), len(self._lines)
+        if isinstance(arm, str):
+            self._first.setdefault((arm, None), index)
+            if isinstance(number, int):
+                self._first.setdefault((arm, number), index)
+        self._lines.append((self._size, size))
+        self._size += size
+
+    def _parsed(self, line: bytes, index: int) -> dict[str, Any]:
+        return json_object(line, f"{self.path}:{index + 1}", "the file was damaged, restore it from a copy")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from fedcore.errors import RangeError
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
-from fedcore.federation.method_round import expected, opened, sent, training_options
+from fedcore.federation.method_round import expected, sent, training_options
 from fedcore.federation.receipt import check_message
 from fedcore.federation.start import Start
 from fedcore.federation.trainings import Training
@@ -27,15 +28,10 @@ def gather(
     Poisoned clients are the last ones: when they send, though not always when they train, what the honest ones sent
     lies in the journal, and an attack sees those bytes, in a resumed round as in one that was never interrupted.
     """
-    config, journal, broadcast = federation.config, federation.folder.journal, start.adapter
-    attackers, honest = poisoned(federation.clients, arm), None
-    options = training_options(federation, arm, number, start)
-    steps, mu = config.training.steps, config.training.proximal_mu
-    updates = federation.trained(
-        Training(start.of(client.id), client, steps, client_seed(config, number, client.seeded_by), mu, options)
-        for client in federation.clients
-        if client.id not in receipts
-    )
+    config, journal = federation.config, federation.folder.journal
+    attackers, crafted = federation.poisoned(arm), None
+    left = [client for client in federation.clients if client.id not in receipts]
+    updates = federation.trained(training_of(federation, arm, number, start, client) for client in left)
     for done, client in enumerate(federation.clients):
         federation.progress(arm.name, (number - 1) * len(federation.clients) + done, federation.total, round=number)
         if client.id in receipts:
@@ -43,14 +39,22 @@ def gather(
         with clock.phase("training"):
             update = next(updates)()
             if client.id in attackers:
-                honest = honest or [opened(receipts[c.id]) for c in federation.clients if c.id not in attackers]
-                update = poison(federation, arm, number, client.id, update, honest, broadcast)
+                # once for all attackers of the round
+                crafted = crafted or poison(federation, arm, number, receipts, start.adapter)
+                update = crafted(update, attackers.index(client.id))
             update = sent(federation, arm, number, start, update)
             message = encoded(config, update)
         with clock.phase("journal"):
             asked = expected(federation, arm, number, start, client.id)
             check_message(message, client.id, asked, config.aggregation_of(arm).on_nonfinite)
             receipts[client.id] = journal.receive(arm.name, number, client.id, message)
+
+
+def training_of(federation: Federation, arm: Arm, number: int, start: Start, client: Client) -> Training:
+    """What a client trains in a round."""
+    config, options = federation.config, training_options(federation, arm, number, start)
+    seed, training = client_seed(config, number, client.seeded_by), config.training
+    return Training(start.of(client.id), client, training.steps, seed, training.proximal_mu, options)
 
 
 def encoded(config: Config, update: Update) -> bytes:
@@ -64,19 +68,13 @@ def encoded(config: Config, update: Update) -> bytes:
 
 
 def poison(
-    federation: Federation, arm: Arm, number: int, client: str, own: Update, honest: list[Update], broadcast: Update
-) -> Update:
-    """What a poisoned client sends in place of what it trained. All attackers of a round act on one seed."""
+    federation: Federation, arm: Arm, number: int, receipts: dict[str, Receipt], broadcast: Update
+) -> Callable[[Update, int], Update]:
+    """What poisoned clients send in place of what they trained, as `Attack.against`. All of a round act on one seed."""
     assert arm.attack is not None
-    attackers = poisoned(federation.clients, arm)
-    places = ([attackers.index(client)], len(attackers))
-    seed = client_seed(federation.config, number, "attack")
-    return arm.attack.made().on_updates(honest, [own], broadcast, seed, places)[0]
-
-
-def poisoned(clients: tuple[Client, ...], arm: Arm) -> list[str]:
-    """The ids of the clients that poison in this arm: the last ones."""
-    return [client.id for client in clients[-arm.attack.clients :]] if arm.attack else []
+    attackers, seed = federation.poisoned(arm), client_seed(federation.config, number, "attack")
+    honest = [receipts[client.id].update() for client in federation.clients if client.id not in attackers]
+    return arm.attack.made().against(honest, len(attackers), broadcast, seed)
 
 
 def client_seed(config: Config, number: int, client: str) -> int:
@@ -99,4 +97,4 @@ def server_update(
             message = update.to_bytes()
             check_message(message, SERVER, broadcast, "raise")
             receipts[SERVER] = federation.folder.journal.receive(arm.name, number, SERVER, message)
-    return opened(receipts[SERVER])
+    return receipts[SERVER].update()

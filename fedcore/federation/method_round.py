@@ -56,33 +56,34 @@ def expected(federation: Federation, arm: Arm, number: int, start: Start, client
     return own if method is None else packed(own, method.sends(number), start.fixed)
 
 
-def received(federation: Federation, arm: Arm, number: int, start: Start, receipts: dict[str, Receipt]) -> list[Update]:
+def received(federation: Federation, arm: Arm, number: int, start: Start, messages: dict[str, Update]) -> list[Update]:
     """The adapters that the clients have, of what they sent, what was frozen and what stayed with them."""
     method, adapters = step_of(federation, arm, number), []
     assert method is not None
     own = kept(method.trains(number), method.sends(number))
-    for client_id, receipt in receipts.items():
+    for client_id, message in messages.items():
         held = start.of(client_id)
         if own:
             held = unpacked(federation.folder.rounds.load_beside(arm.name, number, f"kept-{client_id}"), held, own)
-        adapters.append(unpacked(opened(receipt), held, method.sends(number), start.fixed))
+        adapters.append(unpacked(message, held, method.sends(number), start.fixed))
     return adapters
 
 
-def opened(receipt: Receipt) -> Update:
-    """The update in a message that was received."""
-    return Update.from_bytes(receipt.open(), source=str(receipt.path))
-
-
 def method_step(
-    federation: Federation, arm: Arm, number: int, start: Start, receipts: dict[str, Receipt], clock: Clock
+    federation: Federation,
+    arm: Arm,
+    number: int,
+    start: Start,
+    receipts: dict[str, Receipt],
+    messages: dict[str, Update],
+    clock: Clock,
 ) -> tuple[Start, dict[str, Any]]:
     """Aggregate the messages by the arm's method and keep what came out: (the next start, the ledger's entry)."""
     settings, folder = federation.config.aggregation_of(arm), federation.folder
     method, step = method_of(federation.config, arm), step_of(federation, arm, number)
     assert method is not None
     assert step is not None
-    cohort = Cohort(received(federation, arm, number, start, receipts))
+    cohort = Cohort(received(federation, arm, number, start, messages))
     with clock.phase("aggregation"):
         equal = settings.weights == "equal" and step.traits.weighted
         weights = np.ones(len(cohort)) if equal else None
@@ -110,7 +111,7 @@ def method_step(
         "divisor": report.pop("divisor"),
         "excluded": {},
         "not_counted": {},
-        "poisoned": [client.id for client in federation.clients[-arm.attack.clients :]] if arm.attack else [],
+        "poisoned": federation.poisoned(arm),
         "change_norms": change_norms(cohort, start),
         "report": report,
         **also,

@@ -74,9 +74,9 @@ def make_plan(
     rounds: int,
     arms: Sequence[tuple[Method, Start]],
     before: Sequence[Charge],
-    masked: bool = False,
-    open_arms: Sequence[str] = (),
-    dealt: str | None = None,
+    masked: bool,
+    open_arms: Sequence[str],
+    dealt: str | None,
 ) -> Plan:
     """The plan of a run.
 

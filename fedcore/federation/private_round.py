@@ -13,8 +13,7 @@ from fedcore.federation.config import Arm
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
-from fedcore.federation.messages import client_seed
-from fedcore.federation.method_round import training_options
+from fedcore.federation.messages import training_of
 from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import packed
 from fedcore.federation.private_modes import Mode, Released, Round
@@ -23,7 +22,6 @@ from fedcore.federation.round import scores
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.server_noise import CentralMode, CorrelatedMode
 from fedcore.federation.start import Start
-from fedcore.federation.trainings import Training
 from fedcore.updates import Update
 
 #: privacy.mode -> what does it
@@ -167,16 +165,11 @@ def gather(
     A client whose training fails sends no change, so that the run does not show that it took part. Where it fails for
     everybody, several clients in a row from the first on, the configuration is at fault, and that is raised.
     """
-    config, failed = federation.config, []
+    failed: list[str] = []
     # where clients take turns, of a size that is public
     enough = len(federation.clients if private_of(federation).plan.separation is None else clients)
-    options = training_options(federation, arm, number, start)
-    steps, mu = config.training.steps, config.training.proximal_mu
     left = [client for client in clients if client.id not in receipts]
-    updates = federation.trained(
-        Training(start.adapter, client, steps, client_seed(config, number, client.seeded_by), mu, options)
-        for client in left
-    )
+    updates = federation.trained(training_of(federation, arm, number, start, client) for client in left)
     for client in left:
         with clock.phase("training"):
             answer = next(updates)

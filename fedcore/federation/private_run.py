@@ -74,7 +74,7 @@ class PrivateRun:
             journal = self.folder.private
             key = sealing_key(self.settings, journal.folder)
             rounds = Rounds(journal.rounds_of(arm), factor, size, sealing_key=key)
-            for entry in self.folder.ledger.entries:
+            for entry in self.folder.ledger:
                 if entry["arm"] == arm and "round_head" in entry.get("privacy", {}):
                     rounds.require(Head(**entry["privacy"]["round_head"]))
             for earlier in self.rounds.values():
@@ -89,9 +89,9 @@ def open_private(
     population: int,
     rounds: int,
     arms: Callable[[], Sequence[tuple[Method, Start]]],
-    masked: bool = False,
-    open_arms: Sequence[str] = (),
-    dealt: str | None = None,
+    masked: bool,
+    open_arms: Sequence[str],
+    dealt: str | None,
 ) -> PrivateRun:
     """Open a private run, or begin it: the plan is made once, and an interrupted run goes on with it.
 
@@ -111,7 +111,7 @@ def open_private(
     plan = _own_plan(folder, plan_key)
     budget = _budget(settings, folder, population, plan)
     budget.require(Head(*plan.head))
-    for entry in folder.ledger.entries:
+    for entry in folder.ledger:
         # what a reader of the public ledger can tell, so that file and head put back together show
         if "head" in entry.get("privacy", {}):
             budget.require(Head(**entry["privacy"]["head"]))
@@ -164,7 +164,7 @@ def destroy_keys(folder: RunFolder, settings: Privacy, *, finished: bool) -> int
     # another run's plan, which is public, would have that run's keys destroyed
     plan = _own_plan(folder, folder.private.plan_key(sealing_key(settings, folder.private.folder)))
     budget = _budget(settings, folder, plan.population, plan)
-    released = {entry["privacy"].get("charge") for entry in folder.ledger.entries if "privacy" in entry}
+    released = {entry["privacy"].get("charge") for entry in folder.ledger if "privacy" in entry}
     why = None
     if plan.mode == "correlated":
         why = "later rounds take back noise of its one key"

@@ -13,8 +13,8 @@ from fedcore.federation.center import moved_on
 from fedcore.federation.config import Arm
 from fedcore.federation.context import Clock, Federation
 from fedcore.federation.journal import Receipt
-from fedcore.federation.messages import SERVER, gather, poisoned, server_update
-from fedcore.federation.method_round import evaluate, method_step, opened
+from fedcore.federation.messages import SERVER, gather, server_update
+from fedcore.federation.method_round import evaluate, method_step
 from fedcore.federation.methods import method_of
 from fedcore.federation.norms import change_norms
 from fedcore.federation.ranks import cut_to_ranks
@@ -44,13 +44,14 @@ def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> St
     secure = federation.config.secure_of(arm) is not None
     if not secure:
         gather(federation, arm, number, start, receipts, clock)
+    messages = {client: receipt.update() for client, receipt in receipts.items()}
     if entry is None:
         if secure:
             following, entry = secure_step(federation, arm, number, start, clock)
         elif method_of(federation.config, arm) is not None:
-            following, entry = method_step(federation, arm, number, start, receipts, clock)
+            following, entry = method_step(federation, arm, number, start, receipts, messages, clock)
         else:
-            following, entry = rule_step(federation, arm, number, start, receipts, trusted, clock)
+            following, entry = rule_step(federation, arm, number, start, receipts, messages, trusted, clock)
         with clock.phase("journal"):
             folder.ledger.append(entry)
     else:
@@ -59,7 +60,7 @@ def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> St
     with clock.phase("evaluation"):
         metrics = evaluate(federation, following)
     # bytes of tensors, without names and headers, which any other carrier would have in another size
-    up = sum(opened(receipt).nbytes for receipt in receipts.values())
+    up = sum(message.nbytes for message in messages.values())
     down = sum(start.of(client.id).nbytes for client in federation.clients)
     if travelled := entry["report"].get("bytes"):
         up, down = (sum(client[way] for client in travelled.values()) for way in ("up", "down"))
@@ -86,6 +87,7 @@ def rule_step(
     number: int,
     start: Start,
     receipts: dict[str, Receipt],
+    messages: dict[str, Update],
     trusted: dict[str, Receipt],
     clock: Clock,
 ) -> tuple[Start, dict[str, Any]]:
@@ -97,10 +99,10 @@ def rule_step(
     with clock.phase("aggregation"):
         if "center" in rule.uses and (center := center_of(federation, arm, number, broadcast)):
             known["center"] = center
-        result, cohort = combine(federation, arm, rule, receipts, broadcast, known)
+        result = combine(federation, arm, rule, messages, broadcast, known)
         moved, state = move(federation, arm, number, broadcast, result.update)
     # for the report alone, so in no phase
-    counted = Cohort(update for update in cohort if update.client_id not in result.excluded)
+    counted = Cohort(update for client, update in messages.items() if client not in result.excluded)
     norms = change_norms(counted, start)
     with clock.phase("journal"):
         also: dict[str, Any] = {name: update.digest() for name, update in known.items()}
@@ -140,25 +142,24 @@ def combine(
     federation: Federation,
     arm: Arm,
     rule: Rule,
-    receipts: dict[str, Receipt],
+    messages: dict[str, Update],
     broadcast: Update,
     known: dict[str, Update],
-) -> tuple[Aggregate, Cohort]:
-    """Decode the received bytes and run the arm's rule on them: (what came out, the decoded updates).
+) -> Aggregate:
+    """What the arm's rule makes of the messages.
 
     known: what the rule looks at besides, by the name of aggregate's argument: "server", "center".
     """
     settings = federation.config.aggregation_of(arm)
-    cohort = Cohort([opened(receipt) for receipt in receipts.values()])
     try:
-        result = aggregate(
-            cohort,
+        return aggregate(
+            Cohort(messages.values()),
             rule,
             space=settings.space,
             reference=broadcast,
             server=known.get("server"),
             center=known.get("center"),
-            weights=np.ones(len(cohort), np.float32) if settings.weights == "equal" else None,
+            weights=np.ones(len(messages), np.float32) if settings.weights == "equal" else None,
             on_nonfinite=settings.on_nonfinite,
         )
     except NonFiniteError as error:
@@ -167,7 +168,6 @@ def combine(
         # its bytes are in the journal, so that a resumed run meets it again
         remedy = 'start a new run with aggregation.on_nonfinite = "exclude"'
         raise error.with_message(f"{error}; or {remedy}") from error
-    return result, cohort
 
 
 def ledger_entry(
@@ -211,7 +211,7 @@ def ledger_entry(
         "excluded": result.excluded,
         "not_counted": report.pop("not_counted"),
         "redone_pairs": report.pop("redone_pairs", 0),
-        "poisoned": poisoned(federation.clients, arm),
+        "poisoned": federation.poisoned(arm),
         "change_norms": norms,
         "report": report,
         "law": law,

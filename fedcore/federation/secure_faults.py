@@ -15,7 +15,7 @@ from fedcore.lora import RandomizedSketch
 from fedcore.lora.combination import refusals
 
 
-def secure_faults(config: Config, index: int, clients: int | None, examples: Sequence[int] = ()) -> list[str]:
+def secure_faults(config: Config, index: int, clients: int | None, examples: Sequence[int]) -> list[str]:
     """What [secure] does not go together with in arm `index`; none without [secure].
 
     clients: how many there are; None where only the texts will tell. examples: of each, once the texts are read.

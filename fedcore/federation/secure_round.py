@@ -17,16 +17,13 @@ from fedcore.errors import NonFiniteError, RangeError, RuleError, TrainingError,
 from fedcore.federation.client_policy import agreed
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.context import Clock, Federation
-from fedcore.federation.data import Client
-from fedcore.federation.messages import client_seed
-from fedcore.federation.method_round import training_options
+from fedcore.federation.messages import training_of
 from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import kept
 from fedcore.federation.rule_names import make_chain
 from fedcore.federation.secure_sum import Sums, parameters_of, quantizer_of, still, summed, weight_of
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.start import Start
-from fedcore.federation.trainings import Training
 from fedcore.lora import FedIT, Method
 from fedcore.privacy import secagg
 from fedcore.updates import Cohort, Update
@@ -146,7 +143,8 @@ def gather(
     """Have each client train and bring its change to integers. One that cannot has dropped out."""
     found = Gathered({}, {}, {})
     before = (changes.number - 1) * len(federation.clients)
-    updates = federation.trained(asked(federation, arm, start, client, changes.number) for client in federation.clients)
+    number, clients = changes.number, federation.clients
+    updates = federation.trained(training_of(federation, arm, number, start, client) for client in clients)
     for done, client in enumerate(federation.clients):
         federation.progress(arm.name, before + done, federation.total, round=changes.number)
         with clock.phase("training"):
@@ -165,13 +163,6 @@ def gather(
             vector = found.vectors[client.id] = quantizer.weighted(change, weight)
             found.vanished += bool(change.any()) and float(np.abs(change).max()) * vector.scale <= 0.5
     return found
-
-
-def asked(federation: Federation, arm: Arm, start: Start, client: Client, number: int) -> Training:
-    """What a client trains in a round."""
-    config, options = federation.config, training_options(federation, arm, number, start)
-    seed, training = client_seed(config, number, client.seeded_by), config.training
-    return Training(start.of(client.id), client, training.steps, seed, training.proximal_mu, options)
 
 
 def leaks(config: Config, changes: Changes, facts: Mapping[str, Any]) -> list[str]:

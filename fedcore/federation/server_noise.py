@@ -7,7 +7,6 @@ from typing import Any
 
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
-from fedcore.federation.method_round import opened
 from fedcore.federation.parcel import packed, unpacked
 from fedcore.federation.privacy_mechanisms import central, correlated
 from fedcore.federation.private_modes import Released, Round
@@ -41,7 +40,7 @@ class CentralMode:
     def updates(self, receipts: dict[str, Receipt]) -> list[Update]:
         """The adapters that were sent."""
         start = self._about.start
-        return [unpacked(opened(one), start.adapter, self._sends, start.fixed) for one in receipts.values()]
+        return [unpacked(one.update(), start.adapter, self._sends, start.fixed) for one in receipts.values()]
 
     def release(self, receipts: dict[str, Receipt]) -> Released:
         """The noisy mean over the expected clients."""

@@ -160,10 +160,11 @@ def with_privacy(federation: Federation) -> Federation:
     return replace(federation, private=private)
 
 
-def run_facts(texts: Texts, learner: Learner, secret: bytes | None = None) -> dict[str, Any]:
+def run_facts(texts: Texts, learner: Learner, secret: bytes | None) -> dict[str, Any]:
     """run.json: what a reader of the results has to know, and what a resumed run must find unchanged.
 
-    secret: of a private run, whose file has nothing by client and a keyed digest, with which nobody confirms a guess
+    secret: of a private run, whose file has nothing by client and a keyed digest, with which nobody confirms a guess;
+    None of others
     """
     digest = _texts_digest(texts)
     return {
@@ -221,7 +222,7 @@ def train_alone(federation: Federation) -> None:
     One line a client in metrics.jsonl; the table shows the mean over clients.
     """
     config, clients = federation.config, federation.clients
-    finished = {line["client"] for line in federation.folder.metrics.entries if line["arm"] == LOCAL_ONLY}
+    finished = {line["client"] for line in federation.folder.metrics if line["arm"] == LOCAL_ONLY}
     steps = config.training.steps * config.run.rounds
     outcomes = federation.trained(
         Alone(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.seeded_by))

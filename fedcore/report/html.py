@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ summary { cursor: pointer; color: var(--accent); } .bad { color: #b00020; }
 @media print { body { max-width: none; } details { display: block; } }
 """
 
+#: what plots take of an entry of the ledger, which is long where clients are many
+_SHOWN = ("arm", "round", "inputs", "coefficients", "divisor", "change_norms", "poisoned")
+
 
 def write_report(folder: RunFolder) -> Path:
     """Write report.html into a run folder from what lies there, replacing an earlier one. Returns its path.
@@ -52,7 +55,7 @@ def write_report(folder: RunFolder) -> Path:
 
 def page(folder: RunFolder) -> str:
     """The whole page. Everything that comes from the run is escaped."""
-    metrics, ledger, facts = folder.metrics.entries, folder.ledger.entries, folder.facts
+    metrics, ledger, facts = folder.metrics.entries, folder.ledger, folder.facts
     # that which the run began with: the file may have been edited since
     config, changed = f"<pre>{escape(folder.config_text)}</pre>", folder.changed()
     if changed:
@@ -81,7 +84,7 @@ def page(folder: RunFolder) -> str:
     )
 
 
-def _summary(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
+def _summary(metrics: Sequence[dict[str, Any]], ledger: Iterable[dict[str, Any]], facts: dict[str, Any]) -> str:
     """Two sentences: what ran, and how it came out."""
     counts = [client["examples"] for client in facts["clients"]]
     # what each client holds is private where [privacy] is
@@ -96,7 +99,7 @@ def _summary(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]]
     return text + (f'<p class="soft">Held-out loss in nats per token: {escape(outcome)}.</p>' if outcome else "")
 
 
-def rounds_run(ledger: Sequence[dict[str, Any]]) -> str:
+def rounds_run(ledger: Iterable[dict[str, Any]]) -> str:
     """In words, how many rounds in how many arms."""
     rounds = Counter(entry["arm"] for entry in ledger if "output" in entry)
     if not rounds:
@@ -107,7 +110,7 @@ def rounds_run(ledger: Sequence[dict[str, Any]]) -> str:
     return f"{number} round{'s' * (number > 1)} in {where}"
 
 
-def unseen(ledger: Sequence[dict[str, Any]]) -> str:
+def unseen(ledger: Iterable[dict[str, Any]]) -> str:
     """A sentence for each reason why nobody sees how much the clients of an arm counted, with the arms; '' for none."""
     private = dict.fromkeys(entry["arm"] for entry in ledger if "privacy" in entry)
     masked = dict.fromkeys(e["arm"] for e in ledger if "secure" in e and e["arm"] not in private)
@@ -123,7 +126,7 @@ def unseen(ledger: Sequence[dict[str, Any]]) -> str:
     return said
 
 
-def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
+def _plots(metrics: Sequence[dict[str, Any]], ledger: Iterable[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
     """The sections with plots; those that have nothing to show yet are left out."""
     sections = []
     if plots.arm_names(metrics):
@@ -131,7 +134,7 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], 
         if any(line["accuracy"] is not None for line in metrics):
             pair += _figure(plots.curves(metrics, "accuracy", "Ranking accuracy", "fraction right", facts["questions"]))
         sections.append(_section("Round by round", f'<div class="pair">{pair}</div>'))
-    if opened := [entry for entry in ledger if "coefficients" in entry]:
+    if opened := [{name: entry[name] for name in _SHOWN} for entry in ledger if "coefficients" in entry]:
         said = "The share that each client counted for. A cross is a share of zero: the rule left that client out."
         said += unseen(ledger)
         change = "Distance of each client's parameters from the round's starting point. Hollow: left out by the rule."
@@ -170,7 +173,7 @@ def _figure(plot: plots.Plot, caption: str = "") -> str:
     return f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{escape(alternative)}">{said}</figure>'
 
 
-def _ledger(ledger: Sequence[dict[str, Any]]) -> str:
+def _ledger(ledger: Iterable[dict[str, Any]]) -> str:
     """One line a round, each with its whole entry behind a fold."""
     lines = []
     for entry in (entry for entry in ledger if "output" in entry):

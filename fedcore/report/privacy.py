@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -17,7 +17,7 @@ _SAMPLING = {
 }
 
 
-def lines(plan: Plan, table: Sequence[Row], ledger: Sequence[dict[str, Any]]) -> list[str]:
+def lines(plan: Plan, table: Sequence[Row], ledger: Iterable[dict[str, Any]]) -> list[str]:
     """In sentences: ε so far, whom it is for, the noise, where it stopped, which arms learnt nothing, warnings."""
     spent = max((row.epsilon for row in table if row.epsilon is not None), default=0.0)
     sampling = _SAMPLING[plan.sampling].format(rate=plan.sampling_rate, clients=plan.expected_clients)
@@ -42,7 +42,7 @@ def lines(plan: Plan, table: Sequence[Row], ledger: Sequence[dict[str, Any]]) ->
     return found + list(plan.notes)
 
 
-def section(plan: Plan, table: Sequence[Row], ledger: Sequence[dict[str, Any]]) -> str:
+def section(plan: Plan, table: Sequence[Row], ledger: Iterable[dict[str, Any]]) -> str:
     """The same for the page, with a table of the releases."""
     said = "".join(f"<p>{escape(line)}.</p>" for line in lines(plan, table, ledger))
     body = []
@@ -74,5 +74,5 @@ def _clip(clip: Any) -> str:
     return f"{clip:.3g}"
 
 
-def _stops(ledger: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _stops(ledger: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for entry in ledger if "stopped" in entry]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 
-def lines(ledger: Sequence[dict[str, Any]]) -> list[str]:
+def lines(ledger: Iterable[dict[str, Any]]) -> list[str]:
     """In sentences, an arm each: how few honest clients a sum may have, against whom, what is void, liars, warnings."""
     found = []
     for arm, entries in _by_arm(ledger).items():
@@ -62,7 +62,7 @@ def _colluding(facts: dict[str, Any]) -> str:
     return f"at most {' and '.join(most)} clients {'is' if facts['corrupt'] == [1] else 'are'} with it"
 
 
-def section(ledger: Sequence[dict[str, Any]]) -> str:
+def section(ledger: Iterable[dict[str, Any]]) -> str:
     """The same for the page, with a table of the rounds; '' where no arm is secure."""
     body = []
     for entry in (entry for entries in _by_arm(ledger).values() for entry in entries):
@@ -97,7 +97,7 @@ def section(ledger: Sequence[dict[str, Any]]) -> str:
     return said + (f'<div class="scroll">{table}</div>' if body else "")
 
 
-def _by_arm(ledger: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _by_arm(ledger: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The entries of secure rounds."""
     found: dict[str, list[dict[str, Any]]] = {}
     for entry in ledger:
