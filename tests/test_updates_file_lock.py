@@ -16,6 +16,7 @@ from fedcore.errors import StorageError
 from fedcore.federation.folder import RunFolder
 from fedcore.privacy.chain import Chain
 from fedcore.privacy.secagg.roster_file import RosterFile, new_key
+from fedcore.rules import Krum
 from fedcore.updates.file_lock import FileLock, locked_beside
 
 
@@ -73,12 +74,17 @@ def chain(path: Path) -> None:
         pass
 
 
+def accumulator(path: Path) -> None:
+    fc.Accumulator(Krum(1), path / "kept").close()
+
+
 WAYS = [
     (run_folder, r"run/config\.toml"),
     (budget, r"people\.lock"),
     (roster, r"roster\.json\.lock"),
     (cache, r"base\.lock"),
     (chain, r"chain\.lock"),
+    (accumulator, r"kept/\.lock"),
 ]
 
 
