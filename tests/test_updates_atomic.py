@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 
 import pytest
 
-from fedcore.errors import StorageError
+from fedcore.errors import ExistsError, StorageError
 from fedcore.updates.atomic import (
     Unflushed,
     append,
@@ -112,9 +113,7 @@ def test_a_file_that_was_replaced_and_may_not_survive_a_power_failure_is_said_to
 ):
     write_atomically(tmp_path / "name", b"old")
     names_are_not_flushed()
-    with pytest.raises(
-        Unflushed, match=r"name: is written, but its folder cannot be flushed to disk \(Input/out"
-    ):
+    with pytest.raises(Unflushed, match=r"name: is written, but its folder cannot be flushed to disk \(Input/out"):
         write_atomically(tmp_path / "name", b"new")
     assert held_in(tmp_path) == {"name": b"new"}
 
@@ -167,3 +166,26 @@ def test_what_processes_leave_is_told_from_other_hidden_files(tmp_path):
         remove_left([left])
         assert not os.path.lexists(left)
     remove_left([left])
+
+
+@pytest.mark.parametrize("way", ["new_directory", "write_together"])
+def test_of_two_that_make_one_directory_at_once_the_first_stays(tmp_path, monkeypatch, way):
+    real = os.rename
+
+    def beaten(source, target):
+        if target == tmp_path / "name":
+            (tmp_path / "name").mkdir()
+            (tmp_path / "name" / "theirs").write_bytes(b"theirs")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", beaten)
+    with pytest.raises(ExistsError, match=r"name: exists, another process made it meanwhile; choose another name"):
+        WAYS[way](tmp_path / "name")
+    assert held_in(tmp_path) == {"name": None, "name/theirs": b"theirs"}
+
+
+def test_directories_that_cannot_be_removed_are_not_said_to_be_gone(tmp_path, names_are_not_flushed, monkeypatch):
+    names_are_not_flushed()
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(StorageError, match=r"name: cannot be written .*; what was half-written may be left; "):
+        write_together({tmp_path / "name": directory})

@@ -6,6 +6,7 @@ Files that only grow do so in place (`append`): a crash can leave half of what w
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -114,8 +115,10 @@ def append(path: Path, data: bytes, *, keep: int | None = None, mode: int = 0o66
 def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A directory to fill, which becomes `path` at the end of the `with`; after an exception nothing of it is left.
 
-    replace: an earlier directory at `path` gives way at the last moment; it stays if that fails. Raises StorageError
-    naming `path`, also for an OSError inside the `with`, and Unflushed where it could not be taken back.
+    replace: an earlier directory at `path` gives way at the last moment; it stays if that fails.
+
+    Raises StorageError naming `path`, also for an OSError inside the `with`, Unflushed where it could not be taken back,
+    and ExistsError where another process has made one at `path` meanwhile.
     """
     old = None
     with _all_or_nothing(path) as beside:
@@ -134,7 +137,7 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 os.rename(old, path)
 
         try:
-            os.rename(beside, path)
+            _rename_new(beside, path)
         except BaseException:
             if old is not None:
                 os.rename(old, path)
@@ -149,7 +152,8 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     """Make several new directories, all of them or none: each is written beside, and renamed when all are there.
 
     path -> what makes the directory that it is given, whole, as `Update.to_peft` does. Raises StorageError naming the
-    path that the system refused, and what the writers raise; nothing of any of them is left then.
+    path that the system refused, ExistsError where another process has made one of them meanwhile, and what the writers
+    raise; nothing of any of them is left then, or the error says so.
     """
     beside, made = {path: _beside(path) for path in writers}, []
     try:
@@ -159,7 +163,7 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
                 write(beside[path])
         for path in writers:
             with _refusing(path):
-                os.rename(beside[path], path)
+                _rename_new(beside[path], path)
                 made.append(path)
                 sync(path.parent)
     except BaseException as error:
@@ -167,6 +171,18 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
             shutil.rmtree(path, ignore_errors=True)
         if isinstance(error, StorageError) and any(os.path.lexists(path) for path in places):
             raise StorageError(str(error).removesuffix(REMEDY) + _LEFT) from error.__cause__
+        raise
+
+
+def _rename_new(beside: Path, path: Path) -> None:
+    """Rename a directory to where there was none. Raises ExistsError where there is something now."""
+    try:
+        os.rename(beside, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise ExistsError(
+                f"{path}: exists, another process made it meanwhile; choose another name or remove it"
+            ) from None
         raise
 
 

@@ -169,8 +169,8 @@ class RosterFile:
     def _put(self, name: str, key: str) -> None:
         if key in self.retired:
             raise PrivacyError(f"{self.path}: the key was retired; make a new one with fedcore keys new")
-        if key in self.members.values():
-            raise PrivacyError(f"{self.path}: the key is that of a member; each needs its own")
+        if holder := next((member for member, its in self.members.items() if its == key), None):
+            raise PrivacyError(f"{self.path}: the key is that of a member, {holder!r}; each needs its own")
         members = self.members | {name: key}
         self._of(members)
         self.members = members
