@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import fcntl
 import gc
 import os
+import pickle
 import signal
 from pathlib import Path
 
@@ -124,6 +126,17 @@ def test_a_lock_that_is_refused_leaves_no_descriptor(tmp_path, no_locks):
         with pytest.raises(StorageError):
             FileLock(tmp_path / "lock", mode=0o600)
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda lock: pickle.loads(pickle.dumps(lock))])
+def test_a_copy_does_not_hold_it_and_closes_nothing(tmp_path, again):
+    lock = FileLock(tmp_path / "lock", mode=0o600, busy="taken")
+    other = again(lock)
+    other.close()
+    assert not other.held
+    del other
+    with pytest.raises(StorageError, match="taken"):
+        FileLock(tmp_path / "lock", busy="taken")
 
 
 def test_a_forked_child_does_not_hold_it(tmp_path):

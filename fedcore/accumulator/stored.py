@@ -55,15 +55,11 @@ class StoredRows:
         except OSError as error:
             raise refused(directory, error) from error
         taken = f"{directory}: another Accumulator keeps its updates in it; wait for it, close it, or give another one"
-        self._lock: FileLock | None = FileLock(lock, mode=0o666, busy=taken)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_lock": None}
+        self._lock = FileLock(lock, mode=0o666, busy=taken)
 
     def close(self) -> None:
         """Let others have the directory."""
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +82,7 @@ class StoredRows:
 
     def add(self, who: str, update: Update, weight: float) -> Update:
         """Write an update to disk; returns it as it lies there. Raises as `Accumulator.add` does."""
-        if self._lock is None or not self._lock.held:
+        if not self._lock.held:
             raise StorageError(
                 f"{self.directory}: this Accumulator does not hold it, being closed, a copy or in a forked process; "
                 "open it with a new Accumulator, which goes on with what is there"

@@ -117,8 +117,8 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     replace: an earlier directory at `path` gives way at the last moment; it stays if that fails.
 
-    Raises StorageError naming `path`, also for an OSError inside the `with`, Unflushed where it could not be taken back,
-    and ExistsError where another process has made one at `path` meanwhile.
+    Raises StorageError naming `path`, also for an OSError inside the `with`, Unflushed where it could not be taken
+    back, and ExistsError where another process has made one at `path` meanwhile.
     """
     old = None
     with _all_or_nothing(path) as beside:

@@ -23,7 +23,8 @@ class FileLock:
     mode  permissions of a file that is made, less the umask; None: it has to be there
     busy  the StorageError where another holds it; None waits for the other
 
-    Forked children do not hold it. Raises StorageError naming the file.
+    Forked children do not hold it, nor what is pickled or deeply copied: a finalizer is not taken along. Raises
+    StorageError naming the file.
     """
 
     def __init__(self, path: Path, *, mode: int | None = None, busy: str | None = None):
