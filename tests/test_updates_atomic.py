@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import stat
 
 import pytest
 
+from fedcore.errors import ExistsError, StorageError
 from fedcore.updates.atomic import (
+    Unflushed,
     append,
-    locked_beside,
+    is_left,
     make_parents,
     new_directory,
+    remove_left,
     write_atomically,
     write_new,
     write_together,
@@ -35,11 +41,6 @@ def replaced(path):
         (beside / "other").write_bytes(b"new")
 
 
-def held(path):
-    with locked_beside(path):
-        pass
-
-
 WAYS = {
     "write_atomically": lambda path: write_atomically(path, [b"one", b"two"]),
     "write_atomically over another": lambda path: (write_atomically(path, b"old"), write_atomically(path, b"new")),
@@ -48,7 +49,6 @@ WAYS = {
     "new_directory": directory,
     "new_directory in place of one": replaced,
     "write_together": lambda path: write_together({path: directory, path.with_name("other"): directory}),
-    "locked_beside": held,
 }
 
 
@@ -79,3 +79,113 @@ def test_the_disk_of_these_tests_tells_what_a_crash_takes(tmp_path, disk):
         os.fsync(descriptor)
         os.close(descriptor)
     assert disk.lost == ["named/file"]
+
+
+def held_in(tmp_path):
+    """Everything below a folder: contents of files, None for folders."""
+    return {str(p.relative_to(tmp_path)): None if p.is_dir() else p.read_bytes() for p in tmp_path.rglob("*")}
+
+
+@pytest.fixture
+def names_are_not_flushed(tmp_path, monkeypatch):
+    """The disk refuses to flush a folder in which `name` is, that is the new name of what is written whole."""
+    real = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) and "name" in os.listdir(descriptor):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    return lambda: monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("way", ["write_atomically", "write_new", "new_directory", "write_together"])
+def test_a_new_name_that_cannot_be_made_durable_is_taken_back(tmp_path, names_are_not_flushed, way):
+    names_are_not_flushed()
+    with pytest.raises(StorageError, match=r"name: cannot be written \(Input/output error\); nothing half") as caught:
+        WAYS[way](tmp_path / "name")
+    assert not isinstance(caught.value, Unflushed)
+    assert held_in(tmp_path) == {}
+
+
+def test_a_file_that_was_replaced_and_may_not_survive_a_power_failure_is_said_to_be_there(
+    tmp_path, names_are_not_flushed
+):
+    write_atomically(tmp_path / "name", b"old")
+    names_are_not_flushed()
+    with pytest.raises(Unflushed, match=r"name: is written, but its folder cannot be flushed to disk \(Input/out"):
+        write_atomically(tmp_path / "name", b"new")
+    assert held_in(tmp_path) == {"name": b"new"}
+
+
+def test_a_directory_comes_back_whose_successor_cannot_be_made_durable(tmp_path, names_are_not_flushed):
+    directory(tmp_path / "name")
+    before = held_in(tmp_path)
+    names_are_not_flushed()
+    with (
+        pytest.raises(StorageError, match=r"name: cannot be written .*; nothing half-written was left"),
+        new_directory(tmp_path / "name", replace=True) as beside,
+    ):
+        (beside / "other").write_bytes(b"new")
+    assert held_in(tmp_path) == before
+
+
+@pytest.mark.parametrize(("way", "step"), [("write_atomically", "replace"), ("write_new", "unlink")])
+def test_a_new_name_that_cannot_be_taken_back_is_said_to_be_there(
+    tmp_path, names_are_not_flushed, monkeypatch, way, step
+):
+    names_are_not_flushed()
+    real = getattr(os, step)
+
+    def refuse(path, *rest, **options):
+        if os.path.basename(path) == "name":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(os, step, refuse)
+    with pytest.raises(Unflushed, match=r"name: is written, but .* power failure may take it back; put that right"):
+        WAYS[way](tmp_path / "name")
+    assert list(held_in(tmp_path)) == ["name"]
+
+
+def test_what_was_half_written_and_cannot_be_removed_is_not_said_to_be_gone(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(StorageError, match=r"name: cannot be written .*; what was half-written may be left; "):
+        write_atomically(tmp_path / "name", b"new")
+
+
+def test_what_processes_leave_is_told_from_other_hidden_files(tmp_path):
+    left, other = tmp_path / f".name.{'0f' * 8}.part", tmp_path / ".mine.part"
+    assert (is_left(left.name), is_left(other.name)) == (True, False)
+    for make in (lambda: left.write_bytes(b"half"), lambda: filled(left), lambda: left.symlink_to(other)):
+        make()
+        remove_left([left])
+        assert not os.path.lexists(left)
+    remove_left([left])
+
+
+@pytest.mark.parametrize("way", ["new_directory", "write_together"])
+def test_of_two_that_make_one_directory_at_once_the_first_stays(tmp_path, monkeypatch, way):
+    real = os.rename
+
+    def beaten(source, target):
+        if target == tmp_path / "name":
+            (tmp_path / "name").mkdir()
+            (tmp_path / "name" / "theirs").write_bytes(b"theirs")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", beaten)
+    with pytest.raises(ExistsError, match=r"name: exists, another process made it meanwhile; choose another name"):
+        WAYS[way](tmp_path / "name")
+    assert held_in(tmp_path) == {"name": None, "name/theirs": b"theirs"}
+
+
+def test_directories_that_cannot_be_removed_are_not_said_to_be_gone(tmp_path, names_are_not_flushed, monkeypatch):
+    names_are_not_flushed()
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(StorageError, match=r"name: cannot be written .*; what was half-written may be left; "):
+        write_together({tmp_path / "name": directory})

@@ -36,6 +36,9 @@ class _Kept(Protocol):
     def nbytes(self) -> int:
         """Bytes of memory that what was taken holds."""
 
+    def close(self) -> None:
+        """Take nothing any more, where it is kept in a directory, and let others have that."""
+
 
 class Accumulator:
     """The aggregate of updates that arrive one by one, in "parameters" space.
@@ -43,8 +46,10 @@ class Accumulator:
     rule        any rule of fedcore.rules
     directory   where updates are kept until the result, one file each, for a rule that has to see all of them before it
                 can weigh one. Made if it is not there; updates that an earlier Accumulator left in it have been added,
-                so that a server that was killed goes on where it was. Mean() and NormClipping(max_norm) weigh each
-                client on its own: they take no directory and keep no update.
+                so that a server that was killed goes on where it was. One holds it at a time: until `close`, until it
+                is forgotten or until its process ends. Copies and forked children tell their result and add nothing.
+                Mean() and NormClipping(max_norm) weigh each client on its own: they take no directory and keep no
+                update.
     reference, server, center   as for `fedcore.aggregate`
     memory      what adding files and the result may take, as for `fedcore.aggregate`
     progress, backend, threads  as for `fedcore.aggregate`; exact sums have no Triton backend
@@ -71,7 +76,8 @@ class Accumulator:
     the order of arrival does not.
 
     Raises RuleError, also for a directory that is missing or that the rule has no use for, BudgetError, BackendError,
-    StorageError, and what `add` raises for files that are there already.
+    StorageError, also where another Accumulator holds the directory, and what `add` raises for files that are there
+    already.
     """
 
     def __init__(
@@ -111,8 +117,26 @@ class Accumulator:
             self._kept = StreamedSums(rule, references, passes, files)
             return
         self._kept = stored = StoredRows(rule, folder, references, passes, files)
-        for update, weight in stored.found():
-            self._take(update, weight, stored.known)
+        try:
+            for update, weight in stored.found():
+                self._take(update, weight, stored.known)
+        except BaseException:
+            stored.close()  # what was raised keeps this object
+            raise
+
+    def close(self) -> None:
+        """Let another Accumulator have the directory: nothing is added to this one any more. Without one, nothing.
+
+        Leaving a `with` does so as well.
+        """
+        with self._lock:
+            self._kept.close()
+
+    def __enter__(self) -> Accumulator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def client_ids(self) -> tuple[str, ...]:

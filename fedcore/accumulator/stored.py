@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,20 +11,27 @@ from typing import Any
 
 from fedcore.accumulator.growing_gram import GrowingGram
 from fedcore.engine.run import Aggregate, room_for, run
-from fedcore.errors import FedcoreError, FormatError
+from fedcore.errors import FedcoreError, FormatError, StorageError
 from fedcore.numbers import shown
 from fedcore.rules.files import FileExecutor, budget_for
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.rule import Rule
 from fedcore.updates import Cohort, Update
-from fedcore.updates.atomic import refused, write_atomically
+from fedcore.updates.atomic import is_left, make_parents, refused, remove_left, write_atomically
+from fedcore.updates.file import File
+from fedcore.updates.file_lock import FileLock
 
 #: what follows a client's name on disk: its update, and the weight that it was given beside its own count
 UPDATE, WEIGHT = ".safetensors", ".weight"
+#: the file by which one process holds the directory
+LOCK = ".lock"
 
 
 class StoredRows:
-    """Updates in one directory, a file each, and the Gram of those that a rule needs one of."""
+    """Updates in one directory, a file each, and the Gram of those that a rule needs one of.
+
+    It holds the directory, made if need be, until `close`; copies and forked children do not. Raises StorageError.
+    """
 
     def __init__(
         self,
@@ -41,6 +49,17 @@ class StoredRows:
         #: how many clients there were when the Gram was last to grow
         self._tried = 0
         self._grown = GrowingGram(references, self.passes, rule.origin) if "gram" in rule.needs else None
+        lock = directory / LOCK
+        try:
+            make_parents(lock)
+        except OSError as error:
+            raise refused(directory, error) from error
+        taken = f"{directory}: another Accumulator keeps its updates in it; wait for it, close it, or give another one"
+        self._lock = FileLock(lock, mode=0o666, busy=taken)
+
+    def close(self) -> None:
+        """Let others have the directory."""
+        self._lock.close()
 
     @property
     def nbytes(self) -> int:
@@ -48,12 +67,26 @@ class StoredRows:
         return 0 if self._grown is None else self._grown.nbytes
 
     def found(self) -> Iterator[tuple[Update, float | None]]:
-        """The updates that lie in the directory, with the weights they were given."""
-        for path in sorted(self.directory.glob(f"*{UPDATE}")):
-            yield Update.open(path), _weight_in(path.with_suffix(WEIGHT))
+        """The updates that lie in the directory, with the weights they were given; what killed adds left is removed."""
+        try:
+            names = sorted(os.listdir(self.directory))
+        except OSError as error:
+            raise StorageError(
+                f"{self.directory}: cannot be read ({error.strerror}); check its permissions and its disk"
+            ) from error
+        remove_left(self.directory / name for name in names if is_left(name))
+        for name in names:
+            if name.endswith(UPDATE):
+                path = self.directory / name
+                yield Update.open(path), _weight_in(path.with_suffix(WEIGHT))
 
     def add(self, who: str, update: Update, weight: float) -> Update:
         """Write an update to disk; returns it as it lies there. Raises as `Accumulator.add` does."""
+        if not self._lock.held:
+            raise StorageError(
+                f"{self.directory}: this Accumulator does not hold it, being closed, a copy or in a forked process; "
+                "open it with a new Accumulator, which goes on with what is there"
+            )
         rows = [*self._updates.values(), update, *self.references.values()]
         room = room_for(self.rule, len(rows) - len(self.references))
         budget = budget_for(update.layout, rows, self._memory, threads=self._backend["threads"], **room)
@@ -111,10 +144,11 @@ def _naming(client: str) -> Iterator[None]:
 
 
 def _weight_in(path: Path) -> float | None:
-    """The weight that was written to a file; None where there is none."""
-    if not path.exists():
+    """The weight that was written to a file; None where there is none. Raises as `Update.open` does."""
+    if not os.path.lexists(path):
         return None
+    file = File.at(path)
     try:
-        return float.fromhex(path.read_text())
+        return float.fromhex(file.read(0, file.size).tobytes().decode())
     except (ValueError, OverflowError):
         raise FormatError(f"{path}: holds no weight; remove it, and the client is weighed by its examples") from None

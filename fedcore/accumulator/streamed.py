@@ -40,6 +40,9 @@ class StreamedSums:
         """Bytes of the sums."""
         return sum(total.nbytes for total in self.sums)
 
+    def close(self) -> None:
+        """There is nothing that others wait for."""
+
     def add(self, who: str, update: Update, weight: float) -> Update:
         """Add an update; returns it without its data. Raises as `Accumulator.add` does."""
         self._check()

@@ -29,7 +29,8 @@ from fedcore.clients.settings import PretrainingSettings, Progress
 from fedcore.clients.training import next_token_loss
 from fedcore.clients.workers import Call, Workers
 from fedcore.errors import ConfigError, ExistsError, FormatError, ShapeError, TrainingError
-from fedcore.updates.atomic import locked_beside, new_directory
+from fedcore.updates.atomic import new_directory
+from fedcore.updates.file_lock import locked_beside
 from fedcore.updates.header import json_object
 
 _END = "<|endoftext|>"

@@ -8,15 +8,13 @@ privacy.json  private/ (of a private run: its plan; what it does not publish, up
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedcore.errors import ConfigError, ExistsError, LayoutError, MissingError, StorageError
+from fedcore.errors import ConfigError, ExistsError, LayoutError, MissingError
 from fedcore.federation.config import Config
 from fedcore.federation.config_changes import change
 from fedcore.federation.config_file import load_config, parse_config, to_toml
@@ -25,7 +23,8 @@ from fedcore.federation.private_journal import PrivateJournal
 from fedcore.federation.round_files import RoundFiles
 from fedcore.federation.sealing import public
 from fedcore.updates import Update
-from fedcore.updates.atomic import new_directory, refused
+from fedcore.updates.atomic import is_left, new_directory, refused, remove_left
+from fedcore.updates.file_lock import FileLock
 from fedcore.updates.header import json_object
 
 
@@ -41,7 +40,7 @@ class RunFolder:
         self.journal = Journal(path / "updates", self._private_messages())
         #: files of the private journal that were too old and are deleted
         self.expired = 0
-        self._lock: Any = None
+        self._lock: FileLock | None = None
 
     @classmethod
     def create(cls, path: Path, config: Config, facts: dict[str, Any], secret: bytes | None) -> RunFolder:
@@ -97,9 +96,8 @@ class RunFolder:
                     "start a new run"
                 )
         folder.hold()
-        for left in sorted(path.rglob(".*.part")):
-            # a file or adapter directory that a killed process was writing
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        # a file or adapter directory that a killed process was writing
+        remove_left(left for left in sorted(path.rglob(".*.part")) if is_left(left.name))
         return folder
 
     def __enter__(self) -> RunFolder:
@@ -207,14 +205,11 @@ class RunFolder:
 
         Raises StorageError if one does or the file system has no locks, FormatError if a log was damaged meanwhile.
         """
+        lock = FileLock(
+            self.path / "config.toml", busy=f"{self.path}: another process is running this; wait for it or stop it"
+        )
         with contextlib.ExitStack() as opened:
-            try:
-                lock = opened.enter_context((self.path / "config.toml").open("rb"))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StorageError(f"{self.path}: another process is running this; wait for it or stop it") from None
-            except OSError as error:
-                raise refused(self.path, error) from error
+            opened.callback(lock.close)
             # what the process before has written since
             self.ledger.read_on()
             self.metrics.read_on()

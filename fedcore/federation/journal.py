@@ -52,7 +52,10 @@ class Journal:
         self._private = dict(private or {})
 
     def receive(self, arm: str, number: int, client_id: str, data: bytes) -> Receipt:
-        """Keep a client's bytes; when this returns they are on disk. Raises StorageError, leaving nothing behind."""
+        """Keep a client's bytes; when this returns they are on disk.
+
+        Raises StorageError, leaving nothing behind that was not there before, or saying so (Unflushed).
+        """
         digest = hashlib.sha256(data).hexdigest()
         path = self._round(arm, number) / f"{client_id}.{digest}.safetensors"
         write_atomically(path, data)

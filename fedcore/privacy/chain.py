@@ -12,7 +12,6 @@ what it cannot, of who does not hold the key:
 
 from __future__ import annotations
 
-import fcntl
 import hmac
 import json
 import os
@@ -24,7 +23,8 @@ from typing import Any, NamedTuple
 from fedcore.errors import FormatError, PrivacyError
 from fedcore.privacy.files import read
 from fedcore.privacy.seal import derived, same_text
-from fedcore.updates.atomic import append, make_parents, refused, sync, write_atomically
+from fedcore.updates.atomic import append, refused, sync, write_atomically
+from fedcore.updates.file_lock import locked_beside
 
 
 class Head(NamedTuple):
@@ -46,7 +46,7 @@ class Chain:
 
     def __init__(self, path: Path, secret: bytes):
         self.path, self._secret, self._head_secret = path, secret, derived(secret, "head of a chain")
-        self.head_path, self._lock = path.with_name(path.name + ".head"), path.with_name(path.name + ".lock")
+        self.head_path = path.with_name(path.name + ".head")
         self._last = Head(0, "")
 
     @contextmanager
@@ -56,16 +56,8 @@ class Chain:
         A record that a crash left half written is dropped: nobody was told of it. Raises FormatError for a file that
         was changed or rolled back, StorageError.
         """
-        try:
-            make_parents(self.path)
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise refused(self._lock, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked_beside(self.path, 0o600):
             yield self._read()
-        finally:
-            os.close(descriptor)
 
     def append(self, record: dict[str, Any]) -> Head:
         """Add a record, as `line` and `write` do."""

@@ -6,8 +6,9 @@ Files that only grow do so in place (`append`): a crash can leave half of what w
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -23,14 +24,23 @@ REMEDY = "; nothing half-written was left; free space or choose another place"
 _LEFT = "; what was half-written may be left; free space or choose another place"
 
 
+#: the name of what a killed process was writing
+_LEFT_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
+
+
 class Unwritten(StorageError):
     """What was to be added to a file could not be written, and nothing of it is in the file."""
+
+
+class Unflushed(StorageError):
+    """What was to be written is there, whole and under its name, but a power failure may take it back."""
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Write a file, all at once or part by part, replacing an earlier one, whose permissions it keeps.
 
-    Raises StorageError naming it; what was half-written is removed.
+    Raises Unflushed where it has replaced the earlier one and may not survive a power failure, else StorageError naming
+    it: what was written, half or whole, is removed, so that a file is there only after success where none was before.
     """
     with _all_or_nothing(path) as beside:
         with beside.open("xb") as file:
@@ -39,14 +49,17 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> 
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
+        replaces = os.path.lexists(path)
         os.replace(beside, path)
+        with _taken_back(path, None if replaces else lambda: os.replace(path, beside)):
+            sync(path.parent)
 
 
 def write_new(path: Path, secret: bytes) -> None:
     """Write a file for its owner alone, whole or not at all, where there is none.
 
     A crash between its two last steps leaves a second name of the whole file, `.<name>.<hex>.part`. Raises ExistsError
-    where there is a file, StorageError.
+    where there is a file, StorageError, after which there is none, and Unflushed where it could not be taken back.
     """
     with _all_or_nothing(path) as beside:
         with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
@@ -57,7 +70,9 @@ def write_new(path: Path, secret: bytes) -> None:
             os.link(beside, path)  # unlike a rename it replaces nothing
         except FileExistsError:
             raise ExistsError(f"{path}: exists; a key that is in use is not overwritten, give another name") from None
-        beside.unlink()
+        with _taken_back(path, path.unlink):
+            beside.unlink()
+            sync(path.parent)
 
 
 def append(path: Path, data: bytes, *, keep: int | None = None, mode: int = 0o666) -> None:
@@ -100,8 +115,10 @@ def append(path: Path, data: bytes, *, keep: int | None = None, mode: int = 0o66
 def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A directory to fill, which becomes `path` at the end of the `with`; after an exception nothing of it is left.
 
-    replace: an earlier directory at `path` gives way at the last moment; it stays if that fails. Raises StorageError
-    naming `path`, also for an OSError inside the `with`.
+    replace: an earlier directory at `path` gives way at the last moment; it stays if that fails.
+
+    Raises StorageError naming `path`, also for an OSError inside the `with`, Unflushed where it could not be taken
+    back, and ExistsError where another process has made one at `path` meanwhile.
     """
     old = None
     with _all_or_nothing(path) as beside:
@@ -113,12 +130,20 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         if replace and path.exists():
             old = _beside(path)
             os.rename(path, old)
+
+        def undo() -> None:
+            os.rename(path, beside)
+            if old is not None:
+                os.rename(old, path)
+
         try:
-            os.rename(beside, path)
+            _rename_new(beside, path)
         except BaseException:
             if old is not None:
                 os.rename(old, path)
             raise
+        with _taken_back(path, undo):
+            sync(path.parent)
     if old is not None:
         _remove(old)
 
@@ -127,7 +152,8 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     """Make several new directories, all of them or none: each is written beside, and renamed when all are there.
 
     path -> what makes the directory that it is given, whole, as `Update.to_peft` does. Raises StorageError naming the
-    path that the system refused, and what the writers raise; nothing of any of them is left then.
+    path that the system refused, ExistsError where another process has made one of them meanwhile, and what the writers
+    raise; nothing of any of them is left then, or the error says so.
     """
     beside, made = {path: _beside(path) for path in writers}, []
     try:
@@ -137,11 +163,25 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
                 write(beside[path])
         for path in writers:
             with _refusing(path):
-                os.rename(beside[path], path)
+                _rename_new(beside[path], path)
                 made.append(path)
                 sync(path.parent)
-    except BaseException:
-        _remove(*beside.values(), *made)
+    except BaseException as error:
+        _remove(*(places := (*beside.values(), *made)))
+        if isinstance(error, StorageError) and any(os.path.lexists(path) for path in places):
+            raise StorageError(str(error).removesuffix(REMEDY) + _LEFT) from error.__cause__
+        raise
+
+
+def _rename_new(beside: Path, path: Path) -> None:
+    """Rename a directory to where there was none. Raises ExistsError where there is something now."""
+    try:
+        os.rename(beside, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise ExistsError(
+                f"{path}: exists, another process made it meanwhile; choose another name or remove it"
+            ) from None
         raise
 
 
@@ -172,39 +212,43 @@ def _refusing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked_beside(path: Path) -> Iterator[None]:
-    """Hold the folder that `path` lies in, made if need be, against others who ask for it; ends with the process.
-
-    Raises StorageError naming `path`.
-    """
-    try:
-        make_parents(path)
-        # the folder itself, so that no file of a lock is left
-        descriptor = os.open(path.parent, os.O_RDONLY)
-    except OSError as error:
-        raise refused(path, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def _all_or_nothing(path: Path) -> Iterator[Path]:
-    """The name to write under before the rename to `path`. Makes parents, and every new name durable at the end."""
+    """The name to write under before the rename to `path`, whose parents are made."""
     beside = _beside(path)
     try:
         make_parents(path)
         yield beside
-        sync(path.parent)
     except BaseException as error:
         if beside.is_dir():
             _remove(beside)
-        elif os.path.lexists(beside):
-            beside.unlink()
+        else:
+            with suppress(OSError):  # the first one says why
+                beside.unlink()
         if isinstance(error, OSError) and not isinstance(error, FedcoreError):
-            raise refused(path, error) from error
+            raise refused(path, error, _LEFT if os.path.lexists(beside) else REMEDY) from error
+        raise
+
+
+@contextmanager
+def _taken_back(path: Path, undo: Callable[[], object] | None) -> Iterator[None]:
+    """Undo the new name `path` after an exception within, where it is made durable.
+
+    undo: None for a name that stays. Raises Unflushed where the system refuses and it stays.
+    """
+    try:
+        yield
+    except BaseException as error:
+        stays = undo is None
+        if undo is not None:
+            try:
+                undo()
+            except OSError:
+                stays = True
+        if stays and isinstance(error, OSError):
+            raise Unflushed(
+                f"{path}: is written, but its folder cannot be flushed to disk ({error.strerror or error}), so a power "
+                "failure may take it back; put that right, then run `sync`"
+            ) from error
         raise
 
 
@@ -214,6 +258,24 @@ def make_parents(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for folder in made:
         sync(folder.parent)
+
+
+def is_left(name: str) -> bool:
+    """Whether a file or directory of this name is what a killed process was writing."""
+    return _LEFT_NAME.fullmatch(name) is not None
+
+
+def remove_left(paths: Iterable[Path]) -> None:
+    """Remove what processes were writing, files and whole directories, where it is there. Raises StorageError."""
+    for path in paths:
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise StorageError(f"{path}: cannot be removed ({reason}); remove it, a killed process left it") from error
 
 
 def _beside(path: Path) -> Path:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +15,7 @@ from fedcore import ops
 from fedcore.clients import load_base, make_base, pretraining
 from fedcore.clients.seeding import seeded
 from fedcore.errors import ConfigError, ExistsError, ShapeError, StorageError, TrainingError
+from fedcore.updates.file_lock import FileLock
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def test_a_base_that_is_there_is_returned_and_one_from_other_input_replaced(silo
     key = json.loads((tmp_path / "base" / "fedcore.json").read_text())
     (tmp_path / "base" / "fedcore.json").write_text(json.dumps(key | {"versions": {"torch": "1.0"}}))
     assert make(silos, settings, 1) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "base.lock"]
 
 
 @pytest.mark.parametrize("text", [b'{"a": ', b'{"a": ' + b"[" * 100_000, b"\xff", b"[]"])
@@ -85,7 +84,7 @@ def test_a_failed_write_leaves_nothing_and_the_old_base_whole(silos, tiny_settin
     monkeypatch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", full)
     with pytest.raises(StorageError, match="No space left on device"):
         make_base(tmp_path / "base", silos, settings, seed=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "base.lock"]
     assert (tmp_path / "base" / "model.safetensors").read_bytes() == before
 
 
@@ -103,17 +102,15 @@ def test_of_two_that_make_one_base_the_first_stays_and_they_write_one_at_a_time(
         train(*arguments)
 
     def held(path, **options):
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.close(descriptor)
+        with pytest.raises(StorageError, match="held"):
+            FileLock(path.with_name("base.lock"), busy="held")
         return begin(path, **options)
 
     monkeypatch.setattr(pretraining, "_diloco", beaten)
     monkeypatch.setattr(pretraining, "new_directory", held)
     make_base(base, silos, settings, seed=0)
     assert (base / "model.safetensors").stat().st_ino == found[1]
-    assert [path.name for path in base.parent.iterdir()] == ["base"]
+    assert sorted(path.name for path in base.parent.iterdir()) == ["base", "base.lock"]
 
 
 def test_the_outer_step_is_nesterov_on_the_mean_change_by_the_engines_weighted_sum(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 
 import pytest
 from secagg.driver import key_of
@@ -10,6 +13,7 @@ from secagg.driver import key_of
 from fedcore.cli import main
 from fedcore.errors import FormatError, MissingError, PrivacyError, StorageError
 from fedcore.privacy.secagg.roster_file import RosterFile, is_identifier, new_key
+from fedcore.updates.atomic import Unflushed
 
 PUBLICS = {name: key_of(i + 1).public_key().public_bytes_raw().hex() for i, name in enumerate("abc")}
 
@@ -141,3 +145,26 @@ def test_a_roster_that_names_a_member_or_a_field_twice_is_refused(tmp_path):
         with pytest.raises(FormatError, match=f"names '{twice}' twice; take out the one that is wrong"):
             RosterFile(path)
         assert path.read_bytes() == before
+
+
+def test_a_change_that_is_written_but_not_durable_is_what_this_side_goes_by(tmp_path, monkeypatch):
+    """Else the key that the file retires would still be taken for the member's."""
+    file = RosterFile(tmp_path / "roster")
+    file.enrol("a", PUBLICS["a"])
+    real = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(Unflushed, match="roster: is written, but its folder cannot be flushed"):
+            file.rotate("a", PUBLICS["b"])
+        with pytest.raises(StorageError, match="nothing half-written was left"):
+            new_key(tmp_path / "key")
+    assert file.members == RosterFile(file.path).members == {"a": PUBLICS["b"]}
+    with pytest.raises(PrivacyError, match="the key is that of a member, 'a'; each needs its own"):
+        file.rotate("a", PUBLICS["b"])
+    new_key(tmp_path / "key")

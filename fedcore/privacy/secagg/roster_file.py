@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.errors import FormatError, MissingError, PrivacyError, StorageError
 from fedcore.privacy.secagg.roster import Roster
-from fedcore.updates.atomic import locked_beside, write_atomically, write_new
+from fedcore.updates.atomic import Unflushed, write_atomically, write_new
+from fedcore.updates.file_lock import locked_beside
 
 VERSION = 1
 #: words in the names of characters that Python calls printable and that show as nothing, or change another one's form:
@@ -152,6 +153,9 @@ class RosterFile:
                 yield
                 text = json.dumps({"version": VERSION, "members": self.members, "retired": self.retired}, indent=1)
                 write_atomically(self.path, text.encode() + b"\n")
+            except Unflushed:  # the file names them
+                self.there = True
+                raise
             except BaseException:
                 self.members, self.retired = before  # nobody is to be taken for a member whom the file does not name
                 raise
@@ -165,8 +169,8 @@ class RosterFile:
     def _put(self, name: str, key: str) -> None:
         if key in self.retired:
             raise PrivacyError(f"{self.path}: the key was retired; make a new one with fedcore keys new")
-        if key in self.members.values():
-            raise PrivacyError(f"{self.path}: the key is that of a member; each needs its own")
+        if holder := next((member for member, its in self.members.items() if its == key), None):
+            raise PrivacyError(f"{self.path}: the key is that of a member, {holder!r}; each needs its own")
         members = self.members | {name: key}
         self._of(members)
         self.members = members
