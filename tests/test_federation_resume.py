@@ -147,13 +147,16 @@ def test_a_folder_that_cannot_be_held_is_left_closed(whole, monkeypatch, error, 
     assert folder._lock is None
 
 
-def test_a_folder_whose_log_was_damaged_meanwhile_is_given_free(whole, tmp_path):
+@pytest.mark.parametrize("shorter", [True, False])
+def test_a_folder_whose_log_was_damaged_meanwhile_is_given_free(whole, tmp_path, shorter):
     shutil.copytree(whole, tmp_path / "run")
     folder = RunFolder.read(tmp_path / "run")
-    folder.metrics.path.write_bytes(b"[]\n")
-    with pytest.raises(FormatError, match=r"metrics\.jsonl:1"):
+    log, known = folder.metrics.path, folder.metrics.path.read_bytes()
+    log.write_bytes(b"[]\n" if shorter else known + b"[]\n")
+    said = ": is shorter than it was" if shorter else rf":{len(known.splitlines()) + 1}: "
+    with pytest.raises(FormatError, match=rf"metrics\.jsonl{said}"):
         folder.hold()
-    folder.metrics.path.write_bytes(b"")
+    log.write_bytes(known)
     with RunFolder.read(folder.path).hold(), pytest.raises(StorageError, match="another process is running this"):
         folder.hold()
 
