@@ -81,3 +81,26 @@ def test_what_stderr_takes_again_is_shown(monkeypatch):
         progress("second", 1, 1)
     assert stream.getvalue() == "second: done\n"
     assert sys.stderr is stream
+
+
+def test_a_process_that_calls_main_keeps_its_streams(monkeypatch):
+    class Log:
+        """As little of a file as an embedding process may put in the place of stderr."""
+
+        def __init__(self):
+            self.said = ""
+
+        def write(self, text):
+            self.said += text
+
+        def flush(self):
+            pass
+
+    out, log = io.TextIOWrapper(io.BytesIO(), "ascii", errors="strict"), Log()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", log)
+    assert main(["aggregate", "nowhere", "-o", "out"]) == 1
+    assert log.said.count("\n") == 1
+    assert out.errors == "strict"
+    out.close()
+    assert main(["aggregate", "nowhere", "-o", "out"]) == 1

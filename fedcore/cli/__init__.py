@@ -6,7 +6,6 @@ code 1, a misuse of the command line 2, an interruption 130 (Ctrl+C), 143 (SIGTE
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from fedcore.cli.plan import plan
 from fedcore.cli.report import report
 from fedcore.cli.run import run
 from fedcore.cli.signals import Interrupted, heeded
-from fedcore.cli.terminal import Failed, cause_of, lossy_stderr
+from fedcore.cli.terminal import Failed, all_on_stdout, cause_of, lossy_stderr
 from fedcore.errors import FedcoreError
 
 app = typer.Typer(
@@ -46,11 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:
             # closed, as by `>&-`: nobody reads it, and the next file to be opened would take its number
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # a name that its encoding lacks is no reason to hide a result
-        sys.stdout.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    with lossy_stderr():
+    with lossy_stderr(), all_on_stdout():
         return _carried_out(given or ["--help"])
 
 

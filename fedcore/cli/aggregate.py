@@ -93,7 +93,9 @@ def aggregate(
         other["threads"] = threads
         chosen_rule = {"rule": None if rule == "mean" else rule, "space": None if space == "delta" else space}
         nonfinite: dict[str, object] = {"on-nonfinite": None if on_nonfinite == "raise" else on_nonfinite}
-        refuse_beside("with --method, which has no use for it", nonfinite | chosen_rule | other)
+        refuse_beside(
+            "with --method, which has no use for it; leave out one of the two", nonfinite | chosen_rule | other
+        )
         aggregate_by_method(
             directories,
             output,
@@ -109,7 +111,7 @@ def aggregate(
         )
         return
     refuse_beside(
-        "without --method, which alone has a use for it",
+        "without --method, which alone has a use for it; leave it out, or give --method",
         {"side": side, "starts": starts, "round": None if number == 1 else number},
     )
     own = {} if f is None else {"f": f}

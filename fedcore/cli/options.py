@@ -25,7 +25,7 @@ def refuse_beside(chosen: str, given: Mapping[str, object]) -> None:
     """Raise RuleError naming the first option that is of no use to what was `chosen`; None where it was not given."""
     for option, value in given.items():
         if value is not None:
-            raise RuleError(f"--{option}: got {value} {chosen}; leave out one of the two")
+            raise RuleError(f"--{option}: got {value} {chosen}")
 
 
 def check_weighed(numbers: bool, weighted: bool, chosen: str) -> None:

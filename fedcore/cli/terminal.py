@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -85,12 +86,28 @@ def lossy_stderr() -> Iterator[None]:
             yield
     finally:
         try:
-            if not stream.closed:
+            if not getattr(stream, "closed", False):  # an embedding process may have put less than a file here
                 stream.flush()
         except OSError:
             # what is held back would be tried once more at the exit, which takes a failure for its code
             with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), stream.fileno())
+
+
+@contextlib.contextmanager
+def all_on_stdout() -> Iterator[None]:
+    """Escape on stdout what its encoding lacks: no reason to hide a result."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper) or stream.closed:
+        yield
+        return
+    before = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile, or full
+            stream.reconfigure(errors=before)
 
 
 @contextlib.contextmanager
