@@ -256,6 +256,17 @@ def test_one_users_name_moves_no_other_users_training(tmp_path):
     assert before == after
 
 
+def test_a_user_whose_texts_are_all_held_out_is_refused_not_lost(tmp_path):
+    seen = set()
+    for word in range(40):  # whether the one text is held out hangs on it
+        try:
+            users(tmp_path, lambda u, t, text, word=word: text if u != 7 else "" if t else f"Words and more {word}.")
+        except ConfigError as error:
+            seen.add(str(error).split(",")[0])
+    assert any("partition.min_examples: all texts of 1 of 20 clients are held out" in said for said in seen), seen
+    assert any("would hold 1" in said for said in seen), seen
+
+
 def test_too_few_texts_to_hold_one_out_are_refused_in_one_line(tmp_path):
     with pytest.raises(ConfigError) as caught:
         texts(jsonl(tmp_path, 20), "clients = 1", "held_out = 0.0005")

@@ -139,6 +139,13 @@ def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, finished, c
             {"privacy": 'epsilon = 8\ndelta = 1e-12\nmode = "distributed"\n'},
             "privacy.delta: got 1e-12, expected more than 1.8e-12, the chance that masks fail in one of 2 rounds",
         ),
+        (
+            {
+                "privacy": 'epsilon = 8\ndelta = 2e-12\nmode = "distributed"\n',
+                "arms": '[[arms]]\nname = "one"\n[[arms]]\nname = "two"\n',
+            },
+            "privacy.delta: got 2e-12, expected more than 3.6e-12, the chance that masks fail in one of 4 rounds",
+        ),
         ({"aggregation": 'weights = "counts"\n'}, 'aggregation.weights: got "counts" with [privacy]'),
         ({"model": "[model.pretrain]"}, "model.pretrain.label: missing with [privacy]"),
         ({"method": "fedit"}, "their noises multiply in B · A"),

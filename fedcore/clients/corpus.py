@@ -80,10 +80,10 @@ def split(
 ) -> tuple[list[Document], list[Document]]:
     """Documents for training and held-out ones, both in their given order; `held_out`: the fraction of the latter.
 
-    Each falls by a hash of `seed` and its first sentence alone: no other document moves it, on which the privacy of
-    one client's texts among others' rests, and copies of one docstring (the most common near-duplicate) are on one
-    side, so no held-out question's answer was seen in training. Hence the fraction is one in expectation. Raises
-    ShapeError where a side would be empty.
+    Each falls by a hash of `seed` and of its first sentence, or its text where it documents no function: no other
+    document moves it, on which the privacy of one client's texts among others' rests, and copies of one docstring (the
+    most common near-duplicate) are on one side, so no held-out question's answer was seen in training. Hence the
+    fraction is one in expectation. Raises ShapeError where a side would be empty.
     """
     train: list[Document] = []
     held: list[Document] = []

@@ -23,6 +23,7 @@ class Run(Section):
     seed: int = Field(
         default=0,
         ge=0,
+        le=2**32 - 1,
         description="seeds partitions, adapters, batches and the built-in base; same seed, same run, but for noise of "
         "[privacy], which is drawn afresh",
     )

@@ -71,6 +71,12 @@ def load_texts(config: Config) -> Texts:
         training, held_out = split(documents, settings.held_out, seed)
     except ShapeError as error:
         raise ConfigError(f"data.{error}") from None
+    if config.partition.kind == "column" and (none := {d.label for d in held_out} - {d.label for d in training}):
+        raise ConfigError(
+            f"partition.min_examples: all texts of {len(none)} of {len({d.label for d in documents})} clients are held "
+            f"out, expected at least {config.partition.min_examples} to train on; bring more texts or leave such "
+            "clients out"
+        )
     held_out = [held_out[i] for i in np.random.default_rng([seed, 0x68656C64]).permutation(len(held_out))]
     shares = partition([d.label for d in training], config.partition, seed)
     clients = []

@@ -185,7 +185,8 @@ def run_facts(texts: Texts, learner: Learner, secret: bytes | None) -> dict[str,
 
 def _texts_digest(texts: Texts) -> str:
     server = texts.server.texts if texts.server else ()
-    own = (text for client in texts.clients for text in client.texts)
+    # what seeds a client, too: labels of a column may change where no text does
+    own = (text for client in texts.clients for text in (client.drawn, *client.texts))
     return text_digest([*own, *texts.held_out, *texts.questions, *server])
 
 
