@@ -179,3 +179,16 @@ def test_a_quantised_base_is_refused_by_name():
         fc.lora.merge(np.zeros(SHAPES["up"], np.float32), "other", update)
     with pytest.raises(ShapeError, match="base"):
         fc.lora.merge(np.zeros((3, 4), np.float32), "up", update)
+
+
+def test_clients_that_cancel_leave_no_side_adapter():
+    """What error feedback finds of T = 0 is rounding, which is no direction."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((4, 30)).astype("f4"), rng.standard_normal((20, 4)).astype("f4")
+    updates = [
+        fc.Update.from_tensors(
+            {"m.lora_A.weight": a, "m.lora_B.weight": sign * b}, client_id=str(sign), num_examples=1, scaling={"m": 1.0}
+        )
+        for sign in (1, -1)
+    ]
+    assert fc.lora.FlexLoRA(error_feedback=True).aggregate(updates).side is None

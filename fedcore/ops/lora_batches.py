@@ -135,7 +135,8 @@ def qr_cores(b: Any, a: Any, share: Any, q: int) -> Triplets:
     lost = torch.linalg.vector_norm(values[:, q:], dim=-1)
     norm = torch.linalg.vector_norm(values, dim=-1)
     left, right = q_b @ u[..., :q], vt[:, :q] @ q_a.mT
-    noise = (b.shape[1] + a.shape[2] + a.shape[1] ** 2) * UNIT * (_lengths(r_b) * _lengths(r_a)).sum(-1)
+    (d_out, terms), d_in = b.shape[1:], a.shape[2]
+    noise = (d_out + d_in + terms * min(terms, max(d_out, d_in))) * UNIT * (_lengths(r_b) * _lengths(r_a)).sum(-1)
     return Triplets(left, values[:, :q], right, norm, lost, torch.zeros_like(lost), noise, "qr")
 
 

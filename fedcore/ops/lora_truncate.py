@@ -20,6 +20,8 @@ from fedcore.reference.lora_truncate import lora_truncate as qr_core
 
 #: terms from which the block iteration is taken, and how many times the wanted rank they must be: see `core_for`
 MANY, TIMES = 512, 8
+#: how many times as long LAPACK's QR takes for a product as BLAS
+SLOWER = 4
 #: elements of both factors below which QR is as quick as anything
 FEW = 1 << 16
 
@@ -38,9 +40,9 @@ def lora_truncate(
     Factors are balanced: both carry the root of a singular value. The sign of each direction makes the largest entry of
     its column of scale · b positive. A direction in which Δ is 0, also one above min(R, d_out, d_in), has a unit row in
     a and zeros in b, like a fresh adapter: with zeros in both, no training would ever bring it back. Δ counts as 0 up
-    to what rounding makes of terms that cancel, (d_in + d_out + R²) 2⁻⁵³ Σ |c_j|‖b_j‖‖a_j‖. Rows of a are orthogonal,
-    so at a rank above d_in those beyond the first d_in are zeros in a, too: the others span all inputs. Results do not
-    depend on the gauge of the factors.
+    to what rounding makes of terms that cancel, (d_in + d_out + R min(R, d)) 2⁻⁵³ Σ |c_j|‖b_j‖‖a_j‖ with d the larger
+    side. Rows of a are orthogonal, so at a rank above d_in those beyond the first d_in are zeros in a, too: the others
+    span all inputs. Results do not depend on the gauge of the factors, but for what counts as 0.
 
     Definition: fedcore/reference/lora_truncate.py; how it is found: fedcore/ops/lora_cores.py, chosen by `core_for`
     from sizes alone. NumPy's BLAS and LAPACK do the work: the same bits on one machine and number of their threads, and
@@ -116,10 +118,11 @@ def core_for(terms: int, d_out: int, d_in: int, rank: int) -> str:
     QR is quickest where factors are small, and gives all triplets where nearly all are wanted. The Gram core's passes
     over the factors cost R² (d_in + d_out) and its LAPACK some 100 R³, which is as much from R = 500 on at 4096 × 4096;
     there the block iteration, which stops short of the optimum by an amount that it states, is 3 times as quick, and 10
-    times at R = 1,600 (benchmarks/bench_lora_truncate.py).
+    times at R = 1,600 (benchmarks/bench_lora_truncate.py). Its Grams take R² numbers and R² (d_in + d_out) products,
+    where QR takes R (d_in² + d_out²), four times as slowly: 1.7 s each at R = 4,096 on 1024 × 1024.
     """
-    narrow = min(d_out, d_in)
-    if terms >= max(MANY, TIMES * rank) and narrow >= TIMES * rank:
+    narrow, few = min(d_out, d_in), terms * (d_out + d_in) <= SLOWER * (d_out**2 + d_in**2)
+    if terms >= max(MANY, TIMES * rank) and narrow >= TIMES * rank and few:
         return "block"
     return "qr" if rank >= terms or terms > narrow or terms * (d_out + d_in) < FEW else "gram"
 
@@ -162,7 +165,7 @@ def balanced(found: Leading, rank: int, scale: float) -> Truncated:
         out_a[kept : kept + len(fresh)] = (basis * np.where(signs.diagonal() < 0, -1.0, 1.0)).T[kept:]
     out_b[:, :kept] = left * (np.where(alive, root, 0.0) * np.sign(scale))
     lost = float(np.linalg.norm(np.concatenate((values[~alive], found.values[kept:], [found.lost]))))
-    if found.norm <= found.noise:  # no value is alive: b is 0 already
+    if found.norm <= found.noise:  # no value is alive
         return Truncated(out_a, out_b, 0.0, 0.0, 0.0, 0.0, found.core)
     most = np.sqrt(lost**2 + found.slack) + found.noise
     least = np.sqrt(max(lost**2 - found.slack - _more_kept(found, kept), 0.0)) - found.noise

@@ -4,8 +4,9 @@ For Δ = B A with B (d_out, R) and A (R, d_in), thin QR of both, B = Q_B R_B and
 whose SVD U S Vᵀ is that of Δ with Q_B U and Q_A V for singular vectors. Keeping the largest singular values gives the
 closest product of that rank in the Frobenius norm (Eckart and Young 1936, "The approximation of one matrix by another
 of lower rank"). Cost: O((d_in + d_out) R²), never d_in · d_out. All in fp64: what is lost to rounding is at most
-(d_in + d_out + R²) 2⁻⁵³ P with P = Σ ‖b_j‖‖a_j‖ over the rank-one terms (Higham 2002, Accuracy and Stability of
-Numerical Algorithms, §19.3), however small their sum is: where terms cancel, a singular value up to that may be 0.
+(d_in + d_out + R min(R, d)) 2⁻⁵³ P with d the larger of both sides and P = Σ ‖b_j‖‖a_j‖ over the rank-one terms
+(Higham 2002, Accuracy and Stability of Numerical Algorithms, §19.3; a wide matrix takes no more reflections than it has
+rows), however small their sum is: where terms cancel, a singular value up to that may be 0.
 """
 
 from __future__ import annotations
@@ -51,5 +52,5 @@ def lora_truncate(b: np.ndarray, a: np.ndarray, q: int) -> Leading:
     fourth, terms = float((values**4).sum()), a.shape[0]
     # columns of R_B and R_A are as long as those of B and Aᵀ; hypot neither overflows nor loses what is small
     sizes = np.hypot.reduce(r_b, axis=0) @ np.hypot.reduce(r_a, axis=0)
-    noise = (b.shape[0] + a.shape[1] + terms**2) * 2.0**-53 * float(sizes)
+    noise = (b.shape[0] + a.shape[1] + terms * min(terms, max(b.shape[0], a.shape[1]))) * 2.0**-53 * float(sizes)
     return Leading(q_b @ u[:, :q], vt[:q] @ q_a.T, values[:q], norm, lost, 0.0, noise, fourth, terms, "qr")

@@ -38,7 +38,7 @@ def _search(matrix: np.ndarray) -> tuple[float, np.ndarray] | None:
     if not size:
         return None
     # lengths are taken by squares, which must neither overflow nor vanish; a power of two rounds nothing
-    exponent = int(np.frexp(size)[1])
+    exponent = max(int(np.frexp(size)[1]), -1022)  # 2¹⁰²³ is the last power
     matrix = matrix * np.ldexp(1.0, -exponent)
     start = matrix @ np.cos(np.arange(n) * (np.arange(n) + 1.0))
     length, most = np.linalg.norm(start), min(MOST_STEPS, n)

@@ -52,3 +52,12 @@ def test_a_large_median_is_truncated_without_grams_and_nothing_stays_nothing(mon
     report = order._truncated(thin, 8, 1.0)
     assert report.residual < 1e-6
     np.testing.assert_allclose(report.b @ report.a, thin, atol=1e-5 * report.norm)
+
+
+def test_directions_that_it_has_not_are_fresh():
+    """Integers of rank one, exact in fp32: what the other triplets hold is rounding."""
+    rng = np.random.default_rng(0)
+    delta = np.outer(rng.integers(1, 9, 90), rng.integers(1, 9, 70)).astype("f4")
+    result = balanced(dense_core(delta, 4), 4, 1.0)
+    assert (np.linalg.norm(result.b, axis=0) > 0).tolist() == [True, False, False, False]
+    np.testing.assert_allclose(np.linalg.norm(result.a[1:], axis=1), 1.0)

@@ -111,6 +111,11 @@ def test_the_block_core_is_near_the_optimum_and_says_how_near(kind, dtype):
     assert again.left.tobytes() == found.left.tobytes()
 
 
+def test_terms_far_beyond_both_sides_make_no_grams_of_all_pairs():
+    assert [core_for(terms, 64, 64, 2) for terms in (256, 512, 160_000)] == ["qr", "qr", "qr"]
+    assert [core_for(terms, 1024, 1024, 16) for terms in (4096, 4097)] == ["block", "qr"]
+
+
 def test_what_fp32_leaves_open_is_decided_in_fp64(monkeypatch):
     """Clients that are nearly one: what is left is a thousandth of Δ², no more than fp32 can be sure of."""
     monkeypatch.setattr(lora_cores, "OPEN", 1e-3)
