@@ -23,6 +23,7 @@ rounds = 1
 source = "fake"
 [data]
 source = "texts.jsonl"
+held_out = 0.2
 questions = 4
 [partition]
 clients = 2
