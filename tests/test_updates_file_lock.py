@@ -8,6 +8,7 @@ import fcntl
 import gc
 import os
 import pickle
+import re
 import signal
 from pathlib import Path
 
@@ -24,15 +25,18 @@ from fedcore.updates.file_lock import FileLock, locked_beside
 
 @pytest.fixture
 def nfs(monkeypatch):
-    """flock(2): NFS takes an exclusive lock on what is open for writing alone."""
-    real = fcntl.flock
+    """flock(2): NFS takes an exclusive lock on what is open for writing alone. Gives the paths that were locked so."""
+    real, locked = fcntl.flock, []
 
     def flock(file, operation):
         if operation & fcntl.LOCK_EX and fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         real(file, operation)
+        if operation & fcntl.LOCK_EX:
+            locked.append(os.readlink(f"/proc/self/fd/{file}"))
 
     monkeypatch.setattr(fcntl, "flock", flock)
+    return locked
 
 
 @pytest.fixture
@@ -90,9 +94,11 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("way", [way for way, _ in WAYS])
-def test_over_nfs_all_can_be_locked(tmp_path, nfs, way):
+@pytest.mark.parametrize(("way", "name"), WAYS)
+def test_over_nfs_all_can_be_locked(tmp_path, nfs, way, name):
     way(tmp_path)
+    assert nfs
+    assert all(re.search(f"/{name}$", path) for path in nfs), nfs
 
 
 @pytest.mark.parametrize(("way", "name"), WAYS)

@@ -111,10 +111,14 @@ def test_every_start_whose_change_is_zero_trains(embedded, texts, name):
 
 @pytest.mark.parametrize("cycle", [("b", "a"), ("b", "b")])
 def test_one_factor_at_a_time_trains_as_in_rolora_and_ffa_lora(embedded, texts, cycle):
-    base, _ = embedded
+    base, before = embedded
     for factor in cycle:
         with only(base, (factor,)):
             train(base, texts, STEPS, seed=0)
+        after = read(base, client_id="c", num_examples=1)
+        moved = {name for name, tensor in after.tensors.items() if not np.array_equal(tensor, before.tensors[name])}
+        assert moved == {getattr(pair, factor) for pair in before.modules.values()}
+        before = after
 
 
 def test_a_side_adapter_adds_what_peft_would(embedded):
