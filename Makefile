@@ -4,15 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.fedcore-ready
 
-.PHONY: demo test proofs lint bench fuzz wheel clean
+.PHONY: demo test builds proofs lint bench fuzz wheel clean
 
 demo: $(READY)
 	$(BIN)/fedcore demo
 
 # A worker for each core, eight at most; a file's tests stay together, since they share what they build, and files stay in their
 # order, since the few tests that compile for minutes would otherwise come last and leave workers idle.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: $(READY)
-	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# What compiles the kernels anew: the wheel and each way to install it, sanitizers, 64-bit Arm, GPUs.
+builds: $(READY)
+	$(PYTEST) -m "builds and not slow"
 
 # What is too long for every run, with its outcome in benchmarks/results.
 proofs: $(READY)

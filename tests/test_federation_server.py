@@ -16,10 +16,12 @@ from oracles.server import adaptive, fedavgm
 from fedcore import ops
 from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import ConfigError, FormatError, LayoutError, MissingError, NonFiniteError, RangeError
+from fedcore.federation.context import Round
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.server_move import move
 from fedcore.federation.server_optimizer import OPTIMIZERS, FedAdagrad, FedAdam, FedAvgM, FedYogi, make_optimizer
 from fedcore.federation.server_state import ServerState
+from fedcore.federation.start import Start
 from fedcore.updates import Update
 
 NAMES = ("full.bias", "full.weight")
@@ -140,7 +142,7 @@ def test_a_void_round_keeps_the_momentum_of_the_round_before():
             rounds=SimpleNamespace(load_state=lambda arm, number, digest: states[number, digest]),
         ),
     )
-    following, state = move(federation, SimpleNamespace(name="a"), 2, moved, None)
+    following, state = move(Round(federation, SimpleNamespace(name="a"), 2, Start(moved)), None)
     assert following is moved
     assert state.digest() == before.digest()
 

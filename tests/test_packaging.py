@@ -14,6 +14,7 @@ from pathlib import Path
 import kernel_harness
 import pytest
 
+pytestmark = pytest.mark.builds
 ROOT = Path(__file__).parents[1]
 SMOKE = """
 import sys, numpy as np, fedcore as fc

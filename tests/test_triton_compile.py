@@ -16,6 +16,8 @@ import pytest
 from kernel_ir import narrow, stores, undefined
 from triton_variants import ORDER, variants
 
+pytestmark = pytest.mark.builds
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:

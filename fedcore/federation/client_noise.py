@@ -17,7 +17,7 @@ from fedcore.federation.client_policy import agreed, masks_of
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
 from fedcore.federation.privacy_mechanisms import central, distributed, multiplier_for
-from fedcore.federation.private_modes import Released, Round
+from fedcore.federation.private_modes import PrivateRound, Released
 from fedcore.federation.private_run import PrivateRun
 from fedcore.federation.secure_sum import added_up, context_of
 from fedcore.ops.clip_round import clip_grid
@@ -38,7 +38,7 @@ TOO_LARGE = "the sum is beyond what clients of the protocol make: the round is v
 class LocalMode:
     """Each client clips its own change and adds all the noise that hides it; the server needs no trust."""
 
-    def __init__(self, about: Round):
+    def __init__(self, about: PrivateRound):
         self._about = about
         private = about.private
         clip, plan = private.settings.clip, private.plan
@@ -99,7 +99,7 @@ def _local_inputs(label: str) -> str:
 class DistributedMode:
     """Each client adds its share of the noise to integers; the server charges, and then sees their sum."""
 
-    def __init__(self, about: Round):
+    def __init__(self, about: PrivateRound):
         self._about = about
         settings, plan = about.private.settings, about.private.plan
         multiplier = multiplier_for(settings, plan.population, about.numbers, plan.charged)
@@ -169,7 +169,7 @@ class DistributedMode:
         return sums.rows[0].astype(np.uint32), sums.survivors[0], sums.facts()
 
 
-def _public(about: Round, charge: Noise, mean: Update, deviation: float) -> dict[str, Any]:
+def _public(about: PrivateRound, charge: Noise, mean: Update, deviation: float) -> dict[str, Any]:
     """What `Release.public` has, where clients added the noise."""
     plan, factors = about.private.plan, about.method.sends(about.number)
     found = {

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fedcore.clients.settings import Progress
-from fedcore.federation.config import Arm, Config
+from fedcore.federation.config import Aggregation, Arm, Config
 from fedcore.federation.data import Client
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.learner import Learner
 from fedcore.federation.private_run import PrivateRun
+from fedcore.federation.start import Start
 from fedcore.federation.trainings import Training, trainings
 
 if TYPE_CHECKING:
@@ -66,3 +67,51 @@ class Clock:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of one arm: what it starts from, and the seconds of its phases."""
+
+    federation: Federation
+    arm: Arm
+    number: int
+    start: Start
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def config(self) -> Config:
+        """The run's."""
+        return self.federation.config
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run leaves its traces."""
+        return self.federation.folder
+
+    @property
+    def settings(self) -> Aggregation:
+        """How the arm aggregates."""
+        return self.config.aggregation_of(self.arm)
+
+    @property
+    def entry(self) -> dict[str, Any] | None:
+        """The ledger's, None before the round is over."""
+        return self.folder.ledger.find(arm=self.arm.name, round=self.number)
+
+    @property
+    def entry_before(self) -> dict[str, Any]:
+        """The ledger's entry of the round before this one."""
+        entry = self.folder.ledger.find(arm=self.arm.name, round=self.number - 1)
+        assert entry is not None
+        return entry
+
+    @property
+    def heading(self) -> dict[str, Any]:
+        """What each entry of the ledger begins with."""
+        return {
+            "arm": self.arm.name,
+            "round": self.number,
+            "base": self.federation.learner.digest,
+            "reference": self.start.adapter.digest(),
+        }

@@ -8,8 +8,7 @@ import numpy as np
 
 from fedcore.clients.settings import Metrics
 from fedcore.dtypes import to_float64
-from fedcore.federation.config import Arm
-from fedcore.federation.context import Clock, Federation
+from fedcore.federation.context import Federation, Round
 from fedcore.federation.journal import Receipt
 from fedcore.federation.methods import method_of
 from fedcore.federation.norms import change_norms
@@ -20,88 +19,80 @@ from fedcore.lora import FedSB, FlexLoRA, Method
 from fedcore.updates import Cohort, Update
 
 
-def step_of(federation: Federation, arm: Arm, number: int) -> Method | None:
-    """The method of round `number`, None for a rule.
+def step_of(about: Round) -> Method | None:
+    """The method of the round, None for a rule.
 
     Fed-SB's first round is an ordinary one, whose result estimates where training goes and fixes the factors. In a
     private run it is like the others: that estimate would cost both factors' noise. So it is under masks, which hide
     what the estimate is made of.
     """
-    method = method_of(federation.config, arm)
-    open_messages = federation.config.privacy_of(arm) is None and federation.config.secure_of(arm) is None
-    return FlexLoRA() if isinstance(method, FedSB) and number == 1 and open_messages else method
+    config, arm = about.config, about.arm
+    method, open_messages = method_of(config, arm), config.privacy_of(arm) is None and config.secure_of(arm) is None
+    return FlexLoRA() if isinstance(method, FedSB) and about.number == 1 and open_messages else method
 
 
-def training_options(federation: Federation, arm: Arm, number: int, start: Start) -> dict[str, Any]:
+def training_options(about: Round) -> dict[str, Any]:
     """What `Learner.train` is told beside the usual: which factors train, and what lies beside or around them."""
-    method = step_of(federation, arm, number)
+    method, start = step_of(about), about.start
     if method is None:
         return {}
-    return {"trains": method.trains(number), "side": start.side} | ({"fixed": start.fixed} if start.fixed else {})
+    return {"trains": method.trains(about.number), "side": start.side} | ({"fixed": start.fixed} if start.fixed else {})
 
 
-def sent(federation: Federation, arm: Arm, number: int, start: Start, update: Update) -> Update:
+def sent(about: Round, update: Update) -> Update:
     """What travels of a client's adapter. What trained and does not travel is kept for it in the run folder."""
-    method = step_of(federation, arm, number)
+    method, number = step_of(about), about.number
     if method is None:
         return update
     if own := kept(method.trains(number), method.sends(number)):
-        federation.folder.rounds.save_beside(arm.name, number, f"kept-{update.client_id}", packed(update, own))
-    return packed(update, method.sends(number), start.fixed)
+        about.folder.rounds.save_beside(about.arm.name, number, f"kept-{update.client_id}", packed(update, own))
+    return packed(update, method.sends(number), about.start.fixed)
 
 
-def expected(federation: Federation, arm: Arm, number: int, start: Start, client_id: str) -> Update:
+def expected(about: Round, client_id: str) -> Update:
     """What a client's message has the tensors of: what travels of the adapter that it was sent."""
-    method, own = step_of(federation, arm, number), start.of(client_id)
-    return own if method is None else packed(own, method.sends(number), start.fixed)
+    method, own = step_of(about), about.start.of(client_id)
+    return own if method is None else packed(own, method.sends(about.number), about.start.fixed)
 
 
-def received(federation: Federation, arm: Arm, number: int, start: Start, messages: dict[str, Update]) -> list[Update]:
+def received(about: Round, messages: dict[str, Update]) -> list[Update]:
     """The adapters that the clients have, of what they sent, what was frozen and what stayed with them."""
-    method, adapters = step_of(federation, arm, number), []
+    method, adapters = step_of(about), []
     assert method is not None
+    number, start = about.number, about.start
     own = kept(method.trains(number), method.sends(number))
     for client_id, message in messages.items():
         held = start.of(client_id)
         if own:
-            held = unpacked(federation.folder.rounds.load_beside(arm.name, number, f"kept-{client_id}"), held, own)
+            held = unpacked(about.folder.rounds.load_beside(about.arm.name, number, f"kept-{client_id}"), held, own)
         adapters.append(unpacked(message, held, method.sends(number), start.fixed))
     return adapters
 
 
 def method_step(
-    federation: Federation,
-    arm: Arm,
-    number: int,
-    start: Start,
-    receipts: dict[str, Receipt],
-    messages: dict[str, Update],
-    clock: Clock,
+    about: Round, receipts: dict[str, Receipt], messages: dict[str, Update]
 ) -> tuple[Start, dict[str, Any]]:
     """Aggregate the messages by the arm's method and keep what came out: (the next start, the ledger's entry)."""
-    settings, folder = federation.config.aggregation_of(arm), federation.folder
-    method, step = method_of(federation.config, arm), step_of(federation, arm, number)
+    settings, start, number = about.settings, about.start, about.number
+    method, step = method_of(about.config, about.arm), step_of(about)
     assert method is not None
     assert step is not None
-    cohort = Cohort(received(federation, arm, number, start, messages))
-    with clock.phase("aggregation"):
+    cohort = Cohort(received(about, messages))
+    with about.clock.phase("aggregation"):
         equal = settings.weights == "equal" and step.traits.weighted
         weights = np.ones(len(cohort)) if equal else None
         reference = start.fixed or start.adapter
         result = step.aggregate(cohort, weights, reference, side=start.side, number=number)
-        moved, state = move(federation, arm, number, start.adapter, result.update)
+        moved, state = move(about, result.update)
         following = Start(moved, result.side, start.fixed, result.starts)
         if isinstance(method, FedSB) and not isinstance(step, FedSB):
             following = fixing(method, result.update)
-    with clock.phase("journal"):
-        also = optimizer_facts(federation, arm, number, result.update, state)
-        following, names = folder.rounds.save_start(arm.name, number, following)
+    with about.clock.phase("journal"):
+        also = optimizer_facts(about, result.update, state)
+        following, names = about.folder.rounds.save_start(about.arm.name, number, following)
     report = {name: value for name, value in result.report.items() if name not in ("n", "round")}
     return following, {
-        "arm": arm.name,
-        "round": number,
-        "base": federation.learner.digest,
-        "reference": start.adapter.digest(),
+        **about.heading,
         "side_before": None if start.side is None else start.side.digest(),
         "inputs": {client: receipts[client].sha256 for client in sorted(receipts)},
         "rule": settings.method,
@@ -111,7 +102,7 @@ def method_step(
         "divisor": report.pop("divisor"),
         "excluded": {},
         "not_counted": {},
-        "poisoned": federation.poisoned(arm),
+        "poisoned": about.federation.poisoned(about.arm),
         "change_norms": change_norms(cohort, start),
         "report": report,
         **also,

@@ -7,26 +7,25 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fedcore.federation.config import Arm
-from fedcore.federation.context import Federation
+from fedcore.federation.context import Round
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
+from fedcore.federation.methods import method_of
 from fedcore.federation.private_run import PrivateRun
-from fedcore.federation.start import Start
 from fedcore.lora import Method
 from fedcore.privacy.terms import WHOLE, Terms
 from fedcore.updates import Update
 
 
-@dataclass(frozen=True)
-class Round:
-    """One round of one arm."""
+class PrivateRound(Round):
+    """One round of an arm whose results are noised."""
 
-    federation: Federation
-    arm: Arm
-    number: int
-    start: Start
-    method: Method
+    @property
+    def method(self) -> Method:
+        """The arm's, which [privacy] asks for."""
+        method = method_of(self.config, self.arm)
+        assert method is not None
+        return method
 
     @property
     def private(self) -> PrivateRun:

@@ -9,15 +9,11 @@ from typing import Any
 
 from fedcore.errors import NonFiniteError, PrivacyBudgetError, RangeError, TrainingError
 from fedcore.federation.client_noise import DistributedMode, LocalMode, forget_messages
-from fedcore.federation.config import Arm
-from fedcore.federation.context import Clock, Federation
 from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
 from fedcore.federation.messages import training_of
-from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import packed
-from fedcore.federation.private_modes import Mode, Released, Round
-from fedcore.federation.private_run import PrivateRun
+from fedcore.federation.private_modes import Mode, PrivateRound, Released
 from fedcore.federation.round import scores
 from fedcore.federation.server_move import move, optimizer_facts
 from fedcore.federation.server_noise import CentralMode, CorrelatedMode
@@ -25,7 +21,7 @@ from fedcore.federation.start import Start
 from fedcore.updates import Update
 
 #: privacy.mode -> what does it
-MODES: dict[str, Callable[[Round], Mode]] = {
+MODES: dict[str, Callable[[PrivateRound], Mode]] = {
     "central": CentralMode,
     "correlated": CorrelatedMode,
     "local": LocalMode,
@@ -41,35 +37,34 @@ _CHARGED_LAST = ("central", "distributed")
 _ALL = 3
 
 
-def private_round(federation: Federation, arm: Arm, number: int, start: Start) -> Start | None:
+def private_round(about: PrivateRound) -> Start | None:
     """Sample, train, journal, charge, release, enter in the ledger, evaluate: what the next round starts from.
 
     None where the release would pass the budget: nothing is charged or released, and the arm ends here. What an
     interrupted attempt finished is taken from the run folder; its inputs find the charge that they have.
     """
-    folder, clock = federation.folder, Clock()
-    entry = folder.ledger.find(arm=arm.name, round=number)
+    folder, clock, entry, name, number = about.folder, about.clock, about.entry, about.arm.name, about.number
     if entry is None:
         try:
-            following, entry = released(federation, arm, number, start, clock)
+            following, entry = released(about)
         except PrivacyBudgetError as error:
             # the reason names the budget's place, and what others charged
-            folder.private.keep(arm.name, number, {"stopped": str(error), "written": time.time()})
-            folder.ledger.append({"arm": arm.name, "round": number, "stopped": STOPPED})
+            folder.private.keep(name, number, {"stopped": str(error), "written": time.time()})
+            folder.ledger.append({"arm": name, "round": number, "stopped": STOPPED})
             return None
         with clock.phase("journal"):
             folder.ledger.append(entry)
     elif "stopped" in entry:
         return None
     else:
-        following = folder.rounds.load_start(arm.name, number, entry)
-    forget_messages(private_of(federation), arm.name, number)  # not before: a release may fail and be tried again
+        following = folder.rounds.load_start(name, number, entry)
+    forget_messages(about.private, name, number)  # not before: a release may fail and be tried again
     with clock.phase("evaluation"):
-        metrics = federation.learner.evaluate(following.adapter)
-    epsilon, plan = entry["privacy"]["epsilon"], private_of(federation).plan
+        metrics = about.federation.learner.evaluate(following.adapter)
+    epsilon, plan = entry["privacy"]["epsilon"], about.private.plan
     folder.metrics.append(
         {
-            "arm": arm.name,
+            "arm": name,
             "round": number,
             **scores(metrics),
             "epsilon": epsilon,
@@ -81,29 +76,20 @@ def private_round(federation: Federation, arm: Arm, number: int, start: Start) -
         }
     )
     folder.even_times()
-    rounds = federation.config.run.rounds
-    federation.progress(arm.name, number, rounds, loss=metrics.loss, epsilon=epsilon)
+    about.federation.progress(name, number, about.config.run.rounds, loss=metrics.loss, epsilon=epsilon)
     return following
 
 
-def private_of(federation: Federation) -> PrivateRun:
-    """What makes the run private."""
-    assert federation.private is not None
-    return federation.private
-
-
-def released(federation: Federation, arm: Arm, number: int, start: Start, clock: Clock) -> tuple[Start, dict[str, Any]]:
+def released(about: PrivateRound) -> tuple[Start, dict[str, Any]]:
     """(the next start, the public ledger's entry) of a round that is not in the ledger yet."""
-    private, folder, settings = private_of(federation), federation.folder, federation.config.aggregation_of(arm)
-    method = method_of(federation.config, arm)
-    assert method is not None
-    mode = MODES[private.settings.mode](Round(federation, arm, number, start, method))
-    receipts = folder.journal.received(arm.name, number)
-    clients = private.sample(federation.clients, arm.name, number)
+    private, folder, method, start, clock = about.private, about.folder, about.method, about.start, about.clock
+    name, number, mode = about.arm.name, about.number, MODES[private.settings.mode](about)
+    receipts = folder.journal.received(name, number)
+    clients = private.sample(about.federation.clients, name, number)
     if private.settings.mode in _CHARGED_LAST and any(client.id not in receipts for client in clients):
         # before anybody trains; what was charged already had all its messages
         private.budget.check()
-    failed = gather(federation, mode, arm, number, start, clients, receipts, clock)
+    failed = gather(about, mode, clients, receipts)
     with clock.phase("aggregation"):
         found: Released = mode.release(receipts)
         # what a method and a server optimiser do with the mean comes after the noise
@@ -111,17 +97,17 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
         try:
             if found.mean is not None:
                 made = method.aggregate([found.mean], [1.0], start.fixed or start.adapter, number=number).update
-            moved, state = move(federation, arm, number, start.adapter, made)
+            moved, state = move(about, made)
         except (RangeError, NonFiniteError) as error:
             made, public, hidden = None, found.public | {"void": NOT_HELD}, found.private | {"void": str(error)}
             found = replace(found, public=public, private=hidden)
-            moved, state = move(federation, arm, number, start.adapter, None)
+            moved, state = move(about, None)
         following = Start(moved, None, start.fixed)
     with clock.phase("journal"):
-        also = optimizer_facts(federation, arm, number, made, state)
-        following, names = folder.rounds.save_start(arm.name, number, following)
+        also = optimizer_facts(about, made, state)
+        following, names = folder.rounds.save_start(name, number, following)
         folder.private.keep(
-            arm.name,
+            name,
             number,
             {
                 # who took part, in the order of the norms
@@ -134,12 +120,9 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
         )
     head = private.budget.head
     return following, {
-        "arm": arm.name,
-        "round": number,
-        "base": federation.learner.digest,
-        "reference": start.adapter.digest(),
-        "rule": settings.method,
-        "parameters": settings.parameters,
+        **about.heading,
+        "rule": about.settings.method,
+        "parameters": about.settings.parameters,
         "weights": "equal",
         "message_bytes": mode.message_bytes,
         "broadcast_bytes": packed(following.adapter, method.receives(number), start.fixed).nbytes,
@@ -150,16 +133,7 @@ def released(federation: Federation, arm: Arm, number: int, start: Start, clock:
     }
 
 
-def gather(
-    federation: Federation,
-    mode: Mode,
-    arm: Arm,
-    number: int,
-    start: Start,
-    clients: list[Client],
-    receipts: dict[str, Receipt],
-    clock: Clock,
-) -> list[str]:
+def gather(about: PrivateRound, mode: Mode, clients: list[Client], receipts: dict[str, Receipt]) -> list[str]:
     """Have each client train whose message is not in `receipts` yet, and keep what it sends: who could not train.
 
     A client whose training fails sends no change, so that the run does not show that it took part. Where it fails for
@@ -167,11 +141,11 @@ def gather(
     """
     failed: list[str] = []
     # where clients take turns, of a size that is public
-    enough = len(federation.clients if private_of(federation).plan.separation is None else clients)
+    enough = len(about.federation.clients if about.private.plan.separation is None else clients)
     left = [client for client in clients if client.id not in receipts]
-    updates = federation.trained(training_of(federation, arm, number, start, client) for client in left)
+    updates = about.federation.trained(training_of(about, client) for client in left)
     for client in left:
-        with clock.phase("training"):
+        with about.clock.phase("training"):
             answer = next(updates)
             try:
                 update = answer()
@@ -179,10 +153,10 @@ def gather(
                 failed.append(client.id)
                 if len(failed) == min(_ALL, enough) and len(receipts) == len(failed) - 1:
                     raise
-                update = unchanged(start.adapter, client)
+                update = unchanged(about.start.adapter, client)
             message = mode.message(client, update)
-        with clock.phase("journal"):
-            receipts[client.id] = federation.folder.journal.receive(arm.name, number, client.id, message)
+        with about.clock.phase("journal"):
+            receipts[client.id] = about.folder.journal.receive(about.arm.name, about.number, client.id, message)
     return failed
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from fedcore.engine import Aggregate, aggregate
 from fedcore.errors import NonFiniteError
 from fedcore.federation.center import moved_on
-from fedcore.federation.config import Arm
-from fedcore.federation.context import Clock, Federation
+from fedcore.federation.context import Round
 from fedcore.federation.journal import Receipt
 from fedcore.federation.messages import SERVER, gather, server_update
 from fedcore.federation.method_round import evaluate, method_step
@@ -29,39 +28,36 @@ if TYPE_CHECKING:
     from fedcore.clients.settings import Metrics
 
 
-def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> Start:
+def run_round(about: Round) -> Start:
     """Broadcast, train, journal, aggregate, enter in the ledger, evaluate: what the next round starts from.
 
     Each step that an earlier, interrupted attempt at this round finished is taken from the run folder instead.
     """
-    folder, clock = federation.folder, Clock()
-    resumed = folder.ledger.find(arm=arm.name, round=number) is not None
-
-    receipts = folder.journal.received(arm.name, number)
-    resumed = resumed or bool(receipts)
+    federation, arm, folder, entry = about.federation, about.arm, about.folder, about.entry
+    receipts = folder.journal.received(arm.name, about.number)
+    resumed = entry is not None or bool(receipts)
     trusted = {SERVER: receipts.pop(SERVER)} if SERVER in receipts else {}
-    entry = folder.ledger.find(arm=arm.name, round=number)
-    secure = federation.config.secure_of(arm) is not None
+    secure = about.config.secure_of(arm) is not None
     if not secure:
-        gather(federation, arm, number, start, receipts, clock)
+        gather(about, receipts)
     messages = {client: receipt.update() for client, receipt in receipts.items()}
     if entry is None:
         if secure:
-            following, entry = secure_step(federation, arm, number, start, clock)
-        elif method_of(federation.config, arm) is not None:
-            following, entry = method_step(federation, arm, number, start, receipts, messages, clock)
+            following, entry = secure_step(about)
+        elif method_of(about.config, arm) is not None:
+            following, entry = method_step(about, receipts, messages)
         else:
-            following, entry = rule_step(federation, arm, number, start, receipts, messages, trusted, clock)
-        with clock.phase("journal"):
+            following, entry = rule_step(about, receipts, messages, trusted)
+        with about.clock.phase("journal"):
             folder.ledger.append(entry)
     else:
-        following = folder.rounds.load_start(arm.name, number, entry)
+        following = folder.rounds.load_start(arm.name, about.number, entry)
 
-    with clock.phase("evaluation"):
+    with about.clock.phase("evaluation"):
         metrics = evaluate(federation, following)
     # bytes of tensors, without names and headers, which any other carrier would have in another size
     up = sum(message.nbytes for message in messages.values())
-    down = sum(start.of(client.id).nbytes for client in federation.clients)
+    down = sum(about.start.of(client.id).nbytes for client in federation.clients)
     if travelled := entry["report"].get("bytes"):
         up, down = (sum(client[way] for client in travelled.values()) for way in ("up", "down"))
     if secure:
@@ -69,48 +65,41 @@ def run_round(federation: Federation, arm: Arm, number: int, start: Start) -> St
     folder.metrics.append(
         {
             "arm": arm.name,
-            "round": number,
+            "round": about.number,
             **scores(metrics),
             "bytes_up": up,
             "bytes_down": down,
-            "seconds": clock.seconds,
+            "seconds": about.clock.seconds,
         }
         | ({"resumed": True} if resumed else {})
     )
-    federation.progress(arm.name, number * len(federation.clients), federation.total, round=number, loss=metrics.loss)
+    done = about.number * len(federation.clients)
+    federation.progress(arm.name, done, federation.total, round=about.number, loss=metrics.loss)
     return following
 
 
 def rule_step(
-    federation: Federation,
-    arm: Arm,
-    number: int,
-    start: Start,
-    receipts: dict[str, Receipt],
-    messages: dict[str, Update],
-    trusted: dict[str, Receipt],
-    clock: Clock,
+    about: Round, receipts: dict[str, Receipt], messages: dict[str, Update], trusted: dict[str, Receipt]
 ) -> tuple[Start, dict[str, Any]]:
     """Aggregate the messages by the arm's rule and keep what came out: (the next start, the ledger's entry)."""
-    folder, broadcast = federation.folder, start.adapter
-    rule, known = rule_of(federation, arm).for_round(number), {}
+    rule, known = rule_of(about).for_round(about.number), {}
     if "server" in rule.uses:
-        known["server"] = server_update(federation, arm, number, broadcast, trusted, clock)
-    with clock.phase("aggregation"):
-        if "center" in rule.uses and (center := center_of(federation, arm, number, broadcast)):
+        known["server"] = server_update(about, trusted)
+    with about.clock.phase("aggregation"):
+        if "center" in rule.uses and (center := center_of(about)):
             known["center"] = center
-        result = combine(federation, arm, rule, messages, broadcast, known)
-        moved, state = move(federation, arm, number, broadcast, result.update)
+        result = combine(about, rule, messages, known)
+        moved, state = move(about, result.update)
     # for the report alone, so in no phase
     counted = Cohort(update for client, update in messages.items() if client not in result.excluded)
-    norms = change_norms(counted, start)
-    with clock.phase("journal"):
+    norms = change_norms(counted, about.start)
+    with about.clock.phase("journal"):
         also: dict[str, Any] = {name: update.digest() for name, update in known.items()}
-        also |= optimizer_facts(federation, arm, number, result.update, state)
-        following, names = folder.rounds.save_start(arm.name, number, cut_to_ranks(federation, moved))
+        also |= optimizer_facts(about, result.update, state)
+        cut = cut_to_ranks(about.federation, moved)
+        following, names = about.folder.rounds.save_start(about.arm.name, about.number, cut)
         also |= {"starts": starts} if (starts := names["starts"]) else {}
-    entry = ledger_entry(federation, arm, number, receipts, broadcast, result, norms, following.adapter)
-    return following, entry | also
+    return following, ledger_entry(about, receipts, result, norms, following.adapter) | also
 
 
 def scores(metrics: Metrics) -> dict[str, float | None]:
@@ -119,44 +108,35 @@ def scores(metrics: Metrics) -> dict[str, float | None]:
     return {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
 
 
-def rule_of(federation: Federation, arm: Arm) -> Rule:
+def rule_of(about: Round) -> Rule:
     """The arm's rule after what comes before it."""
-    settings = federation.config.aggregation_of(arm)
-    return make_chain(settings.rule, settings.parameters, settings.before)
+    return make_chain(about.settings.rule, about.settings.parameters, about.settings.before)
 
 
-def center_of(federation: Federation, arm: Arm, number: int, broadcast: Update) -> Update | None:
+def center_of(about: Round) -> Update | None:
     """Where an iteration with a memory starts; None is the broadcast adapter, where nothing moved yet in any case."""
-    settings = federation.config.aggregation_of(arm)
-    if settings.center == "reference" or number == 1:
+    if about.settings.center == "reference" or about.number == 1:
         return None
-    previous = federation.learner.initial()
-    if number > 2:
-        entry = federation.folder.ledger.find(arm=arm.name, round=number - 2)
+    previous, earlier = about.federation.learner.initial(), about.number - 2
+    if earlier:
+        entry = about.folder.ledger.find(arm=about.arm.name, round=earlier)
         assert entry is not None
-        previous = federation.folder.rounds.load_global(arm.name, number - 2, entry["output"])
-    return moved_on(broadcast, previous, settings.space)
+        previous = about.folder.rounds.load_global(about.arm.name, earlier, entry["output"])
+    return moved_on(about.start.adapter, previous, about.settings.space)
 
 
-def combine(
-    federation: Federation,
-    arm: Arm,
-    rule: Rule,
-    messages: dict[str, Update],
-    broadcast: Update,
-    known: dict[str, Update],
-) -> Aggregate:
+def combine(about: Round, rule: Rule, messages: dict[str, Update], known: dict[str, Update]) -> Aggregate:
     """What the arm's rule makes of the messages.
 
     known: what the rule looks at besides, by the name of aggregate's argument: "server", "center".
     """
-    settings = federation.config.aggregation_of(arm)
+    settings = about.settings
     try:
         return aggregate(
             Cohort(messages.values()),
             rule,
             space=settings.space,
-            reference=broadcast,
+            reference=about.start.adapter,
             server=known.get("server"),
             center=known.get("center"),
             weights=np.ones(len(messages), np.float32) if settings.weights == "equal" else None,
@@ -171,14 +151,7 @@ def combine(
 
 
 def ledger_entry(
-    federation: Federation,
-    arm: Arm,
-    number: int,
-    receipts: dict[str, Receipt],
-    broadcast: Update,
-    result: Aggregate,
-    norms: dict[str, float],
-    adapter: Update,
+    about: Round, receipts: dict[str, Receipt], result: Aggregate, norms: dict[str, float], adapter: Update
 ) -> dict[str, Any]:
     """What an auditor needs to make this round's output again from the journal.
 
@@ -188,16 +161,13 @@ def ledger_entry(
     optimiser that is `optimizer.aggregate`, and one step from the state of the round before makes the output and
     `optimizer.state`. `server` and `center` are the digests of the updates that the rule looked at besides.
     """
-    settings = federation.config.aggregation_of(arm)
+    settings = about.settings
     # seconds differ from run to run; the ledger of a repeated run is the same in every byte
     known = ("rule", "space", "n", "seconds", "excluded", "redone_on")
     report = {name: value for name, value in result.report.items() if name not in known}
     law = report.pop("law")
     return {
-        "arm": arm.name,
-        "round": number,
-        "base": federation.learner.digest,
-        "reference": broadcast.digest(),
+        **about.heading,
         "inputs": {client: receipts[client].sha256 for client in sorted(receipts)},
         "rule": settings.rule,
         "parameters": settings.parameters,
@@ -211,7 +181,7 @@ def ledger_entry(
         "excluded": result.excluded,
         "not_counted": report.pop("not_counted"),
         "redone_pairs": report.pop("redone_pairs", 0),
-        "poisoned": federation.poisoned(arm),
+        "poisoned": about.federation.poisoned(about.arm),
         "change_norms": norms,
         "report": report,
         "law": law,

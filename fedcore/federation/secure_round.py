@@ -16,7 +16,7 @@ from fedcore.engine import aggregate
 from fedcore.errors import NonFiniteError, RangeError, RuleError, TrainingError, Void, WeightError
 from fedcore.federation.client_policy import agreed
 from fedcore.federation.config import Arm, Config
-from fedcore.federation.context import Clock, Federation
+from fedcore.federation.context import Round
 from fedcore.federation.messages import training_of
 from fedcore.federation.methods import method_of
 from fedcore.federation.parcel import kept
@@ -86,11 +86,10 @@ class Gathered:
     vanished: int = 0
 
 
-def secure_step(
-    federation: Federation, arm: Arm, number: int, start: Start, clock: Clock
-) -> tuple[Start, dict[str, Any]]:
+def secure_step(about: Round) -> tuple[Start, dict[str, Any]]:
     """Train, mask, add up, unmask, and go on from the sum: (the next start, the ledger's entry)."""
-    config, aggregation = federation.config, federation.config.aggregation_of(arm)
+    federation, arm, number, start, clock = about.federation, about.arm, about.number, about.start, about.clock
+    config, aggregation = about.config, about.settings
     settings = config.secure_of(arm)
     assert settings is not None
     # a mean of parameters, also of groups before a rule, is FedIT's
@@ -99,7 +98,7 @@ def secure_step(
     made = list(parameters_of(settings, len(federation.clients), changes.length + 1).values())
     agreed(config, arm, made, len(federation.clients), federation.learner.digest)
     quantizer = quantizer_of(config, arm, [len(client.texts) for client in federation.clients])
-    gathered = gather(federation, arm, start, changes, quantizer, clock)
+    gathered = gather(about, changes, quantizer)
     if gathered.clamped or gathered.vanished:  # of which a server would see nothing: no fact for the ledger
         lost = {"clamped": gathered.clamped, "vanished": gathered.vanished}
         federation.progress(arm.name, federation.total, federation.total, round=number, **lost)
@@ -108,21 +107,17 @@ def secure_step(
         adapter: Update | None = None
         try:
             adapter, side, found = added(config, arm, changes, quantizer, sums, start)
-            moved, state = move(federation, arm, number, start.adapter, adapter)
+            moved, state = move(about, adapter)
         except (Void, *_NO_MEAN) as error:
             adapter, side, found = None, start.side, sums.facts() | {"void": str(error)}
-            moved, state = move(federation, arm, number, start.adapter, None)
+            moved, state = move(about, None)
     with clock.phase("journal"):
-        also = optimizer_facts(federation, arm, number, adapter, state)
+        also = optimizer_facts(about, adapter, state)
         starts = start.starts if "void" in found else keeping_own(changes, moved, gathered.own)
-        following, names = federation.folder.rounds.save_start(
-            arm.name, number, Start(moved, side, start.fixed, starts)
-        )
+        made_of_it = Start(moved, side, start.fixed, starts)
+        following, names = about.folder.rounds.save_start(arm.name, number, made_of_it)
     return following, {
-        "arm": arm.name,
-        "round": number,
-        "base": federation.learner.digest,
-        "reference": start.adapter.digest(),
+        **about.heading,
         "rule": name,
         "parameters": aggregation.parameters,
         "weights": aggregation.weights,
@@ -137,17 +132,14 @@ def secure_step(
     }
 
 
-def gather(
-    federation: Federation, arm: Arm, start: Start, changes: Changes, quantizer: secagg.Quantizer, clock: Clock
-) -> Gathered:
+def gather(about: Round, changes: Changes, quantizer: secagg.Quantizer) -> Gathered:
     """Have each client train and bring its change to integers. One that cannot has dropped out."""
-    found = Gathered({}, {}, {})
-    before = (changes.number - 1) * len(federation.clients)
-    number, clients = changes.number, federation.clients
-    updates = federation.trained(training_of(federation, arm, number, start, client) for client in clients)
+    found, federation, name, number = Gathered({}, {}, {}), about.federation, about.arm.name, about.number
+    before = (number - 1) * len(federation.clients)
+    updates = federation.trained(training_of(about, client) for client in federation.clients)
     for done, client in enumerate(federation.clients):
-        federation.progress(arm.name, before + done, federation.total, round=changes.number)
-        with clock.phase("training"):
+        federation.progress(name, before + done, federation.total, round=number)
+        with about.clock.phase("training"):
             change, answer = np.zeros(changes.length, np.float32), next(updates)
             try:
                 update = answer()
@@ -155,10 +147,10 @@ def gather(
             except (TrainingError, NonFiniteError) as error:
                 # why is known to the client alone
                 found.failed[client.id] = "dropped out"
-                federation.progress(arm.name, before + done, federation.total, round=changes.number, failed=str(error))
+                federation.progress(name, before + done, federation.total, round=number, failed=str(error))
             else:
                 found.own[client.id] = update
-            weight = weight_of(federation.config, arm, len(client.texts), quantizer)
+            weight = weight_of(about.config, about.arm, len(client.texts), quantizer)
             found.clamped += int(np.count_nonzero(np.abs(change) > np.float64(quantizer.largest)))
             vector = found.vectors[client.id] = quantizer.weighted(change, weight)
             found.vanished += bool(change.any()) and float(np.abs(change).max()) * vector.scale <= 0.5

@@ -9,7 +9,7 @@ from fedcore.federation.data import Client
 from fedcore.federation.journal import Receipt
 from fedcore.federation.parcel import packed, unpacked
 from fedcore.federation.privacy_mechanisms import central, correlated
-from fedcore.federation.private_modes import Released, Round
+from fedcore.federation.private_modes import PrivateRound, Released
 from fedcore.federation.receipt import check_message
 from fedcore.privacy import Central
 from fedcore.updates import Update
@@ -18,7 +18,7 @@ from fedcore.updates import Update
 class CentralMode:
     """The server sees the clients' changes, clips them and adds the noise once."""
 
-    def __init__(self, about: Round):
+    def __init__(self, about: PrivateRound):
         self._about = about
         self._sends = about.method.sends(about.number)
 
@@ -69,7 +69,7 @@ class CentralMode:
 class CorrelatedMode(CentralMode):
     """As central, but for the noise: later rounds take part of it back, and one charge covers all rounds."""
 
-    def __init__(self, about: Round):
+    def __init__(self, about: PrivateRound):
         super().__init__(about)
         private, plan = about.private, about.private.plan
         rounds = about.federation.config.run.rounds

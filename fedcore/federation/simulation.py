@@ -15,13 +15,14 @@ from fedcore.clients.workers import Workers
 from fedcore.federation.client_policy import agreed_in_the_clear, all_agree
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.config_file import check_clients
-from fedcore.federation.context import Clock, Federation
+from fedcore.federation.context import Clock, Federation, Round
 from fedcore.federation.data import Client, Texts, load_texts
 from fedcore.federation.folder import RunFolder, check_writable, refuse_existing, same_config
 from fedcore.federation.learner import Learner, QLoRALearner, text_digest
 from fedcore.federation.machine import check_streams, machine, versions
 from fedcore.federation.messages import client_seed
 from fedcore.federation.methods import method_of
+from fedcore.federation.private_modes import PrivateRound
 from fedcore.federation.private_round import private_round
 from fedcore.federation.private_run import open_private
 from fedcore.federation.ranks import first_start, initial_of
@@ -124,9 +125,9 @@ def run_arm(federation: Federation, arm: Arm) -> Start:
         if entry is not None and folder.metrics.find(arm=arm.name, round=number):
             start = folder.rounds.load_start(arm.name, number, entry)
         elif federation.config.privacy_of(arm) is None:
-            start = run_round(federation, arm, number, start)
+            start = run_round(Round(federation, arm, number, start))
         else:
-            following = private_round(federation, arm, number, start)
+            following = private_round(PrivateRound(federation, arm, number, start))
             if following is None:
                 federation.progress(arm.name, number - 1, federation.config.run.rounds, stopped="at its budget")
                 break

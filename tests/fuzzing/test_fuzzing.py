@@ -16,6 +16,7 @@ import pytest
 from fuzzing.mutations import vary
 from fuzzing.targets import TARGETS
 
+pytestmark = pytest.mark.builds
 ROOT = Path(__file__).parents[2]
 SECONDS = 4
 #: lines without variables are what a report shows, and compile in half the time

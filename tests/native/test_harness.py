@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from kernel_harness import ROOT, SOURCE, sanitizing
 
+pytestmark = pytest.mark.builds
 _spec = importlib.util.spec_from_file_location("fedcore_build", ROOT / "csrc" / "build.py")
 assert _spec is not None
 assert _spec.loader is not None
