@@ -173,6 +173,14 @@ def test_impossible_cohorts_are_refused_in_words():
         Parameters.choose(5, length=1)
 
 
+@pytest.mark.parametrize(("n", "corrupt", "dropout"), [(257, 0.2, 0.2), (280, 0.1, 0.25), (350, 0.1, 0.33)])
+def test_clients_may_draw_more_than_half_of_all_others(n, corrupt, dropout):
+    """Just above where each shares with all others, a client needs more neighbours than n / 2, and can have them."""
+    p = Parameters.choose(n, length=10, bound=5, corrupt=corrupt, dropout=dropout, adversary="malicious")
+    assert (n - 2) // 2 < p.neighbours <= 255
+    assert bounds("malicious", n, p.corrupt, p.dropout, p.neighbours, p.threshold, p.in_degree).hold()
+
+
 def test_the_circle_is_symmetric_regular_and_another_each_round():
     p = Parameters.choose(100, length=1, bound=1)
     one, other = Graph(p, bytes(32)), Graph(p, b"\x01" * 32)

@@ -54,7 +54,7 @@ def body_of(server: Server, stage: str) -> Body:
         return _keys(p.malicious, tree, server._public, signed["advertise"], around)
     if stage == "mask":
         return _shares(signed["share"], around)
-    there = frozenset(server._included)
+    there = server._included
     if stage == "acknowledge":
         return _lists(server._lists, lambda i: [j for j in around.held_by(i) if j in there])
     if not p.malicious:

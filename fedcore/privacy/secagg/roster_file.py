@@ -66,7 +66,8 @@ class RosterFile:
         try:
             found = json.loads(data.decode(), object_pairs_hook=self._each_once)
             version, members, retired = found["version"], found["members"], found["retired"]
-            if version != VERSION or not all(isinstance(text, str) for text in [*members, *members.values(), *retired]):
+            right = type(version) is int and version == VERSION and type(members) is dict and type(retired) is list
+            if not right or not all(isinstance(text, str) for text in [*members.values(), *retired]):
                 raise ValueError
         except FormatError:
             raise

@@ -128,7 +128,8 @@ def _sparse(
 ) -> tuple[int, int, int] | None:
     """The fewest neighbours of a sparse graph."""
     malicious = adversary == "malicious"
-    most = min(MOST_SHARES, (n - 2) // 2 if malicious else n - 2)  # a client draws k and is drawn by k
+    # a client draws k and is drawn by about k: of more than half, masks with all others cost the same, if they can be
+    most = (n - 2) // 2 if malicious and n - 1 <= MOST_SHARES else min(MOST_SHARES, n - 2)
     for k in range(2, most + 1, 1 if malicious else 2):
         t = most_threshold(n, dropout, k, targets.failure)
         if not t or (malicious and 2 * t <= k):

@@ -48,7 +48,7 @@ class Server(Uncopied):
         self._lists: Signed = {}  # signed lists of partners, before vectors
         self._done: set[int] = set()  # who has sent all of this stage
         self._around = Neighbourhoods(self._p)
-        self._included: list[int] = []
+        self._included: frozenset[int] = frozenset()
         self._request: dict[int, list[tuple[int, int]]] = {}
         self._tag, self._sent = round.binding, Sent(self.answers)
         self._private = X25519PrivateKey.from_private_bytes(os.urandom(KEY_BYTES))  # with each member a key for chunks
@@ -179,7 +179,7 @@ class Server(Uncopied):
             raise Void(f"mask: {len(done)} vectors came, expected at least {self._p.min_included}; the round is void")
         included = sorted(done)
         self._check_needed(included, done, "mask")
-        self._included, self._signed["share"] = included, {}
+        self._included, self._signed["share"] = frozenset(included), {}
         self._lists = {i: self._lists[i] for i in included if i in self._lists}
         self._folding.forget()  # vectors that are still on their way are too late
         return done if self._p.malicious else self._requests(done)
@@ -224,7 +224,7 @@ class Server(Uncopied):
         total = unmasked(self.round, self._tag, total, found, self._included, advertised, partners)
         ids = self.round.roster.ids
         liars = {ids[i]: why for i, why in secrets.liars.items()}
-        return SecureSum(total, [ids[i] for i in self._included], liars, secrets.notes)
+        return SecureSum(total, [ids[i] for i in sorted(self._included)], liars, secrets.notes)
 
     def drop(self, client_id: Id) -> None:
         """Count a member out before its stage ends: what came of its vector is forgotten, and nothing more is taken."""

@@ -42,7 +42,7 @@ def take_fields(server: Server, fields: dict[str, bytes]) -> None:
     server._stage, server.generation = fields["stage"][0], fields["generation"]
     server._expected, server._done = set(read_positions(fields["expected"])), set(read_positions(fields["done"]))
     server._around.sealing = set(read_positions(fields["sealing"]))
-    server._included = read_positions(fields["included"])
+    server._included = frozenset(read_positions(fields["included"]))
     server._sent = Sent(server.answers, read_records(fields["sent"]))
     server._private = X25519PrivateKey.from_private_bytes(fields["private"])
     server._signed = {stage: read_records(fields[f"signed {stage}"]) for stage in server.round.parameters.stages}

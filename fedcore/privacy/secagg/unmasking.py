@@ -62,19 +62,19 @@ def unmasked(
     tag: bytes,
     total: np.ndarray,
     found: dict[int, bytes],
-    included: list[int],
+    included: frozenset[int],
     advertised: dict[int, bytes],
     partners: Callable[[int], list[int]],
 ) -> np.ndarray:
     """The plain sum of a sum of masked vectors, from the secrets that it needs: see `SecureSum.sum`. Raises Void."""
     from fedcore.ops import unmask_sum
 
-    p, there = round.parameters, set(included)
+    p = round.parameters
     keys, signs = mask_keys(
         round,
         tag,
         {i: found[i] for i in included},
-        {i: secret for i, secret in found.items() if i not in there},
+        {i: secret for i, secret in found.items() if i not in included},
         lambda i: advertised[i][32:64],
         partners,
     )

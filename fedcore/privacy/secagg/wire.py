@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedcore.errors import Forged, FormatError, Replayed
 from fedcore.privacy.secagg.keys import SIGNATURE_BYTES, TAG_BYTES
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
@@ -126,10 +128,10 @@ class Reader:
 
     def members(self, clients: int) -> set[int]:
         """A set of members, as `members` writes it. Raises Forged for one beyond the last."""
-        bits = int.from_bytes(self.take((clients + 7) // 8), "little")
-        if bits >> clients:
+        bits = np.unpackbits(np.frombuffer(self.take((clients + 7) // 8), np.uint8), bitorder="little")
+        if bits[clients:].any():
             raise Forged(f"{self._who}: names a member beyond the last of {clients}")
-        return {i for i in range(clients) if bits >> i & 1}
+        return set(np.flatnonzero(bits).tolist())
 
     def rest(self) -> memoryview:
         """All that is left."""
@@ -162,7 +164,9 @@ def positions(found: list[int]) -> bytes:
 
 def members(found: Iterable[int], clients: int) -> bytes:
     """A set of members for the wire: bit i, counted from the low end, for member i."""
-    return sum(1 << i for i in found).to_bytes((clients + 7) // 8, "little")
+    bits = np.zeros(clients, np.uint8)
+    bits[list(found)] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
 
 
 def advertised_bytes(p: Parameters) -> int:
