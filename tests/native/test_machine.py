@@ -61,6 +61,18 @@ def test_a_compiler_for_two_machines_is_refused_in_a_line(tmp_path, monkeypatch)
     )
 
 
+@pytest.mark.parametrize("method", [0, 2])
+def test_a_machine_that_computes_in_more_digits_gets_no_kernels(method):
+    """32-bit x86 without SSE2 rounds fp32 and fp64 late, so that its bits would be others."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed: it plays a compiler for x87")
+    digits = ["-U__FLT_EVAL_METHOD__", f"-D__FLT_EVAL_METHOD__={method}"]
+    command = ["gcc", *_build.FLAGS, *digits, "-fsyntax-only", str(ROOT / "csrc" / "read.c")]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert (found.returncode == 0) == (method == 0), found.stderr
+    assert method == 0 or "fp32 and fp64 must be computed as such" in found.stderr
+
+
 def test_the_instruction_sets_are_those_that_linux_lists():
     """Whatever the compiler's own run-time library knows of processors, and that is nothing with some."""
     native = pytest.importorskip("fedcore.native", reason="the C kernels are not built")
