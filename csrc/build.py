@@ -21,6 +21,8 @@ from setuptools.errors import CompileError
 
 HERE = Path("csrc")
 X86, ARM = ("x86_64", "amd64"), ("aarch64", "arm64")
+#: what a compiler for each defines
+MACROS = {"__x86_64__": X86, "__aarch64__": ARM}
 
 #: no contraction and no fast math: the numeric laws rest on what is written being what is computed
 FLAGS = [
@@ -56,6 +58,8 @@ ISA_FLAGS = {
 SUFFIX = re.compile(rf"_({'|'.join(ISA_FLAGS)})$")
 #: for every file, where gram_amx.c is compiled: AMX tile permission is asked for by a Linux system call
 AMX = ["-DFC_AMX"]
+#: which gcc before 11 and clang before 12 do not know
+AMX_PROBE = "#include <immintrin.h>\nvoid probe(void) { _tile_zero(0); _tile_dpbssd(0, 1, 2); }\n"
 MODULE = "fedcore.native._fedcore"
 
 
@@ -71,7 +75,7 @@ def longest_first(paths: Iterable[Path]) -> list[Path]:
 
 
 def sources(machine: str, amx: bool = False) -> list[tuple[Path, list[str]]]:
-    """Each C file that this machine needs, with the flags it is compiled with; `amx`: the compiler knows AMX."""
+    """Each C file that a machine needs, with the flags it is compiled with; `amx`: the compiler knows AMX."""
     isas = {"avx2", "avx512", "aesni", "vaes256", "vaes"} if machine in X86 else {"neon"} if machine in ARM else set()
     flags = list(FLAGS)
     if machine in X86 and amx:
@@ -105,15 +109,31 @@ class BuildKernels(build_ext):
             os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
         super().run()
 
-    def compiles(self, folder: Path, flags: list[str]) -> bool:
-        """Whether the compiler takes the flags: gcc before 11 and clang before 12 know no AMX."""
+    def compiles(self, folder: Path, code: str, flags: Iterable[str] = ()) -> bool:
+        """Whether the compiler takes the code and the flags."""
         probe = folder / "probe.c"
-        probe.write_text("#include <immintrin.h>\nvoid probe(void) { _tile_zero(0); _tile_dpbssd(0, 1, 2); }\n")
+        probe.write_text(code)
         try:
-            self.compiler.compile([str(probe)], output_dir=str(folder), extra_postargs=flags)
+            self.compiler.compile([str(probe)], output_dir=str(folder), extra_postargs=list(flags))
         except CompileError:
             return False
         return True
+
+    def machine(self, folder: Path) -> str:
+        """What the compiler compiles for: a cross compiler, ARCHFLAGS or a 32-bit system make it another than this.
+
+        CompileError if it is more than one: the kernels of an instruction set are compiled for one.
+        """
+        own, either = platform.machine().lower(), " || ".join(f"defined({macro})" for macro in MACROS)
+        for macro in sorted(MACROS, key=lambda macro: own not in MACROS[macro]):
+            if self.compiles(folder, f"#ifndef {macro}\n#error for another machine\n#endif\n"):
+                return MACROS[macro][0]
+        if self.compiles(folder, f"#if {either}\n#error for several machines\n#endif\n"):
+            return "other"
+        flags = os.environ.get("ARCHFLAGS", "")
+        raise CompileError(
+            f"compiler: got several machines (ARCHFLAGS {flags!r}), expected one; build a wheel for each"
+        )
 
     def build_extension(self, ext):
         if ext.name != MODULE:
@@ -128,8 +148,6 @@ class BuildKernels(build_ext):
         ffi.cdef(declarations())
         ffi.set_source(MODULE, '#include "fedcore.h"', py_limited_api=True)
         ffi.emit_c_code(str(glue))
-        target = os.environ.get("ARCHFLAGS", "")
-        machine = "arm64" if "arm64" in target else "x86_64" if "x86_64" in target else platform.machine().lower()
         objects = self.compiler.compile(
             [str(glue)],
             output_dir=str(temp),
@@ -148,7 +166,8 @@ class BuildKernels(build_ext):
                 extra_postargs=[*flags, "-fPIC", *extra],
             )
 
-        amx = sys.platform == "linux" and self.compiles(temp, ISA_FLAGS["amx"])
+        machine = self.machine(temp)
+        amx = machine in X86 and sys.platform == "linux" and self.compiles(temp, AMX_PROBE, ISA_FLAGS["amx"])
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for made in pool.map(compiled, sources(machine, amx)):
                 objects += made

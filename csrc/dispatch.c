@@ -16,36 +16,48 @@
 #endif
 
 #if defined(__x86_64__)
-/* What CPUID says is asked for once: each question takes a virtual machine 20 us and more. */
-static int remembered(int* known, int (*found)(void)) { /* known: 0 not yet, 1 no, 2 yes */
+/* Bits of what this machine has. Not by __builtin_cpu_supports: gcc 10 and clang 17 know no f16c there, and with zig's
+ * run-time library it says no to everything. */
+enum { HAS_AVX2 = 1, HAS_AVX512 = 2, HAS_AES = 4, HAS_VAES = 8, ASKED = 16 };
+
+static int has_all(unsigned word, unsigned bits) { return (word & bits) == bits; }
+
+/* Registers that the system keeps when it changes threads. macOS keeps those of AVX-512 from their first use on, and
+ * says so only then. */
+static unsigned kept_registers(void) {
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+#if defined(__APPLE__)
+    low |= 0xe0;
+#endif
+    return low;
+}
+
+static int find_features(void) {
+    enum { FMA = 1 << 12, AES = 1 << 25, OSXSAVE = 1 << 27, AVX = 1 << 28, F16C = 1 << 29 }; /* leaf 1, ecx */
+    enum { AVX2 = 1 << 5, F = 1 << 16, DQ = 1 << 17, BW = 1 << 30 };                         /* leaf 7, ebx, and VL */
+    enum { VAES = 1 << 9, YMM = 0x6, ZMM = 0xe6 };
+    const unsigned vl = 1u << 31;
+    unsigned a, b, c, d, one, registers;
+    if (!__get_cpuid(1, &a, &b, &one, &d) || !has_all(one, FMA | OSXSAVE | AVX | F16C)) return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & AVX2)) return 0;
+    registers = kept_registers();
+    if (!has_all(registers, YMM)) return 0;
+    int found = HAS_AVX2 | (one & AES ? HAS_AES : 0) | (c & VAES ? HAS_VAES : 0);
+    if (!has_all(b, F | DQ | BW | vl) || !has_all(registers, ZMM)) return found;
+    return found | HAS_AVX512;
+}
+
+/* Asked for once: each question of CPUID takes a virtual machine 20 us and more. */
+static int remembered(int* known, int (*find)(void)) {
     int answer = __atomic_load_n(known, __ATOMIC_RELAXED);
-    if (!answer) {
-        answer = found() ? 2 : 1;
-        __atomic_store_n(known, answer, __ATOMIC_RELAXED);
-    }
-    return answer == 2;
+    if (!answer) __atomic_store_n(known, answer = find() | ASKED, __ATOMIC_RELAXED);
+    return answer;
 }
 
-/* __builtin_cpu_supports knows no f16c before gcc 11 and clang 18, nor vaes. AVX2 says that the system keeps wide
- * registers. */
-static int find_f16c(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
-}
-
-static int find_vaes(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1;
-}
-
-static int has_vaes(void) {
+static int has(int feature) {
     static int known;
-    return remembered(&known, find_vaes);
-}
-
-static int has_f16c(void) {
-    static int known;
-    return remembered(&known, find_f16c);
+    return (remembered(&known, find_features) & feature) != 0;
 }
 #endif
 
@@ -54,13 +66,13 @@ static int has_f16c(void) {
 static int find_amx(void) {
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
     unsigned a, b, c, d;
-    const int has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 24 & 1 && d >> 25 & 1; /* tiles, int8 */
-    return has && !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
+    const int tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 24 & 1 && d >> 25 & 1; /* tiles, int8 */
+    return tiles && !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
 }
 
 static int has_amx(void) {
     static int known;
-    return remembered(&known, find_amx);
+    return (remembered(&known, find_amx) & 1) != 0;
 }
 #endif
 
@@ -71,13 +83,9 @@ int fc_isa_available(fc_isa isa) {
             return 1;
 #if defined(__x86_64__)
         case FC_ISA_AVX2:
-            __builtin_cpu_init();
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+            return has(HAS_AVX2);
         case FC_ISA_AVX512:
-            __builtin_cpu_init();
-            return fc_isa_available(FC_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
-                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                   __builtin_cpu_supports("avx512vl");
+            return has(HAS_AVX512);
 #if defined(FC_AMX)
         case FC_ISA_AMX:
             return fc_isa_available(FC_ISA_AVX512) && has_amx();
@@ -124,8 +132,8 @@ const fc_kernels* fc_kernels_for(fc_isa isa) {
 static const fc_stream_kernels* aes_for(fc_isa isa) {
 #if defined(__x86_64__)
     if (isa == FC_ISA_AUTO) isa = fc_isa_best();
-    if (isa == FC_ISA_REF || !fc_isa_available(isa) || !__builtin_cpu_supports("aes")) return NULL;
-    if (!has_vaes()) return &fc_aes256ctr_aesni;
+    if (isa == FC_ISA_REF || !fc_isa_available(isa) || !has(HAS_AES)) return NULL;
+    if (!has(HAS_VAES)) return &fc_aes256ctr_aesni;
     return isa == FC_ISA_AVX2 ? &fc_aes256ctr_vaes256 : &fc_aes256ctr_vaes;
 #else
     (void)isa;

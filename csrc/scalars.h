@@ -1,8 +1,12 @@
 /* Numbers of a row one by one: what the vector kernels do to whole columns, and where a row ends. */
 #ifndef FEDCORE_SCALARS_H
 #define FEDCORE_SCALARS_H
+#include <float.h>
 #include <stdint.h>
 #include <string.h>
+
+/* The numeric laws rest on it. Where it fails there are no kernels, and the reference runs. */
+_Static_assert(FLT_EVAL_METHOD == 0, "fp32 and fp64 must be computed as such: on 32-bit x86, -msse2 -mfpmath=sse");
 
 static inline uint32_t fc_bits(float value) {
     uint32_t bits;
