@@ -15,6 +15,9 @@
 #ifndef MORE /* from one number of rows to the next: each has a network of its own, in which no thread is */
 #define MORE 1
 #endif
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(NO_STACKS)
+#define STACKS /* where nothing else keeps copies there: sanitizers, or vectors that no register holds */
+#endif
 
 static uint64_t state = 0x9e3779b97f4a7c15ull;
 static uint64_t draw(void) {
@@ -629,7 +632,7 @@ static void check_shamir(int64_t size, int threshold, int count) {
     free(secrets), free(found), free(shares[0]), free(shares[1]);
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(STACKS)
 /* Whether any eight bytes of a key or of its AES schedule are left on a stack that a call ran on. */
 enum { STACK = 1 << 19, SCHEDULE = 4 * FC_SCHEDULE };
 typedef struct {
@@ -808,7 +811,7 @@ int main(void) {
     check_residues(140001, 26, 1);
     for (int64_t size = 0; size < 70; size++) check_shamir(size, 1 + (int)size % 7, 7 + (int)size);
     check_shamir(33, 200, 255);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which keep copies of their own */
+#if defined(STACKS)
     check_stacks(FC_CHACHA20);
     check_stacks(FC_AES256CTR);
     check_gaussian_stack();

@@ -1,4 +1,4 @@
-"""The C kernels outside Python: under ThreadSanitizer, and the NEON kernels under an emulator.
+"""The C kernels outside Python: under ThreadSanitizer; NEON under an emulator, AVX-512 where no processor has it.
 
 As shipped they run in tests/test_packaging.py, under AddressSanitizer and UBSan in tests/fuzzing: those build them so.
 """
@@ -88,3 +88,36 @@ def test_neon_under_an_emulator(tmp_path):
     program = build(compiler, {"neon": []}, ["-static", FEWER], tmp_path)
     output = run([emulator, str(program)])
     assert re.search(r"best ISA 4: \d{3,} comparisons, 0 differ", output), output
+
+
+#: AVX-512 by SIMDe, in functions of their own: inlined into the networks, they take minutes to compile
+EMULATED = ["-I", str(SOURCE.parent / "avx512"), "-DSIMDE_NO_INLINE", "-Dflatten="]
+#: for dispatch: this processor has AVX-512
+BELIEVED = '-D__builtin_cpu_supports(x)=(!__builtin_strncmp(x, "avx512", 6) || __builtin_cpu_supports(x))'
+
+
+def test_avx512_emulated(tmp_path):
+    """A processor without AVX-512: its kernels and the portable ones agree bit for bit.
+
+    What their C says is checked, with intrinsics by SIMDe (Debian's libsimde-dev) over AVX2 and FMA. What a compiler
+    makes of it for AVX-512 is not, nor speed, secrets left on a stack, loads that ask for alignment, or AMX; VAES with
+    AVX-512 only where the processor has VAES of 256 bits, since dispatch asks it.
+    """
+    if shutil.which("gcc") is None or not Path("/proc/cpuinfo").is_file():
+        pytest.skip("the AVX-512 kernels are not emulated here: they need gcc, and Linux to say what the processor has")
+    processor = Path("/proc/cpuinfo").read_text().split()
+    if "avx512vl" in processor:
+        pytest.skip("this processor runs the AVX-512 kernels itself: tests/test_packaging.py compares them as shipped")
+    if not {"avx2", "fma", "f16c", "aes"} <= set(processor):
+        pytest.skip("the AVX-512 kernels are emulated over AVX2, FMA, F16C and AES, which this processor lacks")
+    known = subprocess.run(
+        ["gcc", "-E", "-include", "simde/x86/avx512.h", "-x", "c", os.devnull], check=False, capture_output=True
+    )
+    if known.returncode:
+        pytest.skip("the AVX-512 kernels are not emulated here: SIMDe (libsimde-dev) is not installed")
+    isas = {isa: flags for isa, flags in x86_isas().items() if isa != "amx"}
+    for isa in ("avx512", "vaes"):
+        isas[isa] = [*EMULATED, *(flag for flag in isas[isa] if "512" not in flag)]
+    program = build("gcc", isas, ["-O1", "-Wno-psabi", "-DNO_STACKS", FEWER, BELIEVED], tmp_path)
+    output = run([str(program)])
+    assert re.search(r"best ISA 3: \d{3,} comparisons, 0 differ", output), output
