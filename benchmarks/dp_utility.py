@@ -5,7 +5,8 @@
 Central and local noise, B alone (FFA-LoRA) against both factors (FedIT, a joint clip). One base model for all seeds,
 whose texts go to no client; a seed draws the partition, the adapter and the batches. An ε of 50 ends near 45: what
 samplers differ from ideal noise, 2^-99 (1 + e^ε) a sample, takes up δ there. Each run is kept in
-results/dp_utility.json when it is done, under all that makes it, and not made again; the plot is made of what is there.
+results/dp_utility.json when it is done, under all that makes it, and not made again on the same split of the texts;
+the plot is made of what is there.
 Needs the training extra: run it with .venv/bin/python. A run whose loss is no better than the base's is said to have
 collapsed (`fedcore.report.collapse`), as a run's own table says.
 """
@@ -13,7 +14,6 @@ collapsed (`fedcore.report.collapse`), as a run's own table says.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -21,7 +21,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from measure import RESULTS, recorded
+from kept_runs import keep, load, split
+from measure import RESULTS
 
 from fedcore.federation.config import Config
 from fedcore.federation.config_file import parse_config
@@ -85,19 +86,6 @@ def measured(config: Config, learner: Any, texts: Any) -> dict[str, Any]:
             found |= {"noise_over_clip": plan.noise_of_mean}
             found |= {"median_norm": statistics.median(norms)} if norms else {}
     return found | {"seconds": time.perf_counter() - begin}
-
-
-def load() -> dict[str, Any]:
-    """The runs that are done."""
-    return json.loads(FILE.read_text())["results"] if FILE.exists() else {}
-
-
-def keep(runs: dict[str, Any]) -> None:
-    """Write what is done, whole or not at all."""
-    record = recorded("dp_utility", runs, ("torch", "peft", "dp-accounting"))
-    part = FILE.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(FILE)
 
 
 def grouped(runs: dict[str, Any], given: argparse.Namespace) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -188,7 +176,8 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=200, help="held-out texts that are scored")
     parser.add_argument("--arms", default=";".join(ARMS), help="method/mode, separated by ;")
     given = parser.parse_args()
-    runs, base = load(), None
+    now, base = split(), None
+    runs = load(FILE, now)
     for seed in range(given.seeds):
         wanted = [(arm, epsilon) for epsilon in EPSILONS for arm in given.arms.split(";")]
         if all(key(given, seed, arm, epsilon) in runs for arm, epsilon in wanted):
@@ -204,7 +193,7 @@ def main() -> None:
             if name in runs:
                 continue
             runs[name] = run = measured(configured(given, seed, base, arm, epsilon), learner, texts)
-            keep(runs)
+            keep(FILE, runs, now, ("torch", "peft", "dp-accounting"))
             losses = " ".join("not finite" if loss is None else f"{loss:.4f}" for loss in run["loss"])
             print(f"{name:80} base {run['base']:.4f}  {losses}  {run['seconds']:.0f} s", flush=True)
     print("\n".join(report(runs, given)))

@@ -3,22 +3,22 @@
     python benchmarks/lora_methods.py [--seeds 5] [--methods "fedit;flexlora"] [--rounds 4]
 
 One base model for all seeds (its texts go to no client); a seed draws the partition, the adapter and the batches. Each
-run of a seed and method is kept in results/lora_methods.json when it is done, and not made again. It needs the training
+run of a seed and method is kept in results/lora_methods.json when it is done, and not made again on the same split of
+the texts. It needs the training
 extra, which the benchmarks' own environment lacks: run it with .venv/bin/python.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from measure import machine, versions
-from table_lora_methods import FILE, METHODS, lines, load
+from kept_runs import keep, load, split
+from table_lora_methods import FILE, METHODS, lines
 
 from fedcore import lora
 from fedcore.clients.core import train_core
@@ -124,21 +124,14 @@ def demo(seed: int, rounds: int, base: Path | None) -> Config:
     return Config.model_validate({key: value for key, value in data.items() if key not in ("arms", "privacy")})
 
 
-def keep(runs: dict[str, Any]) -> None:
-    """Write what is done, whole or not at all."""
-    record = {"benchmark": "lora_methods", "machine": machine(), "versions": versions("torch", "peft", "bitsandbytes")}
-    part = FILE.with_suffix(".part")
-    part.write_text(json.dumps(record | {"results": runs}, indent=1) + "\n")
-    part.replace(FILE)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--methods", default=";".join(METHODS), help="names of the table, separated by ;")
     given = parser.parse_args()
-    runs, base = load(), None
+    now, base = split(), None
+    runs = load(FILE, now)
     for seed in range(given.seeds):
         wanted = [name for name in given.methods.split(";") if f"{seed}/{name}/{given.rounds}" not in runs]
         if not wanted:
@@ -149,7 +142,7 @@ def main() -> None:
         made = Seed(demo(seed, given.rounds, base))
         for name in wanted:
             runs[f"{seed}/{name}/{given.rounds}"] = run = made.run(METHODS[name])
-            keep(runs)
+            keep(FILE, runs, now, ("torch", "peft", "bitsandbytes"))
             losses = " ".join(f"{entry['loss']:.4f}" for entry in run["rounds"])
             print(f"seed {seed}  {name:32}  {losses}  {run['seconds']:.0f} s", flush=True)
     print("\n".join(lines(runs, given.rounds)))

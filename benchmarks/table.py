@@ -178,10 +178,11 @@ def table() -> str:
     sources = list(dict.fromkeys(source for *_, source in rows.values()))
     lines += ["", *taken_on(["", *OTHERS], sources), ""]
     lines += [
-        "Medians of 11 alternations with the roof, a plain multi-stream read of the same rows by the same threads in "
-        "the same run. The command and the versions are in each file; `make bench` takes them all again, and with "
-        "BENCHMARKS=--slow also those about noise that take minutes. Figures without AVX-512 are in a folder of the "
-        "instruction set, avx2.",
+        "Medians: of 11 alternations where a figure is of the roof, a plain multi-stream read of the same rows by the "
+        "same threads in the same run; else of as many as the file in benchmarks/ says, 5 to 7 for most, down to one "
+        "where a run takes a minute. The command and the versions are in each file; `make bench` takes them all again, "
+        "and with BENCHMARKS=--slow also the proofs about noise, shares and masks, which take minutes. Figures without "
+        "AVX-512 are in a folder of the instruction set, avx2.",
         END,
     ]
     return "\n".join(lines)

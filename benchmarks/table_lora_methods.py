@@ -24,8 +24,8 @@ METHODS: dict[str, lora.Method] = {
 
 
 def load() -> dict[str, Any]:
-    """The runs that are done, by "seed/method/rounds"."""
-    return json.loads(FILE.read_text())["results"] if FILE.exists() else {}
+    """The record of the runs that are done, by "seed/method/rounds"."""
+    return json.loads(FILE.read_text())
 
 
 def _label(name: str) -> str:
@@ -88,4 +88,7 @@ def section(rounds: int = 4) -> str:
         "plain mean of the clients' updates, that of the others against the mean by examples. "
         "`python benchmarks/lora_methods.py` makes it. A difference within its spread is none."
     )
-    return "\n".join([BEGIN, *lines(load(), rounds), "", said, END])
+    record = load()
+    if "split" not in record:
+        said += " Taken when texts were held out by another draw than now: to be taken again."
+    return "\n".join([BEGIN, *lines(record["results"], rounds), "", said, END])

@@ -32,7 +32,7 @@ OUT_DTYPES = ("float32", "float64", "float16", "bfloat16")
 def bf16(bits: npt.ArrayLike) -> np.ndarray:
     """View the bit patterns of bfloat16 numbers (a uint16 array of any shape) as a bf16 array; no copy is made.
 
-    Raises DTypeError if `bits` is not uint16. `bf16_bits` is the way back.
+    Raises DTypeError if `bits` is not uint16. `fedcore.dtypes.bf16_bits` is the way back.
     """
     bits = np.asarray(bits)
     if bits.dtype != np.uint16:

@@ -53,7 +53,7 @@ def test_a_roster_is_made_changed_and_used(made, capsys):
     assert run(capsys, "revoke", path, "b")[0] == 0
     code, out, _ = run(capsys, "show", path)
     assert code == 0
-    assert "1 members, 2 keys retired" in out
+    assert "members: 1, keys retired: 2" in out
 
 
 def test_a_roster_that_is_missing_or_no_file_is_named(tmp_path, capsys):
@@ -102,11 +102,11 @@ def test_a_change_is_made_though_another_member_has_a_name_that_is_none(made, ca
     code, _, err = run(capsys, "show", path)
     assert (code, "revoke it with fedcore keys and enrol it under another name" in err) == (1, True)
     code, out, err = run(capsys, "revoke", path, "a")
-    assert (code, "1 members, 1 keys retired, digest none" in out) == (0, True)
+    assert (code, "members: 1, keys retired: 1, digest none" in out) == (0, True)
     assert err.startswith("fedcore: note: ")
     assert "got '\\ufb01rm'" in err
     code, out, _ = run(capsys, "revoke", path, "\ufb01rm")
-    assert (code, "0 members, 2 keys retired" in out) == (0, True)
+    assert (code, "members: 0, keys retired: 2" in out) == (0, True)
 
 
 def test_changes_that_would_break_a_roster_are_refused(made, capsys):

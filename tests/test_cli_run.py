@@ -191,7 +191,9 @@ def test_demo_prints_its_configuration_and_takes_a_seed(tmp_path, capsys, monkey
     monkeypatch.setattr(simulation, "QLoRALearner", lambda *_: fake.FakeLearner())
     monkeypatch.setattr(simulation, "Workers", lambda _: nullcontext())
     assert main(["demo", "-o", str(tmp_path / "out"), "--seed", "3"]) == 0
-    assert "[[arms]]" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "[[arms]]" in out
+    assert "seed = 3" in out
     assert "seed = 3" in (tmp_path / "out/config.toml").read_text()
 
 

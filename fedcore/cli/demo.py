@@ -28,7 +28,10 @@ def demo(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Run a whole federation here, without a network: eight clients, honest, poisoned, and defended by Krum."""
+    """Run a whole federation here, without a network: eight clients, honest, poisoned, and defended by Krum.
+
+    It prints the configuration that it runs.
+    """
     from fedcore.federation.config_file import parse_config
     from fedcore.lora import METHODS
 
@@ -36,8 +39,9 @@ def demo(
     if methods:
         text += "\n# The honest federation once more under each LoRA method.\n"
         text += "".join(f'[[arms]]\nname = "{name}"\nmethod = "{name}"\n\n' for name in METHODS)
+    text = text.replace("seed = 0\n", f"seed = {seed}\n", 1)
     config = parse_config(text, "demo.toml", Path())
-    config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
+    assert config.run.seed == seed, "demo.toml has no line of its seed"
     if not json:
         with showing():
             _print(text)

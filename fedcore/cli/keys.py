@@ -102,4 +102,4 @@ def _print(file: RosterFile, digest: str | None, json: bool, new: bool = False) 
     for name, public in sorted(file.members.items()):
         escaped = "" if name.isascii() else f" ({name!a})"  # letters of two scripts may look alike
         typer.echo(f"{name}{escaped}  {public}")
-    typer.echo(f"{len(file.members)} members, {len(file.retired)} keys retired, digest {digest or 'none'}")
+    typer.echo(f"members: {len(file.members)}, keys retired: {len(file.retired)}, digest {digest or 'none'}")

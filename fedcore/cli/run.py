@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 #: what a disk says that is full, or that has no more for this user
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Run folder; must not exist yet.", show_default=False)
+    Path | None,
+    typer.Option("--output", "-o", help="Run folder; must not exist yet.", show_default="runs/NAME-TIME"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 

@@ -36,8 +36,9 @@ def show_shares(clients: Iterable[str], result: Aggregate, output: Path, seconds
     console.print(table)
     if modules := result.report.get("modules"):
         worst = max(modules, key=lambda module: modules[module]["residual"])
-        said = f"truncation: at most {modules[worst]['residual']:.2g} of a module's norm is lost ({worst})"
-        console.print(said, highlight=False, soft_wrap=True)
+        if lost := modules[worst]["residual"]:
+            said = f"truncation: at most {lost:.2g} of a module's norm is lost ({worst})"
+            console.print(said, highlight=False, soft_wrap=True)
     console.print(f"{output}  {duration(seconds)}  SHA-256 {result.update.digest()}", highlight=False, soft_wrap=True)
 
 

@@ -103,10 +103,10 @@ def aggregate(
                    each module, in place of factors; nothing is truncated
     rank           of the result in "delta" space: None is the highest of the clients that count, "full" keeps a linear
                    rule's stacked factors without truncation, of rank Σ r_i or the smaller side of Δ
-    backend        of every op that runs: 'reference', 'c', 'triton' or None for where rows lie. No op are, in "delta"
-                   space, the norms and sums of factors and their distances that a selection forms again, which are
-                   LAPACK's, and distances of mixtures formed again, which are NumPy's; report["redone_on"] says where
-                   pairs were. 'triton' is refused where it would have nothing to do: a mean of factors alone.
+    backend        of every op that runs: 'reference', 'c', 'triton' or None for where rows lie. It does not reach what
+                   LAPACK does of factors in "delta" space, norms, sums and distances that a selection forms again, nor
+                   distances of mixtures formed again, which NumPy does; report["redone_on"] says where pairs were.
+                   'triton' is refused where it would have nothing to do: a mean of factors alone.
     threads        of the C kernels. BLAS and LAPACK, which do the work on factors, use NumPy's own threads
                    (OMP_NUM_THREADS and the like), whatever this says. With OMP_NUM_THREADS=1 two modules are worked on
                    at a time, which is the quickest for a large cohort on two cores.

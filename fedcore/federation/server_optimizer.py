@@ -141,7 +141,11 @@ class Adaptive(ServerOptimizer):
 
 @dataclass(frozen=True)
 class FedAdagrad(Adaptive):
-    """v ← v + Δ²; β₁ is 0 unless given: Adagrad as it is known has no momentum (Reddi et al. 2021, section 5)."""
+    """m ← β₁ m + (1 − β₁) Δ, v ← v + Δ², x ← x + η m / (√v + τ), Δ = aggregate − current, v = τ² at first.
+
+    Reddi et al. 2021, Algorithm 2. β₁ is 0 unless given: Adagrad as it is known has no momentum (section 5).
+    learning_rate is η, beta1 β₁ and tau τ: see `FedAdam`.
+    """
 
     beta1: float = 0.0
 
@@ -152,7 +156,16 @@ class FedAdagrad(Adaptive):
 
 @dataclass(frozen=True)
 class FedAdam(Adaptive):
-    """v ← β₂ v + (1 − β₂) Δ², β₂ = 0.99 in the paper."""
+    """m ← β₁ m + (1 − β₁) Δ, v ← β₂ v + (1 − β₂) Δ², x ← x + η m / (√v + τ), Δ = aggregate − current, v = τ² at first.
+
+    Reddi et al. 2021, Algorithm 2, without bias correction, as in the paper.
+
+    learning_rate   η, the scale of a step, above 0
+    beta1, beta2    β₁ and β₂, at least 0 and below 1; 0.9 and 0.99 in the paper
+    tau             τ, the degree of adaptivity, above 0; 10⁻³ in the paper
+
+    Raises ConfigError for others.
+    """
 
     beta2: float = 0.99
 
@@ -163,7 +176,10 @@ class FedAdam(Adaptive):
 
 @dataclass(frozen=True)
 class FedYogi(Adaptive):
-    """v ← v − (1 − β₂) Δ² sign(v − Δ²), β₂ = 0.99 in the paper: v falls no faster than it rises."""
+    """m ← β₁ m + (1 − β₁) Δ, v ← v − (1 − β₂) Δ² sign(v − Δ²), x ← x + η m / (√v + τ): v falls no faster than it rises.
+
+    Reddi et al. 2021, Algorithm 2. Δ, v at first, the parameters and their ranges are `FedAdam`'s.
+    """
 
     beta2: float = 0.99
 

@@ -39,7 +39,7 @@ def weighted_sum(
     backend, ISA and thread count gives the same bits (see fedcore/reference/weighted_sum.py).
 
     NumPy in gives NumPy out, torch in gives torch out on the same device, without gradients. Raises ShapeError,
-    DTypeError, WeightError (a weight that is not finite, or a count above 2**24, which fp32 cannot hold),
+    DTypeError, WeightError (a weight that is not finite, or a whole number above 2**24, beyond which fp32 lacks some),
     NonFiniteError (row and column of a NaN or Inf that would have counted) and RangeError (a finite sum that
     `out_dtype` cannot hold). After an error the contents of `out` are not defined.
     """
@@ -98,5 +98,5 @@ def exact_weights(weights: Any, n: int, names: Sequence[str] | None = None) -> n
         raise WeightError(f"{got(i)}, below the normal fp32 numbers; {instead} or scale the weights up")
     count = (np.abs(exact) > LARGEST_COUNT) & (exact == np.trunc(exact))
     for i in np.flatnonzero(count & ((given.dtype.kind in "iu") | (rounded != exact))):
-        raise WeightError(f"{got(i)}, a count above 2**24 is not exact in fp32; divide the counts first")
+        raise WeightError(f"{got(i)}, a count above 2**24, beyond which fp32 lacks some; divide the counts")
     return exact

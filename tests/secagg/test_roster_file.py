@@ -168,3 +168,23 @@ def test_a_change_that_is_written_but_not_durable_is_what_this_side_goes_by(tmp_
     with pytest.raises(PrivacyError, match="the key is that of a member, 'a'; each needs its own"):
         file.rotate("a", PUBLICS["b"])
     new_key(tmp_path / "key")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"version": 2},
+        {"version": True},
+        {"version": 1.0},
+        {"members": {"a": 5}},
+        {"members": [PUBLICS["a"]]},
+        {"retired": [5]},
+        {"retired": PUBLICS["a"]},
+    ],
+)
+def test_what_is_no_roster_is_refused(tmp_path, changed):
+    """A string in place of the list of retired keys, taken letter by letter, would let them be enrolled again."""
+    path = tmp_path / "roster.json"
+    path.write_text(json.dumps({"version": 1, "members": {}, "retired": []} | changed))
+    with pytest.raises(FormatError, match="is no roster of version 1"):
+        RosterFile(path)
