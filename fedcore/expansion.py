@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 CHUNK = 1 << 13
 
 
+class Count:
+    """How many rows were added: noted in one step with the addition.
+
+    A signal handler may raise between two bytecodes, so also between the return of a kernel and what would note it.
+    `extend` over `map` is one call of C from before the kernel begins until its return is noted.
+    """
+
+    def __init__(self, rows: int = 0):
+        #: those of earlier steps, and what came of the last one
+        self._noted: tuple[int, list[Any]] = rows, []
+
+    @property
+    def rows(self) -> int:
+        rows, last = self._noted
+        return rows + (bool(last) and not any(last))
+
+    def step(self, function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+        """list(map(function, *arguments)), of functions in C: a row, unless one of them returned what is true."""
+        last: list[Any] = []
+        self._noted = self.rows, last
+        last.extend(map(function, *arguments))
+        return last
+
+
 class Expansion:
     """d exact sums. Column k has the value levels[0][k] + levels[1][k] + …, taken without rounding.
 
-    levels    (d,) fp64 each, 64-byte aligned: a sum, what its additions rounded off, what those did, …
+    levels    (d,) fp64 each, 64-byte aligned unless unpickled: a sum, what its additions rounded off, what those did, …
     depth     (chunks,) uint8: how many levels each chunk of CHUNK columns uses. The others are 0 there and have never
               been written, so that they take address space and no memory.
+    count     of the rows that were added, to all columns or to a part
 
     Two levels are typical, 16 bytes a column; one where products are short (counts as weights, 16-bit rows). Magnitudes
     fall by 2³³ or more from level to level for up to 2²⁰ rows, and products of fp32 numbers span fewer than 460 bits,
@@ -25,6 +52,7 @@ class Expansion:
         self.d = d
         self.levels: list[np.ndarray] = []
         self.depth = np.zeros(-(-d // CHUNK), np.uint8)
+        self.count = Count()
         self.reserve()
 
     def reserve(self) -> None:
@@ -42,6 +70,16 @@ class Expansion:
         part.levels = [level[start:stop] for level in self.levels]
         part.depth = self.depth[start // CHUNK : -(-stop // CHUNK)]
         return part
+
+    def copied(self) -> Expansion:
+        """The same sums in memory of their own; what was never written is not written there."""
+        twin = Expansion(self.d)
+        twin.count, twin.depth = Count(self.count.rows), self.depth.copy()
+        twin.reserve()
+        for number, (own, level) in enumerate(zip(twin.levels, self.levels, strict=False)):
+            for chunk in np.flatnonzero(self.depth > number).tolist():
+                own[chunk * CHUNK : (chunk + 1) * CHUNK] = level[chunk * CHUNK : (chunk + 1) * CHUNK]
+        return twin
 
     @property
     def nbytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +27,11 @@ from fedcore.updates.bases import BaseIdentity, check_same_base
 class _Kept(Protocol):
     """What becomes of updates that fit."""
 
-    def add(self, who: str, update: Update, weight: float) -> Update:
-        """Take an update; returns it as it is kept. After an error nothing of it has been taken."""
+    #: client_id -> its update as it is kept, in the order of arrival: it comes in, in one step, when it has been taken
+    updates: dict[str, Update]
+
+    def add(self, who: str, update: Update, weight: float) -> None:
+        """Take an update. After an error nothing of it has been taken."""
 
     def result(self, cohort: Cohort) -> Aggregate:
         """The aggregate of all that were taken, which are `cohort` as they are kept."""
@@ -38,6 +42,9 @@ class _Kept(Protocol):
 
     def close(self) -> None:
         """Take nothing any more, where it is kept in a directory, and let others have that."""
+
+    def copied(self) -> _Kept:
+        """The same as it is now, whatever is taken afterwards."""
 
 
 class Accumulator:
@@ -73,7 +80,12 @@ class Accumulator:
 
     `add` and `result` may be called from several threads: each waits until the one before is done with this
     accumulator, and with no other. Updates that come at the same time are taken in some order, which moves nothing that
-    the order of arrival does not.
+    the order of arrival does not. A copy or a pickle is of one moment, and goes on by itself.
+
+    Where a signal handler raises in the middle of a call, as for Ctrl+C or a timeout, the update is taken whole or not
+    at all, which `client_ids` says, and a result leaves nothing behind. StorageError is raised once that cannot be had,
+    since another interruption came while the update was taken away; for a call that a handler makes in the middle of
+    another; and in a forked child if another thread was in a call when it was forked.
 
     Raises RuleError, also for a directory that is missing or that the rule has no use for, BudgetError, BackendError,
     StorageError, also where another Accumulator holds the directory, and what `add` raises for files that are there
@@ -102,13 +114,11 @@ class Accumulator:
         passes: dict[str, Any] = {"backend": backend, "threads": thread_count(threads)}
         files: dict[str, Any] = {"memory": memory, "progress": progress}
         self.rule = rule
-        #: client_id -> its update as it is kept
-        self._updates: dict[str, Update] = {}
-        #: what every update has to agree with: a reference, else the first client
-        self._like = next(((name, update) for name, update in references.items() if update is not None), None)
+        #: what every update has to agree with, else it is the first client
+        self._point = next(((name, update) for name, update in references.items() if update is not None), None)
         self._bases: dict[BaseIdentity, tuple[str, Update]] = {}
-        if self._like is not None:
-            self._bases[BaseIdentity.of(self._like[1])] = self._like
+        if self._point is not None:
+            self._bases[BaseIdentity.of(self._point[1])] = self._point
         self._clock = Clock()
         #: held while an update is taken and while a result is made: kernels let other threads run
         self._lock = Lock()
@@ -129,7 +139,7 @@ class Accumulator:
 
         Leaving a `with` does so as well.
         """
-        with self._lock:
+        with self._lock.alone("close"):
             self._kept.close()
 
     def __enter__(self) -> Accumulator:
@@ -137,6 +147,15 @@ class Accumulator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock.alone("copying"):
+            own = {"_kept": self._kept.copied(), "_bases": dict(self._bases), "_clock": copy.deepcopy(self._clock)}
+            return self.__dict__ | own | {"_lock": Lock()}
+
+    @property
+    def _updates(self) -> dict[str, Update]:
+        return self._kept.updates
 
     @property
     def client_ids(self) -> tuple[str, ...]:
@@ -158,33 +177,36 @@ class Accumulator:
         An update made by `Update.open` is read in tiles under the memory budget, never whole. Raises LayoutError (a
         client that was added before; names, shapes, dtypes, ranks, scales or a base that differ), WeightError and
         NonFiniteError, naming the client and the tensor, and of files FormatError, MissingError and StorageError; after
-        an error nothing of it has been added.
+        an error nothing of it has been added. After an interruption `client_ids` says whether all of it has.
         """
-        with self._lock:
+        with self._lock.alone("add"):
             self._take(update, weight, self._kept.add)
 
     def _take(self, update: Update, weight: float | None, keep: Any) -> None:
         with self._clock.step("check"):
             who, share = self._checked(update, weight)
         with self._clock.step("add"):
-            kept = keep(who, update, share)
-        self._like = self._like or (who, kept)
-        self._bases.setdefault(BaseIdentity.of(kept), (who, kept))
-        self._updates[kept.client_id] = kept
+            keep(who, update, share)
 
     def _checked(self, update: Update, weight: float | None) -> tuple[str, float]:
         """Who sent it, and its weight. Raises LayoutError where it does not fit to those before it, and WeightError."""
         before = self._updates.get(getattr(update, "client_id", ""))
         Cohort([update] if before is None else [before, update])  # refuses the second of a client, and no update
-        who = f"client {shown(update.client_id)}"
+        who = _name(update)
         share = update.num_examples if weight is None or not self.rule.uses_weights else weight
         if self.rule.uses_weights:
             check_weights([share], [who])
+        like = self._point
+        if self._updates:
+            first, last = next(iter(self._updates.values())), next(reversed(self._updates.values()))
+            like = like or (_name(first), first)
+            # now and not when it was taken, which is one step: an interruption could come after that
+            self._bases.setdefault(BaseIdentity.of(last), (_name(last), last))
         check_same_base([*self._bases.values(), (who, update)])
-        if self._like is not None:
-            name, like = self._like
-            check_same_parameters(Cohort([like]), [(who, update)], [name])
-            if difference := like.layout.difference(update.layout):
+        if like is not None:
+            name, point = like
+            check_same_parameters(Cohort([point]), [(who, update)], [name])
+            if difference := point.layout.difference(update.layout):
                 raise LayoutError(f"{who}: {difference} like {name}; send the same adapter")
         return who, float(share)
 
@@ -199,7 +221,7 @@ class Accumulator:
         Raises ShapeError where none was added, and what `fedcore.aggregate` raises, a file in the directory that was
         changed or removed since included, needed for the result or not.
         """
-        with self._lock:
+        with self._lock.alone("result"):
             if not self._updates:
                 raise ShapeError("accumulator: got no update, expected at least one; add what clients send")
             cohort = Cohort(self._updates.values())
@@ -209,6 +231,10 @@ class Accumulator:
             for step, spent in self._clock.seconds.items():
                 seconds[step] = seconds.get(step, 0.0) + spent
             return found
+
+
+def _name(update: Update) -> str:
+    return f"client {shown(update.client_id)}"
 
 
 def _folder(rule: Rule, directory: str | os.PathLike[str] | None) -> Path | None:

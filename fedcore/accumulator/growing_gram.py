@@ -71,9 +71,9 @@ class GrowingGram:
                         norm = executor.statistic(part, tile, read, ops.squared_norms, center, None, norm)
             grown.append(total)
             square += float(norm[0])
-        self.matrices, self.clients = grown, len(updates)
-        self.square = self.square if first else square
-        self.columns = sum(part.d for part in executor.parts)
+        square, columns = self.square if first else square, sum(part.d for part in executor.parts)
+        # after the last call, so that no interruption comes in between
+        self.matrices, self.clients, self.square, self.columns = grown, rows - len(self.references), square, columns
 
     def _executor(self, updates: list[Update]) -> FileExecutor:
         """One over the references and then the clients, all of them plain rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterator
@@ -43,8 +44,8 @@ class StoredRows:
     ):
         self.rule, self.directory, self.references, self.passes = rule, directory, references, passes | files
         self._backend, self._memory = passes, files["memory"]
-        #: in the order of arrival
-        self._updates: dict[str, Update] = {}
+        #: client_id -> its update as it lies on disk, in the order of arrival
+        self.updates: dict[str, Update] = {}
         self._weights: dict[str, float] = {}
         #: how many clients there were when the Gram was last to grow
         self._tried = 0
@@ -80,17 +81,24 @@ class StoredRows:
                 path = self.directory / name
                 yield Update.open(path), _weight_in(path.with_suffix(WEIGHT))
 
-    def add(self, who: str, update: Update, weight: float) -> Update:
-        """Write an update to disk; returns it as it lies there. Raises as `Accumulator.add` does."""
+    def copied(self) -> StoredRows:
+        """The same, which does not hold the directory."""
+        twin = copy.copy(self)
+        twin.updates, twin._weights = dict(self.updates), dict(self._weights)
+        twin._grown, twin._lock = copy.copy(self._grown), copy.deepcopy(self._lock)
+        return twin
+
+    def add(self, who: str, update: Update, weight: float) -> None:
+        """Write an update to disk. Raises as `Accumulator.add` does."""
         if not self._lock.held:
             raise StorageError(
                 f"{self.directory}: this Accumulator does not hold it, being closed, a copy or in a forked process; "
                 "open it with a new Accumulator, which goes on with what is there"
             )
-        rows = [*self._updates.values(), update, *self.references.values()]
+        rows = [*self.updates.values(), update, *self.references.values()]
         room = room_for(self.rule, len(rows) - len(self.references))
         budget = budget_for(update.layout, rows, self._memory, threads=self._backend["threads"], **room)
-        budget.check(f"{len(self._updates) + 1} clients")
+        budget.check(f"{len(self.updates) + 1} clients")
         # NaN is refused now, by a pass for norms, while the client is still there to be asked again
         alone, zero = Cohort([update]), {"zero": None}
         if update.mapped:
@@ -98,37 +106,44 @@ class StoredRows:
         else:
             FileExecutor.from_files(alone, zero, [who], matrices=0, **self.passes).squared_norms()
         path = self.directory / (hashlib.sha256(update.client_id.encode()).hexdigest()[:32] + UPDATE)
-        # the weight first: an update that lies there has been added
-        if weight != update.num_examples:
-            write_atomically(path.with_suffix(WEIGHT), float(weight).hex().encode())
-        else:  # what a crash between the two files left
-            try:
-                path.with_suffix(WEIGHT).unlink(missing_ok=True)
-            except OSError as error:
-                raise refused(path, error) from error
-        write_atomically(path, update.parts())
-        return self.known(who, Update.open(path), weight)
+        try:
+            # the weight first: an update that lies there has been added
+            if weight != update.num_examples:
+                write_atomically(path.with_suffix(WEIGHT), float(weight).hex().encode())
+            else:  # what a crash between the two files left
+                try:
+                    path.with_suffix(WEIGHT).unlink(missing_ok=True)
+                except OSError as error:
+                    raise refused(path, error) from error
+            write_atomically(path, update.parts())
+            self.known(who, Update.open(path), weight)
+        except BaseException:  # an interruption, too
+            if update.client_id not in self.updates:
+                for left in (path, path.with_suffix(WEIGHT)):
+                    with suppress(OSError):
+                        left.unlink(missing_ok=True)
+            raise
 
-    def known(self, who: str, update: Update, weight: float) -> Update:
+    def known(self, who: str, update: Update, weight: float) -> None:
         """Take an update that lies in the directory."""
-        self._updates[update.client_id], self._weights[update.client_id] = update, weight
-        clients = len(self._updates)
+        self._weights[update.client_id] = weight
+        self.updates[update.client_id] = update
+        clients = len(self.updates)
         if self._grown is not None and clients - max(self._grown.clients, self._tried) >= self._grown.batch:
             # where a file is rotten the next try comes with the next batch, and not with each client
             self._tried = clients
             with suppress(FedcoreError):  # the update has been added; what is wrong with another's file the result says
-                self._grown.grow(list(self._updates.values()))
-        return update
+                self._grown.grow(list(self.updates.values()))
 
     def result(self, cohort: Cohort) -> Aggregate:
         """The aggregate of all of them, from the Gram as it has grown."""
         gram = None
         if self._grown is not None:
-            self._grown.grow(list(self._updates.values()))
-            arrived = list(self._updates)
+            self._grown.grow(list(self.updates.values()))
+            arrived = list(self.updates)
             gram = self._grown.gram([arrived.index(client) for client in cohort.client_ids])
         found = run(cohort, self.rule, "parameters", self.references, self._weights, {}, self.passes, gram)
-        for client, update in self._updates.items():  # the result may have needed no byte of some of them
+        for client, update in self.updates.items():  # the result may have needed no byte of some of them
             if update.file is not None:
                 with _naming(client), update.file.opened():
                     pass

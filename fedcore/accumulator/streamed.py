@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import closing
-from dataclasses import replace
-from itertools import islice
+import copy
 from typing import Any
 
 import numpy as np
 
 from fedcore import ops
+from fedcore.accumulator.addition import Addition
+from fedcore.accumulator.record import Record
 from fedcore.engine.combination import EXACT_LAW, Clock, Combination, make_report, make_update, split_tensors
 from fedcore.engine.run import Aggregate
 from fedcore.errors import FedcoreError, StorageError
+from fedcore.numbers import shown
 from fedcore.rules.coefficients import round_coefficients
 from fedcore.rules.files import FileExecutor
 from fedcore.rules.geometry import Geometry
@@ -28,10 +28,14 @@ class StreamedSums:
 
     def __init__(self, rule: Rule, references: dict[str, Update | None], passes: dict[str, Any], files: dict[str, Any]):
         self.rule, self.references, self.passes, self.files = rule, references, passes, files
+        #: client_id -> its update without its data, in the order of arrival; who is in it is in the sums
+        self.updates: dict[str, Update] = {}
         self.decisions: dict[str, Coefficients] = {}
         self.sums: list[ops.ExactSum] = []
         self.parts: list[tuple[str, ...]] = []
-        self._last: Update | None = None
+        #: what may be in the sums and does not belong there, the last of them first to be taken out
+        self._unsettled: list[Addition] = []
+        self._last: Record | None = None
         #: why the sums can no longer be told, once they cannot
         self._lost: str | None = None
 
@@ -43,23 +47,36 @@ class StreamedSums:
     def close(self) -> None:
         """There is nothing that others wait for."""
 
-    def add(self, who: str, update: Update, weight: float) -> Update:
-        """Add an update; returns it without its data. Raises as `Accumulator.add` does."""
-        self._check()
+    def add(self, who: str, update: Update, weight: float) -> None:
+        """Add an update, and keep it without its data. Raises as `Accumulator.add` does."""
+        self._begin()
         executor = self._executor(update, self.references, who)
         decided = self.rule.decide(Geometry(Statistics(executor)), np.array([weight]))
         assert isinstance(decided, Coefficients)
         if not self.sums:
             self.parts = executor.tensors
             self.sums = [ops.ExactSum(part.d, **self.passes) for part in executor.parts]
-        self._add(executor, float(round_coefficients(decided.values[:1])[0]))
-        self.decisions[update.client_id] = decided
-        self._last = self._without_data(update)
-        return self._last
+        coefficient, client = float(round_coefficients(decided.values[:1])[0]), update.client_id
+        try:
+            self._unsettled = [Addition(executor, coefficient, self.sums, client)]
+            self._unsettled[0].go_on()
+            self.decisions[client] = decided
+            self._last = Record.of(update, self._last)
+            self.updates[client] = self._last  # from here on it is taken, whatever interrupts what follows
+        finally:  # what holds its data may be changed or freed afterwards
+            self._settle()
+
+    def copied(self) -> StreamedSums:
+        """The same, with sums of its own."""
+        self._begin()
+        twin = copy.copy(self)
+        twin.updates, twin.decisions = dict(self.updates), dict(self.decisions)
+        twin.sums = [copy.copy(total) for total in self.sums]
+        return twin
 
     def result(self, cohort: Cohort) -> Aggregate:
         """The decision over the cohort and the tensors that follow from it."""
-        self._check()
+        self._begin()
         clock = Clock()
         with clock.step("combination"):
             decided = side_by_side([self.decisions[client] for client in cohort.client_ids])
@@ -79,16 +96,15 @@ class StreamedSums:
             for (name, update), coefficient in zip(self.references.items(), shares, strict=True)
             if update is not None
         ]
-        layout, added = cohort[0].layout, []
+        layout = cohort[0].layout
         try:
             for executor, coefficient in moved:
-                self._add(executor, coefficient)
-                added.append((executor, coefficient))
+                self._unsettled = [*self._unsettled, Addition(executor, coefficient, self.sums)]
+                self._unsettled[-1].go_on()
             dtypes = [layout.dtypes[layout.index[names[0]]] for names in self.parts]
             arrays = [total.result(divisor, dtype) for total, dtype in zip(self.sums, dtypes, strict=True)]
-        finally:  # sums are exact: what was added is taken away without a trace
-            for executor, coefficient in added:
-                self._take_back(executor, coefficient)
+        finally:
+            self._settle()
         return split_tensors(self.parts, arrays, layout)
 
     def _executor(self, update: Update, references: dict[str, Update | None], who: str) -> RowExecutor:
@@ -98,58 +114,38 @@ class StreamedSums:
             return RowExecutor.from_cohort(alone, references, [who], **self.passes)
         return FileExecutor.from_files(alone, references, [who], matrices=0, **self.files, **self.passes)
 
-    def _add(self, executor: RowExecutor, coefficient: float) -> None:
-        """Add coefficient · row 0 to the sums of each part: to all of them, or after an error to none.
+    def _begin(self) -> None:
+        """Finish what an interruption kept from being settled. Raises StorageError where that cannot be done."""
+        for left in self._unsettled:
+            # a reference is still as it was, and the sums of a first client are dropped; others' data may have changed
+            if self.updates and left.client is not None and left.client not in self.updates and left.remains:
+                self._lost = f"client {shown(left.client)}: it was interrupted while it was taken back"
+        self._settle()
 
-        Sums that hold no client yet are dropped: the next client may have other tensors.
-        """
-        done = 0
-        try:
-            for _ in self._tiles(executor, coefficient):
-                done += 1
-        except BaseException:
-            if self.decisions:
-                self._take_back(executor, coefficient, done)
-            else:
-                self.sums, self.parts = [], []
-            raise
-
-    def _tiles(self, executor: RowExecutor, coefficient: float) -> Generator[None, None, None]:
-        """One step for each tile that has been added."""
-        for part, total in zip(executor.parts, self.sums, strict=True):
-            with executor.tiles(part, [0], "sum") as tiles:
-                for tile in tiles:
-                    with executor.naming(part, [0], tile.start):
-                        total.add(tile.rows, coefficient, tile.start)
-                    yield
-
-    def _take_back(self, executor: RowExecutor, coefficient: float, tiles: int | None = None) -> None:
-        """Take a row, or its first tiles, out of the sums again."""
-        try:
-            with closing(self._tiles(executor, -coefficient)) as again:
-                for _ in islice(again, tiles):
-                    pass
-        except FedcoreError as error:
-            self._lost = str(error)
-            self._check()
+    def _settle(self) -> None:
+        """Take out of the sums what does not belong there: they are exact, so that it leaves no trace."""
+        self._check()
+        if not self.updates:  # the next client may have other tensors
+            self.sums, self.parts, self._unsettled = [], [], []
+        while self._unsettled:
+            last = self._unsettled[-1]
+            if last.client not in self.updates:
+                if last.tiles is None:
+                    last = last.back()
+                    self._unsettled = [*self._unsettled[:-1], last]
+                try:
+                    last.go_on()
+                except FedcoreError as error:
+                    self._lost = str(error)
+                    self._check()
+            self._unsettled = self._unsettled[:-1]
 
     def _check(self) -> None:
-        """Raise StorageError where a file that changed meanwhile is in the sums in part, and not to be read again."""
+        """Raise StorageError where something is in the sums in part, and cannot be taken out."""
         if self._lost is not None:
             raise StorageError(
                 f"{self._lost}; some of it has been added and cannot be taken away: start a new Accumulator"
             )
-
-    def _without_data(self, update: Update) -> Update:
-        """What the report and later checks need of an update."""
-        empty = np.empty(0, np.uint8)
-        if self._last is None:
-            return replace(update, buffer=empty, file=None)
-        # what is equal is shared with the record before: one is small, however many tensors there are
-        last = self._last
-        config = last.adapter_config if update.adapter_config == last.adapter_config else update.adapter_config
-        own = {name: getattr(update, name) for name in ("client_id", "num_examples", "base", "counted")}
-        return replace(last, buffer=empty, adapter_config=config, **own)
 
 
 def side_by_side(decisions: list[Coefficients]) -> Coefficients:

@@ -14,15 +14,10 @@ from fedcore.rowtable import RowTable
 def exact_sum(total: Expansion, row: RowTable, weight: np.float32, threads: int = 1) -> bool:
     """As fedcore.reference.exact_sum. The GIL is released while it runs."""
     total.reserve()
-    status = lib.fc_exact_sum(
-        c_levels(total),
-        len(total.levels),
-        address(total.depth, "uint8_t *"),
-        c_rows(row),
-        float(weight),
-        isa_code(),
-        threads,
-    )
+    levels, rows = c_levels(total), c_rows(row)
+    depth = address(total.depth, "uint8_t *")
+    arguments = (levels, len(total.levels), depth, rows, float(weight), isa_code(), threads)
+    [status] = total.count.step(lib.fc_exact_sum, *([argument] for argument in arguments))
     return checked(status, "exact_sum") == lib.FC_NOT_FINITE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,11 @@ class ExactSum:
 
     Memory: typically 8 or 16 bytes a column, whatever the number of rows (fedcore/expansion.py). Cost of a row: a pass
     over it and over the sums. A row that was added with weight w is taken away again, exactly, by adding it with −w.
-    `add` and `result` may be called from several threads: one waits for the other.
+    `add` and `result` may be called from several threads: one waits for the other. So does a copy, which has sums of
+    its own.
 
-    Raises ShapeError and BackendError.
+    Raises ShapeError and BackendError; in a forked child each call raises StorageError if another thread was in one at
+    the time, and so does one by a signal handler that came in the middle of another.
     """
 
     def __init__(self, d: int, *, backend: str | None = None, threads: int | None = None):
@@ -48,12 +51,13 @@ class ExactSum:
         start    the row is only the columns from here on, as many as it has; a whole number, a multiple of 8192
 
         Raises ShapeError, DTypeError, WeightError, BackendError and NonFiniteError with the column of a NaN or Inf;
-        after any of them the sum is what it was.
+        after any of them the sum is what it was. Where a signal handler raises on the way, as for Ctrl+C, the row is in
+        the sum or it is not: `added` tells.
         """
         if not isinstance(row, (RowTable, np.ndarray)) and not is_torch(row):
             raise DTypeError(f"row: got {type(row).__name__}, expected a NumPy array, a torch tensor or a RowTable")
         data = as_rows(row if isinstance(row, RowTable) else [row])
-        with self._lock:
+        with self._lock.alone("add"):
             total = self._total if start is None else self._part(start, data.d)
             if (data.n, data.d) != (1, total.d):
                 raise ShapeError(f"row: got {data.n} × {data.d}, expected one row of {total.d} columns")
@@ -84,7 +88,7 @@ class ExactSum:
             raise DTypeError(f"out_dtype: got {dtype}, expected one of {', '.join(OUT_DTYPES)}")
         out = np.empty(self.d, STORAGE[dtype])
         name = requested(self.backend) or default(on_gpu=False)
-        with self._lock:
+        with self._lock.alone("result"):
             too_large = implementation("exact_round", name)(self._total, by, out, self.threads)
         if too_large:
             raise RangeError(f"exact_sum: a finite sum does not fit {dtype}; ask for a wider out_dtype")
@@ -94,3 +98,15 @@ class ExactSum:
     def nbytes(self) -> int:
         """Bytes that the sums take."""
         return self._total.nbytes
+
+    @property
+    def added(self) -> int:
+        """How many rows, or parts of rows, `add` has added; those of weight 0 do not count."""
+        return self._total.count.rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock.alone("copying"):
+            return self.__dict__ | {"_total": self._total.copied(), "_lock": Lock()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExactSum:
+        return copy.copy(self)  # what __getstate__ gives is nobody else's

@@ -11,6 +11,9 @@ the order of the rows; their sum does not.
 
 from __future__ import annotations
 
+from itertools import repeat
+from operator import setitem
+
 import numpy as np
 
 from fedcore.dtypes import to_float64
@@ -24,15 +27,21 @@ def exact_sum(total: Expansion, row: RowTable, weight: np.float32, threads: int 
     starts = range(0, total.d, CHUNK)
     if not all(np.isfinite(to_float64(row.columns(0, s, min(s + CHUNK, total.d)))).all() for s in starts):
         return True
+    columns: list[np.ndarray] = []
+    sums: list[np.ndarray] = []
     for chunk, start in enumerate(starts):
-        stop = min(start + CHUNK, total.d)
+        stop, depth = min(start + CHUNK, total.d), int(total.depth[chunk])
         rest = np.float64(weight) * to_float64(row.columns(0, start, stop))
-        for level in total.levels[: total.depth[chunk]]:
-            old = level[start:stop].copy()
-            level[start:stop] = s = old + rest
+        for level in total.levels[:depth]:
+            old = level[start:stop]
+            columns.append(old)
+            sums.append(s := old + rest)
             part = s - old
             rest = (old - (s - part)) + (rest - part)
         if rest.any():
-            total.levels[total.depth[chunk]][start:stop] = rest
-            total.depth[chunk] += 1
+            columns += [total.levels[depth][start:stop], total.depth[chunk : chunk + 1]]
+            sums += [rest, np.array([depth + 1], np.uint8)]
+    # all of it in one step, which is a row also where it changes nothing
+    nothing = np.empty(0)
+    total.count.step(setitem, [nothing, *columns], repeat(slice(None)), [nothing, *sums])
     return False

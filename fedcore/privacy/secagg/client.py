@@ -120,7 +120,8 @@ class Client(Turns):
 
     def advertise(self) -> bytes:
         """Public keys, and against a malicious server the holders that this client drew."""
-        with self._turn("advertise", b""):
+        with self._alone("advertise"):
+            self._expect("advertise", b"")
             body = self._keys.advertised()
             if not self.round.graph.public:
                 body += wire.positions(self._holders)[2:]
@@ -129,7 +130,8 @@ class Client(Turns):
 
     def share(self, message: bytes) -> bytes:
         """Shares of this client's seed and mask secret, sealed to each holder."""
-        with self._turn("share", message):
+        with self._alone("share"):
+            self._expect("share", message)
             found = read_keys(self.round, self._me, self._holders, message)
             tag = rooted(self.round.binding, found.root)
             seals = seals_of(self.round, self._keys, self._me, tag)
@@ -152,7 +154,8 @@ class Client(Turns):
         RangeError, NonFiniteError: then nothing was sent, and another vector may be.
         """
         p, values = self.round.parameters, checked(vector, self.round.parameters)
-        with self._turn("mask", message):
+        with self._alone("mask"):
+            self._expect("mask", message)
             partners, sealed = read_sealed(self.round, self._holders, self._peers, self._tag, message)
             keys = mask_keys(self._keys, self._tag, self._me, partners, self._peers, self.round.roster.ids)
             packed = masked(values, *keys, p)
@@ -181,14 +184,16 @@ class Client(Turns):
 
     def acknowledge(self, message: bytes) -> bytes:
         """Whose signed lists this client saw: it will never give a share of their mask secrets."""
-        with self._turn("acknowledge", message):
+        with self._alone("acknowledge"):
+            self._expect("acknowledge", message)
             self._included = read_included(self.round, self._me, self._partners, self._held, self._tag, message)
             self._accept("acknowledge", message)
             return self._message("acknowledge", wire.positions(sorted(self._included)))
 
     def unmask(self, message: bytes) -> bytes:
         """The shares that the server asks for, if it may: one request a round is answered. Keys are wiped with it."""
-        with self._turn("unmask", message):
+        with self._alone("unmask"):
+            self._expect("unmask", message)
             sent = self._sent
             if "unmask" not in self._answered:
                 holders, held = self._holders, self._held
@@ -225,7 +230,7 @@ class Client(Turns):
     def to_bytes(self, sealing_key: bytes) -> bytes:
         """This client, sealed under 32 secret bytes: its keys, what it was told, and hashes of what it answered; after
         'unmask' that answer alone."""
-        with self._lock:  # between stages, or in `save`
+        with self._lock.shared("to_bytes"):  # between stages, or in `save`
             self._require_open("to_bytes")
             return seal(client_fields(self), "client", sealing_key)
 

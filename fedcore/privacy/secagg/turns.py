@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from typing import Any, TypeVar
 
 from fedcore.errors import PrivacyError, Replayed
+from fedcore.lock import Lock
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.state import generation_of
@@ -28,7 +28,8 @@ class Turns(Uncopied, ABC):
         self._sent = b""  # the answer to 'unmask': what it was made of is wiped
         self._generation = generation_of(round, 0)
         self._fresh = self._saved = True
-        self._lock, self._inside, self._closed = threading.RLock(), False, False  # `save` calls to_bytes
+        self._closed = False
+        self._lock = Lock(PrivacyError, "`save`; save to_bytes there, and call it afterwards")
 
     @property
     def generation(self) -> bytes:
@@ -37,27 +38,13 @@ class Turns(Uncopied, ABC):
         there before the state itself."""
         return self._generation
 
-    @contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
+    def _alone(self, what: str) -> AbstractContextManager[Any]:
         """One call at a time: two at once would both find that nothing was answered yet."""
-        with self._lock:
-            if self._inside:
-                raise PrivacyError(f"{what}: called from within `save`; save to_bytes there, and call it afterwards")
-            self._inside = True
-            try:
-                yield
-            finally:
-                self._inside = False
-
-    @contextmanager
-    def _turn(self, stage: str, message: bytes) -> Iterator[None]:
-        """A call that answers a message. Raises Replayed unless the stage is next, or was answered for the same one."""
-        with self._alone(stage):
-            self._require_open(stage)
-            self._expect(stage, message)
-            yield
+        return self._lock.alone(what)
 
     def _expect(self, stage: str, message: bytes) -> None:
+        """Raises Replayed unless the stage is next, or was answered for the same message."""
+        self._require_open(stage)
         stages = self.round.parameters.stages
         if stage in self._answered:
             if self._answered[stage] != sha256(wire.readable(message, f"{stage}: the server's message")).digest():
