@@ -100,6 +100,7 @@ def test_fltrust_gets_the_servers_journaled_update_and_drops_the_poisoned(whole)
         assert again.update.digest() == entry["output"]
         assert [entry["coefficients"][c] for c in ("client-3", "client-4")] == [0, 0]
         assert "not trusted" in entry["not_counted"]["client-4"]
+        assert entry["reference_coefficients"].keys() == {"reference", "server"}
 
 
 @pytest.mark.parametrize(("arm", "space"), [("clipping", "delta"), ("clipping-parameters", "parameters")])
