@@ -10,6 +10,7 @@ from fedcore.errors import ConfigError
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.simulation import run_arms
 from fedcore.lora import METHODS, FlexLoRA
+from fedcore.report.html import page
 from fedcore.updates import Update
 from tests.oracles import delta as dense
 
@@ -172,12 +173,37 @@ def test_an_arm_with_its_own_method_has_nothing_of_the_settings_of_rules():
     assert config.aggregation_of(config.arms[1]).center == "moved_on"
 
 
-def test_a_method_that_takes_no_weights_runs_with_equal_ones(tmp_path):
+def test_a_method_that_takes_no_weights_runs_beside_one_that_has_equal_ones(tmp_path):
     arms = (("hetlora", 'method = "hetlora"'), ("flexlora", 'method = "flexlora"'))
     config = parse_config(text(*arms, aggregation='weights = "equal"'), "c.toml")
     folder = run_arms(config, fake.texts(3), fake.FakeLearner(), tmp_path / "run", resume=False)
-    for name, _ in arms:
-        assert set(folder.ledger.find(arm=name, round=1)["coefficients"].values()) == {1.0}
+    own, other = (folder.ledger.find(arm=name, round=1) for name, _ in arms)
+    assert (other["weights"], other["divisor"], set(other["coefficients"].values())) == ("equal", 3.0, {1.0})
+    # what it weighed clients by stands where it differs, by module
+    assert own["weights"] is None
+    assert not {"coefficients", "divisor"} & own.keys()
+    shares = own["report"]["modules"][fake.MODULE]["shares"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert len(set(shares.values())) == 3
+    shown = page(folder)
+    assert "hetlora is not shown: the method weighs clients by itself, in each module otherwise." in shown
+    assert "hetlora: every client counted" not in shown
+    assert shown.count("Norm of each client") == 1
+
+
+@pytest.mark.parametrize("weights", ["equal", "counts"])
+def test_weights_that_no_arm_takes_are_refused(tmp_path, weights):
+    arm = ("m", 'method = "hetlora"')
+    with pytest.raises(ConfigError) as error:
+        parse_config(text(arm, aggregation=f'weights = "{weights}"'), "c.toml")
+    assert str(error.value) == (
+        f'c.toml: aggregation.weights: got "{weights}" with hetlora, which weighs clients by itself; leave it out'
+    )
+    config = parse_config(text(arm), "c.toml")
+    folder = run_arms(config, fake.texts(3), fake.FakeLearner(), tmp_path / "run", resume=False)
+    shown = page(folder)
+    assert "<p>m is not shown: the method weighs clients by itself" in shown
+    assert "Norm of each client" in shown
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,10 @@ def test_public_files_tell_no_time_and_open_arms_are_named(tmp_path, finished, c
     assert "warning: bare: not private" in (path / "report.html").read_text()
     assert not any("not private" in note for note in read_plan(finished).notes)
     assert any("their number, 5, is public" in note for note in read_plan(finished).notes)
-    dealt = 'partition.kind = "iid" deals one pile of texts: a neighbour has a dealt share replaced after dealing'
+    dealt = 'partition.kind = "iid" deals one pile of texts: a neighbour has what one dealt share adds left out after'
     assert any(note.startswith(dealt) for note in read_plan(finished).notes)
+    replaced = config(SMALL + 'neighbours = "replace_one"\n').privacy
+    assert any("one dealt share adds replaced by another's after" in note for note in scope(replaced, 5, (), "iid"))
     assert not any("dealt" in note for note in scope(config().privacy, 5, ()))
 
 

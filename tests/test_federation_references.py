@@ -11,7 +11,7 @@ from fake_runs import Stopping, result, simulate
 from test_federation_config import fault
 
 import fedcore as fc
-from fedcore.dtypes import round_from_float64
+from fedcore.dtypes import round_from_float64, to_float64
 from fedcore.errors import FormatError, RangeError
 from fedcore.federation.center import moved_on
 from fedcore.federation.config_file import parse_config
@@ -100,6 +100,7 @@ def test_fltrust_gets_the_servers_journaled_update_and_drops_the_poisoned(whole)
         assert again.update.digest() == entry["output"]
         assert [entry["coefficients"][c] for c in ("client-3", "client-4")] == [0, 0]
         assert "not trusted" in entry["not_counted"]["client-4"]
+        assert entry["reference_coefficients"].keys() == {"reference", "server"}
 
 
 @pytest.mark.parametrize(("arm", "space"), [("clipping", "delta"), ("clipping-parameters", "parameters")])
@@ -150,7 +151,7 @@ def adapter(seed: int, scale: float = 2.0) -> Update:
 
 
 def delta(update: Update) -> np.ndarray:
-    a, b = (update.tensors[f"m.lora_{x}.weight"].astype(np.float64) for x in "AB")
+    a, b = (to_float64(update.tensors[f"m.lora_{x}.weight"]) for x in "AB")
     return update.scaling["m"] * b @ a
 
 
@@ -160,6 +161,63 @@ def test_the_centre_in_delta_space_moves_on_in_what_the_model_sees(scale):
     center = moved_on(current, previous, "delta")
     assert np.allclose(delta(center), 2 * delta(current) - delta(previous), atol=1e-6)
     assert np.allclose(center.tensors["bias"], 2 * current.tensors["bias"] - previous.tensors["bias"], atol=1e-6)
+
+
+def low_rank(seed: int, rank: int, sides: tuple[int, int], dtype: str, size: float) -> Update:
+    draw = np.random.default_rng(seed)
+    values = {"A": size * draw.normal(size=(rank, sides[1])), "B": size * draw.normal(size=(sides[0], rank))}
+    held = {f"m.lora_{name}.weight": round_from_float64(v, dtype) for name, v in values.items()}
+    return Update.from_tensors(held, scaling={"m": 2.0})
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 0.0])  # products of the smallest are no normal numbers in fp16
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("sides", [(4, 9), (9, 4), (4, 4)])
+def test_the_centre_has_no_higher_rank_than_its_module(sides, dtype, size):
+    """Its Δ is off by one rounding, beside the largest number."""
+    current, previous = (low_rank(seed, 3, sides, dtype, size) for seed in (0, 1))
+    center = moved_on(current, previous, "delta")
+    assert center.modules["m"].rank == 4
+    assert {tensor.dtype for tensor in center.tensors.values()} == {t.dtype for t in current.tensors.values()}
+    exact = 2 * delta(current) - delta(previous)
+    digits = {"float32": 24, "float16": 11, "bfloat16": 8}[dtype]
+    assert np.abs(delta(center) - exact).max() <= 1.01 * 2.0**-digits * np.abs(exact).max()
+    assert moved_on(current, previous, "delta").digest() == center.digest()
+
+
+class Rank3Learner(fake.FakeLearner):
+    """Twice its rank is more than the smaller side of its layer, 6 × 4."""
+
+    def initial(self):
+        return self._update(np.zeros((6, 3), np.float32), np.eye(3, 4, dtype=np.float32), "", 1)
+
+    def _update(self, b, a, *others):
+        update = super()._update(b[:, :2], a[:2], *others)
+        config = update.adapter_config | {"r": 3, "lora_alpha": 6}
+        tensors = {f"{fake.MODULE}.lora_A.weight": a, f"{fake.MODULE}.lora_B.weight": b}
+        return Update.from_tensors(
+            tensors,
+            scaling=update.scaling,
+            base=update.base,
+            client_id=update.client_id,
+            num_examples=update.num_examples,
+            adapter_config=config,
+        )
+
+
+def test_a_run_whose_rank_is_above_half_a_side_goes_on_from_its_centre(tmp_path):
+    body = RUN[RUN.index('name = "clipping"') : RUN.index('[[arms]]\nname = "clipping-parameters"')]
+    config = fake.config(f'{HEAD}[aggregation]\ncenter = "moved_on"\n[[arms]]\n{body}')
+
+    class StoppingLearner(Stopping, Rank3Learner):
+        pass
+
+    whole = simulate(tmp_path / "whole", config=config, learner=Rank3Learner())
+    assert [bool(entry.get("center")) for entry in whole.ledger.entries] == [False, True, True]
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tmp_path / "run", config=config, learner=StoppingLearner(after=17))
+    simulate(tmp_path / "run", config=config, learner=Rank3Learner(), resume=True)
+    assert result(tmp_path / "run") == result(tmp_path / "whole")
 
 
 def test_the_centre_in_parameters_space_moves_on_element_by_element():

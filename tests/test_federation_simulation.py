@@ -12,6 +12,7 @@ from fake_runs import result, simulate
 
 from fedcore import ops
 from fedcore.errors import ExistsError
+from fedcore.federation.center import moved_on
 from fedcore.federation.folder import RunFolder
 from fedcore.updates import Update
 
@@ -92,23 +93,43 @@ name = "krum"
 rule = "multi_krum"
 parameters = { f = 1 }
 attack = { clients = 1, scale = 5.0 }
+[[arms]]
+name = "centered"
+rule = "centered_clipping"
+parameters = { radius = 0.1 }
+[[arms]]
+name = "two-rows"
+rule = "centered_clipping"
+parameters = { radius = 0.1 }
+before = [{ rule = "norm_clipping", max_norm = 0.5 }]
 """
 
 
 def test_every_round_in_parameters_space_is_made_again_from_journal_and_ledger(tmp_path):
-    text = fake.CONFIG[: fake.CONFIG.index("[[arms]]")] + 'space = "parameters"\n' + REPLAYED
+    settings = 'space = "parameters"\ncenter = "moved_on"\n'
+    text = fake.CONFIG[: fake.CONFIG.index("[[arms]]")] + settings + REPLAYED
     folder = simulate(tmp_path / "run", config=fake.config(text))
-    before = {arm: fake.FakeLearner().initial() for arm in ("mean", "clipped", "krum")}
+    before = {arm.name: [fake.FakeLearner().initial()] for arm in folder.config.arms}
+    uses = {"mean": [], "clipped": ["reference"], "krum": [], "centered": ["center"]}
+    uses["two-rows"] = ["reference", "center"]
     for entry in folder.ledger.entries:
         arm, number = entry["arm"], entry["round"]
-        assert before[arm].digest() == entry["reference"]
+        reference = center = before[arm][-1]
+        assert reference.digest() == entry["reference"]
+        if "center" in uses[arm] and number > 1:
+            center = moved_on(reference, before[arm][-2], "parameters")
+            assert center.digest() == entry["center"]
+        else:
+            assert "center" not in entry
         place = tmp_path / "run" / "updates" / arm / f"round-{number:03d}"
         sent = [
             Update.from_bytes((place / f"{client}.{entry['inputs'][client]}.safetensors").read_bytes())
             for client in entry["coefficients"]
         ]
-        rows = [*sent, before[arm]][: len(sent) + len(entry["reference_coefficients"])]
-        coefficients = [*entry["coefficients"].values(), *entry["reference_coefficients"]]
+        assert list(entry["reference_coefficients"]) == uses[arm]
+        known = {"reference": reference, "center": center}
+        rows = [*sent, *(known[name] for name in entry["reference_coefficients"])]
+        coefficients = [*entry["coefficients"].values(), *entry["reference_coefficients"].values()]
         tensors = {
             name: ops.weighted_sum(
                 [update.tensors[name].reshape(-1) for update in rows], coefficients, entry["divisor"]
@@ -117,8 +138,8 @@ def test_every_round_in_parameters_space_is_made_again_from_journal_and_ledger(t
         }
         again = Update.from_tensors(tensors, scaling=sent[0].scaling)
         assert again.digest() == entry["output"], (arm, number)
-        before[arm] = again
-    assert any(entry["reference_coefficients"] for entry in folder.ledger.entries)
+        before[arm].append(again)
+    assert any(all(entry["reference_coefficients"].values()) for entry in folder.ledger if entry["arm"] == "two-rows")
 
 
 class Recording(fake.FakeLearner):

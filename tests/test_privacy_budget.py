@@ -55,6 +55,23 @@ def test_a_run_takes_at_most_its_share_whatever_others_took_before(tmp_path):
     assert budget(tmp_path, noise_multiplier=z, run="next", spend=4.0).reserve("0" * 64).epsilon < 8
 
 
+def test_where_delta_is_taken_whole_no_more_noise_is_asked_for(tmp_path):
+    """Of δ = 1e-5 each charge of 2**80 samples takes 2**-18 whatever the noise."""
+    run = budget(tmp_path, dimension=2**80, noise_multiplier=1e4)
+    for inputs in "12":
+        run.reserve(hashlib.sha256(inputs.encode()).hexdigest())
+    with pytest.raises(PrivacyBudgetError, match=r"people\.budget: delta: got 1e-05, .* take 1\.14e-05 .* 2 charges"):
+        run.reserve(A)
+    with pytest.raises(PrivacyBudgetError, match=r"a budget of a larger delta"):
+        run.check()
+    assert len(run.charges) == 2
+    # here ε is infinite too, for want of noise
+    (tmp_path / "other").mkdir()
+    little = budget(tmp_path / "other", dimension=2**70, noise_multiplier=0.02)
+    with pytest.raises(PrivacyBudgetError, match=r"would bring epsilon to inf of 8 after 0 charges; .* more noise"):
+        little.check()
+
+
 class Crash(BaseException):
     """The process ends here."""
 

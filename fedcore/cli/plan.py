@@ -27,7 +27,9 @@ def plan(
     epsilon: Annotated[
         str | None, typer.Option(help="Privacy budgets to compare, such as 2,8,50.", show_default=False)
     ] = None,
-    delta: Annotated[float, typer.Option(help="The probability that the privacy bound does not hold.")] = 1e-5,
+    delta: Annotated[
+        float, typer.Option(help="δ of (ε, δ): what probabilities may differ by beyond the factor e^ε.")
+    ] = 1e-5,
     rounds: Annotated[int, typer.Option(help="Rounds that the budget is for.")] = 100,
     clients: Annotated[int, typer.Option(help="Clients expected in a round.")] = 100,
     population: Annotated[int, typer.Option(help="Clients in all.")] = 10_000,

@@ -139,7 +139,7 @@ def make_report(
         "n": len(cohort),
         "law": found.law,
         "divisor": found.divisor,
-        "reference_coefficients": found.coefficients[len(cohort) :].tolist(),
+        "reference_coefficients": dict(zip(rule.uses, found.coefficients[len(cohort) :].tolist(), strict=False)),
         "counted": [ids[row] for row in found.counted],
         "not_counted": {ids[row]: reason for row, reason in sorted((unused | decided.reasons).items())},
         "seconds": clock.seconds,

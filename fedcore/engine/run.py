@@ -46,8 +46,10 @@ class Aggregate:
                    report["mix"]
     excluded       client_id -> why it was left out before the rule ran (NaN or Inf, or factors that cancel)
     report         JSON-able: rule, space, n, divisor, seconds by step, what the rule decided and why, truncation by
-                   module; "counted" lists the clients that count, "not_counted" says why each other one does not;
-                   "lacking", where there are any: client_id -> modules that others sent and it did not
+                   module; "reference_coefficients" of the rows beside the clients, by the name of their argument
+                   ("reference", "server", "center"; empty for an order rule); "counted" lists the clients that count,
+                   "not_counted" says why each other one does not; "lacking", where there are any: client_id -> modules
+                   that others sent and it did not
     """
 
     update: Update

@@ -13,7 +13,8 @@ def moved_on(current: Update, previous: Update, space: str) -> Update:
 
     In "parameters" space element by element in fp64, rounded once to the tensors' dtypes. In "delta" space a LoRA
     module's Δ = s·B·A moves on as a whole: factors are stacked, A = [A_c; A_p] and B = [2 B_c, −(s_p/s_c) B_p], of
-    twice the rank; tensors in no pair as above. Raises RangeError naming a tensor that does not fit its dtype.
+    twice the rank, or where that is more than the module's smaller side multiplied, of that rank; tensors in no pair as
+    above. Raises RangeError naming a tensor that does not fit its dtype.
     """
     tensors = {}
     pairs = current.modules if space == "delta" else {}
@@ -25,10 +26,24 @@ def moved_on(current: Update, previous: Update, space: str) -> Update:
     for module, pair in pairs.items():
         before = previous.modules[module]
         a, b = current.tensors[pair.a], current.tensors[pair.b]
-        tensors[pair.a] = np.concatenate((a, previous.tensors[before.a]))
         last = -before.scale / pair.scale * to_float64(previous.tensors[before.b])
-        tensors[pair.b] = _rounded(np.concatenate((2 * to_float64(b), last), axis=1), b, pair.b)
+        right = np.concatenate((to_float64(a), to_float64(previous.tensors[before.a])))
+        left = np.concatenate((2 * to_float64(b), last), axis=1)
+        if len(right) > min(pair.d_out, pair.d_in):
+            left, right = _multiplied(left, right)
+        tensors[pair.a] = _rounded(right, a, pair.a)
+        tensors[pair.b] = _rounded(left, b, pair.b)
     return Update.from_tensors(tensors, client_id="center", scaling=current.scaling, base=current.base)
+
+
+def _multiplied(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """B·A as a product of the rank of its smaller side: itself and an identity, each with half of its exponent, so that
+    neither leaves the range of a dtype that holds factors like B and A. fp64; one of them is exact."""
+    product = b @ a
+    half = int(np.frexp(np.abs(product).max())[1]) // 2
+    exact = np.ldexp(np.eye(min(product.shape)), half)
+    rest = np.ldexp(product, -half)
+    return (exact, rest) if len(product) == len(exact) else (rest, exact)
 
 
 def _rounded(values: np.ndarray, like: np.ndarray, name: str) -> np.ndarray:

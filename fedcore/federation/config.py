@@ -15,6 +15,7 @@ from fedcore.federation.config_secure import Secure, given, switched
 from fedcore.federation.config_server import Server, ServerOptimizer
 from fedcore.federation.section import Name, PositiveFloat, PositiveInt, Section
 from fedcore.federation.server_optimizer import ServerOptimizer as Optimizer
+from fedcore.lora import METHODS
 
 
 class Run(Section):
@@ -158,6 +159,17 @@ class Config(Section):
                 raise ValueError(f"privacy.arms: got {name!r}, expected some of {', '.join(names)}")
         if self.run.adapter_from not in (None, *names):
             raise ValueError(f"run.adapter_from: got {self.run.adapter_from!r}, expected one of {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_move_something(self) -> Config:
+        methods = dict.fromkeys(self.aggregation_of(arm).method for arm in self.arms)
+        own = [name for name in methods if name in METHODS and not METHODS[name].traits.weighted]
+        if self.aggregation.weights is not None and len(own) == len(methods):
+            raise ValueError(
+                f'aggregation.weights: got "{self.aggregation.weights}" with {", ".join(own)}, which weighs clients by '
+                "itself; leave it out"
+            )
         return self
 
     def privacy_of(self, arm: Arm) -> Privacy | None:

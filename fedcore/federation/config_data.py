@@ -20,8 +20,17 @@ class Data(Section):
     )
     text: str = Field(default="text", description="the column that holds the text (.jsonl and `datasets`)")
     split: str = Field(default="train", description="the split to read (`datasets`)")
-    held_out: float = Field(default=0.05, gt=0, lt=1, description="fraction of the texts kept for evaluation")
-    held_out_limit: PositiveInt = Field(default=256, description="at most this many held-out texts are scored")
+    held_out: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="chance of each text, by its own hash, to be kept for evaluation: a fraction in expectation; "
+        "copies stay together",
+    )
+    held_out_limit: PositiveInt = Field(
+        default=256,
+        description="at most this many held-out texts are scored; the rest are used by nobody but questions",
+    )
     questions: int = Field(
         default=100, ge=0, description="ranking questions, made from held-out texts; chance is 1 in 4"
     )

@@ -29,7 +29,12 @@ class Privacy(Section):
     epsilon: PositiveFloat = Field(
         description="the clients' budget ε: of all rounds of all private arms, of all runs over one budget file",
     )
-    delta: float = Field(gt=0, lt=1, description="the probability that the bound does not hold; below 1 / clients")
+    delta: float = Field(
+        gt=0,
+        lt=1,
+        description="δ of (ε, δ): what probabilities may differ by beyond the factor e^ε; below 1 / clients, and in "
+        "mode distributed above 2^-40 for each round",
+    )
     mode: Literal["central", "correlated", "local", "distributed"] = Field(
         default="central",
         description="who adds noise: the server once; the server, and takes part of it back in later rounds; each "

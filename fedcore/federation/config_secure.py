@@ -15,8 +15,18 @@ class Secure(Section):
     adversary: Literal["semi_honest", "malicious"] = Field(
         default="malicious", description="a server that follows the protocol and looks, or one that may do anything"
     )
-    corrupt: float = Field(default=0.1, ge=0, lt=1, description="part of the clients that may be with the server")
-    dropout: float = Field(default=0.25, ge=0, lt=1, description="part of the clients that may go away in a round")
+    corrupt: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="part of the clients that may be with the server, rounded down: 0.1 of eight clients is nobody",
+    )
+    dropout: float = Field(
+        default=0.25,
+        ge=0,
+        lt=1,
+        description="part of the clients that may go away in a round, rounded down: 0.25 of three clients is nobody",
+    )
     stream: Literal["chacha20", "aes256ctr"] = Field(default="chacha20", description="the cipher that masks come from")
     bits: int = Field(default=20, ge=2, le=48, description="bits of each number of a change, before they are summed")
     largest: PositiveFloat = Field(

@@ -2,6 +2,7 @@
 
 config.toml  run.json  ledger.jsonl  metrics.jsonl  updates/  adapter/  report.html
 arms/<name>/*.safetensors (what its rounds leave: `round_files`)  arms/<name>/adapter/, side/ (what it ends with)
+clients/ (what stays with clients under masks, for the run's owner alone: `client_disks`)
 privacy.json  private/ (of a private run: its plan; what it does not publish, updates/ of private arms in it)
 """
 
@@ -35,7 +36,7 @@ class RunFolder:
         self.path = path
         self.ledger = LineLog(path / "ledger.jsonl")
         self.metrics = LineLog(path / "metrics.jsonl")
-        self.rounds = RoundFiles(path / "arms")
+        self.rounds = RoundFiles(path)
         self.private = PrivateJournal(path)
         self.journal = Journal(path / "updates", self._private_messages())
         #: files of the private journal that were too old and are deleted

@@ -79,8 +79,8 @@ def method_step(
     assert step is not None
     cohort = Cohort(received(about, messages))
     with about.clock.phase("aggregation"):
-        equal = settings.weights == "equal" and step.traits.weighted
-        weights = np.ones(len(cohort)) if equal else None
+        weighted = step.traits.weighted
+        weights = np.ones(len(cohort)) if settings.weights == "equal" and weighted else None
         reference = start.fixed or start.adapter
         result = step.aggregate(cohort, weights, reference, side=start.side, number=number)
         moved, state = move(about, result.update)
@@ -91,15 +91,16 @@ def method_step(
         also = optimizer_facts(about, result.update, state)
         following, names = about.folder.rounds.save_start(about.arm.name, number, following)
     report = {name: value for name, value in result.report.items() if name not in ("n", "round")}
+    shares = {"coefficients": result.coefficients, "divisor": report.pop("divisor")}
     return following, {
         **about.heading,
         "side_before": None if start.side is None else start.side.digest(),
         "inputs": {client: receipts[client].sha256 for client in sorted(receipts)},
         "rule": settings.method,
         "parameters": settings.parameters,
-        "weights": settings.weights,
-        "coefficients": result.coefficients,
-        "divisor": report.pop("divisor"),
+        # a method that weighs clients by itself says how in its report, by module
+        "weights": settings.weights if weighted else None,
+        **(shares if weighted else {}),
         "excluded": {},
         "not_counted": {},
         "poisoned": about.federation.poisoned(about.arm),

@@ -21,10 +21,11 @@ def scope(settings: Privacy, population: int, open_arms: Sequence[str], dealt: s
         "published as they are"
     )
     if dealt is not None:
+        changed = "replaced by another's" if settings.relation == "replace_one" else "left out"
         yield (
-            f'partition.kind = "{dealt}" deals one pile of texts: a neighbour has a dealt share replaced after '
-            "dealing, and who brings texts to the pile moves what all clients train on, which ε does not cover; with "
-            'kind = "column" what a client trains on is its own alone'
+            f'partition.kind = "{dealt}" deals one pile of texts: a neighbour has what one dealt share adds {changed} '
+            "after dealing, and who brings texts to the pile moves what all clients train on, which ε does not cover; "
+            'with kind = "column" what a client trains on is its own alone'
         )
     if settings.mode == "correlated":
         yield (

@@ -156,10 +156,11 @@ def ledger_entry(
     """What an auditor needs to make this round's output again from the journal.
 
     `reference` is the adapter that the round before made, or round-000, in the arm's folder of arms/. In parameters
-    space the output is, bit for bit, ops.weighted_sum over the clients of `coefficients` in that order and then the
-    reference, with these coefficients, `reference_coefficients` and `divisor`, in the tensors' dtype. With a server
-    optimiser that is `optimizer.aggregate`, and one step from the state of the round before makes the output and
-    `optimizer.state`. `server` and `center` are the digests of the updates that the rule looked at besides.
+    space the output is, bit for bit, ops.weighted_sum over the clients of `coefficients` and then the rows that
+    `reference_coefficients` names, in that order, with these coefficients and `divisor`, in the tensors' dtype.
+    "server" and "center" are the updates of the digests `server` and `center`, a center without a digest the reference.
+    With a server optimiser the sum is `optimizer.aggregate`, and one step from the state of the round before makes the
+    output and `optimizer.state`.
     """
     settings = about.settings
     # seconds differ from run to run; the ledger of a repeated run is the same in every byte

@@ -3,16 +3,18 @@
 arms/<name>/round-<n>.safetensors (the global adapter; round-000 is what the first round starts from)
 server-<n>.safetensors (of a server optimiser)  side-<n>.safetensors (of a LoRA method)  fixed-<n>, start-<digest>-<n>,
 kept-<client>-<n>.safetensors (factors around a core, starts of clients that are not the global adapter, what stays with
-a client of what it trained)
+a client of what it trained; under masks that lies in clients/: `client_disks`)
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedcore.errors import LayoutError, MissingError
+from fedcore.federation.client_disks import ClientDisks
 from fedcore.federation.server_state import ServerState
 from fedcore.federation.start import Start
 from fedcore.updates import Update
@@ -20,10 +22,11 @@ from fedcore.updates.atomic import write_atomically
 
 
 class RoundFiles:
-    """The folder arms/ of a run."""
+    """The folder arms/ of a run, and what lies in place of it on clients' own disks."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, run: Path):
+        self.folder = run / "arms"
+        self.disks = ClientDisks(run)
 
     def save_first(self, arm: str, adapter: Update) -> None:
         """Keep what the first round starts from, its `reference` in the ledger, unless an interrupted run has."""
@@ -39,14 +42,15 @@ class RoundFiles:
         """The adapter that round `number` made. Raises LayoutError if it is not the one in the ledger."""
         return _known(self._global(arm, number), digest)
 
-    def save_start(self, arm: str, number: int, start: Start) -> tuple[Start, dict[str, Any]]:
-        """Keep all that round `number` made: (the same as read from those bytes, its digests for the ledger)."""
+    def save_start(self, arm: str, number: int, start: Start, *, masked: bool = False) -> tuple[Start, dict[str, Any]]:
+        """Keep all that round `number` made: (the same as read from those bytes, its digests for the ledger).
+
+        masked: starts of clients lie on their own disks, and their digests are keyed
+        """
         adapter = self.save_global(arm, number, start.adapter)
         beside = {"side": start.side, "fixed": start.fixed}
         read = {what: update and self.save_beside(arm, number, what, update) for what, update in beside.items()}
-        digests = {client: update.digest() for client, update in start.starts.items()}
-        made = {d: self.save_beside(arm, number, _start(d), start.starts[client]) for client, d in digests.items()}
-        starts = {client: made[digest] for client, digest in digests.items()}
+        starts, digests = (self.disks.save if masked else self._save_starts)(arm, number, start.starts)
         names: dict[str, Any] = {what: update and update.digest() for what, update in read.items()}
         return Start(adapter, **read, starts=starts), names | {"starts": digests, "output": adapter.digest()}
 
@@ -54,9 +58,8 @@ class RoundFiles:
         """What `save_start` kept, as the ledger's entry has it. Raises LayoutError if something is not what it says."""
         adapter = self.load_global(arm, number, entry["output"])
         read = {what: self.load_beside(arm, number, what, entry[what]) for what in ("side", "fixed") if entry.get(what)}
-        digests = entry.get("starts", {})
-        made = {digest: self.load_beside(arm, number, _start(digest), digest) for digest in set(digests.values())}
-        return Start(adapter, **read, starts={client: made[digest] for client, digest in digests.items()})
+        load = self.disks.load if "secure" in entry else self._load_starts
+        return Start(adapter, **read, starts=load(arm, number, entry.get("starts", {})))
 
     def save_beside(self, arm: str, number: int, what: str, update: Update) -> Update:
         """Keep what round `number` made or needs beside the adapter; gives it back as read from those bytes."""
@@ -81,6 +84,17 @@ class RoundFiles:
         if (found := hashlib.sha256(data).hexdigest()) != digest:
             raise LayoutError(f"{path}: its SHA-256 is {found[:16]}..., the ledger says {digest[:16]}...")
         return ServerState.from_bytes(data, str(path))
+
+    def _save_starts(
+        self, arm: str, number: int, starts: Mapping[str, Update]
+    ) -> tuple[dict[str, Update], dict[str, str]]:
+        digests = {client: update.digest() for client, update in starts.items()}
+        made = {d: self.save_beside(arm, number, _start(d), starts[client]) for client, d in digests.items()}
+        return {client: made[digest] for client, digest in digests.items()}, digests
+
+    def _load_starts(self, arm: str, number: int, digests: Mapping[str, str]) -> dict[str, Update]:
+        made = {digest: self.load_beside(arm, number, _start(digest), digest) for digest in set(digests.values())}
+        return {client: made[digest] for client, digest in digests.items()}
 
     def _global(self, arm: str, number: int) -> Path:
         return self.folder / arm / f"round-{number:03d}.safetensors"

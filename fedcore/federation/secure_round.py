@@ -2,6 +2,7 @@
 
 What a client masks is its change, the method's message less the one of a client that did not move, times its weight.
 No vector is written down unmasked, so an interrupted round begins again, under keys of its own; training is the same.
+What stays with a client lies in clients/ of the run folder, which plays the clients' own disks (`client_disks`).
 """
 
 from __future__ import annotations
@@ -113,9 +114,9 @@ def secure_step(about: Round) -> tuple[Start, dict[str, Any]]:
             moved, state = move(about, None)
     with clock.phase("journal"):
         also = optimizer_facts(about, adapter, state)
-        starts = start.starts if "void" in found else keeping_own(changes, moved, gathered.own)
+        starts = start.starts if "void" in found else keeping_own(changes, moved, {**start.starts, **gathered.own})
         made_of_it = Start(moved, side, start.fixed, starts)
-        following, names = about.folder.rounds.save_start(arm.name, number, made_of_it)
+        following, names = about.folder.rounds.save_start(arm.name, number, made_of_it, masked=True)
     return following, {
         **about.heading,
         "rule": name,
@@ -173,7 +174,10 @@ def leaks(config: Config, changes: Changes, facts: Mapping[str, Any]) -> list[st
 
 
 def keeping_own(changes: Changes, adapter: Update, own: Mapping[str, Update]) -> dict[str, Update]:
-    """client -> the new adapter with the factors that stay with that client; none where all travel."""
+    """client -> the new adapter with the factors that stay with that client; none where all travel.
+
+    own: what each trained in this round, or where it dropped out what it began with
+    """
     method, number = changes.method, changes.number
     staying = kept(method.trains(number), method.sends(number))
     found = {}

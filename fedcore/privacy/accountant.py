@@ -173,6 +173,11 @@ def spent(charges: Iterable[Charge], delta: float, sampling: str, neighbours: st
     return math.inf
 
 
+def taken(charges: Iterable[Charge]) -> float:
+    """What samplers and masks take of δ at least, however much noise there is: 2 η at ε = 0, and Σ `Charge.exposed`."""
+    return sum(2 * charge.distance + charge.exposed for charge in charges)
+
+
 def _widened(epsilon: float, distance: float) -> float:
     """(1 + e^ε) η, what noise within η of the analysed one adds to δ.
 

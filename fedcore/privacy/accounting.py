@@ -30,7 +30,7 @@ def epsilon(
     dimension: int = 0,
     stream: str = "chacha20",
 ) -> float:
-    """ε at δ of `rounds` noisy sums of terms clipped to C.
+    """ε at δ of `rounds` noisy sums of terms clipped to C; inf where δ is less than what samplers and masks take.
 
     noise_multiplier  standard deviation of the noise over C, under both relations
     sampling_rate     probability that a record is in a round (poisson), or the sample's share of the population (fixed)

@@ -11,7 +11,7 @@ from typing import Any
 from fedcore.errors import FormatError, PrivacyBudgetError, PrivacyError
 from fedcore.gaussian_table import SAMPLER
 from fedcore.numbers import as_real, got
-from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent
+from fedcore.privacy.accountant import Charge, check_delta, check_relation, spent, taken
 from fedcore.privacy.accounting import check_epsilon
 from fedcore.privacy.chain import Chain, Head, require, tampered
 from fedcore.privacy.files import file_path
@@ -107,7 +107,8 @@ class Budget:
         inputs_digest  SHA-256 (hex) of all that the release depends on, as `Central.inputs_digest` makes it
 
         The same inputs get the same key, without another charge: what they release is the same. Raises
-        PrivacyBudgetError if this charge would pass the budget (nothing is charged), PrivacyError for inputs whose key
+        PrivacyBudgetError if this charge would pass the budget, or samplers and masks take its δ whole (nothing is
+        charged), PrivacyError for inputs whose key
         was destroyed, FormatError for files that were changed or rolled back, StorageError.
         """
         if not isinstance(inputs_digest, str) or not _DIGEST.fullmatch(inputs_digest):
@@ -137,7 +138,10 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """ε so far, at the budget's δ, of all charges in the file: those of other runs too, and of what crashed."""
+        """ε so far, at the budget's δ, of all charges in the file: those of other runs too, and of what crashed.
+
+        inf where δ is less than what samplers and masks take.
+        """
         return self._spent(self.charges)
 
     @property
@@ -226,7 +230,14 @@ class Budget:
             limits.append(("this run's own epsilon", self._own(records), self.spend))
         found = []
         for name, charged, limit in limits:
-            found.append(self._spent([*map(charge_of, charged), self._charge]))
+            together = [*map(charge_of, charged), self._charge]
+            found.append(self._spent(together))
+            if found[-1] > limit and (least := taken(together)) >= self.delta:
+                raise PrivacyBudgetError(
+                    f"{self.path}: delta: got {self.delta:g}, and samplers and masks take {least:.3g} with one more "
+                    f"charge after {len(charged)} charges, whatever the noise; stop here, or ask for a budget of a "
+                    "larger delta"
+                )
             if found[-1] > limit:
                 raise PrivacyBudgetError(
                     f"{self.path}: a charge at noise multiplier {self._charge.noise_multiplier:g} would bring {name} "

@@ -55,7 +55,8 @@ def distributed_epsilon(
     neighbours: str = "add_remove",
     population: int | None = None,
 ) -> float:
-    """ε at δ of `rounds` sums to which each client adds discrete Gaussian noise.
+    """ε at δ of `rounds` sums to which each client adds discrete Gaussian noise; inf where δ is less than what samplers
+    and masks take.
 
     sigma      standard deviation of one client's noise, in grid steps, at least ½
     clients    the fewest honest clients whose noise is in a sum: fewest included less those that may collude

@@ -53,6 +53,8 @@ class Distributed(Rotation):
     ) -> float:
         """ε at δ of `rounds` decoded sums for a client in each, against a server and `corrupt` clients.
 
+        inf where δ is less than what samplers and masks take.
+
         A client of the sum knows its own noise: towards one, which reads what is decoded, ε holds with `corrupt` at
         least 1. Of δ each round takes 2^-40, the chance that masks fail (`fc.secagg.Parameters`). No sampling counts:
         whoever runs the sum sees who takes part. It is `distributed_epsilon`, with the term of another stream. Raises

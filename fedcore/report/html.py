@@ -39,7 +39,7 @@ summary { cursor: pointer; color: var(--accent); } .bad { color: #b00020; }
 """
 
 #: what plots take of an entry of the ledger, which is long where clients are many
-_SHOWN = ("arm", "round", "inputs", "coefficients", "divisor", "change_norms", "poisoned")
+_SHOWN = ("arm", "round", "inputs", "change_norms", "poisoned")
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -115,7 +115,9 @@ def unseen(ledger: Iterable[dict[str, Any]]) -> str:
     private = dict.fromkeys(entry["arm"] for entry in ledger if "privacy" in entry)
     masked = dict.fromkeys(e["arm"] for e in ledger if "secure" in e and e["arm"] not in private)
     said = ""
+    themselves = dict.fromkeys(e["arm"] for e in ledger if "change_norms" in e and "coefficients" not in e)
     for arms, why in (
+        (themselves, "the method weighs clients by itself, in each module otherwise"),
         (masked, "under masks the server sees sums alone, and nobody the share of a client"),
         (private, "who took part in a private arm, and with what share, is not published"),
     ):
@@ -134,13 +136,14 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Iterable[dict[str, Any]], 
         if any(line["accuracy"] is not None for line in metrics):
             pair += _figure(plots.curves(metrics, "accuracy", "Ranking accuracy", "fraction right", facts["questions"]))
         sections.append(_section("Round by round", f'<div class="pair">{pair}</div>'))
-    if opened := [{name: entry[name] for name in _SHOWN} for entry in ledger if "coefficients" in entry]:
+    opened = [{name: entry[name] for name in _SHOWN} | _shares(entry) for entry in ledger if "change_norms" in entry]
+    if opened:
         said = "The share that each client counted for. A cross is a share of zero: the rule left that client out."
-        said += unseen(ledger)
+        hidden = unseen(ledger)
+        weighed = [entry for entry in opened if "coefficients" in entry]
         change = "Distance of each client's parameters from the round's starting point. Hollow: left out by the rule."
-        sections.append(
-            _section("Who counted", _figure(plots.coefficients(opened), said) + _figure(plots.norms(opened), change))
-        )
+        shares = _figure(plots.coefficients(weighed), said + hidden) if weighed else f"<p>{escape(hidden.strip())}</p>"
+        sections.append(_section("Who counted", shares + _figure(plots.norms(opened), change)))
     if facts["clients"]:
         sections.append(_section("Clients", _figure(plots.data_by_client(facts["clients"]))))
     if plots.arm_names(metrics):
@@ -154,6 +157,10 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Iterable[dict[str, Any]], 
             _section("Time and traffic", _figure(plots.time_by_phase(metrics), note) + _figure(plots.traffic(metrics)))
         )
     return sections
+
+
+def _shares(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in ("coefficients", "divisor") if name in entry}
 
 
 def population(facts: dict[str, Any]) -> int:

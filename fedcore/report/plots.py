@@ -97,7 +97,10 @@ def coefficients(ledger: Lines) -> Plot:
 
 @styled
 def norms(ledger: Lines) -> Plot:
-    """Euclidean norm of each client's change, a dot a round, one panel an arm; filled if it counted, hollow if not."""
+    """Euclidean norm of each client's change, a dot a round, one panel an arm; filled if it counted, hollow if not.
+
+    Where no line of an arm has coefficients, as its method weighs clients by itself, every one counted.
+    """
     arms, clients = arm_names(ledger), client_names(ledger)
     figure, grid = figure_of(1.6 + 2.9 * len(arms), 1.1 + 0.27 * len(clients), 1, len(arms), sharex=True)
     largest = max((v for line in ledger for v in line["change_norms"].values()), default=0.0)
@@ -108,7 +111,7 @@ def norms(ledger: Lines) -> Plot:
             for row, client in enumerate(clients):
                 if (norm := line["change_norms"].get(client)) is not None:
                     ink = POISONED if client in bad else colour(arms, arm)
-                    counted = line["coefficients"].get(client, 0.0) != 0
+                    counted = "coefficients" not in line or line["coefficients"].get(client, 0.0) != 0
                     axes.plot(norm, row, "o", ms=6, mec=ink, mfc=ink if counted else "white", alpha=0.85)
         axes.set(title=arm, xlabel="norm of the change", ylim=(len(clients) - 0.5, -0.5), xlim=(0, largest * 1.08 or 1))
         _client_ticks(axes, clients, bad, arm == arms[0])

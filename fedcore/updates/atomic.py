@@ -36,14 +36,16 @@ class Unflushed(StorageError):
     """What was to be written is there, whole and under its name, but a power failure may take it back."""
 
 
-def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o666) -> None:
     """Write a file, all at once or part by part, replacing an earlier one, whose permissions it keeps.
+
+    mode  permissions where there is no earlier one, less the umask
 
     Raises Unflushed where it has replaced the earlier one and may not survive a power failure, else StorageError naming
     it: what was written, half or whole, is removed, so that a file is there only after success where none was before.
     """
     with _all_or_nothing(path) as beside:
-        with beside.open("xb") as file:
+        with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             if path.exists():
                 os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             file.writelines([data] if isinstance(data, bytes) else data)
