@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fedcore.federation.config import Config
+from fedcore.errors import ConfigError, RuleError
+from fedcore.federation.config import Aggregation, Config
+from fedcore.federation.rule_names import make_chain
 
 
 def attack_faults(config: Config, index: int, clients: int | None) -> list[str]:
@@ -30,4 +32,25 @@ def attack_faults(config: Config, index: int, clients: int | None) -> list[str]:
             f"{key}.clients: got {arm.attack.clients} of {clients} clients, expected at most {clients - 1}; leave one "
             "that is honest"
         )
+    elif clients is not None:
+        try:
+            attack.check(clients, arm.attack.clients)
+        except ConfigError as error:
+            found.append(f"{key}: {error}")
+        if not attack.finite and settings.on_nonfinite == "exclude" and settings.method is None:
+            found += _left_over(settings, key, clients, arm.attack.clients)
     return found
+
+
+def _left_over(settings: Aggregation, key: str, clients: int, attackers: int) -> list[str]:
+    """Why the rule does not run on those that are left when all attackers are excluded."""
+    try:
+        rule = make_chain(settings.rule, settings.parameters, settings.before)
+        rule.check(clients)
+    except RuleError:
+        return []  # said already
+    try:
+        rule.check(clients - attackers)
+    except RuleError as error:
+        return [f"{key}: {error} (after excluding {attackers} of {clients} clients for what they send)"]
+    return []
