@@ -137,7 +137,11 @@ EXCLUDE = '[aggregation]\nrule = "krum"\nparameters = { f = 1 }\non_nonfinite = 
     ("attack", "rule", "said"),
     [
         ('kind = "alie"', "", "c.toml: arms[1].attack: ALIE: the paper has no z above 0 for n=5, f=1; give z"),
-        ('kind = "alie", clients = 3', "", "c.toml: arms[1].attack: ALIE: the paper has no z above 0 for n=5, f=3; give z"),
+        (
+            'kind = "alie", clients = 3',
+            "",
+            "c.toml: arms[1].attack: ALIE: the paper has no z above 0 for n=5, f=3; give z",
+        ),
         (
             'kind = "mimic", row = 4',
             "",
