@@ -191,7 +191,7 @@ def test_a_method_that_takes_no_weights_runs_with_equal_ones(tmp_path):
         ('space = "parameters"', {"adapter": "ranks = [1, 2]"}, 'adapter.ranks: got [1, 2] with space = "parameters"'),
         ("attack = { clients = 1 }", {"adapter": "ranks = [1, 2]"}, "arms[0].attack: got one with adapter.ranks"),
         ('method = "ffa_lora"\nattack = { clients = 1 }', {}, "factors that are frozen or stay local"),
-        ('method = "fedit"', {"message": 'format = "int8"'}, 'message.format = "int8"'),
+        ('method = "randomized_sketch"', {"message": 'format = "int8"'}, 'message.format = "int8"'),
         ('method = "fedit"', {"aggregation": 'on_nonfinite = "exclude"'}, "methods count every client"),
         ('method = "fedit"\nattack = { clients = 99 }', {}, "attack.clients: got 99 of 3 clients"),
         ('method = "fedit"\nattack = { kind = "inf" }', {}, 'attack.kind: got "inf"'),
