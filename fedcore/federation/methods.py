@@ -46,8 +46,8 @@ def method_faults(config: Config, index: int) -> list[str]:
     )
     if config.message.format is not None and config.secure_of(arm) is None and isinstance(method, RandomizedSketch):
         found.append(
-            f'{name}: got message.format = "{config.message.format}", and sketches travel, which no format is for; leave '
-            "it out"
+            f'{name}: got message.format = "{config.message.format}", and sketches travel, which no format is for; '
+            "leave it out"
         )
     if arm.attack and not whole:
         found.append(
