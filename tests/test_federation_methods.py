@@ -199,7 +199,7 @@ def test_a_method_that_takes_no_weights_runs_with_equal_ones(tmp_path):
         ('method = "fedit"\nspace = "parameters"', {}, 'space = "parameters"'),
         ("", {"aggregation": 'method = "fedit"\nspace = "parameters"'}, 'space = "parameters"'),
         ("", {"aggregation": 'method = "fedit"\ncenter = "moved_on"'}, 'center = "moved_on"'),
-        ('method = "flexlora"\nparameters = { rank = true }', {}, "parameter 'rank': got True"),
+        ('method = "flexlora"\nparameters = { rank = true }', {}, "parameter 'rank': got true"),
         ('method = "flexlora"\nparameters = { error_feedback = "no" }', {}, "'error_feedback': got 'no'"),
     ],
 )

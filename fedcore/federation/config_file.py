@@ -24,6 +24,7 @@ from fedcore.federation.attack_faults import attack_faults
 from fedcore.federation.config import Config
 from fedcore.federation.config_data import BUILT_IN_TEXTS
 from fedcore.federation.methods import method_faults
+from fedcore.federation.parameters import as_written
 from fedcore.federation.privacy_faults import privacy_faults
 from fedcore.federation.private_journal import FOLDER
 from fedcore.federation.rule_faults import rule_faults
@@ -31,7 +32,6 @@ from fedcore.federation.sealing import with_places
 from fedcore.federation.section import Section
 from fedcore.federation.secure_faults import secure_faults
 from fedcore.federation.unused_keys import unused_keys
-from fedcore.numbers import shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -125,9 +125,26 @@ def check_clients(config: Config, clients: int | None, name: str, examples: Sequ
 
 
 def _own(entries: Sequence[Any]) -> list[Any]:
-    """Without lists that are too short for pydantic alone, as it leaves out the entries that it refuses."""
+    """One entry for each fault of the file.
+
+    Without lists that are too short for pydantic alone, as it leaves out the entries that it refuses; and of a key of
+    several types, for each of which pydantic has its own, the one that is in the value, or one that names all types.
+    """
     places = [entry["loc"] for entry in entries]
-    return [e for e in entries if e["type"] != "too_short" or not any(e["loc"] == place[:-1] for place in places)]
+    entries = [e for e in entries if e["type"] != "too_short" or not any(e["loc"] == place[:-1] for place in places)]
+    by_key: dict[Any, list[Any]] = {}
+    for number, entry in enumerate(entries):
+        types = [at for at, part in enumerate(entry["loc"]) if part in _TYPES]
+        by_key.setdefault(entry["loc"][: types[0]] if types else number, []).append(entry)
+    return [entry for group in by_key.values() for entry in _of_one_key(group)]
+
+
+def _of_one_key(group: list[Any]) -> list[Any]:
+    inside = [entry for entry in group if not entry["loc"] or entry["loc"][-1] not in _TYPES]
+    if inside:
+        return inside
+    first, *others = [entry for entry in group if entry["loc"][-1] != "literal[False]"]  # a table says so with true
+    return [first | {"msg": " or ".join([first["msg"], *(e["msg"].removeprefix("Input should be ") for e in others)])}]
 
 
 def _fault(entry: Any) -> str:
@@ -145,8 +162,10 @@ def _fault(entry: Any) -> str:
     if entry["type"] == "value_error":
         return f"{key}: {message}" if key else message
     # in the words of TOML
-    message = re.sub(r"dictionary or instance of \w+", "table", message).replace("tuple", "list")
-    return f"{key}: got {shown(entry['input'])}; {message[0].lower()}{message[1:]}"
+    message = f"{message[0].lower()}{message[1:]}".removesuffix(" after validation, not 0").replace("tuple", "list")
+    message = message.replace("dictionary or instance of Secure", "table, true or false")
+    message = re.sub(r"dictionary( or instance of \w+)?", "table", message)
+    return f"{key}: got {as_written(entry['input'])}; {message}"
 
 
 def _section_at(location: tuple[Any, ...]) -> type[Section]:
