@@ -61,6 +61,19 @@ def test_z_of_a_majority_or_of_few_has_to_be_given():
             ALIE()(rows(0, n=n - f), f)
 
 
+def test_there_is_a_z_for_three_attackers_or_two_of_an_odd_number_and_half_honest():
+    for n in range(2, 40):
+        for f in range(1, n):
+            said = (f >= 3 or (f == 2 and n % 2 == 1)) and 2 * f <= n
+            try:
+                ALIE().check(n, f)
+            except ConfigError:
+                assert not said, (n, f)
+            else:
+                assert said, (n, f)
+            ALIE(z=0.1).check(n, f)
+
+
 @pytest.mark.parametrize("attack", [ALIE(z=1.0), IPM(1e300), SignFlip(1e300), MinMax("unit")])
 def test_a_row_that_does_not_fit_fp64_is_refused_too(attack):
     honest = np.array([[1e200, 2e200], [3e200, -1e200]])

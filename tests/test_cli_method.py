@@ -77,10 +77,10 @@ def side_of(output):
         (("--round", "3"), ("--round: got 3 without --method",)),
         (("--method", "fedit", "--on-nonfinite", "exclude"), ("--on-nonfinite: got exclude with --method",)),
         (("--method", "flexlora", "--threads", "2"), ("--threads", "--method")),
-        (("--method", "flexlora", "--set", "rank=true"), ("flexlora", "--set rank", "got True", "whole number")),
+        (("--method", "flexlora", "--set", "rank=true"), ("flexlora", "--set rank", "got true", "whole number")),
         (("--method", "flexlora", "--set", "error_feedback=so"), ("--set error_feedback", "'so'", "true or false")),
         (("--method", "hetlora", "--weights", "1,99,1,1,1"), ("--weights", "hetlora", "ignores")),
-        (("--rule", "krum", "--set", "f=true"), ("krum", "--f", "got True", "whole number")),
+        (("--rule", "krum", "--set", "f=true"), ("krum", "--f", "got true", "whole number")),
     ],
 )
 def test_what_does_not_go_together_is_one_line_and_writes_nothing(directories, tmp_path, capsys, options, words):

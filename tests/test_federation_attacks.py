@@ -10,6 +10,8 @@ import pytest
 from fake_runs import Stopping, result, simulate
 
 from fedcore.attacks import ALIE, ATTACKS, IPM, Gaussian, MinMax
+from fedcore.errors import ConfigError
+from fedcore.federation.config_file import check_clients, parse_config
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.messages import client_seed
 from fedcore.updates import Update
@@ -125,3 +127,46 @@ def test_an_attack_is_crafted_once_in_a_round_for_all_attackers(tmp_path, monkey
     text = HEAD + '[[arms]]\nname = "a"\nattack = { kind = "ipm", clients = 3 }\n'
     simulate(tmp_path / "run", config=fake.config(text))
     assert crafted == [3, 3, 3]
+
+
+COLUMN = '[model]\nsource = "m"\n[data]\nsource = "d.jsonl"\n[partition]\nkind = "column"\ncolumn = "user"\n'
+EXCLUDE = '[aggregation]\nrule = "krum"\nparameters = { f = 1 }\non_nonfinite = "exclude"\n'
+
+
+@pytest.mark.parametrize(
+    ("attack", "rule", "said"),
+    [
+        ('kind = "alie"', "", "c.toml: arms[1].attack: ALIE: the paper has no z above 0 for n=5, f=1; give z"),
+        (
+            'kind = "alie", clients = 3',
+            "",
+            "c.toml: arms[1].attack: ALIE: the paper has no z above 0 for n=5, f=3; give z",
+        ),
+        (
+            'kind = "mimic", row = 4',
+            "",
+            "c.toml: arms[1].attack: Mimic: got row=4, expected below 4, the number of honest rows; or leave it out",
+        ),
+        (
+            'kind = "inf"',
+            EXCLUDE,
+            "c.toml: arms[1].attack: Krum: got f=1 with n=4 clients, expected 2f + 2 < n; the largest f for n=4 is 0 "
+            "(after excluding 1 of 5 clients for what they send)",
+        ),
+    ],
+)  # fmt: skip
+def test_an_attack_that_cannot_run_is_refused_before_anybody_trains(attack, rule, said):
+    """By the file alone, and where a column makes the clients once its texts are read."""
+    arms = f'[[arms]]\nname = "a"\n[[arms]]\nname = "b"\nattack = {{ {attack} }}\n'
+    with pytest.raises(ConfigError) as caught:
+        parse_config(COLUMN.partition("[data]")[0] + "[partition]\nclients = 5\n" + rule + arms, "c.toml")
+    assert str(caught.value) == said
+    config = parse_config(COLUMN + rule + arms, "c.toml")
+    with pytest.raises(ConfigError) as caught:
+        check_clients(config, 5, "c.toml")
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("attack", ['kind = "alie", clients = 2', 'kind = "mimic", row = 3', 'kind = "alie", z = 1.0'])
+def test_an_attack_that_can_run_is_accepted(attack):
+    fake.config(f'{HEAD}[[arms]]\nname = "a"\nattack = {{ {attack} }}\n')

@@ -10,6 +10,7 @@ from pathlib import Path
 import fake_learner as fake
 import private_runs
 import pytest
+from test_federation_references import Learner, texts
 
 from fedcore.cli import main
 from fedcore.errors import ConfigError, MissingError
@@ -120,13 +121,16 @@ def test_workers_the_output_and_the_layout_of_the_file_may_differ(run):
 def test_files_may_have_moved_but_keep_their_names(tmp_path, table):
     """What is in them is compared by its digest; runs of a folder that was moved as a whole go on."""
     key = {"data": "source", "server": "data"}[table]
-    text = f'{fake.CONFIG}\n[{table}]\n{key} = "texts.jsonl"\n'
+    arm = '[[arms]]\nname = "trust"\nrule = "fltrust"\n' if table == "server" else ""
+    text = f'{fake.CONFIG}{arm}\n[{table}]\n{key} = "texts.jsonl"\n'
+    held, learner = (texts(), Learner()) if arm else (fake.texts(), fake.FakeLearner())
     for name in ("there", "here"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "own.toml").write_text(text)
     run, here = tmp_path / "there/run", tmp_path / "here/own.toml"
-    run_arms(load_config(tmp_path / "there/own.toml"), fake.texts(), fake.FakeLearner(), run, resume=False)
-    resume(run.rename(tmp_path / "here/run"), here)
+    run_arms(load_config(tmp_path / "there/own.toml"), held, learner, run, resume=False)
+    moved = run.rename(tmp_path / "here/run")
+    assert run_arms(load_config(here), held, learner, moved, resume=True).ledger.entries
     edit(here, ("texts.jsonl", "others.jsonl"))
     with pytest.raises(ConfigError, match=rf"^{table}\.{key}: got '.*/here/others\.jsonl', .* with '.*/texts\.jsonl'"):
         resume(tmp_path / "here/run", here)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_runs import result, simulate
 
-from fedcore.errors import FormatError, NonFiniteError, RangeError
+from fedcore.errors import ConfigError, FormatError, NonFiniteError, RangeError
 from fedcore.federation.folder import RunFolder
 from fedcore.updates import Update
 
@@ -90,6 +90,30 @@ def test_a_nan_names_the_client_or_leaves_it_out(tmp_path):
         assert "client-2" in entry["excluded"]
         assert "client-2" not in entry["coefficients"]
         assert "client-2" not in entry["change_norms"]
+
+
+class PoisonTrained(Poison):
+    """The same, asked for factors by a method."""
+
+    def train(self, adapter, client, steps, seed, proximal_mu=0.0, **options):
+        return super().train(adapter, client, steps, seed, proximal_mu)
+
+
+@pytest.mark.parametrize("method", ["fedit", "flexlora", "ffa_lora"])
+def test_what_to_do_about_a_nan_under_a_method_can_be_done(tmp_path, method):
+    head = fake.CONFIG[: fake.CONFIG.index("[aggregation]")] + "[aggregation]\n"
+    with pytest.raises(NonFiniteError) as caught:
+        simulate(tmp_path / "run", learner=PoisonTrained(), config=fake.config(f'{head}method = "{method}"\n'))
+    assert str(caught.value).startswith("client 'client-2': tensor ")
+    assert str(caught.value).endswith(
+        "at element 3; start a new run with a lower training.learning_rate, or with aggregation.on_nonfinite = "
+        '"exclude" and a rule in place of the method, which counts every client'
+    )
+    with pytest.raises(ConfigError, match="methods count every client"):
+        fake.config(f'{head}method = "{method}"\non_nonfinite = "exclude"\n')
+    config = fake.config(f'{head}rule = "mean"\non_nonfinite = "exclude"\n')
+    folder = simulate(tmp_path / "again", learner=PoisonTrained(), config=config)
+    assert all("client-2" in entry["excluded"] for entry in folder.ledger.entries)
 
 
 @pytest.mark.parametrize("format", ["float32", "bfloat16", "int8", "nf4"])

@@ -217,7 +217,7 @@ def test_weights_that_no_arm_takes_are_refused(tmp_path, weights):
         ('space = "parameters"', {"adapter": "ranks = [1, 2]"}, 'adapter.ranks: got [1, 2] with space = "parameters"'),
         ("attack = { clients = 1 }", {"adapter": "ranks = [1, 2]"}, "arms[0].attack: got one with adapter.ranks"),
         ('method = "ffa_lora"\nattack = { clients = 1 }', {}, "factors that are frozen or stay local"),
-        ('method = "fedit"', {"message": 'format = "int8"'}, 'message.format = "int8"'),
+        ('method = "randomized_sketch"', {"message": 'format = "int8"'}, 'message.format = "int8"'),
         ('method = "fedit"', {"aggregation": 'on_nonfinite = "exclude"'}, "methods count every client"),
         ('method = "fedit"\nattack = { clients = 99 }', {}, "attack.clients: got 99 of 3 clients"),
         ('method = "fedit"\nattack = { kind = "inf" }', {}, 'attack.kind: got "inf"'),
@@ -225,7 +225,7 @@ def test_weights_that_no_arm_takes_are_refused(tmp_path, weights):
         ('method = "fedit"\nspace = "parameters"', {}, 'space = "parameters"'),
         ("", {"aggregation": 'method = "fedit"\nspace = "parameters"'}, 'space = "parameters"'),
         ("", {"aggregation": 'method = "fedit"\ncenter = "moved_on"'}, 'center = "moved_on"'),
-        ('method = "flexlora"\nparameters = { rank = true }', {}, "parameter 'rank': got True"),
+        ('method = "flexlora"\nparameters = { rank = true }', {}, "parameter 'rank': got true"),
         ('method = "flexlora"\nparameters = { error_feedback = "no" }', {}, "'error_feedback': got 'no'"),
     ],
 )

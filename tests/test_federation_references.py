@@ -250,6 +250,8 @@ source = "texts.jsonl"
 text = "body"
 [partition]
 clients = 2
+[aggregation]
+rule = "fltrust"
 [server]
 data = "root.jsonl"
 """

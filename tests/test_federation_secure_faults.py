@@ -20,7 +20,7 @@ def test_both_sizes_of_groups_are_checked_before_anybody_trains(tmp_path):
     """Of seven clients one is corrupt: the group of three stands it, and the group of four does not."""
     learner, text = fake.FakeLearner(), BASE.replace("clients = 6", "clients = 7")
     top = "secure = { groups = 2, corrupt = 0.15, dropout = 0.25 }\n"
-    body = arms(a='rule = "median"\nspace = "parameters"')
+    body = arms(a='rule = "norm_clipping"\nparameters = { max_norm = 1.0 }\nspace = "parameters"')
     with pytest.raises(ConfigError, match="groups: 2 of 7 members"):
         run_arms(parse_config(top + text + body, "c.toml"), fake.texts(7), learner, tmp_path / "run", resume=False)
     assert not learner.trained
@@ -30,7 +30,7 @@ def test_both_sizes_of_groups_are_checked_before_anybody_trains(tmp_path):
     ("body", "said"),
     [
         (arms(a='method = "flexlora"'), "which masks hide"),
-        (arms(a='rule = "krum"\nparameters = { f = 1 }'), "secure.groups = 3"),
+        (arms(a='rule = "krum"\nparameters = { f = 0 }'), "secure.groups = 3"),
         (arms(a='rule = "mean"\nspace = "delta"'), "no sum of what clients send"),
         (arms(a=MEAN + "attack = { clients = 1 }"), "attacks look at what masks hide"),
         ('[message]\nformat = "int8"\n' + arms(a=MEAN), "secure.bits"),
@@ -60,7 +60,9 @@ def test_weights_that_round_to_nothing_are_refused_before_anybody_trains(tmp_pat
         check_clients(config, CLIENTS, "c.toml", [3, 5, 4000])
     for text, examples in ((top, [4, 1000]), (top.replace("8", "20"), [3]), ("secure = { bits = 8 }\n", [3, 700])):
         check_clients(parse_config(text + BASE + arms(a=MEAN), "c.toml"), CLIENTS, "c.toml", examples)
-    equal = parse_config(top + BASE + '[aggregation]\nweights = "equal"\n' + arms(a=MEAN), "c.toml")
+    equal = parse_config(
+        "secure = { bits = 8 }\n" + BASE + '[aggregation]\nweights = "equal"\n' + arms(a=MEAN), "c.toml"
+    )
     check_clients(equal, CLIENTS, "c.toml", [3])
     with pytest.raises(WeightError, match="rounds to 0"):
         run(tmp_path / "run", arms(a=MEAN), top=top)
@@ -72,7 +74,7 @@ def test_weights_that_round_to_nothing_are_refused_before_anybody_trains(tmp_pat
 FFA = arms(a='method = "ffa_lora"')
 
 
-GROUPS = "secure = { groups = 2, corrupt = 0.0, dropout = 0.0 }\n"
+GROUPS = "secure = { groups = 3, corrupt = 0.0, dropout = 0.0 }\n"
 MEDIAN = arms(a='rule = "median"\nspace = "parameters"')
 
 

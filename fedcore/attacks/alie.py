@@ -18,7 +18,8 @@ def largest_z(n: int, f: int) -> float:
 
     n clients in all, f of them attackers: s honest rows lie further out than z_max, and side with the attackers (Baruch
     et al. 2019, Algorithm 1, steps 1 and 2). Raises ConfigError where that is no number above 0: attackers that are a
-    majority already, or so few that half of the honest rows would have to side with them.
+    majority already, or so few that half of the honest rows would have to side with them. There is one for 3 attackers
+    or more, or 2 where n is odd, if at least half of all are honest.
     """
     share = (n - f - (math.floor(n / 2 + 1) - f)) / (n - f)
     if not 0.5 < share < 1:
@@ -42,6 +43,11 @@ class ALIE(Attack):
     def __post_init__(self) -> None:
         if self.z is not None:
             keep(self, z=check_strength("ALIE", "z", self.z, -math.inf))
+
+    def check(self, n: int, f: int) -> None:
+        """Raise ConfigError where z is left to the paper, and the paper has none."""
+        if self.z is None:
+            largest_z(n, f)
 
     def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """f times μ − z σ."""

@@ -102,7 +102,11 @@ class Attack:
             raise NonFiniteError(
                 f"{self.name}: honest row {int(finite.argmin())} holds NaN or Inf", int(finite.argmin())
             )
+        self.check(len(honest) + f, f)
         return self.craft(honest, f, seed)
+
+    def check(self, n: int, f: int) -> None:
+        """Raise ConfigError if the attack cannot run with f attackers among n clients in all."""
 
     def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """(f, d) fp64 rows of the attackers from (n_honest, d) finite fp64 honest ones."""

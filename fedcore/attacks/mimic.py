@@ -29,14 +29,16 @@ class Mimic(Attack):
         if self.row is not None:
             keep(self, row=whole("row", self.row, 0, of="Mimic", error=ConfigError))
 
+    def check(self, n: int, f: int) -> None:
+        """Raise ConfigError where there is no such honest row."""
+        if self.row is not None and self.row >= n - f:
+            raise ConfigError(
+                f"Mimic: got row={self.row}, expected below {n - f}, the number of honest rows; or leave it out"
+            )
+
     def craft(self, honest: np.ndarray, f: int, seed: int) -> np.ndarray:
         """f times the row that is copied."""
-        row = most_extreme(honest) if self.row is None else self.row
-        if row >= len(honest):
-            raise ConfigError(
-                f"Mimic: got row={row}, expected below {len(honest)}, the number of honest rows; or leave it out"
-            )
-        return copies(honest[row], f)
+        return copies(honest[most_extreme(honest) if self.row is None else self.row], f)
 
 
 def most_extreme(honest: np.ndarray) -> int:

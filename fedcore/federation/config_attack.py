@@ -26,7 +26,8 @@ class Attack(Section):
     z: float | None = Field(
         default=None,
         allow_inf_nan=False,
-        description="alie: standard deviations; if absent the paper's largest, which there is for 3 attackers or more",
+        description="alie: standard deviations; if absent the paper's largest, which needs 3 attackers, or 2 of an odd "
+        "number of clients, and at least half of all honest",
     )
     epsilon: PositiveFloat | None = Field(
         default=None, description="ipm: factor on the reversed honest mean; 0.5 if absent"

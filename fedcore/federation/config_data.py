@@ -13,7 +13,7 @@ BUILT_IN_TEXTS = "python-documentation"
 
 
 class Data(Section):
-    """[data]: the texts. Held-out texts are seen by nobody: neither by the clients nor by [model.pretrain]."""
+    """[data]: the texts. Held-out ones are seen by nobody: neither by the clients, the server nor [model.pretrain]."""
 
     source: str = Field(
         default=BUILT_IN_TEXTS, description="a .jsonl path, a `datasets` name, or 'python-documentation'"

@@ -19,18 +19,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fedcore.errors import ConfigError, MissingError, RuleError
-from fedcore.federation.config import Aggregation, Config
+from fedcore.errors import ConfigError, MissingError
+from fedcore.federation.attack_faults import attack_faults
+from fedcore.federation.config import Config
 from fedcore.federation.config_data import BUILT_IN_TEXTS
 from fedcore.federation.methods import method_faults
+from fedcore.federation.parameters import as_written
 from fedcore.federation.privacy_faults import privacy_faults
 from fedcore.federation.private_journal import FOLDER
-from fedcore.federation.rule_names import make_chain
+from fedcore.federation.rule_faults import rule_faults
 from fedcore.federation.sealing import with_places
 from fedcore.federation.section import Section
 from fedcore.federation.secure_faults import secure_faults
-from fedcore.numbers import shown
-from fedcore.rules import Rule
+from fedcore.federation.unused_keys import unused_keys
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -108,104 +109,42 @@ def check_clients(config: Config, clients: int | None, name: str, examples: Sequ
     clients: how many there are; None where only the texts will tell. examples: of each, once the texts are read. Raises
     ConfigError with one line per fault.
     """
-    faults = []
+    faults: list[str] = []
     for index, arm in enumerate(config.arms):
         settings = config.aggregation_of(arm)
         if settings.method is not None:
-            faults += [f"{name}: arms[{index}]: {fault}" for fault in method_faults(config, index)]
+            faults += [f"arms[{index}]: {fault}" for fault in method_faults(config, index)]
         else:
-            secure = config.secure_of(arm)
-            rows = clients if secure is None else secure.groups
-            faults += [f"{name}: {fault}" for fault in _rule_faults(config, index, rows)]
-        faults += [f"{name}: {fault}" for fault in _at_odds(config, index)]
-        faults += [f"{name}: {fault}" for fault in privacy_faults(config, index, clients)]
-        faults += [f"{name}: {fault}" for fault in secure_faults(config, index, clients, examples)]
-        if arm.attack and clients is not None and arm.attack.clients >= clients:
-            faults.append(
-                f"{name}: arms[{index}].attack.clients: got {arm.attack.clients} of {clients} clients, expected at "
-                f"most {clients - 1}; leave one that is honest"
-            )
-    faults += _centers(config, name)
+            faults += rule_faults(config, index, clients)
+        faults += attack_faults(config, index, clients)
+        faults += privacy_faults(config, index, clients)
+        faults += secure_faults(config, index, clients, examples)
+    faults += unused_keys(config)
     if faults:
-        raise ConfigError("\n".join(dict.fromkeys(faults)))
-
-
-def _rule_faults(config: Config, index: int, clients: int | None) -> list[str]:
-    """Why an arm cannot run its rule."""
-    arm = config.arms[index]
-    settings = config.aggregation_of(arm)
-    try:
-        rule = make_chain(settings.rule, settings.parameters, settings.before)
-        if clients is not None:
-            rule.check(clients)
-    except RuleError as error:
-        own = any(getattr(arm, key) is not None for key in ("rule", "parameters", "before"))
-        return [f"{f'arms[{index}]' if own else 'aggregation'}: {error}"]
-    return _missing(rule, config)
-
-
-def _centers(config: Config, name: str) -> list[str]:
-    """Why a centre that moves on would do nothing: no arm's rule has one."""
-    settings = [config.aggregation_of(arm) for arm in config.arms]
-    if config.aggregation.center == "reference" or any(_looks_at_center(one) for one in settings):
-        return []
-    rules = ", ".join(dict.fromkeys(one.method or one.rule for one in settings))
-    return [
-        f'{name}: aggregation.center: got "moved_on" with {rules}; it is where centered_clipping starts: leave it out'
-    ]
-
-
-def _looks_at_center(settings: Aggregation) -> bool:
-    """Whether its rule starts at a centre; a rule that is wrong, or a method with a centre, is told of elsewhere."""
-    if settings.method is not None:
-        return settings.center != "reference"
-    try:
-        return "center" in make_chain(settings.rule, settings.parameters, settings.before).uses
-    except RuleError:
-        return True
-
-
-def _missing(rule: Rule, config: Config) -> list[str]:
-    """What a rule needs and the file does not have."""
-    faults = []
-    if "server" in rule.uses and config.server.data is None:
-        faults.append(f'server.data: missing; {rule!r} compares with an update of the server: data = "texts.jsonl"')
-    return faults
-
-
-def _at_odds(config: Config, index: int) -> list[str]:
-    """What an arm asks for that does not go together."""
-    arm, faults = config.arms[index], []
-    settings = config.aggregation_of(arm)
-    if settings.method is None and config.optimizer_of(arm) is not None and settings.space == "delta":
-        key, used = ("server", config.server) if arm.server is None else (f"arms[{index}].server", arm.server)
-        faults.append(
-            f'{key}.optimizer: got "{used.optimizer}" with space = "delta" (arm {arm.name!r}), expected space = '
-            '"parameters": factors of a truncated delta have another gauge each round, so their momentum means nothing'
-        )
-    if config.adapter.mixed and settings.method is None and settings.space == "parameters":
-        faults.append(
-            f'adapter.ranks: got {list(config.adapter.each_rank)} with space = "parameters" (arm {arm.name!r}), '
-            'which adds up factors of one rank; set space = "delta"'
-        )
-    if config.adapter.mixed and arm.attack:
-        faults.append(
-            f"arms[{index}].attack: got one with adapter.ranks = {list(config.adapter.each_rank)}, and attacks are "
-            "crafted from adapters of one rank; give all clients one rank"
-        )
-    if arm.attack and not arm.attack.made().finite and settings.on_nonfinite == "raise":
-        faults.append(
-            f'arms[{index}].attack.kind: got "{arm.attack.kind}" with aggregation.on_nonfinite = "raise", which stops '
-            "the run at the first message; "
-            + ('set on_nonfinite = "exclude"' if settings.method is None else "methods count every client: use a rule")
-        )
-    return faults
+        raise ConfigError("\n".join(dict.fromkeys(f"{name}: {fault}" for fault in faults)))
 
 
 def _own(entries: Sequence[Any]) -> list[Any]:
-    """Without lists that are too short for pydantic alone, as it leaves out the entries that it refuses."""
+    """One entry for each fault of the file.
+
+    Without lists that are too short for pydantic alone, as it leaves out the entries that it refuses; and of a key of
+    several types, for each of which pydantic has its own, the one that is in the value, or one that names all types.
+    """
     places = [entry["loc"] for entry in entries]
-    return [e for e in entries if e["type"] != "too_short" or not any(e["loc"] == place[:-1] for place in places)]
+    entries = [e for e in entries if e["type"] != "too_short" or not any(e["loc"] == place[:-1] for place in places)]
+    by_key: dict[Any, list[Any]] = {}
+    for number, entry in enumerate(entries):
+        types = [at for at, part in enumerate(entry["loc"]) if part in _TYPES]
+        by_key.setdefault(entry["loc"][: types[0]] if types else number, []).append(entry)
+    return [entry for group in by_key.values() for entry in _of_one_key(group)]
+
+
+def _of_one_key(group: list[Any]) -> list[Any]:
+    inside = [entry for entry in group if not entry["loc"] or entry["loc"][-1] not in _TYPES]
+    if inside:
+        return inside
+    first, *others = [entry for entry in group if entry["loc"][-1] != "literal[False]"]  # a table says so with true
+    return [first | {"msg": " or ".join([first["msg"], *(e["msg"].removeprefix("Input should be ") for e in others)])}]
 
 
 def _fault(entry: Any) -> str:
@@ -223,8 +162,10 @@ def _fault(entry: Any) -> str:
     if entry["type"] == "value_error":
         return f"{key}: {message}" if key else message
     # in the words of TOML
-    message = re.sub(r"dictionary or instance of \w+", "table", message).replace("tuple", "list")
-    return f"{key}: got {shown(entry['input'])}; {message[0].lower()}{message[1:]}"
+    message = f"{message[0].lower()}{message[1:]}".removesuffix(" after validation, not 0").replace("tuple", "list")
+    message = message.replace("dictionary or instance of Secure", "table, true or false")
+    message = re.sub(r"dictionary( or instance of \w+)?", "table", message)
+    return f"{key}: got {as_written(entry['input'])}; {message}"
 
 
 def _section_at(location: tuple[Any, ...]) -> type[Section]:

@@ -53,5 +53,6 @@ class Server(ServerOptimizer):
     data: str | None = Field(
         default=None,
         description="texts of the server's own, for rules that compare with an update made by the server (fltrust, "
-        "monna): a .jsonl path or a `datasets` name, read as [data] says; no client may hold them",
+        "monna): a .jsonl path or a `datasets` name, read as [data] says; none may be held out or a "
+        "client's",
     )

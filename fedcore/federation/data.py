@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,18 +90,29 @@ def load_texts(config: Config) -> Texts:
         tuple(public or training),
         tuple(d.text for d in limited),
         tuple(_questions(config, held_out)),
-        _server(config),
+        _server(config, clients, {d.text for d in held_out}),
     )
 
 
-def _server(config: Config) -> Client | None:
-    """The server as a client, with the texts of [server] data."""
+def _server(config: Config, clients: Sequence[Client], held_out: Set[str]) -> Client | None:
+    """The server as a client, with the texts of [server] data.
+
+    held_out: all of them, scored or not. Raises ConfigError where one is among those or with a client.
+    """
     if config.server.data is None:
         return None
-    documents = list(_read(config.server.data, config, None))
-    if not documents:
+    own = tuple(document.text for document in _read(config.server.data, config, None, "server.data"))
+    if not own:
         raise FormatError(f"{config.server.data}: got no text, expected at least 1; check server.data and data.text")
-    return Client("server", tuple(document.text for document in documents), {"": len(documents)})
+    dealt = {text for client in clients for text in client.texts}
+    scored, shared = (sum(text in others for text in own) for others in (held_out, dealt))
+    if scored or shared:
+        raise ConfigError(
+            f"server.data: {scored} of its {len(own)} texts are held out and {shared} are clients', expected none: an "
+            "update of the server would come from what the run is scored on, or from what clients alone hold; give "
+            "texts of its own"
+        )
+    return Client("server", own, {"": len(own)})
 
 
 def _public(documents: list[Document], label: str | None) -> tuple[list[Document], list[Document]]:
@@ -122,24 +133,23 @@ def _documents(config: Config) -> list[Document]:
         from fedcore.clients.corpus import python_documentation
 
         return python_documentation()
-    documents = list(_read(source, config, config.partition.column))
+    documents = list(_read(source, config, config.partition.column, "data.source"))
     if len(documents) < 2:
         raise FormatError(f"{source}: got {len(documents)} texts, expected at least 2; check data.text and the file")
     return documents
 
 
-def _read(source: str, config: Config, column: str | None) -> Iterable[Document]:
-    """The texts of a .jsonl path or a `datasets` name."""
-    rows = _jsonl(Path(source)) if source.endswith((".jsonl", ".json")) else _dataset(source, config)
+def _read(source: str, config: Config, column: str | None, key: str) -> Iterable[Document]:
+    """The texts of a .jsonl path or a `datasets` name, which the file has under `key`."""
+    rows = _jsonl(Path(source), key) if source.endswith((".jsonl", ".json")) else _dataset(source, config, key)
     return _labelled(rows, config.data.text, column)
 
 
-def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def _jsonl(path: Path, key: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """(place, row) of each non-empty line."""
     if not path.is_file():
-        raise MissingError(
-            f"{path}: no such file; data.source is a .jsonl path, a `datasets` name or 'python-documentation'"
-        )
+        others = f", a `datasets` name or {BUILT_IN_TEXTS!r}" if key == "data.source" else " or a `datasets` name"
+        raise MissingError(f"{path}: no such file; {key} is a .jsonl path{others}")
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if number == 1:
@@ -149,12 +159,12 @@ def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
                 yield place, json_object(line, place, "write one JSON object per line, in UTF-8")
 
 
-def _dataset(name: str, config: Config) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def _dataset(name: str, config: Config, key: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """(place, row) of each row of a `datasets` data set: a directory, or a name in the hub's cache or on the hub."""
     try:
         import datasets
     except ImportError:
-        raise DependencyError(f"data.source: {name!r} needs the datasets package; install fedcore[train]") from None
+        raise DependencyError(f"{key}: {name!r} needs the datasets package; install fedcore[train]") from None
     from fedcore.clients.hub import line, nowhere, why_not
 
     reason = None if Path(name).is_dir() else why_not("dataset", name)
@@ -166,10 +176,10 @@ def _dataset(name: str, config: Config) -> Iterable[tuple[str, Mapping[str, Any]
     except (OSError, ValueError) as error:
         if reason is not None and isinstance(error, OSError):
             raise MissingError(
-                f"data.source: {name!r}: {nowhere(config.folder / name, reason)}; correct the path or the name"
+                f"{key}: {name!r}: {nowhere(config.folder / name, reason)}; correct the path or the name"
             ) from None
         raise MissingError(
-            f"data.source: cannot load {name!r}, split {config.data.split!r}: {line(error)}; check both names"
+            f"{key}: cannot load {name!r}, split {config.data.split!r}: {line(error)}; check both names"
         ) from None
     finally:
         datasets.config.HF_HUB_OFFLINE = offline

@@ -15,6 +15,8 @@ from fedcore.federation.receipt import check_message
 from fedcore.federation.trainings import Training
 from fedcore.updates import Update
 
+#: what to do about NaN that comes back whenever the round is trained again
+LOWER = "start a new run with a lower training.learning_rate"
 #: what the journal calls the server's own update; no client has this name
 SERVER = "server"
 
@@ -41,8 +43,16 @@ def gather(about: Round, receipts: dict[str, Receipt]) -> None:
                 update = crafted(update, attackers.index(client.id))
             message = encoded(about.config, sent(about, update))
         with clock.phase("journal"):
-            check_message(message, client.id, expected(about, client.id), about.settings.on_nonfinite)
+            check_message(message, client.id, expected(about, client.id), remedy_of(about))
             receipts[client.id] = about.folder.journal.receive(arm.name, number, client.id, message)
+
+
+def remedy_of(about: Round) -> str | None:
+    """What to do about a client's NaN or Inf, None where it is excluded: a rule can, a method counts every client."""
+    if about.settings.on_nonfinite == "exclude":
+        return None
+    rule = "" if about.settings.method is None else " and a rule in place of the method, which counts every client"
+    return f'{LOWER}, or with aggregation.on_nonfinite = "exclude"{rule}'
 
 
 def training_of(about: Round, client: Client) -> Training:
@@ -86,6 +96,6 @@ def server_update(about: Round, receipts: dict[str, Receipt]) -> Update:
             update = next(about.federation.trained([asked]))()
         with clock.phase("journal"):
             message = update.to_bytes()
-            check_message(message, SERVER, broadcast, "raise")
+            check_message(message, SERVER, broadcast, LOWER)
             receipts[SERVER] = about.folder.journal.receive(about.arm.name, about.number, SERVER, message)
     return receipts[SERVER].update()

@@ -8,7 +8,7 @@ from typing import Any
 from fedcore.errors import RuleError
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.parameters import check_types, in_file
-from fedcore.lora import METHODS, Method
+from fedcore.lora import METHODS, Method, RandomizedSketch
 from fedcore.lora.combination import make_method, refusals
 
 
@@ -44,9 +44,10 @@ def method_faults(config: Config, index: int) -> list[str]:
     found = refusals(
         method, rule=settings.rule, before=bool(settings.before), optimizer=optimizer, mixed=config.adapter.mixed
     )
-    if config.message.format is not None:
+    if config.message.format is not None and config.secure_of(arm) is None and isinstance(method, RandomizedSketch):
         found.append(
-            f'{name}: got message.format = "{config.message.format}", and frozen factors must stay as they were'
+            f'{name}: got message.format = "{config.message.format}", and sketches travel, which no format is for; '
+            "leave it out"
         )
     if arm.attack and not whole:
         found.append(

@@ -18,6 +18,11 @@ def in_file(parameter: str) -> str:
     return f"parameter {parameter!r}"
 
 
+def as_written(value: Any) -> str:
+    """A value as errors show it, true and false as files spell them."""
+    return str(value).lower() if isinstance(value, bool) else shown(value)
+
+
 def check_types(name: str, kind: type, parameters: Mapping[str, Any], spelled: Callable[[str], str]) -> None:
     """Raise RuleError naming the first of `parameters` whose value is of another type than the field of `kind` says.
 
@@ -29,7 +34,7 @@ def check_types(name: str, kind: type, parameters: Mapping[str, Any], spelled: C
         wanted = _choices(hints.get(parameter, Any))
         if wanted and not any(_fits(value, choice) for choice in wanted):
             words = " or ".join(_WORDS.get(choice) or repr(choice) for choice in wanted if choice is not type(None))
-            raise RuleError(f"{name}: {spelled(parameter)}: got {shown(value)}, expected {words}")
+            raise RuleError(f"{name}: {spelled(parameter)}: got {as_written(value)}, expected {words}")
 
 
 def _choices(hint: Any) -> list[Any]:

@@ -64,6 +64,11 @@ def privacy_faults(config: Config, index: int, clients: int | None) -> list[str]
             f"arms[{index}].attack: got one with [privacy]: attacks are crafted from the messages of a round's honest "
             "clients, and who those are is private; leave one of the two out"
         )
+    if config.message.format is not None and config.secure_of(arm) is None:
+        found.append(
+            f'message.format: got "{config.message.format}" with [privacy], whose messages go as they are clipped or '
+            "noised; leave it out"
+        )
     private = sum(config.privacy_of(one) is not None for one in config.arms)
     if settings.mode == "distributed" and (exposed := config.run.rounds * private * EXPOSED) >= settings.delta:
         found.append(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from fedcore import ops
 from fedcore.errors import FormatError, NonFiniteError
 from fedcore.updates import Update
 
 
-def check_message(data: bytes, client_id: str, broadcast: Update, on_nonfinite: Literal["raise", "exclude"]) -> None:
+def check_message(data: bytes, client_id: str, broadcast: Update, remedy: str | None) -> None:
     """Decode a client's bytes and compare them with what it was sent.
 
-    client_id: who the channel says is speaking. Raises FormatError naming the client where the bytes are damaged, speak
-    for another client or another base, or hold other tensors than `broadcast`; NonFiniteError for NaN or Inf where
-    those are not to be excluded later.
+    client_id: who the channel says is speaking. remedy: what lets a run go on without NaN and Inf of this sender, None
+    where those are excluded later. Raises FormatError naming the client where the bytes are damaged, speak for another
+    client or another base, or hold other tensors than `broadcast`; NonFiniteError with the remedy for NaN or Inf.
     """
     source = f"message of client {client_id!r}"
     update = Update.from_bytes(data, source=source)
@@ -26,17 +24,8 @@ def check_message(data: bytes, client_id: str, broadcast: Update, on_nonfinite: 
         raise FormatError(f"{source}: {difference} like the adapter it was sent; send that adapter, trained")
     if update.scaling != broadcast.scaling:
         raise FormatError(f"{source}: its scales differ from those of the adapter it was sent; leave alpha as it was")
-    if on_nonfinite == "raise":
-        _check_finite(update)
-
-
-def _check_finite(update: Update) -> None:
-    """Raise NonFiniteError naming the tensor, and what lets a run go on without such a client."""
-    if place := nonfinite_place(update):
-        raise NonFiniteError(
-            f"client {update.client_id!r}: {place}; lower training.learning_rate, or start a new run with "
-            'aggregation.on_nonfinite = "exclude"'
-        )
+    if remedy is not None and (place := nonfinite_place(update)):
+        raise NonFiniteError(f"client {client_id!r}: {place}; {remedy}")
 
 
 def nonfinite_place(update: Update) -> str | None:

@@ -234,4 +234,6 @@ def over_groups(
         raise Void(f"{lost} of {left + lost} groups are void, and {error}: {void[0]}") from None
     result = aggregate(Cohort(means), rule, space=settings.space, reference=start.adapter, weights=weights)
     facts = {"space": settings.space, "group_weights": weights, "group_coefficients": result.coefficients}
+    # groups alone do not make the result again: what lies on the reference counts, and all is divided by their sum
+    facts |= {name: result.report[name] for name in ("reference_coefficients", "divisor")}
     return result.update, None, sums.facts() | facts | ({"void_groups": void} if void else {})

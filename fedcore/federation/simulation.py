@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any, cast
 from fedcore.clients.hub import locate
 from fedcore.clients.settings import Metrics, Progress
 from fedcore.clients.workers import Workers
+from fedcore.errors import NonFiniteError, TrainingError
 from fedcore.federation.client_policy import agreed_in_the_clear, all_agree
 from fedcore.federation.config import Arm, Config
 from fedcore.federation.config_file import check_clients
@@ -221,7 +223,8 @@ class Alone(Training):
 def train_alone(federation: Federation) -> None:
     """The table's second row: each client alone, from the initial adapter, with all the steps that it has in an arm.
 
-    One line a client in metrics.jsonl; the table shows the mean over clients.
+    One line a client in metrics.jsonl; the table shows the mean over clients. Under masks a client that cannot train
+    has dropped out of a round: where all arms go on without it, so does this, and its line has no scores.
     """
     config, clients = federation.config, federation.clients
     finished = {line["client"] for line in federation.folder.metrics if line["arm"] == LOCAL_ONLY}
@@ -234,11 +237,16 @@ def train_alone(federation: Federation) -> None:
     for done, client in enumerate(clients):
         if client.id not in finished:
             federation.progress(LOCAL_ONLY, done, len(clients))
-            metrics, clock = next(outcomes)()
-            federation.folder.metrics.append(
-                {"client": client.id} | _alone(LOCAL_ONLY, config.run.rounds, metrics, clock)
-            )
-            federation.progress(LOCAL_ONLY, done + 1, len(clients), loss=metrics.loss)
+            said: dict[str, Any] = {}
+            try:
+                metrics, clock = next(outcomes)()
+            except (TrainingError, NonFiniteError) as error:
+                if not all(config.secure_of(arm) for arm in config.arms):
+                    raise
+                metrics, clock, said = Metrics(math.nan, math.nan, None), Clock(), {"failed": str(error)}
+            line = {"client": client.id} | _alone(LOCAL_ONLY, config.run.rounds, metrics, clock)
+            federation.folder.metrics.append(line | ({"failed": True} if said else {}))
+            federation.progress(LOCAL_ONLY, done + 1, len(clients), **(said or {"loss": metrics.loss}))
 
 
 def _alone(name: str, number: int, metrics: Any, clock: Clock) -> dict[str, Any]:

@@ -19,7 +19,8 @@ class Row:
     """One line of the table.
 
     loss in nats per token, None where it is not finite; accuracy of likelihood ranking; bytes, seconds of the whole
-    run; of a private run ε so far, and whether the arm is no better than the base (`collapsed`)
+    run; of a private run ε so far, and whether the arm is no better than the base (`collapsed`); failed: clients that
+    could not train alone and are in no mean
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     evaluation: float
     epsilon: float | None = None
     collapsed: bool = False
+    failed: int = 0
 
 
 #: heading, field, how it is written
@@ -70,7 +72,8 @@ def columns(table: Sequence[Row]) -> list[tuple[str, str, Any]]:
 
 def _row(name: str, lines: list[dict[str, Any]]) -> Row:
     alone = [line for line in lines if "client" in line]
-    last = alone or [max(lines, key=lambda line: line["round"])]
+    trained = [line for line in alone if not line.get("failed")]
+    last = trained or [max(lines, key=lambda line: line["round"])]
     loss, accuracy = _mean([line["loss"] for line in last]), _mean([line["accuracy"] for line in last])
 
     def spent(phase: str) -> float:
@@ -87,6 +90,7 @@ def _row(name: str, lines: list[dict[str, Any]]) -> Row:
         aggregation=spent("aggregation"),
         evaluation=spent("evaluation"),
         epsilon=last[0].get("epsilon"),
+        failed=len(alone) - len(trained),
     )
 
 
@@ -126,13 +130,19 @@ def _private(table: Sequence[Row]) -> str:
     return "of private arms (with ε) training and aggregation are in private/rounds/"
 
 
+def _failed(table: Sequence[Row]) -> str:
+    """Who is in no mean of the clients that train alone; '' where all are."""
+    count = sum(row.failed for row in table)
+    return f"local-only leaves out {count} client{'s' * (count > 1)} that could not train" if count else ""
+
+
 def as_rich(table: Sequence[Row], title: str, questions: int) -> Table:
     """Rows for the terminal; questions: of how many the accuracy is."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     precision = _precision(table, questions)
-    notes = [f"ranking accuracy {precision}" if precision else "", _private(table)]
+    notes = [f"ranking accuracy {precision}" if precision else "", _private(table), _failed(table)]
     shown = Table(
         title=title,
         title_justify="left",
@@ -179,6 +189,8 @@ def _caption(table: Sequence[Row], held_out: int, questions: int) -> str:
         "Local-only is the mean over clients that each train alone with the same number of steps; its perplexity is "
         "exp of the mean loss.",
     ]
+    if failed := _failed(table):
+        said.append(f"{failed[0].upper()}{failed[1:]}.")
     if precision := _precision(table, questions):
         said.append(
             f"Ranking accuracy is {precision}, which is √(p(1 − p)/{questions}): differences of a few questions say "
