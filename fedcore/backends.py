@@ -48,6 +48,8 @@ OPS = (
 )
 
 _MODULES = {"reference": "fedcore.reference", "c": "fedcore.native", "triton": "fedcore.kernels"}
+#: what importing a backend raises where a package is missing, or the libraries of one, as torch's, do not load
+BROKEN = (ImportError, OSError)
 #: what has no entry: (op, backend)
 _ABSENT = {(op, "triton") for op in ("exact_sum", "exact_round", "shamir_split", "shamir_combine")}
 
@@ -70,14 +72,23 @@ def _known(name: str, source: str) -> str:
     return name
 
 
+def _usable(name: str, source: str) -> str:
+    if reason := unavailable(_known(name, source)):
+        raise BackendError(f"{source}: {name!r} is not available: {reason}")
+    return name
+
+
 def requested(explicit: str | None) -> str | None:
-    """The backend that somebody asked for, or None when the data is to decide."""
+    """The backend that somebody asked for, or None when the data is to decide.
+
+    Raises BackendError for one that is unknown or not available here, before anything looks at the data.
+    """
     if explicit is not None:
-        return _known(explicit, "backend")
+        return _usable(explicit, "backend")
     if (chosen := _chosen.get()) is not None:
-        return chosen
+        return _usable(chosen, "use_backend")
     if name := os.environ.get("FEDCORE_BACKEND"):
-        return _known(name, "FEDCORE_BACKEND")
+        return _usable(name, "FEDCORE_BACKEND")
     return None
 
 
@@ -86,10 +97,11 @@ def unavailable(backend: str) -> str | None:
     """Why a backend cannot be used here, in words, or None if it can."""
     try:
         importlib.import_module(_MODULES[backend])
-    except ImportError as error:
+    except BROKEN as error:
+        there = not isinstance(error, ModuleNotFoundError)
         remedy = {
             "c": "install a C compiler and reinstall fedcore",
-            "triton": "install fedcore[train] for torch and triton",
+            "triton": "reinstall torch and triton" if there else "install fedcore[train] for torch and triton",
         }.get(backend, "reinstall fedcore")
         return f"{error}; {remedy}"
     return None
@@ -106,7 +118,7 @@ def implementation(op: str, backend: str) -> Callable:
         raise BackendError(f"{op}: the {backend} backend has no such kernel; use 'c' or 'reference'")
     try:
         return getattr(importlib.import_module(f"{_MODULES[backend]}.{op}"), op)
-    except ImportError as error:
+    except BROKEN as error:
         raise BackendError(f"{op}: backend {backend!r} is not available: {unavailable(backend) or error}") from error
 
 

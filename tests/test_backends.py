@@ -17,6 +17,7 @@ from fedcore.errors import BackendError
 
 def test_the_order_of_choice(monkeypatch):
     monkeypatch.delenv("FEDCORE_BACKEND", raising=False)
+    monkeypatch.setattr(backends, "unavailable", lambda _: None)
     assert backends.requested(None) is None
     monkeypatch.setenv("FEDCORE_BACKEND", "reference")
     assert backends.requested(None) == "reference"
@@ -24,6 +25,18 @@ def test_the_order_of_choice(monkeypatch):
         assert backends.requested(None) == "triton"
         assert backends.requested("c") == "c"
     assert backends.requested(None) == "reference"
+
+
+def test_what_is_not_available_is_refused_by_who_asked(monkeypatch):
+    monkeypatch.setattr(backends, "unavailable", {"triton": "no module; install it"}.get)
+    monkeypatch.setenv("FEDCORE_BACKEND", "triton")
+    with pytest.raises(BackendError, match=r"^FEDCORE_BACKEND: 'triton' is not available: no module; install it$"):
+        backends.requested(None)
+    with fc.use_backend("triton"), pytest.raises(BackendError, match=r"^use_backend: 'triton' is not available"):
+        backends.requested(None)
+    with pytest.raises(BackendError, match=r"^backend: 'triton' is not available"):
+        backends.requested("triton")
+    assert backends.requested("c") == "c"
 
 
 @pytest.mark.parametrize("how", ["argument", "context", "environment"])

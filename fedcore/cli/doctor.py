@@ -159,9 +159,11 @@ def _bound(cores: set[int]) -> str | None:
 
 def _gpus() -> list[str]:
     """GPUs that torch sees, CUDA or HIP."""
+    from fedcore.backends import BROKEN
+
     try:
         import torch
-    except ImportError:
+    except BROKEN:  # which the backend tells, and what to do
         return []
     kind = "HIP" if torch.version.hip else "CUDA"
     if not torch.cuda.is_available():

@@ -45,17 +45,22 @@ def passes(modules: Sequence[Parts]) -> list[list[int]]:
         alike.setdefault((parts.d_out, parts.d_in, parts.device), []).append(m)
     found = []
     for (d_out, d_in, _), index in alike.items():
-        terms = max(len(modules[m].share) for m in index)
+        terms = most_terms([modules[m] for m in index])
         step = max(PASS // (8 * terms * (d_out + d_in)), 1)
         found += [index[start : start + step] for start in range(0, len(index), step)]
     return found
+
+
+def most_terms(modules: Sequence[Parts]) -> int:
+    """R, to which modules of fewer terms are filled up: at least 1, where no client has a rank."""
+    return max(1, *(len(parts.share) for parts in modules))
 
 
 def stacked(modules: Sequence[Parts]) -> tuple[Any, Any, Any]:
     """(b (m, d_out, R), a (m, R, d_in), share (m, R)) in fp64 on the modules' device; missing terms are 0."""
     import torch
 
-    d_out, d_in, terms = modules[0].d_out, modules[0].d_in, max(len(parts.share) for parts in modules)
+    d_out, d_in, terms = modules[0].d_out, modules[0].d_in, most_terms(modules)
     options = {"dtype": torch.float64, "device": modules[0].device}
     b = torch.zeros((len(modules), d_out, terms), **options)
     a = torch.zeros((len(modules), terms, d_in), **options)

@@ -100,10 +100,10 @@ def checked_parts(b: Any, a: Any, coefficients: Any, who: str = "lora_truncate")
         raise ShapeError(f"{who}: got coefficients {share.shape}, expected ({sum(ranks) if together else len(ranks)},)")
     for i, (part_b, part_a) in enumerate(zip(parts_b, parts_a, strict=True)):
         shapes, expected = (tuple(part_b.shape), tuple(part_a.shape)), (len(parts_b[0]), ranks[i], parts_a[0].shape[1])
-        if shapes != (expected[:2], expected[1:]) or 0 in expected:
+        if shapes != (expected[:2], expected[1:]) or 0 in expected[::2]:
             raise ShapeError(
                 f"{who}: row {i}: got b {shapes[0]} and a {shapes[1]}, expected b (d_out, r) and a "
-                f"(r, d_in) with the sizes of row 0, {expected[0]} and {expected[2]}, none of them 0"
+                f"(r, d_in) with the sizes of row 0, {expected[0]} and {expected[2]}, neither of them 0"
             )
         _check_place(f"{who}: row {i}", parts_b[0], part_b, part_a)
     if not np.isfinite(share).all():

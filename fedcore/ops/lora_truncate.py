@@ -31,7 +31,7 @@ def lora_truncate(
 ) -> dict[int, Truncated]:
     """The closest products of each rank to Δ = Σ c_i B_i A_i in the Frobenius norm: rank -> its factors.
 
-    b, a           sequences of n matrices, (d_out, r_i) and (r_i, d_in), ranks as they like; or both stacked,
+    b, a           sequences of n matrices, (d_out, r_i) and (r_i, d_in), ranks as they like, also 0; or both stacked,
                    (d_out, R) and (R, d_in); fp32, fp16, bf16 or fp64
     coefficients   (n,) what each client counts, its own scale included; (R,) where the factors are stacked
     ranks          one, or any number of them, from 1 on

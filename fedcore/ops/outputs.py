@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.dtypes import OUT_DTYPES, STORAGE, name_of
+from fedcore.dtypes import BF16, OUT_DTYPES, STORAGE, name_of
 from fedcore.errors import DTypeError, ShapeError
 from fedcore.ops.tensors import check_plain, extent, is_torch, tensor_of, view_of_tensor
 
@@ -23,7 +23,7 @@ def output_dtype(out: Any, out_dtype: Any) -> str:
 def output_for(
     data: Any, shape: tuple[int, ...], out: Any, dtype: str, backend: str, overlapped: Callable[[int, int], str | None]
 ) -> tuple[Any, Any]:
-    """(what the caller gets, what the backend writes): two views of the same memory.
+    """(what the caller gets, what the backend writes, bf16 always as BF16): two views of the same memory.
 
     data        `Rows` or `FactorPairs`: says the device and the NumPy dtype of bf16
     out         None makes one, by the library and on the device of the data
@@ -46,7 +46,10 @@ def output_for(
         out = np.empty(shape, data.bfloat16 if dtype == "bfloat16" else STORAGE[dtype])
     if backend == "triton":
         return out, tensor_of(out)
-    return out, view_of_tensor(out) if is_torch(out) else out
+    if is_torch(out):
+        return out, view_of_tensor(out)
+    # NumPy would write the one field of BF16 to ml_dtypes.bfloat16 as an integer, not as bits
+    return out, out.view(BF16) if dtype == "bfloat16" else out
 
 
 def _grad_enabled() -> bool:

@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
 import numpy as np
 
 from fedcore.dtypes import BF16, name_of
-from fedcore.errors import DTypeError, ShapeError
+from fedcore.errors import DTypeError, FedcoreError, ShapeError
 
 
 def is_torch(value: object) -> bool:
-    """Whether a value is a torch tensor, without importing torch."""
-    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
+    """Whether a value is a torch tensor, of the plain class or one made from it, without importing torch."""
+    # the attribute first: of most others that tells sooner than a look at the classes that torch calls tensors
+    return hasattr(value, "data_ptr") and isinstance(value, getattr(sys.modules.get("torch"), "Tensor", ()))
 
 
 def check_plain(what: str, value: Any) -> None:
     """Refuse an array or a tensor whose memory no kernel reads for what it holds; any other value passes.
 
-    Raises DTypeError for a masked array and for a sparse, nested or lazily negated tensor, and ShapeError for a tensor
-    on a device that no backend reads.
+    Raises DTypeError for a masked array and for a sparse, nested or lazily negated tensor, ShapeError for a tensor on a
+    device that no backend reads, and as `memory_problem` says.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise DTypeError(f"{what}: got a masked array, whose masked elements no op leaves out; pass .filled(value)")
     if not is_torch(value):
         return
-    if value.device.type not in ("cpu", "cuda"):
+    if not (value.is_cpu or value.is_cuda):
         raise ShapeError(f"{what}: on {value.device}, expected main memory or a GPU that torch calls cuda; move it")
     if str(value.layout) != "torch.strided" or value.is_nested or value.is_neg() or value.is_conj():
         raise DTypeError(f"{what}: a sparse, nested or lazily negated tensor, expected a plain one; pass a dense clone")
+    if problem := memory_problem(value):
+        raise problem[0](f"{what}: {problem[1]}")
+
+
+def memory_problem(tensor: Any) -> tuple[type[FedcoreError], str] | None:
+    """Why the elements of a strided tensor do not lie in its storage, and the error that it is; None where they do.
+
+    DTypeError for a class that holds them elsewhere, such as DTensor, and for what torch.vmap or torch.func puts in
+    place of a tensor, and ShapeError where the storage was freed or cut, as FSDP does between uses.
+    """
+    kind, plain = type(tensor), sys.modules["torch"].Tensor
+    if kind is not plain and kind.__torch_dispatch__ is not plain.__torch_dispatch__:
+        remedy = ".full_tensor()" if hasattr(tensor, "full_tensor") else "a plain tensor"
+        return DTypeError, f"got {kind.__name__}, whose elements lie in no memory of its own; pass {remedy}"
+    try:
+        held = tensor.untyped_storage().nbytes() if tensor.data_ptr() else 0
+    except RuntimeError:
+        return DTypeError, "a tensor inside torch.vmap or torch.func has no memory; call it outside"
+    needed = tensor.nbytes
+    if needed and not tensor.is_contiguous():
+        last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+        needed = (last + 1) * tensor.itemsize
+    if needed and (before := tensor.storage_offset()):
+        needed += before * tensor.itemsize
+    if held >= needed:
+        return None
+    freed = "it was freed, as FSDP does between uses; gather it first"
+    return ShapeError, f"its storage has {held} bytes, expected {needed}: {freed}"
 
 
 def check_reach(what: str, device: Any, backend: str) -> None:

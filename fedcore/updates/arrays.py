@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from fedcore.dtypes import ROW_DTYPES, STORAGE, bf16_bits, name_of
 from fedcore.errors import DTypeError, LayoutError
 from fedcore.numbers import shown
+from fedcore.ops.tensors import is_torch, memory_problem
 from fedcore.updates.header import arrange
 from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem
 
@@ -18,8 +18,8 @@ from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem
 def gather(tensors: Mapping[str, Any]) -> tuple[Layout, np.ndarray, np.ndarray]:
     """Copy named arrays (NumPy, or torch on the CPU; any strides) into one uint8 buffer, laid out like a file.
 
-    Returns the layout, the buffer and the byte offset of each tensor in it, in canonical order. Raises LayoutError or
-    DTypeError naming the tensor.
+    Returns the layout, the buffer and the byte offset of each tensor in it, in canonical order. Raises LayoutError,
+    DTypeError or ShapeError (a tensor whose storage was freed), naming the tensor.
     """
     if not tensors:
         raise LayoutError("tensors: got none, expected at least one named tensor")
@@ -41,9 +41,8 @@ def gather(tensors: Mapping[str, Any]) -> tuple[Layout, np.ndarray, np.ndarray]:
 
 def _array(name: str, tensor: Any) -> np.ndarray:
     """One tensor as a NumPy array of a row dtype, its data shared where that is possible."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(tensor, torch.Tensor):
-        array = _from_torch(name, tensor, torch)
+    if is_torch(tensor):
+        array = _from_torch(name, tensor)
     else:
         if isinstance(tensor, np.ma.MaskedArray):
             raise DTypeError(f"tensor {shown(name)}: is a masked array, which no update can hold; pass .filled(value)")
@@ -63,12 +62,16 @@ def _array(name: str, tensor: Any) -> np.ndarray:
     return array
 
 
-def _from_torch(name: str, tensor: Any, torch: Any) -> np.ndarray:
+def _from_torch(name: str, tensor: Any) -> np.ndarray:
+    import torch
+
     if tensor.device.type != "cpu":
         raise DTypeError(f"tensor {shown(name)}: lies on {tensor.device}, expected the CPU; call .cpu() first")
     if tensor.layout != torch.strided:
         raise DTypeError(f"tensor {shown(name)}: has layout {tensor.layout}, expected a dense tensor; call .to_dense()")
-    tensor = tensor.detach().resolve_neg()
+    if problem := memory_problem(tensor):
+        raise problem[0](f"tensor {shown(name)}: {problem[1]}")
+    tensor = (tensor.detach() if tensor.requires_grad else tensor).resolve_neg()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(STORAGE["bfloat16"])
     if tensor.dtype not in (torch.float32, torch.float16):

@@ -82,7 +82,8 @@ class Update:
         scaling         module -> scale; without it adapter_config says the scales. Where both are given scaling counts,
                         and the config's ranks and alphas are brought in line
 
-        Raises DTypeError, LayoutError or WeightError naming the tensor, module or field.
+        Raises DTypeError, LayoutError, ShapeError (a tensor whose storage was freed) or WeightError naming the tensor,
+        module or field.
         """
         layout, buffer, offsets = gather(tensors)
         scales = np.zeros((MOST_SCALES, len(layout)), np.int64)

@@ -49,6 +49,17 @@ def batch(modules, ranks, core="gram", scale=1.0):
 
 
 @pytest.mark.parametrize("core", ["gram", "qr"])
+def test_modules_of_rank_zero_beside_others_and_alone(core):
+    empty, full = module("flat", 75, 60, [0, 0], 0), module("flat", 75, 60, [3, 0, 2], 1)
+    (first, second), (alone,) = batch([empty, full], [4], core), batch([empty], [4], core)
+    for found in (first[4], alone[4]):
+        assert (found.norm, found.residual, found.most, found.least) == (0, 0, 0, 0)
+        assert not found.b.any()
+        np.testing.assert_allclose((found.a @ found.a.mT).cpu(), np.eye(4), atol=1e-12)
+    assert second[4].norm == pytest.approx(np.linalg.norm(delta_of(full)), rel=1e-12)
+
+
+@pytest.mark.parametrize("core", ["gram", "qr"])
 @pytest.mark.parametrize(("d_out", "d_in"), [(75, 130), (130, 70)])
 def test_each_module_of_a_pass_is_its_dense_truncation(core, d_out, d_in):
     """Modules of differing ranks, kinds and dtypes in one pass; and what is said of each is true."""

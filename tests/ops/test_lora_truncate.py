@@ -196,6 +196,30 @@ def test_nothing_at_all_stays_trainable(d_out, d_in, terms):
         np.testing.assert_allclose(result.a @ result.a.T, np.eye(3), atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64", "float16", "bfloat16", "tensor"])
+def test_clients_of_rank_zero(kind):
+    """They add nothing to others, wherever they stand; alone they are a fresh adapter."""
+    rng = np.random.default_rng(0)
+    b, a = [rng.standard_normal((6, r)) for r in (0, 2, 0, 3)], [rng.standard_normal((r, 5)) for r in (0, 2, 0, 3)]
+    if kind == "tensor":
+        torch = pytest.importorskip("torch", reason="torch tensors are among what it takes")
+        b, a = ([torch.from_numpy(x) for x in side] for side in (b, a))
+    else:
+        b, a = ([round_from_float64(x, kind) for x in side] for side in (b, a))
+    found = fc.ops.lora_truncate(b, a, [7.0, 1.0, -2.0, 0.5], 2)[2]
+    alone = fc.ops.lora_truncate(b[1::2], a[1::2], [1.0, 0.5], 2)[2]
+    assert np.array_equal(found.b, alone.b)
+    assert np.array_equal(found.a, alone.a)
+    assert found.norm > 0
+    for empty in (([b[0], b[2]], [a[0], a[2]], [1.0, 2.0]), (b[0], a[0], [])):
+        for rank, result in fc.ops.lora_truncate(*empty, [3, 7]).items():
+            assert (result.norm, result.residual, result.most, result.least) == (0, 0, 0, 0)
+            assert (tuple(result.b.shape), tuple(result.a.shape)) == ((6, rank), (rank, 5))
+            assert not result.b.any()
+            gram = np.diag([1.0] * min(rank, 5) + [0.0] * max(rank - 5, 0))
+            np.testing.assert_allclose(result.a @ result.a.T, gram, atol=1e-12)
+
+
 @pytest.mark.parametrize(("d_out", "d_in", "rank"), [(3, 5, 4), (30, 40, 4), (300, 260, 40), (520, 540, 256)])
 def test_terms_that_cancel_to_nothing_stay_trainable(d_out, d_in, rank):
     """(B, A) and (−B, A), its halves, and another gauge of it: not a bit of Δ but rounding, which is no direction."""
@@ -289,8 +313,9 @@ def test_what_it_cannot_take_is_named():
         truncate([b, b], [a, a.T], [1.0, 1.0], 1)
     with pytest.raises(ShapeError, match=r"got a factor of shape \(3,\)"):
         truncate([np.ones(3)], [a], [1.0], 1)
-    with pytest.raises(ShapeError, match="none of them 0"):
-        truncate([b[:, :0]], [a[:0]], [1.0], 1)
+    for sides in (([b[:0]], [a]), ([b], [a[:, :0]])):
+        with pytest.raises(ShapeError, match=r"with the sizes of row 0, [04] and [05], neither of them 0"):
+            truncate(*sides, [1.0], 1)
     with pytest.raises(DTypeError, match="int64"):
         truncate([b.astype(int)], [a], [1.0], 1)
     for scale in (0.0, np.inf):

@@ -239,14 +239,6 @@ def test_torch_in_torch_out():
     assert torch.equal(out, rows[0].float())
 
 
-def test_ml_dtypes_in_ml_dtypes_out():
-    ml_dtypes = pytest.importorskip("ml_dtypes", reason="checks ml_dtypes.bfloat16 inputs")
-    rows = np.random.default_rng(0).normal(size=(3, 100)).astype(ml_dtypes.bfloat16)
-    got = fc.ops.weighted_sum(rows, [0, 1, 0], out_dtype="bfloat16")
-    assert got.dtype == ml_dtypes.bfloat16
-    assert got.tobytes() == rows[1].tobytes()
-
-
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
