@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from fedcore.errors import BackendError
+from fedcore.numbers import among, shown
 
 BACKENDS = ("reference", "c", "triton")
 OPS = (
@@ -65,8 +66,8 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def _known(name: str, source: str) -> str:
-    if name not in BACKENDS:
-        raise BackendError(f"{source}: got backend {name!r}, expected one of {', '.join(BACKENDS)}")
+    if not among(name, BACKENDS):
+        raise BackendError(f"{source}: got backend {shown(name)}, expected one of {', '.join(BACKENDS)}")
     return name
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedcore.errors import RuleError, WeightError
+from fedcore.numbers import shown
 from fedcore.ops.weighted_sum import exact_weights
 from fedcore.rules.budget import MATRICES
 from fedcore.rules.coefficients import round_coefficients
@@ -138,8 +139,8 @@ class Rule:
     def then(self, following: Rule) -> Rule:
         """Only a pre-aggregation hands rows on. Raises RuleError."""
         raise RuleError(
-            f"{self!r}: gives one row, so {following!r} cannot follow it; then() belongs to a pre-aggregation such as "
-            "NormClipping"
+            f"{self!r}: gives one row, so {shown(following)} cannot follow it; then() belongs to a pre-aggregation "
+            "such as NormClipping"
         )
 
     def __call__(
