@@ -57,7 +57,11 @@ _chosen: ContextVar[str | None] = ContextVar("fedcore_backend", default=None)
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every op inside the `with` block on one backend: 'reference', 'c' or 'triton'. BackendError if unknown."""
+    """Run every op inside the `with` block on one backend: 'reference', 'c' or 'triton'. BackendError if unknown.
+
+    That is every op of this context, as contextvars has it: `asyncio.to_thread` carries it along, a thread pool and
+    `loop.run_in_executor` do not. Give backend= to work that a pool does.
+    """
     token = _chosen.set(_known(name, "use_backend"))
     try:
         yield

@@ -17,6 +17,7 @@ from fedcore.errors import FedcoreError
 MOST = 320
 #: what fedcore makes of parts that it has checked, what is only to be subclassed, and errors
 NOT_CALLED = {"Aggregate", "Layout", "Quantized", "Update", "Composed", "PreAggregation", "Rule", "FedcoreError"}
+NOT_CALLED |= {"Progress", "Space"}
 #: a path is said whole, for whoever has to find it
 PATHS = {"reference", "server", "center", "side", "path", "directory"}
 
