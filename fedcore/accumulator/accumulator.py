@@ -228,5 +228,7 @@ def _folder(rule: Rule, directory: str | os.PathLike[str] | None) -> Path | None
         )
     folder = Path(directory)
     if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder}: is a file, expected a directory to keep updates in; give another directory=")
+        raise StorageError(
+            f"{folder}: is a file, expected a directory to keep updates in; give another directory=", filename=folder
+        )
     return folder

@@ -138,7 +138,8 @@ def _jsonl(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """(place, row) of each non-empty line."""
     if not path.is_file():
         raise MissingError(
-            f"{path}: no such file; data.source is a .jsonl path, a `datasets` name or 'python-documentation'"
+            f"{path}: no such file; data.source is a .jsonl path, a `datasets` name or 'python-documentation'",
+            filename=path,
         )
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -154,7 +155,9 @@ def _dataset(name: str, config: Config) -> Iterable[tuple[str, Mapping[str, Any]
     try:
         import datasets
     except ImportError:
-        raise DependencyError(f"data.source: {name!r} needs the datasets package; install fedcore[train]") from None
+        raise DependencyError(
+            f"data.source: {name!r} needs the datasets package; install fedcore[train]", name="datasets"
+        ) from None
     from fedcore.clients.hub import line, nowhere, why_not
 
     reason = None if Path(name).is_dir() else why_not("dataset", name)

@@ -242,5 +242,7 @@ def dp_accounting() -> Any:
         import dp_accounting.pld
         import dp_accounting.rdp
     except ImportError:
-        raise DependencyError("privacy accounting needs the dp-accounting package; install fedcore[train]") from None
+        raise DependencyError(
+            "privacy accounting needs the dp-accounting package; install fedcore[train]", name="dp_accounting"
+        ) from None
     return dp_accounting

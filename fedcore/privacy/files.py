@@ -25,6 +25,8 @@ def read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror}); check what is there and its permissions") from (
-            error
-        )
+        raise StorageError(
+            f"{path}: cannot be read ({error.strerror}); check what is there and its permissions",
+            errno=error.errno,
+            filename=path,
+        ) from (error)

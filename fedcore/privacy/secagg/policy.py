@@ -88,9 +88,11 @@ class Policy:
         try:
             found = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin it with a mark
         except FileNotFoundError:
-            raise MissingError(f"{path}: no such file; write the client's policy there") from None
+            raise MissingError(f"{path}: no such file; write the client's policy there", filename=path) from None
         except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}, expected the client's policy, a TOML file") from None
+            raise StorageError(
+                f"{path}: {error.strerror}, expected the client's policy, a TOML file", errno=error.errno, filename=path
+            ) from None
         except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of the path, or nesting too deep
             raise ConfigError(f"{str(path)!r}: {error}") from None
         return cls.checked(found, str(path))
