@@ -39,6 +39,7 @@ class FileLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
         except BlockingIOError:
             self.close()
+            assert busy is not None
             raise StorageError(busy, errno=errno.EAGAIN, filename=path) from None
         except OSError as error:
             self.close()
