@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from fedcore.errors import BackendError
+from fedcore.numbers import among, shown
 
 BACKENDS = ("reference", "c", "triton")
 OPS = (
@@ -58,7 +59,11 @@ _chosen: ContextVar[str | None] = ContextVar("fedcore_backend", default=None)
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every op inside the `with` block on one backend: 'reference', 'c' or 'triton'. BackendError if unknown."""
+    """Run every op inside the `with` block on one backend: 'reference', 'c' or 'triton'. BackendError if unknown.
+
+    That is every op of this context, as contextvars has it: `asyncio.to_thread` carries it along, a thread pool and
+    `loop.run_in_executor` do not. Give backend= to work that a pool does.
+    """
     token = _chosen.set(_known(name, "use_backend"))
     try:
         yield
@@ -67,8 +72,8 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def _known(name: str, source: str) -> str:
-    if name not in BACKENDS:
-        raise BackendError(f"{source}: got backend {name!r}, expected one of {', '.join(BACKENDS)}")
+    if not among(name, BACKENDS):
+        raise BackendError(f"{source}: got backend {shown(name)}, expected one of {', '.join(BACKENDS)}")
     return name
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedcore.errors import DTypeError, RangeError
+from fedcore.numbers import one_line
 
 BF16 = np.dtype([("bfloat16", "<u2")])
 
@@ -62,10 +63,12 @@ def name_of(dtype: object, what: str = "dtype", among: tuple[str, ...] = tuple(S
     if dtype is None:  # which NumPy takes for float64
         raise DTypeError(f"{what}: got None, expected one of {', '.join(among)}")
     text = str(dtype).removeprefix("torch.")
-    with contextlib.suppress(TypeError):  # not a dtype at all: refused below
+    with contextlib.suppress(TypeError, ValueError):  # not a dtype at all: refused below
         text = text if text in STORAGE else np.dtype(dtype).name  # type: ignore[call-overload]
     if text not in among:
-        raise DTypeError(f"{what}: got {dtype}, expected one of {', '.join(among)}; convert the array first")
+        raise DTypeError(
+            f"{what}: got {one_line(str(dtype))}, expected one of {', '.join(among)}; convert the array first"
+        )
     return text
 
 

@@ -5,14 +5,26 @@ A message is one line: the thing, what was got, what was expected, what to do.
 
 from __future__ import annotations
 
+import errno as codes
+import os
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 _Error = TypeVar("_Error", bound="FedcoreError")
 
 
 class FedcoreError(Exception):
     """Base of all errors that fedcore raises on purpose."""
+
+    #: what its builtin knows beside the message and keeps out of `__dict__`
+    _known: ClassVar[tuple[str, ...]] = ()
+
+    def __str__(self) -> str:
+        """The message: an OSError that knows its file would make another one."""
+        return Exception.__str__(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args, {**self.__dict__, **{name: getattr(self, name) for name in self._known}}
 
     def with_message(self: _Error, message: str) -> _Error:
         """The same error, with all that it knows, under another message: for who can say more of where it happened."""
@@ -22,6 +34,8 @@ class FedcoreError(Exception):
         made = (OSError if isinstance(self, OSError) else Exception).__new__(kind)
         made.args = (message,)
         made.__dict__.update(self.__dict__)
+        for name in self._known:
+            setattr(made, name, getattr(self, name))
         return made
 
 
@@ -75,15 +89,36 @@ class FormatError(FedcoreError, ValueError):
     """A file or message that is truncated, damaged or of another kind than expected."""
 
 
-class MissingError(FedcoreError, FileNotFoundError):
+class SystemRefusal(FedcoreError, OSError):
+    """Base of what is wrong with files.
+
+    `errno` is the number that the operating system gave and `filename` the file or directory that this is about, each
+    None where there is none. `strerror` is None: the message says it all.
+    """
+
+    _known = ("errno", "filename")
+    #: what `errno` is where nobody says
+    _number: ClassVar[int | None] = None
+
+    def __init__(self, message: str, *, errno: int | None = None, filename: str | os.PathLike[str] | None = None):
+        super().__init__(message)
+        self.errno = self._number if errno is None else errno
+        self.filename = None if filename is None else os.fspath(filename)
+
+
+class MissingError(SystemRefusal, FileNotFoundError):
     """A file or directory that should be there."""
 
+    _number = codes.ENOENT
 
-class ExistsError(FedcoreError, FileExistsError):
+
+class ExistsError(SystemRefusal, FileExistsError):
     """An output that already exists and would be overwritten."""
 
+    _number = codes.EEXIST
 
-class StorageError(FedcoreError, OSError):
+
+class StorageError(SystemRefusal):
     """The operating system refused a write (a full disk, a permission); nothing half-written is left, or it says so."""
 
 
@@ -96,7 +131,9 @@ class ConfigError(FedcoreError, ValueError):
 
 
 class DependencyError(FedcoreError, ImportError):
-    """An optional package that is not installed; the message names the extra."""
+    """An optional package that is not installed; the message names the extra, and `name` is the package's."""
+
+    _known = ("name",)
 
 
 class TrainingError(FedcoreError, RuntimeError):

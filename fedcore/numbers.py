@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any
 
@@ -53,6 +54,11 @@ def as_flag(value: Any) -> bool | None:
         return None
 
 
+def among(value: object, names: Collection[str]) -> bool:
+    """Whether `value` is one of these texts; an array, which `in` compares element by element, is none."""
+    return isinstance(value, str) and value in names
+
+
 def shown(value: object) -> str:
     """A value as an error shows it: on one line, shortened if it is long; of a long integer its length in bits."""
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
@@ -63,8 +69,22 @@ def shown(value: object) -> str:
         return f"a deeply nested {type(value).__name__}"
     except Exception:  # whatever a class does in its repr, what is wrong with the value is to be said
         return f"a {type(value).__name__} that cannot be shown"
+    return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """A text on one line, without its middle if it is long."""
     text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= LONGEST else f"{text[:FIRST]}...{text[-LAST:]}"
+
+
+def shown_bytes(count: int) -> str:
+    """A size in words, rounded up to three digits, so that what is shown as the least is enough."""
+    for unit, base in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= base:
+            step = max(base // 1000, 10 ** (len(str(count)) - 3))
+            return f"{-(-count // step) * step / base:.3f}".rstrip("0").rstrip(".") + f" {unit}"
+    return f"{count} bytes"
 
 
 def got(name: str, value: object, of: str = "") -> str:

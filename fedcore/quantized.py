@@ -25,6 +25,7 @@ import numpy as np
 
 from fedcore.dtypes import ROW_DTYPES, name_of, round_from_float64, to_float64
 from fedcore.errors import DTypeError, RangeError, ShapeError
+from fedcore.numbers import among, got, shown, shown_bytes
 
 BLOCK = 64
 NESTED = 256
@@ -73,7 +74,7 @@ _DYNAMIC_POSITIVE = np.array(
 DYNAMIC_CODE = np.concatenate((-_DYNAMIC_POSITIVE[::-1], [0], _DYNAMIC_POSITIVE, [1])).astype(np.float32)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Quantized:
     """A tensor of one of the formats above.
 
@@ -112,6 +113,9 @@ class Quantized:
             if not array.flags.c_contiguous:
                 raise ShapeError(f"quantised tensor: {name} is not contiguous; pass numpy.ascontiguousarray")
 
+    def __repr__(self) -> str:
+        return f"<Quantized {self.format} of {self.dtype} {self.shape}: {shown_bytes(self.nbytes)}>"
+
     @classmethod
     def from_array(cls, array: np.ndarray, format: str) -> Quantized:
         """Quantise an fp32, fp16 or bf16 array, each element to the nearest code.
@@ -122,6 +126,8 @@ class Quantized:
         Raises DTypeError, and RangeError for finite magnitudes so near fp32's largest that they would decode to Inf.
         """
         check_format(format)
+        if not isinstance(array, np.ndarray):
+            raise DTypeError(f"quantise: got {shown(array)}, expected a NumPy array; pass numpy.asarray(it)")
         dtype = name_of(array.dtype)
         if dtype not in ROW_DTYPES:
             raise DTypeError(f"quantise: got {dtype}, expected one of {', '.join(ROW_DTYPES)}; convert the array first")
@@ -177,8 +183,8 @@ class Quantized:
 
 def check_format(format: str) -> None:
     """Raise DTypeError unless it is 'int8' or 'nf4'."""
-    if format not in QUANTIZED:
-        raise DTypeError(f"format: got {format!r}, expected one of {', '.join(QUANTIZED)}")
+    if not among(format, QUANTIZED):
+        raise DTypeError(f"{got('format', format)}, expected one of {', '.join(QUANTIZED)}")
 
 
 def part_sizes(format: str, size: int) -> tuple[tuple[np.dtype, int], ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -47,6 +49,21 @@ def test_an_unknown_backend_is_refused(monkeypatch, how):
     context = fc.use_backend("cuda") if how == "context" else contextlib.nullcontext()
     with pytest.raises(BackendError, match="got backend 'cuda', expected one of reference, c, triton"), context:
         fc.ops.squared_norms(rows, backend="cuda" if how == "argument" else None)
+
+
+def test_a_choice_holds_in_its_context_and_a_thread_pool_has_another(monkeypatch):
+    """As the docstring says: who gives work to a pool gives backend= with it."""
+    monkeypatch.delenv("FEDCORE_BACKEND", raising=False)
+
+    async def inside():
+        with fc.use_backend("reference"), ThreadPoolExecutor(1) as pool:
+            carried = await asyncio.to_thread(backends.requested, None)
+            pooled = await asyncio.get_running_loop().run_in_executor(pool, backends.requested, None)
+            given = await asyncio.get_running_loop().run_in_executor(pool, backends.requested, "c")
+        return carried, pooled, given
+
+    assert asyncio.run(inside()) == ("reference", None, "c")
+    assert "asyncio.to_thread" in fc.use_backend.__doc__
 
 
 def test_a_forced_isa_that_is_not_there_is_refused(monkeypatch):

@@ -16,9 +16,10 @@ from outofcore_files import narrowed, six_clients, update, written
 
 import fedcore as fc
 from fedcore.errors import BudgetError
+from fedcore.numbers import shown_bytes
 from fedcore.rules import Krum, Mean, Median, NormClipping, tiles
 from fedcore.rules import budget as budgets
-from fedcore.rules.budget import GRAIN, Budget, parse_memory, shown_bytes
+from fedcore.rules.budget import GRAIN, Budget, parse_memory
 
 
 @pytest.fixture(scope="module")

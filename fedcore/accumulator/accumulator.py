@@ -14,7 +14,7 @@ from fedcore.engine.combination import Clock
 from fedcore.engine.run import Aggregate, check_rule
 from fedcore.errors import LayoutError, RuleError, ShapeError, StorageError
 from fedcore.lock import Lock
-from fedcore.numbers import shown
+from fedcore.numbers import got, shown, shown_bytes
 from fedcore.ops.rows import thread_count
 from fedcore.rules.alike import check_same_parameters
 from fedcore.rules.budget import DEFAULT, parse_memory
@@ -106,7 +106,7 @@ class Accumulator:
         threads: int | None = None,
     ):
         if not isinstance(rule, Rule):
-            raise RuleError(f"rule: got {rule!r}, expected an instance of a rule such as fedcore.rules.Mean()")
+            raise RuleError(f"{got('rule', rule)}, expected an instance of a rule such as fedcore.rules.Mean()")
         requested(backend)
         parse_memory(memory)
         folder = _folder(rule, directory)
@@ -133,6 +133,9 @@ class Accumulator:
         except BaseException:
             stored.close()  # what was raised keeps this object
             raise
+
+    def __repr__(self) -> str:
+        return f"<Accumulator by {self.rule!r}, n = {len(self._updates)}: {shown_bytes(self.nbytes)} of memory>"
 
     def close(self) -> None:
         """Let another Accumulator have the directory: nothing is added to this one any more. Without one, nothing.
@@ -242,7 +245,7 @@ def _folder(rule: Rule, directory: str | os.PathLike[str] | None) -> Path | None
     if rule.streams:
         if directory is not None:
             raise RuleError(
-                f"{rule!r}: it keeps no update, so it has no use for directory={str(directory)!r}; leave it out"
+                f"{rule!r}: it keeps no update, so it has no use for directory={shown(str(directory))}; leave it out"
             )
         return None
     if directory is None:
@@ -251,5 +254,7 @@ def _folder(rule: Rule, directory: str | os.PathLike[str] | None) -> Path | None
         )
     folder = Path(directory)
     if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder}: is a file, expected a directory to keep updates in; give another directory=")
+        raise StorageError(
+            f"{folder}: is a file, expected a directory to keep updates in; give another directory=", filename=folder
+        )
     return folder

@@ -73,7 +73,9 @@ class StoredRows:
             names = sorted(os.listdir(self.directory))
         except OSError as error:
             raise StorageError(
-                f"{self.directory}: cannot be read ({error.strerror}); check its permissions and its disk"
+                f"{self.directory}: cannot be read ({error.strerror}); check its permissions and its disk",
+                errno=error.errno,
+                filename=self.directory,
             ) from error
         remove_left(self.directory / name for name in names if is_left(name))
         for name in names:
@@ -93,7 +95,8 @@ class StoredRows:
         if not self._lock.held:
             raise StorageError(
                 f"{self.directory}: this Accumulator does not hold it, being closed, a copy or in a forked process; "
-                "open it with a new Accumulator, which goes on with what is there"
+                "open it with a new Accumulator, which goes on with what is there",
+                filename=self.directory,
             )
         rows = [*self.updates.values(), update, *self.references.values()]
         room = room_for(self.rule, len(rows) - len(self.references))

@@ -85,7 +85,7 @@ def aggregate(
 
     check_each_once(directories)
     if os.path.lexists(output):
-        raise ExistsError(f"{output}: already exists; choose another --output or remove it")
+        raise ExistsError(f"{output}: already exists; choose another --output or remove it", filename=output)
     given, by_directory = settings_of("--set", settings or []), weights_of(weights, directories)
     numbers = weights not in ("counts", "equal")
     if method is not None:

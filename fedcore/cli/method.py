@@ -83,7 +83,9 @@ def _check_places(outputs: Sequence[Path], starts: Path | None) -> None:
     """Raise ExistsError where one of them exists, LayoutError where the starts would lie in or around an output."""
     for path in (*outputs, *([starts] if starts else [])):
         if os.path.lexists(path):
-            raise ExistsError(f"{path}: already exists; choose another --output or --starts, or remove it")
+            raise ExistsError(
+                f"{path}: already exists; choose another --output or --starts, or remove it", filename=path
+            )
     for path in outputs if starts else ():
         one, other = os.path.realpath(path), os.path.realpath(str(starts))
         if os.path.commonpath((one, other)) in (one, other):

@@ -14,7 +14,7 @@ import typer
 
 from fedcore.cli.signals import Interrupted
 from fedcore.cli.terminal import Failed, LiveProgress, cause_of, only_results_on_stdout, print_json, showing
-from fedcore.errors import ConfigError, ExistsError, FedcoreError, LayoutError, MissingError, StorageError
+from fedcore.errors import ConfigError, ExistsError, FedcoreError, LayoutError, MissingError
 
 if TYPE_CHECKING:
     from fedcore.federation.config import Config
@@ -92,7 +92,7 @@ def carry_out(config: Config, output: Path, resume: bool, json: bool) -> None:
         if isinstance(error.__cause__, OSError) and (said := str(error)).endswith(REMEDY):
             # a run goes on in its own place alone
             first = "free space" if error.__cause__.errno in _FULL else "put that right"
-            raise StorageError(said.removesuffix(REMEDY) + _kept(output, f"{first}, then ")) from error
+            raise error.with_message(said.removesuffix(REMEDY) + _kept(output, f"{first}, then ")) from error
         raise Failed(error, f"stopped{_kept(output)}") from error
     except (OSError, MemoryError) as error:
         if not (output / "run.json").is_file():

@@ -60,13 +60,16 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import torch and its company on first use of what needs them. Raises DependencyError where one is missing."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'fedcore.clients' has no attribute {name!r}")
-    try:
-        return getattr(importlib.import_module(f"fedcore.clients.{_LAZY[name]}"), name)
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            f"fedcore.clients.{name}: the package {error.name} is not installed; pip install 'fedcore[train]'"
-        ) from error
+if not TYPE_CHECKING:  # a type checker would take every name for one that there is
+
+    def __getattr__(name: str) -> Any:
+        """Import torch and its company on first use of what needs them. Raises DependencyError where one is missing."""
+        if name not in _LAZY:
+            raise AttributeError(f"module 'fedcore.clients' has no attribute {name!r}")
+        try:
+            return getattr(importlib.import_module(f"fedcore.clients.{_LAZY[name]}"), name)
+        except ModuleNotFoundError as error:
+            raise DependencyError(
+                f"fedcore.clients.{name}: the package {error.name} is not installed; pip install 'fedcore[train]'",
+                name=error.name,
+            ) from error

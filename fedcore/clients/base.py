@@ -152,7 +152,9 @@ def _read(source: str | Path, place: str, options: dict[str, Any], *, download: 
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=not download)
         return tokenizer, AutoModelForCausalLM.from_pretrained(place, local_files_only=not download, **options)
     except ImportError as error:
-        raise DependencyError(f"model {source}: {line(error)}; pip install 'fedcore[train]'") from error
+        raise DependencyError(
+            f"model {source}: {line(error)}; pip install 'fedcore[train]'", name=error.name
+        ) from error
     except (OSError, ValueError) as error:
         raise MissingError(
             f"model {source}: it cannot be loaded ({line(error)}); expected a directory or hub name of a causal "

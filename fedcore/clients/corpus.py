@@ -61,7 +61,8 @@ def _documents() -> tuple[Document, ...]:
     if len(found) < 1000:
         raise MissingError(
             f"{root}: got {len(found)} documents, expected the sources of Python's standard library; install them "
-            "(a full Python, not a zipped or stripped one) or give a JSONL file of your own text"
+            "(a full Python, not a zipped or stripped one) or give a JSONL file of your own text",
+            filename=root,
         )
     return tuple(found)
 

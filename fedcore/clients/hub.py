@@ -26,7 +26,8 @@ def locate(source: str | Path, folder: Path) -> tuple[str, bool]:
         if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise MissingError(
                 f"model {source}: no config.json in it (looked at {path.absolute()}); give a directory in "
-                "transformers' format or a hub name"
+                "transformers' format or a hub name",
+                filename=path,
             )
         return str(path), True
     if (
@@ -37,7 +38,8 @@ def locate(source: str | Path, folder: Path) -> tuple[str, bool]:
     ):
         raise MissingError(
             f"model {source}: no such directory (looked at {path.absolute()}); give one in transformers' format or a "
-            "hub name"
+            "hub name",
+            filename=path,
         )
     return source, False
 

@@ -65,7 +65,9 @@ def make_base(
     if _made_from(directory, key):
         return directory
     if directory.exists() and not (directory / _KEY_FILE).is_file():
-        raise ExistsError(f"{directory}: exists and was not made by fedcore; give another directory or remove it")
+        raise ExistsError(
+            f"{directory}: exists and was not made by fedcore; give another directory or remove it", filename=directory
+        )
     with quiet():
         tokenizer = _tokenizer([text for name in sorted(silos) for text in silos[name]], settings.vocabulary)
         with seeded(seed):

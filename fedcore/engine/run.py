@@ -20,7 +20,7 @@ from fedcore.engine.taken import check_taken
 from fedcore.errors import NonFiniteError, RuleError
 from fedcore.lora.delta import Rank
 from fedcore.lora.executor import DeltaExecutor
-from fedcore.numbers import as_whole, got
+from fedcore.numbers import among, as_whole, flag, got, one_line
 from fedcore.ops.rows import thread_count
 from fedcore.rules.alike import check_same_parameters
 from fedcore.rules.budget import parse_memory
@@ -35,7 +35,7 @@ from fedcore.updates.opening import opened, opened_all
 from fedcore.updates.weights import weights_by_id
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Aggregate:
     """What `aggregate` returns.
 
@@ -56,6 +56,11 @@ class Aggregate:
     coefficients: dict[str, float]
     excluded: dict[str, str]
     report: dict[str, Any]
+
+    def __repr__(self) -> str:
+        without = f", {len(self.excluded)} excluded" if self.excluded else ""
+        of = f"{self.report.get('rule')}, n = {self.report.get('n')}{without}"
+        return f"<Aggregate by {one_line(of)}: {self.update!r}>"
 
 
 def aggregate(
@@ -125,10 +130,11 @@ def aggregate(
     BudgetError (with the least that works), and of files FormatError, MissingError and StorageError; each names the
     client, file, tensor or module.
     """
-    if space not in ("delta", "parameters"):
-        raise RuleError(f"space: got {space!r}, expected 'delta' or 'parameters'")
-    if on_nonfinite not in ("raise", "exclude"):
-        raise RuleError(f"on_nonfinite: got {on_nonfinite!r}, expected 'raise' or 'exclude'")
+    if not among(space, ("delta", "parameters")):
+        raise RuleError(f"{got('space', space)}, expected 'delta' or 'parameters'")
+    if not among(on_nonfinite, ("raise", "exclude")):
+        raise RuleError(f"{got('on_nonfinite', on_nonfinite)}, expected 'raise' or 'exclude'")
+    dense = flag("dense", dense, error=RuleError)
     requested(backend)
     thread_count(threads)
     if memory is not None:
@@ -136,7 +142,7 @@ def aggregate(
     given = opened_all(updates)
     cohort, by_id = given if isinstance(given, Cohort) else Cohort(given), weights_by_id(weights, given)
     if not isinstance(rule, Rule):
-        raise RuleError(f"rule: got {rule!r}, expected an instance of a rule such as fedcore.rules.Krum(f=1)")
+        raise RuleError(f"{got('rule', rule)}, expected an instance of a rule such as fedcore.rules.Krum(f=1)")
     if dense and (space != "delta" or rule.linear):
         raise RuleError(f"dense: got True for {rule!r} in space={space!r}; only an order rule in space='delta' forms Δ")
     rank = check_rank(rank, rule, space, dense)

@@ -45,7 +45,9 @@ class ClientDisks:
             path = self._path(arm, number, client)
             for part in (self._key, path):
                 if not part.is_file():
-                    raise MissingError(f"{part}: the ledger has it, it is not there; restore it from a copy")
+                    raise MissingError(
+                        f"{part}: the ledger has it, it is not there; restore it from a copy", filename=part
+                    )
             found[client] = Update.from_bytes(path.read_bytes(), source=str(path))
             if not same_text(digest, _keyed(self._key.read_bytes(), arm, number, client, found[client])):
                 raise LayoutError(f"{path}: its digest under {self._key} is not the ledger's; restore both from a copy")

@@ -62,7 +62,7 @@ def load_config(path: str | Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
     except (FileNotFoundError, IsADirectoryError):
-        raise MissingError(f"{path}: no such configuration file; give the path of a TOML file") from None
+        raise MissingError(f"{path}: no such configuration file; give the path of a TOML file", filename=path) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     return parse_config(text, str(path), path.parent)

@@ -149,7 +149,7 @@ def _jsonl(path: Path, key: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """(place, row) of each non-empty line."""
     if not path.is_file():
         others = f", a `datasets` name or {BUILT_IN_TEXTS!r}" if key == "data.source" else " or a `datasets` name"
-        raise MissingError(f"{path}: no such file; {key} is a .jsonl path{others}")
+        raise MissingError(f"{path}: no such file; {key} is a .jsonl path{others}", filename=path)
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if number == 1:
@@ -164,7 +164,9 @@ def _dataset(name: str, config: Config, key: str) -> Iterable[tuple[str, Mapping
     try:
         import datasets
     except ImportError:
-        raise DependencyError(f"{key}: {name!r} needs the datasets package; install fedcore[train]") from None
+        raise DependencyError(
+            f"{key}: {name!r} needs the datasets package; install fedcore[train]", name="datasets"
+        ) from None
     from fedcore.clients.hub import line, nowhere, why_not
 
     reason = None if Path(name).is_dir() else why_not("dataset", name)

@@ -67,7 +67,7 @@ class RunFolder:
         """Open a run folder to look at it; what expired of a private journal is deleted. Raises MissingError."""
         for name in ("config.toml", "run.json"):
             if not (path / name).is_file():
-                raise MissingError(f"{path}: no {name} in it; give the folder of a run")
+                raise MissingError(f"{path}: no {name} in it; give the folder of a run", filename=path)
         folder = cls(path)
         if folder.private.folder.is_dir():
             folder._expire(folder.config)
@@ -77,7 +77,9 @@ class RunFolder:
     def resumable(cls, path: Path) -> RunFolder:
         """`read` for --resume. Raises MissingError, saying what to leave out, if there is no such folder at all."""
         if not path.exists():
-            raise MissingError(f"{path}: no config.toml in it: there is nothing to resume; leave out --resume")
+            raise MissingError(
+                f"{path}: no config.toml in it: there is nothing to resume; leave out --resume", filename=path
+            )
         return cls.read(path)
 
     @classmethod
@@ -131,7 +133,9 @@ class RunFolder:
         text = self.facts.get("config")
         if not isinstance(text, str):
             path = self.path / "run.json"
-            raise MissingError(f"{path}: has not the run's configuration; restore it from a copy or start a new run")
+            raise MissingError(
+                f"{path}: has not the run's configuration; restore it from a copy or start a new run", filename=path
+            )
         return text
 
     @property
@@ -223,7 +227,7 @@ def refuse_existing(path: Path) -> None:
     """Raise ExistsError if there is something at `path` already."""
     if os.path.lexists(path):
         hint = "to go on with it use --resume, else " if (path / "run.json").exists() else ""
-        raise ExistsError(f"{path}: already exists; {hint}choose another --output or remove it")
+        raise ExistsError(f"{path}: already exists; {hint}choose another --output or remove it", filename=path)
 
 
 def check_writable(path: Path) -> None:

@@ -108,7 +108,7 @@ class PrivateJournal:
     def _opened(self, name: str, context: str, sealing: bytes, missing: str) -> bytes:
         path = self.folder / name
         if not path.is_file():
-            raise MissingError(f"{path}: {missing}")
+            raise MissingError(f"{path}: {missing}", filename=path)
         if (found := unsealed(derived(sealing, _SEAL), path.read_bytes(), context)) is None:
             raise FormatError(f"{path}: does not open: changed, or sealed by another key; restore both as they were")
         return found

@@ -79,7 +79,9 @@ class RoundFiles:
         """The state after round `number`. Raises MissingError, or LayoutError if it is not the one in the ledger."""
         path = self._state(arm, number)
         if not path.is_file():
-            raise MissingError(f"{path}: the ledger has this state, the file is not there; restore it from a copy")
+            raise MissingError(
+                f"{path}: the ledger has this state, the file is not there; restore it from a copy", filename=path
+            )
         data = path.read_bytes()
         if (found := hashlib.sha256(data).hexdigest()) != digest:
             raise LayoutError(f"{path}: its SHA-256 is {found[:16]}..., the ledger says {digest[:16]}...")
@@ -114,7 +116,9 @@ def _start(digest: str) -> str:
 def _known(path: Path, digest: str | None) -> Update:
     """An adapter that the ledger knows by its digest, or that it does not name (None)."""
     if not path.is_file():
-        raise MissingError(f"{path}: the ledger has this round, the adapter is not there; restore it from a copy")
+        raise MissingError(
+            f"{path}: the ledger has this round, the adapter is not there; restore it from a copy", filename=path
+        )
     update = Update.from_bytes(path.read_bytes(), source=str(path))
     if digest is not None and update.digest() != digest:
         raise LayoutError(f"{path}: its digest is {update.digest()[:16]}..., the ledger says {digest[:16]}...")

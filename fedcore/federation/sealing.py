@@ -36,7 +36,7 @@ def sealing_key(settings: Privacy, private: Path) -> bytes:
     if not path.exists():
         if budget.exists():
             raise MissingError(
-                f"{path}: the sealing key of {budget} is missing; put it back, or nothing can be charged"
+                f"{path}: the sealing key of {budget} is missing; put it back, or nothing can be charged", filename=path
             )
         with contextlib.suppress(ExistsError):  # another run over this population may be as quick
             write_new(path, os.urandom(KEY_BYTES))

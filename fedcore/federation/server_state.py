@@ -18,7 +18,7 @@ from fedcore.updates.header import json_object
 _SEPARATOR = ":"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ServerState:
     """The moments of a server optimiser after `round` rounds.
 
@@ -30,6 +30,10 @@ class ServerState:
     optimizer: str
     round: int
     moments: Mapping[str, Mapping[str, np.ndarray]]
+
+    def __repr__(self) -> str:
+        tensors = max((len(named) for named in self.moments.values()), default=0)
+        return f"<ServerState of {self.optimizer}, round {self.round}: {', '.join(self.moments)} of {tensors} tensors>"
 
     def to_bytes(self) -> bytes:
         """Safetensors bytes in fp64, sorted by name; equal states give equal bytes."""

@@ -12,7 +12,7 @@ import numpy as np
 from fedcore.backends import implementation
 from fedcore.errors import RangeError
 from fedcore.gaussian_table import LEAST, MOST, gaussian_table
-from fedcore.numbers import whole
+from fedcore.numbers import got, whole
 from fedcore.ops.rows import thread_count
 from fedcore.ops.streams import KEY, fixed_bytes, stream_backend
 
@@ -96,6 +96,6 @@ def _exact(op: str, sigma: Any) -> Fraction:
         value = Fraction(int(sigma.numerator), int(sigma.denominator))
     if not LEAST <= value <= MOST:
         raise RangeError(
-            f"{op}: got sigma={sigma!r}, expected a number from {float(LEAST)} to {int(MOST)}; scale the grid"
+            f"{got('sigma', sigma, op)}, expected a number from {float(LEAST)} to {int(MOST)}; scale the grid"
         )
     return value

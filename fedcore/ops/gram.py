@@ -9,6 +9,7 @@ import numpy as np
 from fedcore.backends import requested, selected_isa
 from fedcore.errors import ShapeError
 from fedcore.numbers import whole
+from fedcore.ops.kinds import in_kind
 from fedcore.ops.rows import as_center, as_rows, checked_total
 from fedcore.ops.squared_norms import check_statistic, run_statistic
 from fedcore.reference.gram import CHUNK, EPSILON, EPSILON_AMX
@@ -17,6 +18,7 @@ from fedcore.reference.gram import CHUNK, EPSILON, EPSILON_AMX
 GRAIN = CHUNK
 
 
+@in_kind
 def gram(
     rows: Any,
     center: Any = None,

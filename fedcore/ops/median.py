@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedcore.ops.kinds import in_kind
 from fedcore.ops.order import run_order_statistic
 from fedcore.ops.rows import as_rows
 
 
+@in_kind
 def median(
     rows: Any,
     out: Any = None,

@@ -8,10 +8,12 @@ import numpy as np
 
 from fedcore.backends import implementation
 from fedcore.errors import BackendError
+from fedcore.ops.kinds import in_kind
 from fedcore.ops.rows import Rows, as_center, as_rows, checked_total, choose, raise_first_nonfinite, thread_count
 from fedcore.ops.tiles import tiles_of
 
 
+@in_kind
 def squared_norms(
     rows: Any,
     center: Any = None,

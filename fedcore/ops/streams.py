@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore.backends import default, requested
 from fedcore.errors import BackendError, RangeError, ShapeError
-from fedcore.numbers import whole
+from fedcore.numbers import among, shown, whole
 from fedcore.ops.host_numbers import host_numbers
 from fedcore.ops.tensors import check_plain
 
@@ -20,8 +20,8 @@ KEY, NONCE = 32, 12
 
 def stream_backend(op: str, stream: str, backend: str | None, on_gpu: bool = False) -> str:
     """The backend that will run. Raises BackendError for a stream that is unknown or that the backend does not have."""
-    if stream not in STREAMS:
-        raise BackendError(f"{op}: got stream {stream!r}, expected one of {', '.join(STREAMS)}")
+    if not among(stream, STREAMS):
+        raise BackendError(f"{op}: got stream {shown(stream)}, expected one of {', '.join(STREAMS)}")
     name = requested(backend) or default(on_gpu)
     if stream == "aes256ctr" and name != "c":
         raise BackendError(

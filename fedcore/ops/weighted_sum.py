@@ -10,6 +10,7 @@ import numpy as np
 from fedcore.errors import RangeError, ShapeError, WeightError
 from fedcore.numbers import shown
 from fedcore.ops.host_numbers import host_number, host_numbers
+from fedcore.ops.kinds import in_kind
 from fedcore.ops.outputs import output_dtype, output_for
 from fedcore.ops.rows import as_rows, choose, raise_first_nonfinite, thread_count
 from fedcore.ops.tiles import run_columns
@@ -17,6 +18,7 @@ from fedcore.ops.tiles import run_columns
 LARGEST_COUNT = 1 << 24
 
 
+@in_kind
 def weighted_sum(
     rows: Any,
     weights: Any,

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedcore.errors import DependencyError, PrivacyError
 from fedcore.gaussian_table import MOST_TERMS, TIES
-from fedcore.numbers import as_real, flag, got, keep
+from fedcore.numbers import among, as_real, flag, got, keep
 from fedcore.privacy.limits import (
     MOST_SAMPLED_ROUNDS,
     MOST_SAMPLES,
@@ -64,8 +64,8 @@ class Charge:
             )
         rounds = check_whole("rounds", self.rounds, most=MOST_WHOLE if q == 1 else MOST_SAMPLED_ROUNDS)
         dimension = check_whole("dimension", self.dimension, 0, MOST_SAMPLES)
-        if self.stream not in STREAMS:
-            raise PrivacyError(f"stream: got {self.stream!r}, expected one of {', '.join(STREAMS)}")
+        if not among(self.stream, STREAMS):
+            raise PrivacyError(f"{got('stream', self.stream)}, expected one of {', '.join(STREAMS)}")
         concentrated = flag("concentrated", self.concentrated, error=PrivacyError)
         if concentrated and q != 1:
             raise PrivacyError(
@@ -113,8 +113,8 @@ def check_delta(delta: float, population: int | None = None) -> float:
 def check_relation(sampling: str, neighbours: str, charges: Iterable[Charge] = ()) -> None:
     """Raise PrivacyError for an unknown name, or for a sampling that the relation or a rate does not go with."""
     for name, value, known in (("sampling", sampling, SAMPLING), ("neighbours", neighbours, NEIGHBOURS)):
-        if value not in known:
-            raise PrivacyError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
+        if not among(value, known):
+            raise PrivacyError(f"{got(name, value)}, expected one of {', '.join(known)}")
     if sampling == "fixed" and neighbours != "replace_one":
         raise PrivacyError(
             "neighbours: got 'add_remove' with sampling 'fixed', expected 'replace_one'; samples of a fixed size are "
@@ -247,5 +247,7 @@ def dp_accounting() -> Any:
         import dp_accounting.pld
         import dp_accounting.rdp
     except ImportError:
-        raise DependencyError("privacy accounting needs the dp-accounting package; install fedcore[train]") from None
+        raise DependencyError(
+            "privacy accounting needs the dp-accounting package; install fedcore[train]", name="dp_accounting"
+        ) from None
     return dp_accounting

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from fedcore.errors import PrivacyBudgetError, PrivacyError
-from fedcore.numbers import as_real, got
+from fedcore.numbers import as_real, got, shown
 from fedcore.privacy.accountant import INTERVAL, Charge, check_delta, check_relation, dp_accounting, spent
 from fedcore.privacy.limits import LEAST_MULTIPLIER, MOST_EPSILON, MOST_MULTIPLIER
 
@@ -72,6 +72,9 @@ def noise_multiplier(
     PrivacyBudgetError where `before` alone has spent it.
     """
     epsilon = check_epsilon(epsilon)
+    for charge in before:
+        if not isinstance(charge, Charge):
+            raise PrivacyError(f"before: got {shown(charge)}, expected what was charged, such as `Budget.charges`")
     _check(Charge(1.0, sampling_rate, rounds, dimension, concentrated, stream), delta, sampling, neighbours, population)
     if (already := spent(before, delta, sampling, neighbours)) >= epsilon:
         raise PrivacyBudgetError(

@@ -112,7 +112,7 @@ class Budget:
         was destroyed, FormatError for files that were changed or rolled back, StorageError.
         """
         if not isinstance(inputs_digest, str) or not _DIGEST.fullmatch(inputs_digest):
-            raise PrivacyError(f"inputs_digest: got {inputs_digest!r}, expected a SHA-256 as 64 hexadecimal digits")
+            raise PrivacyError(f"{got('inputs_digest', inputs_digest)}, expected a SHA-256 as 64 hexadecimal digits")
         with self._locked() as records:
             check_opening(self.path, self._opening, records)
             for record in _charges(records):

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import PrivacyError, StorageError
+from fedcore.numbers import got
 
 
 def file_path(path: Any) -> Path:
     """A path as one that names a file. Raises PrivacyError."""
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(text, str) or not Path(text).name or "\0" in text:
-        raise PrivacyError(f"path: got {path!r}, expected the path of a file, such as 'people.budget'")
+        raise PrivacyError(f"{got('path', path)}, expected the path of a file, such as 'people.budget'")
     return Path(text)
 
 
@@ -24,6 +25,8 @@ def read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror}); check what is there and its permissions") from (
-            error
-        )
+        raise StorageError(
+            f"{path}: cannot be read ({error.strerror}); check what is there and its permissions",
+            errno=error.errno,
+            filename=path,
+        ) from (error)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fedcore.errors import PrivacyError
+from fedcore.numbers import among, got
 from fedcore.privacy.accountant import SAMPLING
 from fedcore.privacy.accounting import noise_multiplier
 from fedcore.privacy.limits import MOST_SAMPLES, check_whole
@@ -53,8 +54,8 @@ def trade_off(
     population, dimension = check_whole("population", population), check_whole("dimension", dimension, 1, MOST_SAMPLES)
     if clients > population:
         raise PrivacyError(f"clients: got {clients} a round of a population of {population}; expected at most that")
-    if sampling not in SAMPLING:
-        raise PrivacyError(f"sampling: got {sampling!r}, expected one of {', '.join(SAMPLING)}")
+    if not among(sampling, SAMPLING):
+        raise PrivacyError(f"{got('sampling', sampling)}, expected one of {', '.join(SAMPLING)}")
     rate = 1.0 if sampling == "none" else clients / population
     plan = {"epsilon": epsilon, "delta": delta, "rounds": rounds, "population": population}
     z = noise_multiplier(**plan, sampling_rate=rate, sampling=sampling, neighbours=neighbours, dimension=dimension)  # type: ignore[arg-type]

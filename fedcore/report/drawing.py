@@ -51,7 +51,9 @@ def styled(plot: Callable[..., Plot]) -> Callable[..., Plot]:
         try:
             import matplotlib
         except ImportError:
-            raise DependencyError("the report's plots need matplotlib; install fedcore[train]") from None
+            raise DependencyError(
+                "the report's plots need matplotlib; install fedcore[train]", name="matplotlib"
+            ) from None
         with matplotlib.rc_context(STYLE):
             return plot(*arguments)
 

@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any
 
 from fedcore.errors import BudgetError
-from fedcore.numbers import as_whole, got
+from fedcore.numbers import as_whole, got, shown_bytes
 from fedcore.ops.gram import GRAIN
 from fedcore.rules.order_statistic import MIXED_BYTES, NARROWEST
 
@@ -51,15 +51,6 @@ def parse_memory(memory: Any) -> int:
     if count < 1:
         raise BudgetError(f"{got('memory', memory)}, expected bytes or a size such as '1GB' or '512MiB'")
     return count
-
-
-def shown_bytes(count: int) -> str:
-    """A size in words, rounded up to three digits, so that what is shown as the least is enough."""
-    for unit, base in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= base:
-            step = max(base // 1000, 10 ** (len(str(count)) - 3))
-            return f"{-(-count // step) * step / base:.3f}".rstrip("0").rstrip(".") + f" {unit}"
-    return f"{count} bytes"
 
 
 class Budget:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fedcore.errors import RuleError
-from fedcore.numbers import keep
+from fedcore.numbers import among, got, keep
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.parameters import check_bound, check_count
@@ -41,8 +41,8 @@ class Bulyan(Rule):
 
     def __post_init__(self) -> None:
         keep(self, f=check_count("Bulyan", "f", self.f, 0))
-        if self.selection not in ("paper", "flower"):
-            raise RuleError(f"Bulyan: got selection={self.selection!r}, expected 'paper' or 'flower'")
+        if not among(self.selection, ("paper", "flower")):
+            raise RuleError(f"{got('selection', self.selection, 'Bulyan')}, expected 'paper' or 'flower'")
 
     def check(self, clients: int) -> None:
         """Raise RuleError, with the largest f for this n, if there are too few clients."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fedcore.errors import RuleError
+from fedcore.numbers import shown
 from fedcore.rules.budget import MIXING
 from fedcore.rules.coefficients import combine, stays_with_clients
 from fedcore.rules.geometry import Geometry
@@ -67,7 +68,7 @@ class PreAggregation(Rule):
         Raises RuleError where `following` is no rule.
         """
         if not isinstance(following, Rule):
-            raise RuleError(f"{self!r}.then: got {following!r}, expected an instance of a rule such as Krum(f=1)")
+            raise RuleError(f"{self!r}.then: got {shown(following)}, expected an instance of a rule such as Krum(f=1)")
         return Composed(self, following)
 
 

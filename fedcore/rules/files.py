@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from fedcore.dtypes import to_float64
+from fedcore.numbers import shown_bytes
 from fedcore.ops.rows import thread_count
-from fedcore.rules.budget import DEFAULT, MATRICES, Budget, shown_bytes
+from fedcore.rules.budget import DEFAULT, MATRICES, Budget
 from fedcore.rules.parts import check_like
 from fedcore.rules.pivot import Blocks
 from fedcore.rules.rows import RowExecutor

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from fedcore.errors import RuleError
-from fedcore.numbers import keep
+from fedcore.numbers import got, keep, shown
 from fedcore.rules.coefficients import distances_to, product
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.median_client import TOLERANCE, start_of
@@ -57,8 +57,8 @@ class GeometricMedian(Rule):
         keep(self, weighted=check_bool("GeometricMedian", "weighted", self.weighted))
         if (self.smoothing is None) != (self.steps is None):
             raise RuleError(
-                f"GeometricMedian: got smoothing={self.smoothing!r} and steps={self.steps!r}, expected both for the "
-                "smoothed form, or neither for the exact one"
+                f"{got('smoothing', self.smoothing, 'GeometricMedian')} and steps={shown(self.steps)}, expected both "
+                "for the smoothed form, or neither for the exact one"
             )
         if self.smoothing is not None:
             keep(self, smoothing=check_positive("GeometricMedian", "smoothing", self.smoothing))

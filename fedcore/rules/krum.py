@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fedcore.errors import RuleError
-from fedcore.numbers import keep
+from fedcore.numbers import among, got, keep
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.parameters import check_bool, check_bound, check_count
 from fedcore.rules.rule import Coefficients, Rule
@@ -19,8 +19,8 @@ Neighbors = Literal["paper", "byzfl", "flower"]
 
 
 def _check_neighbors(rule: str, neighbors: object) -> None:
-    if neighbors not in ("paper", "byzfl", "flower"):
-        raise RuleError(f"{rule}: got neighbors={neighbors!r}, expected 'paper', 'byzfl' or 'flower'")
+    if not among(neighbors, ("paper", "byzfl", "flower")):
+        raise RuleError(f"{got('neighbors', neighbors, rule)}, expected 'paper', 'byzfl' or 'flower'")
 
 
 def _check_cohort(rule: str, f: int, neighbors: str, clients: int) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fedcore.errors import RuleError, WeightError
+from fedcore.numbers import shown
+from fedcore.ops.kinds import NumpyRows, TorchRows
 from fedcore.ops.weighted_sum import exact_weights
 from fedcore.rules.budget import MATRICES
 from fedcore.rules.coefficients import round_coefficients
@@ -24,6 +26,9 @@ from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.rows import RowExecutor
 from fedcore.rules.stage import Stage
 from fedcore.rules.statistics import Statistics
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,35 @@ class Rule:
     def then(self, following: Rule) -> Rule:
         """Only a pre-aggregation hands rows on. Raises RuleError."""
         raise RuleError(
-            f"{self!r}: gives one row, so {following!r} cannot follow it; then() belongs to a pre-aggregation such as "
-            "NormClipping"
+            f"{self!r}: gives one row, so {shown(following)} cannot follow it; then() belongs to a pre-aggregation "
+            "such as NormClipping"
         )
+
+    @overload
+    def __call__(
+        self,
+        rows: NumpyRows,
+        weights: npt.ArrayLike | None = None,
+        *,
+        reference: Any = None,
+        server: Any = None,
+        center: Any = None,
+        backend: str | None = None,
+        threads: int | None = None,
+    ) -> np.ndarray: ...
+
+    @overload
+    def __call__(
+        self,
+        rows: TorchRows,
+        weights: npt.ArrayLike | None = None,
+        *,
+        reference: Any = None,
+        server: Any = None,
+        center: Any = None,
+        backend: str | None = None,
+        threads: int | None = None,
+    ) -> torch.Tensor: ...
 
     def __call__(
         self,
@@ -172,6 +203,16 @@ class Rule:
         """
         given = {"reference": reference, "server": server, "center": center}
         return self.explained(rows, weights, **given, backend=backend, threads=threads)[0]
+
+    @overload
+    def explained(
+        self, rows: NumpyRows, weights: npt.ArrayLike | None = None, **given: Any
+    ) -> tuple[np.ndarray, Decision]: ...
+
+    @overload
+    def explained(
+        self, rows: TorchRows, weights: npt.ArrayLike | None = None, **given: Any
+    ) -> tuple[torch.Tensor, Decision]: ...
 
     def explained(self, rows: Any, weights: npt.ArrayLike | None = None, **given: Any) -> tuple[Any, Decision]:
         """(what a call of the rule gives, the decision behind it): arguments and errors are those of a call.

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedcore.errors import RuleError
-from fedcore.numbers import as_real, got, keep
+from fedcore.numbers import as_real, got, keep, shown
 from fedcore.rules.geometry import Geometry
 from fedcore.rules.order_statistic import OrderStatistic
 from fedcore.rules.parameters import check_count, check_minority
@@ -36,7 +36,9 @@ class TrimmedMean(Rule):
 
     def __post_init__(self) -> None:
         if (self.f is None) == (self.fraction is None):
-            raise RuleError(f"TrimmedMean: got f={self.f!r} and fraction={self.fraction!r}, expected one of the two")
+            raise RuleError(
+                f"{got('f', self.f, 'TrimmedMean')} and fraction={shown(self.fraction)}, expected one of the two"
+            )
         if self.f is not None:
             keep(self, f=check_count("TrimmedMean", "f", self.f, 0))
             return

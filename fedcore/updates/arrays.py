@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcore.dtypes import ROW_DTYPES, STORAGE, bf16_bits, name_of
 from fedcore.errors import DTypeError, LayoutError
-from fedcore.numbers import shown
+from fedcore.numbers import got, shown
 from fedcore.ops.tensors import is_torch, memory_problem
 from fedcore.updates.header import arrange
 from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem
@@ -21,6 +21,8 @@ def gather(tensors: Mapping[str, Any]) -> tuple[Layout, np.ndarray, np.ndarray]:
     Returns the layout, the buffer and the byte offset of each tensor in it, in canonical order. Raises LayoutError,
     DTypeError or ShapeError (a tensor whose storage was freed), naming the tensor.
     """
+    if not isinstance(tensors, Mapping):
+        raise LayoutError(f"{got('tensors', tensors)}, expected a mapping of names to arrays, such as `update.tensors`")
     if not tensors:
         raise LayoutError("tensors: got none, expected at least one named tensor")
     arrays = {}

@@ -71,7 +71,9 @@ def write_new(path: Path, secret: bytes) -> None:
         try:
             os.link(beside, path)  # unlike a rename it replaces nothing
         except FileExistsError:
-            raise ExistsError(f"{path}: exists; a key that is in use is not overwritten, give another name") from None
+            raise ExistsError(
+                f"{path}: exists; a key that is in use is not overwritten, give another name", filename=path
+            ) from None
         with _taken_back(path, path.unlink):
             beside.unlink()
             sync(path.parent)
@@ -110,7 +112,7 @@ def append(path: Path, data: bytes, *, keep: int | None = None, mode: int = 0o66
     except OSError as error:
         if left:
             raise refused(path, error, _LEFT) from error
-        raise Unwritten(*refused(path, error).args) from error
+        raise Unwritten(str(refused(path, error)), errno=error.errno, filename=path) from error
 
 
 @contextmanager
@@ -171,7 +173,7 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     except BaseException as error:
         _remove(*(places := (*beside.values(), *made)))
         if isinstance(error, StorageError) and any(os.path.lexists(path) for path in places):
-            raise StorageError(str(error).removesuffix(REMEDY) + _LEFT) from error.__cause__
+            raise error.with_message(str(error).removesuffix(REMEDY) + _LEFT) from error.__cause__
         raise
 
 
@@ -182,7 +184,7 @@ def _rename_new(beside: Path, path: Path) -> None:
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise ExistsError(
-                f"{path}: exists, another process made it meanwhile; choose another name or remove it"
+                f"{path}: exists, another process made it meanwhile; choose another name or remove it", filename=path
             ) from None
         raise
 
@@ -249,7 +251,9 @@ def _taken_back(path: Path, undo: Callable[[], object] | None) -> Iterator[None]
         if stays and isinstance(error, OSError):
             raise Unflushed(
                 f"{path}: is written, but its folder cannot be flushed to disk ({error.strerror or error}), so a power "
-                "failure may take it back; put that right, then run `sync`"
+                "failure may take it back; put that right, then run `sync`",
+                errno=error.errno,
+                filename=path,
             ) from error
         raise
 
@@ -277,7 +281,11 @@ def remove_left(paths: Iterable[Path]) -> None:
                 path.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
-            raise StorageError(f"{path}: cannot be removed ({reason}); remove it, a killed process left it") from error
+            raise StorageError(
+                f"{path}: cannot be removed ({reason}); remove it, a killed process left it",
+                errno=error.errno,
+                filename=path,
+            ) from error
 
 
 def _beside(path: Path) -> Path:
@@ -295,4 +303,6 @@ def sync(path: Path) -> None:
 
 def refused(path: Path, error: OSError, remedy: str = REMEDY) -> StorageError:
     """The one line for a write that the system refused."""
-    return StorageError(f"{path}: cannot be written ({error.strerror or error}){remedy}")
+    return StorageError(
+        f"{path}: cannot be written ({error.strerror or error}){remedy}", errno=error.errno, filename=path
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import SupportsIndex, overload
 
 import numpy as np
 
@@ -44,7 +44,17 @@ class Cohort(Sequence[Update]):
     def __len__(self) -> int:
         return len(self._updates)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __repr__(self) -> str:
+        ids = [shown(self._updates[row].client_id) for row in sorted({0, len(self) - 1})]
+        return f"<Cohort of {len(self)}: client {' to '.join(ids)}>"
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Update: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Update, ...]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Update | tuple[Update, ...]:
         """The update at an index, or a tuple of them for a slice."""
         return self._updates[index]
 

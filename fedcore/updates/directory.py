@@ -46,16 +46,21 @@ def open_adapter(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], Pat
     try:
         found = sorted(os.listdir(path))
     except FileNotFoundError:
-        raise MissingError(f"{path}: no such directory, expected a PEFT adapter directory; check the path") from None
+        raise MissingError(
+            f"{path}: no such directory, expected a PEFT adapter directory; check the path", filename=path
+        ) from None
     except NotADirectoryError:
         raise FormatError(
             f"{path}: is a file, expected a PEFT adapter directory; pass the directory that holds it"
         ) from None
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise StorageError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions", errno=error.errno, filename=path
+        ) from error
     if CONFIG not in found:
         raise MissingError(
-            f"{path / CONFIG}: no such file, expected beside {WEIGHTS}; save the adapter with PEFT again"
+            f"{path / CONFIG}: no such file, expected beside {WEIGHTS}; save the adapter with PEFT again",
+            filename=path / CONFIG,
         )
     weights = [name for name in found if name.endswith(".safetensors")]
     if weights != [WEIGHTS]:
@@ -89,7 +94,10 @@ def _not_one(path: Path, weights: list[str], pickles: list[str]) -> MissingError
         )
     if pickles:
         return FormatError(f"{path / pickles[0]}: is a pickle, expected {WEIGHTS}; save with safe_serialization=True")
-    return MissingError(f"{path / WEIGHTS}: no such file, expected beside {CONFIG}; save the adapter with PEFT again")
+    return MissingError(
+        f"{path / WEIGHTS}: no such file, expected beside {CONFIG}; save the adapter with PEFT again",
+        filename=path / WEIGHTS,
+    )
 
 
 def map_file(path: Path) -> np.ndarray:
@@ -105,7 +113,9 @@ def map_file(path: Path) -> np.ndarray:
             return np.frombuffer(mmap.mmap(descriptor, file.size, access=mmap.ACCESS_READ, **_NO_DESCRIPTOR), np.uint8)
         except OSError as error:
             remedy = "raise `ulimit -n`" if error.errno == errno.EMFILE else "open fewer files at a time"
-            raise StorageError(f"{path}: cannot be mapped ({error.strerror}); {remedy}") from error
+            raise StorageError(
+                f"{path}: cannot be mapped ({error.strerror}); {remedy}", errno=error.errno, filename=path
+            ) from error
 
 
 def write_adapter(
@@ -118,7 +128,7 @@ def write_adapter(
     # the full path, but with a last link left as it is: a link that exists is never followed
     path = Path(os.path.abspath(directory))
     if os.path.lexists(path):
-        raise ExistsError(f"{path}: exists, expected a new directory; choose another name or remove it")
+        raise ExistsError(f"{path}: exists, expected a new directory; choose another name or remove it", filename=path)
     with new_directory(path) as beside:
         _write(beside / CONFIG, [(json.dumps(config, indent=2) + "\n").encode()])
         _write(beside / WEIGHTS, weights)

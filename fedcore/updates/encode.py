@@ -8,7 +8,7 @@ import numpy as np
 
 from fedcore.dtypes import name_of, round_from_float64, to_float64
 from fedcore.errors import DTypeError, FormatError, LayoutError, RangeError
-from fedcore.numbers import shown
+from fedcore.numbers import among, got, shown
 from fedcore.quantized import QUANTIZED, SCALES, Quantized, part_sizes
 from fedcore.updates.header import arrange, offsets_of
 from fedcore.updates.layout import Layout
@@ -21,8 +21,8 @@ def encode(tensors: Mapping[str, np.ndarray], layout: Layout, format: str) -> tu
     Raises DTypeError for an unknown format, LayoutError for a tensor whose name a scale array needs, and RangeError
     naming a tensor with a finite element that the format cannot hold.
     """
-    if format not in WIRE_FORMATS:
-        raise DTypeError(f"format: got {format!r}, expected one of {', '.join(WIRE_FORMATS)}")
+    if not among(format, WIRE_FORMATS):
+        raise DTypeError(f"{got('format', format)}, expected one of {', '.join(WIRE_FORMATS)}")
     target = Layout(layout.names, layout.shapes, layout.dtypes, (format,) * len(layout))
     if problem := repeated_name(target):
         raise LayoutError(problem)

@@ -112,8 +112,10 @@ def _refused(path: str, error: OSError) -> FedcoreError:
     """The one line for a file that the system does not open or read."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return MissingError(
-            f"{path}: no such file; check where the link leads and that nothing removes files while they are read"
+            f"{path}: no such file; check where the link leads and that nothing removes files while they are read",
+            errno=error.errno,
+            filename=path,
         )
     many = error.errno in (errno.EMFILE, errno.ENFILE)
     remedy = "raise `ulimit -n`" if many else "check its permissions and its disk"
-    return StorageError(f"{path}: cannot be read ({error.strerror}); {remedy}")
+    return StorageError(f"{path}: cannot be read ({error.strerror}); {remedy}", errno=error.errno, filename=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import weakref
@@ -38,10 +39,13 @@ class FileLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
         except BlockingIOError:
             self.close()
-            raise StorageError(busy) from None
+            assert busy is not None
+            raise StorageError(busy, errno=errno.EAGAIN, filename=path) from None
         except OSError as error:
             self.close()
-            raise StorageError(f"{path}: cannot be locked ({error.strerror}){_NO_LOCKS}") from error
+            raise StorageError(
+                f"{path}: cannot be locked ({error.strerror}){_NO_LOCKS}", errno=error.errno, filename=path
+            ) from error
         except BaseException:
             self.close()
             raise

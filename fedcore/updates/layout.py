@@ -16,7 +16,7 @@ import numpy as np
 
 from fedcore.dtypes import STORAGE
 from fedcore.errors import LayoutError
-from fedcore.numbers import shown
+from fedcore.numbers import shown, shown_bytes
 from fedcore.quantized import QUANTIZED, part_sizes
 
 #: longer names occur in no model; the bound keeps a hostile file from making name matching slow
@@ -40,7 +40,7 @@ def name_problem(name: object) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layout:
     """The tensors of an update in canonical order, which is the order of their names (by code point).
 
@@ -78,6 +78,9 @@ class Layout:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"<Layout: {len(self)} tensors, {shown_bytes(int(self.nbytes.sum()))}>"
 
     @cached_property
     def index(self) -> dict[str, int]:

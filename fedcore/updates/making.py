@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedcore.errors import FormatError, LayoutError
-from fedcore.numbers import shown
+from fedcore.numbers import got, shown
 from fedcore.updates import directory as peft_directory
 from fedcore.updates.config import PREFIX, canonical_config, config_scales, fitted_config, given_scales, refuse_variants
 from fedcore.updates.encode import check_scales
@@ -80,6 +80,9 @@ def checked(
 ) -> Update:
     """An Update whose fields agree. scaling None: the config says it. Raises LayoutError or WeightError."""
     check_identity(num_examples, client_id, base)
+    for name, value in (("scaling", {} if scaling is None else scaling), ("adapter_config", adapter_config)):
+        if not isinstance(value, Mapping):
+            raise LayoutError(f"{got(name, value)}, expected a mapping; leave it out where there is none")
     pairs, _ = lora_pairs(layout)
     config = canonical_config(adapter_config)
     if pairs:

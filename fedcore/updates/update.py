@@ -14,7 +14,7 @@ import numpy as np
 
 from fedcore.encoding import MOST_SCALES
 from fedcore.errors import FormatError, LayoutError
-from fedcore.numbers import shown
+from fedcore.numbers import got, shown, shown_bytes
 from fedcore.quantized import Quantized
 from fedcore.updates import directory as peft_directory
 from fedcore.updates.arrays import gather
@@ -32,7 +32,7 @@ from fedcore.updates.view import TensorView
 from fedcore.updates.writing import content_digest, decoded_parts, file_parts
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Update:
     """What one client sends. Make one with `from_tensors`, `from_peft`, `from_bytes` or `open`.
 
@@ -87,9 +87,8 @@ class Update:
         """
         layout, buffer, offsets = gather(tensors)
         scales = np.zeros((MOST_SCALES, len(layout)), np.int64)
-        return checked(
-            cls, layout, buffer, offsets, scales, scaling, num_examples, client_id, base, adapter_config or {}
-        )
+        config = {} if adapter_config is None else adapter_config
+        return checked(cls, layout, buffer, offsets, scales, scaling, num_examples, client_id, base, config)
 
     @classmethod
     def from_peft(
@@ -145,6 +144,10 @@ class Update:
         scaling, config = said.get("scaling", {}), said.get("adapter_config", {})
         identity = (said.get("num_examples", 1), said.get("client_id", ""), said.get("base"))
         return from_header(cls, source, header, buffer, scaling, *identity, config, "num_examples" in said)
+
+    def __repr__(self) -> str:
+        who = f" client {shown(self.client_id)}" if self.client_id else ""
+        return f"<Update{who}: {len(self.layout)} tensors, {shown_bytes(self.nbytes)}>"
 
     @property
     def tensors(self) -> Mapping[str, np.ndarray]:
@@ -205,6 +208,8 @@ class Update:
 
         Raises LayoutError naming a tensor that this update has not, and what `from_tensors` raises.
         """
+        if not isinstance(tensors, Mapping):
+            raise LayoutError(f"{got('tensors', tensors)}, expected a mapping of names to arrays")
         if unknown := sorted(tensors.keys() - self.layout.index.keys()):
             raise LayoutError(f"tensor {shown(unknown[0])}: not in the update; pass only names of its layout")
         found = Update.from_tensors(

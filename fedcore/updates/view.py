@@ -24,6 +24,9 @@ class TensorView(Mapping[str, np.ndarray]):
     def __init__(self, update: Update):
         self._update, self._layout = update, update.layout
 
+    def __repr__(self) -> str:
+        return f"<TensorView of {self._update!r}>"
+
     def __getitem__(self, name: str) -> np.ndarray:
         k = self._layout.index[name]
         found = self.stored(k)

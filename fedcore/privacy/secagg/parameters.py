@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fedcore.errors import PrivacyError
-from fedcore.numbers import keep
+from fedcore.numbers import among, got, keep, shown
 from fedcore.privacy.limits import check_whole
 from fedcore.privacy.secagg.counts import STREAMS, check_masked, counted
 from fedcore.privacy.secagg.search import MOST_SHARES, Bounds, Targets, bounds, most_dropout, search
@@ -89,8 +89,8 @@ class Parameters:
         if (bound == 0) == (modulus_bits is None):
             raise PrivacyError("bound: got neither or both of bound and modulus_bits, expected one of them")
         counts = {"corrupt": counted("corrupt", corrupt, n), "dropout": counted("dropout", dropout, n)}
-        if adversary not in ADVERSARIES:
-            raise PrivacyError(f"adversary: got {adversary!r}, expected one of {', '.join(ADVERSARIES)}")
+        if not among(adversary, ADVERSARIES):
+            raise PrivacyError(f"{got('adversary', adversary)}, expected one of {', '.join(ADVERSARIES)}")
         least_included = check_whole("least_included", least_included, 0, n)
         away = n - least_included if least_included else 0
         targets = Targets.of(check_whole("groups", groups, 1, MOST_CLIENTS))
@@ -158,10 +158,10 @@ class Parameters:
         for name, (least, most) in ranges.items():
             keep(self, **{name: check_whole(name, getattr(self, name), least, most)})
         keep(self, clients=n, neighbours=k)
-        if self.adversary not in ADVERSARIES or self.stream not in STREAMS:
+        if not (among(self.adversary, ADVERSARIES) and among(self.stream, STREAMS)):
             raise PrivacyError(
-                f"parameters: got {self.adversary!r} and {self.stream!r}, expected one of {ADVERSARIES} and one of "
-                f"{(*STREAMS,)}"
+                f"parameters: got {shown(self.adversary)} and {shown(self.stream)}, expected one of {ADVERSARIES} and "
+                f"one of {(*STREAMS,)}"
             )
         if self.bound and n * (2 * self.bound + 1) > 1 << self.modulus_bits:
             raise PrivacyError(

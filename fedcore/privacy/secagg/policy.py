@@ -88,9 +88,11 @@ class Policy:
         try:
             found = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin it with a mark
         except FileNotFoundError:
-            raise MissingError(f"{path}: no such file; write the client's policy there") from None
+            raise MissingError(f"{path}: no such file; write the client's policy there", filename=path) from None
         except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}, expected the client's policy, a TOML file") from None
+            raise StorageError(
+                f"{path}: {error.strerror}, expected the client's policy, a TOML file", errno=error.errno, filename=path
+            ) from None
         except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of the path, or nesting too deep
             raise ConfigError(f"{str(path)!r}: {error}") from None
         return cls.checked(found, str(path))
@@ -201,9 +203,9 @@ class Offer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.epsilon, Real) or isinstance(self.epsilon, bool) or not self.epsilon >= 0:
-            raise PrivacyError(f"epsilon: got {self.epsilon!r}, expected a number from 0 on, inf without noise")
+            raise PrivacyError(f"{got('epsilon', self.epsilon)}, expected a number from 0 on, inf without noise")
         if not isinstance(self.delta, Real) or isinstance(self.delta, bool) or not 0 <= self.delta <= 1:
-            raise PrivacyError(f"delta: got {self.delta!r}, expected a number from 0 to 1, 1 without noise")
+            raise PrivacyError(f"{got('delta', self.delta)}, expected a number from 0 to 1, 1 without noise")
         if (p := self.parameters) is not None and self.members is not None:
             members = as_whole(self.members)
             if members is None or p.clients not in (members // p.groups, -(-members // p.groups)):

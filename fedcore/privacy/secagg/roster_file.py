@@ -44,7 +44,7 @@ class RosterFile:
         """One that is there. Raises MissingError."""
         found = cls(path)
         if not found.there:
-            raise MissingError(f"{path}: no such roster; make it with fedcore keys enrol")
+            raise MissingError(f"{path}: no such roster; make it with fedcore keys enrol", filename=path)
         return found
 
     def _data(self) -> bytes | None:
@@ -147,7 +147,10 @@ class RosterFile:
         with locked_beside(self.path):
             data = self._data()
             if self.there and data is None:
-                raise MissingError(f"{self.path}: the roster is gone; put it back, a new one would forget retired keys")
+                raise MissingError(
+                    f"{self.path}: the roster is gone; put it back, a new one would forget retired keys",
+                    filename=self.path,
+                )
             self._read(data)
             before = self.members.copy(), self.retired.copy()
             try:
@@ -197,7 +200,11 @@ def _unreadable(path: str | Path, error: Exception) -> StorageError:
     reason = error.strerror if isinstance(error, OSError) else error
     name = str(path)
     name = name if name.isprintable() else ascii(name)
-    return StorageError(f"{name}: {reason}, expected a roster, a JSON file as fedcore keys writes it; give its path")
+    return StorageError(
+        f"{name}: {reason}, expected a roster, a JSON file as fedcore keys writes it; give its path",
+        errno=getattr(error, "errno", None),
+        filename=path,
+    )
 
 
 def _written(text: str) -> str:
