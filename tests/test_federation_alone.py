@@ -56,6 +56,8 @@ def test_a_client_that_cannot_train_alone_is_left_out_of_the_mean_and_said(tmp_p
     known = [line["loss"] for line in lines if "failed" not in line]
     assert row.loss == pytest.approx(sum(known) / (CLIENTS - 1))
     assert row.failed == 1
+    # what is told last is the table's
+    assert [facts["loss"] for facts in told if facts.keys() == {"loss"}][CLIENTS - 1] == pytest.approx(row.loss)
     said = "ocal-only leaves out 1 client that could not train"
     assert said in page(folder)
     assert said in as_rich(rows(list(folder.metrics)), "run", 0).caption

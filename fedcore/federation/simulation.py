@@ -227,7 +227,8 @@ def train_alone(federation: Federation) -> None:
     has dropped out of a round: where all arms go on without it, so does this, and its line has no scores.
     """
     config, clients = federation.config, federation.clients
-    finished = {line["client"] for line in federation.folder.metrics if line["arm"] == LOCAL_ONLY}
+    finished = {line["client"]: line["loss"] for line in federation.folder.metrics if line["arm"] == LOCAL_ONLY}
+    losses = [loss for loss in finished.values() if loss is not None]
     steps = config.training.steps * config.run.rounds
     outcomes = federation.trained(
         Alone(initial_of(federation, client.id), client, steps, client_seed(config, 0, client.seeded_by))
@@ -246,7 +247,8 @@ def train_alone(federation: Federation) -> None:
                 metrics, clock, said = Metrics(math.nan, math.nan, None), Clock(), {"failed": str(error)}
             line = {"client": client.id} | _alone(LOCAL_ONLY, config.run.rounds, metrics, clock)
             federation.folder.metrics.append(line | ({"failed": True} if said else {}))
-            federation.progress(LOCAL_ONLY, done + 1, len(clients), **(said or {"loss": metrics.loss}))
+            losses += [] if said else [metrics.loss]
+            federation.progress(LOCAL_ONLY, done + 1, len(clients), **(said or {"loss": sum(losses) / len(losses)}))
 
 
 def _alone(name: str, number: int, metrics: Any, clock: Clock) -> dict[str, Any]:
