@@ -191,7 +191,7 @@ def test_a_client_without_a_module_counts_with_all_of_a_wider_reference():
 
 
 def test_a_residual_of_mixed_ranks_is_as_wide_as_what_it_is_made_of():
-    """What every client sent and what each starts from: nothing for a client without the module where none is."""
+    """What every client sent and what each starts from, at their own ranks."""
     updates = [adapter(0, "c0", 4), adapter(1, "c1", 2)]
     result = lora.FedExLoRA().aggregate(updates)
     for module in SHAPES:
