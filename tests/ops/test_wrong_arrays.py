@@ -220,6 +220,8 @@ def test_vectors_whose_elements_straddle_words_are_refused(kind):
     ):
         with pytest.raises(ShapeError, match=r"got shape \(5,\) as .*, expected one dimension without gaps, aligned"):
             refused()
+    with pytest.raises(ShapeError, match=r"values: got shape \(5,\), expected one dimension, contiguous.* aligned"):
+        fc.ops.keystream_add(given, [bytes(32)], bytes(12), 0, [1])
 
 
 def test_results_go_to_no_read_only_array():
