@@ -228,7 +228,7 @@ def test_results_go_to_no_read_only_array():
     out = np.ones(5, np.float32)
     out.flags.writeable = False
     for write in (lambda: fc.ops.weighted_sum(X, [1.0] * 4, out=out), lambda: fc.ops.median(X, out=out)):
-        with pytest.raises(ShapeError, match="^out: expected a contiguous, writable array"):
+        with pytest.raises(ShapeError, match=r"^out: expected a contiguous, writable array"):
             write()
     assert (out == 1).all()
 
