@@ -58,6 +58,21 @@ def test_a_method_writes_the_adapter_what_lies_beside_it_and_each_start(director
     np.testing.assert_allclose(dense.dense(twice, "up"), 2 * mean_delta(mixed(), "up"), atol=1e-4)
 
 
+def test_a_method_shows_what_each_adapter_counts_and_sends(directories, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [directory.name for directory in directories]
+    code, shown, _ = run(capsys, "aggregate", *names, "-o", "out", "--method", "flexlora", "--weights", "equal")
+    assert code == 0
+    assert all(head in shown for head in ("adapter", "share", "bytes up", "bytes down"))
+    rows = {words[0]: words[1] for line in shown.splitlines() if len(words := line.split()) > 1}
+    assert {rows[name] for name in names} == {f"{1 / len(names):.4f}"}
+    # those of hetlora count by their norms, whatever is given: no share is shown
+    code, shown, _ = run(capsys, "aggregate", *names, "-o", "next", "--method", "hetlora", "--weights", "equal")
+    assert code == 0
+    assert "adapter" in shown
+    assert "share" not in shown
+
+
 def side_of(output):
     return f"{output}-side"
 

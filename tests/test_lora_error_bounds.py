@@ -14,6 +14,8 @@ from tests.delta_cohorts import mixed_cohort
 
 #: a module's sides
 D = 16
+#: an array of floats as exact numbers
+fractions = np.vectorize(Fraction, otypes=[object])
 
 
 def one_module(client: str, b: np.ndarray, a: np.ndarray) -> Update:
@@ -23,7 +25,6 @@ def one_module(client: str, b: np.ndarray, a: np.ndarray) -> Update:
 
 def exact_rows(updates: list[Update]) -> np.ndarray:
     """(n, columns) of Fractions: s · B · A of all modules."""
-    fractions = np.vectorize(Fraction, otypes=[object])
     rows = []
     for update in updates:
         parts = []
@@ -50,6 +51,27 @@ def test_distances_of_a_gram_of_factors_are_within_their_bound(seed):
             most = max(most, abs(found - true))
             assert abs(found - true) <= error[i] + error[j] < 1e-11 * true
     assert most > 0
+
+
+@pytest.mark.parametrize("exponent", [0, 12, 24])
+def test_distances_of_rebuilt_factors_are_within_a_bound_that_grows_with_them(exponent):
+    """Against exact products of what each was rebuilt to, which is its update from then on."""
+    rng = np.random.default_rng(exponent)
+    updates = []
+    for i in range(4):
+        b, a, p, q = (rng.standard_normal(shape) for shape in ((D, 3), (3, D), (D, 1), (1, D)))
+        p = 64 * p.astype(np.float32)
+        updates.append(one_module(f"row {i}", 2.0**exponent * np.hstack((b, p, -p)), np.vstack((a, q, q))))
+    passes = passes_over(updates, 4)
+    assert passes.sizes.rebuilt.all()
+    matrix, error = passes.gram()
+    _, (left, right, _) = next(passes.as_sent("gram"))
+    rows = [fractions(b) @ fractions(a) for b, a in zip(left, right, strict=True)]
+    for i in range(4):
+        for j in range(i):
+            found = Fraction(matrix[i, i]) + Fraction(matrix[j, j]) - 2 * Fraction(matrix[i, j])
+            true = ((rows[i] - rows[j]) ** 2).sum()
+            assert 0 < abs(found - true) <= error[i] + error[j] < 1e-11 * true
 
 
 @pytest.mark.parametrize(("step", "redone"), [(1, True), (8, False)])

@@ -8,6 +8,7 @@ import pytest
 import fedcore as fc
 from fedcore import lora
 from fedcore.dtypes import to_float64
+from fedcore.errors import LayoutError
 from tests.method_cohorts import (
     RANK,
     SHAPES,
@@ -157,6 +158,18 @@ def test_frlora_restarts_and_its_change_joins_the_side_adapter():
     for module in SHAPES:
         mean = oracle.fedit(parts(updates, module), shares(updates))
         assert_close(held(result, module), dense.dense(side, module) + mean)
+
+
+def test_frlora_restarts_from_base_weights_of_every_module_alone():
+    weights = {module: np.ones(shape) for module, shape in SHAPES.items()}
+    others = {module: weights[module] for module in ("up", "edge")}
+    for wrong, state in (
+        ({"down": weights["down"].T}, r"has shape \(30, 7\)"),
+        ({"down": np.ones(7)}, r"has shape \(7,\)"),
+        ({}, "is missing"),
+    ):
+        with pytest.raises(LayoutError, match=rf"^weights: module 'down' {state}, expected \(7, 30\); give its"):
+            lora.FRLoRA().restart(adapter(0, "shape"), others | wrong)
 
 
 def test_fedsvd_gives_orthonormal_rows_of_a():

@@ -170,11 +170,19 @@ def test_an_embedding_is_merged_as_peft_merges_it(tokens):
         fc.lora.merge(torch.zeros(12, 31), "base_model.model.0", update)
 
 
+class Packed(np.ndarray):
+    """Quantised weights as bitsandbytes holds them: in a dtype that is the caller's choice (bnb_4bit_quant_storage)."""
+
+    quant_state = object()
+
+
 def test_a_quantised_base_is_refused_by_name():
     (update,) = clients("float32", (8,))
     for dtype in (np.uint8, np.int8, ml_dtypes.float8_e4m3fn):
         with pytest.raises(DTypeError, match=r"module 'up': its base weights are (u?int8|float8).*beside"):
             fc.lora.merge(np.zeros(SHAPES["up"], dtype), "up", update)
+    with pytest.raises(DTypeError, match=r"module 'up': its base weights are float32.*quantised.*beside"):
+        fc.lora.merge(np.zeros(SHAPES["up"], np.float32).view(Packed), "up", update)
     with pytest.raises(LayoutError, match="module 'other' is missing"):
         fc.lora.merge(np.zeros(SHAPES["up"], np.float32), "other", update)
     with pytest.raises(ShapeError, match="base"):

@@ -190,6 +190,14 @@ def test_a_client_without_a_module_counts_with_all_of_a_wider_reference():
     assert np.array_equal(shared.tensors["down.lora_A.weight"], fixed["a"]["down"])
 
 
+def test_a_residual_of_mixed_ranks_is_as_wide_as_what_it_is_made_of():
+    """What every client sent and what each starts from, at their own ranks."""
+    updates = [adapter(0, "c0", 4), adapter(1, "c1", 2)]
+    result = lora.FedExLoRA().aggregate(updates)
+    for module in SHAPES:
+        assert result.side.modules[module].rank == result.report["modules"][module]["side_rank"] == (4 + 2) + (4 + 2)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_fed_sb_takes_cores_that_were_rounded_to_the_clients_dtype_and_no_others(dtype):
     estimate = adapter(50, "estimate")

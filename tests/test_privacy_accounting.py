@@ -153,6 +153,13 @@ def test_charges_compose_whatever_their_order_and_grouping():
     assert spent([], 1e-5, "poisson", "add_remove") == 0
 
 
+def test_charges_whose_noise_is_close_to_ideal_add_up_in_any_order():
+    near, ideal = Charge(1.0, dimension=2**72), Charge(2.0)
+    found = {spent(charges, 1e-5, "none", "add_remove") for charges in ([near, ideal], [ideal, near])}
+    assert len(found) == 1
+    assert found.pop() > spent([Charge(1.0), ideal], 1e-5, "none", "add_remove") * (1 + 1e-9)
+
+
 def test_noise_that_is_close_to_ideal_costs_part_of_delta():
     plan = {"noise_multiplier": 1.0, "delta": 1e-5, "rounds": 4}
     ideal = fc.privacy.epsilon(**plan)

@@ -57,6 +57,14 @@ def test_updates_above_the_clip_are_clipped_and_direction_is_kept():
     assert np.linalg.norm(got - expected) < 0.011 * math.sqrt(3000) * 1.1
 
 
+@pytest.mark.parametrize("d", [1, 64, 1000])
+def test_a_rotated_update_is_never_longer_than_the_clip(d):
+    for key in KEYS[:40]:
+        one = mechanism(d, seed=key)
+        rotated = one._rotated(updates_of(1, d, 2.0)[0]).astype(np.float64)
+        assert (1 - 1e-5) * one.clip < np.linalg.norm(rotated) * one.step <= one.clip
+
+
 def adversaries(one) -> list[np.ndarray]:
     d = one.dimension
     spike = np.zeros(d, np.float32)
@@ -198,6 +206,12 @@ def test_all_clients_at_the_clip_in_one_direction_do_not_wrap():
     assert all(mechanism(4096, clients=n, **settings).wrap_chance <= 2.0**-40 for n in range(3, 300))
     assert one._wrap(one.modulus // 2, one.step) > 2.0**-40
     assert mechanism(4096, clients=50, fewest=50, corrupt=0, noise_multiplier=8.0).modulus > one.modulus
+
+
+def test_roundings_that_all_go_one_way_do_not_wrap():
+    """1000 clients on a grid as coarse as the clip: the roundings are larger than all else in the sum."""
+    one = mechanism(1 << 16, clients=1000, fewest=1000, corrupt=0, noise_multiplier=20.0, grid=1.0)
+    assert one.modulus / 2 > 1000
 
 
 def test_epsilon_is_that_of_the_fewest_honest_clients():

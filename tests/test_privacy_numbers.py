@@ -99,6 +99,12 @@ def test_a_count_noise_that_is_not_accounted_is_refused_by_name(noise):
         AdaptiveClip(count_noise=noise)
 
 
+@pytest.mark.parametrize("quantile", [0, 1, -0.5, 1.5, math.nan, "half"])
+def test_a_quantile_that_is_no_share_is_refused_by_name(quantile):
+    with pytest.raises(PrivacyError, match=r"quantile: got .*, expected a share of the norms in \(0, 1\)"):
+        AdaptiveClip(quantile=quantile)
+
+
 def test_a_learning_rate_that_no_float_holds_is_refused_by_name():
     with pytest.raises(PrivacyError, match="learning_rate: got an integer of 1329 bits"):
         AdaptiveClip(learning_rate=10**400)

@@ -219,6 +219,14 @@ def test_a_reference_that_is_not_finite_is_refused_before_a_charge():
         central().inputs_digest([], reference=halves(np.nan), **FITS)
 
 
+def test_a_method_that_sends_both_factors_is_not_for_correlated_noise(tmp_path):
+    mechanism = correlated()
+    rounds, noise = run_of(mechanism, tmp_path, 100)
+    with pytest.raises(PrivacyError, match="both factors travel"):
+        mechanism.release([adapter(1)], noise, rounds, 1, clients=["a"], reference=adapter(0), method=fc.lora.FedIT())
+    assert rounds.entered == 0
+
+
 def test_correlated_noise_that_a_tensor_may_not_hold_is_refused_before_its_run_is_opened():
     wide, method = correlated(clip=9000.0), FITS["method"]
     farthest = 9000 + 12 * 9000 * wide.factor.noise_of_rounds.max() / 2

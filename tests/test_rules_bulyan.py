@@ -82,7 +82,11 @@ def test_in_one_shot_as_flower_does():
     disagree = 0
     for seed in range(20):
         rows = np.random.default_rng(seed).standard_normal((15, 4)).astype(np.float32)
-        disagree += decided(Bulyan(3), rows).rows != decided(Bulyan(3, selection="flower"), rows).rows
+        decision = decided(Bulyan(3, selection="flower"), rows)
+        assert decision.rows == oracle.multi_krum_rows(rows, 3, 9)
+        assert (decision.details["theta"], decision.details["beta"]) == (9, 3)
+        np.testing.assert_allclose(decision.per_client["scores"], oracle.krum_scores(rows, 3), rtol=1e-5)
+        disagree += decided(Bulyan(3), rows).rows != decision.rows
     assert disagree > 0, "the examples are too easy to tell the two apart"
 
 

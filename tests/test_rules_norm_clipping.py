@@ -90,6 +90,17 @@ def test_composition_needs_what_its_parts_need_and_prints_as_written():
         rule(np.ones((4, 3), np.float32))
 
 
+def test_what_is_decided_on_clipped_rows_is_said_of_their_clients():
+    rows, _ = some_rows()
+    rule = MultiKrum(1, 3)
+    found = decided(NormClipping(1.0).then(rule), rows)
+    formed = decided(rule, oracle.clipped(rows, np.zeros(rows.shape[1]), 1.0).astype(np.float32))
+    assert (found.selected, found.reasons) == (formed.selected, formed.reasons)
+    assert found.per_client.keys() == formed.per_client.keys()
+    np.testing.assert_allclose(found.per_client["scores"], formed.per_client["scores"], rtol=1e-4)
+    assert found.details.keys() == formed.details.keys()
+
+
 def test_clips_chain_and_the_smaller_bound_holds():
     rows, reference = some_rows()
     found = NormClipping(2.0).then(NormClipping(0.5).then(Mean()))(rows, reference=reference)

@@ -179,6 +179,11 @@ def test_a_decimal_fraction_means_what_it_says():
         TrimmedMean(fraction=False)
 
 
+def test_a_fraction_of_0_drops_nothing():
+    assert TrimmedMean(fraction=0).dropped(5) == 0
+    assert TrimmedMean(fraction=0)(some_rows()).tobytes() == TrimmedMean(0)(some_rows()).tobytes()
+
+
 def test_an_attacker_at_infinity_or_a_million_changes_nothing_much():
     rows = some_rows(11, 50)
     honest = Median()(rows[:9])

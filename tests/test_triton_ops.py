@@ -246,3 +246,13 @@ def test_pieces_cover_the_columns_once():
     assert list(rows.pieces(7, 8)) == [(0, 1, False)]
     assert list(rows.pieces(16, 8)) == [(0, 2, True)]
     assert list(rows.pieces(17, 8)) == [(0, 2, True), (2, 1, False)]
+
+
+def test_rows_are_promised_to_be_aligned_where_all_of_them_are():
+    """Vector loads of a GPU fail elsewhere; the interpreter shows nothing of it."""
+    x = torch.zeros(64)
+    x = x[-(x.data_ptr() // 4) % 4 :]
+    for starts, aligned in (((0, 4, 8), True), ((0, 4, 9), False), ((2, 4, 8), False)):
+        given = [x[start:] for start in starts]
+        found, promised = rows.address_table(given)
+        assert (found.tolist(), promised) == ([row.data_ptr() for row in given], aligned)

@@ -11,12 +11,14 @@ pytest.importorskip("triton", reason="Triton is not installed; fedcore[train] br
 from triton_rows import DTYPES, OUT_DTYPES, check_bits, check_kernel, make_rows, place, table  # noqa: E402
 
 import fedcore as fc  # noqa: E402
+from fedcore.backends import default  # noqa: E402
 from fedcore.errors import NonFiniteError  # noqa: E402
 from fedcore.kernels import sign_counts, squared_distances, weighted_sums  # noqa: E402
 from fedcore.reference import sign_counts as sign_counts_definition  # noqa: E402
 from fedcore.reference import squared_distances as squared_distances_definition  # noqa: E402
 from fedcore.reference import weighted_sums as weighted_sums_definition  # noqa: E402
 from fedcore.rules.rows import RowExecutor  # noqa: E402
+from tests.cohorts import decided  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, for the Inf and NaN that tests feed
 
@@ -247,7 +249,8 @@ def test_a_selection_is_redone_where_the_rows_lie(device):
         found, squared_distances_definition.squared_distances(table(rows), np.array([[0, 1], [0, 2], [4, 3]]))
     )
     assert not error.any()
-    assert torch.equal(
-        fc.rules.Krum(f=1)(rows, backend="triton").cpu(),
-        fc.rules.Krum(f=1)([r.cpu() for r in rows], backend="reference"),
-    )
+    krum = fc.rules.Krum(f=1)
+    assert torch.equal(krum(rows, backend="triton").cpu(), krum([r.cpu() for r in rows], backend="reference"))
+    # mixtures are formed on the host
+    for rule, where in ((krum, "triton"), (fc.rules.NormClipping(1.0).then(krum), default(False))):
+        assert decided(rule, rows, backend="triton").details["redone_on"] == where

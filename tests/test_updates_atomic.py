@@ -130,6 +130,25 @@ def test_a_directory_comes_back_whose_successor_cannot_be_made_durable(tmp_path,
     assert held_in(tmp_path) == before
 
 
+def test_a_directory_comes_back_whose_successor_cannot_have_its_name(tmp_path, monkeypatch):
+    directory(tmp_path / "name")
+    before, real = held_in(tmp_path), os.rename
+
+    def refuse(source, target):
+        """The new one alone: the old one moves away, and back."""
+        if target == tmp_path / "name" and "other" in os.listdir(source):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with (
+        pytest.raises(StorageError, match=r"name: cannot be written .*; nothing half-written was left"),
+        new_directory(tmp_path / "name", replace=True) as beside,
+    ):
+        (beside / "other").write_bytes(b"new")
+    assert held_in(tmp_path) == before
+
+
 @pytest.mark.parametrize(("way", "step"), [("write_atomically", "replace"), ("write_new", "unlink")])
 def test_a_new_name_that_cannot_be_taken_back_is_said_to_be_there(
     tmp_path, names_are_not_flushed, monkeypatch, way, step

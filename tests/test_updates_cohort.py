@@ -10,6 +10,7 @@ import fedcore as fc
 from fedcore.dtypes import bf16
 from fedcore.errors import LayoutError, ShapeError
 from fedcore.updates import Cohort, Update
+from fedcore.updates.bases import BaseIdentity
 from fedcore.updates.taken import FROM_BASE
 
 
@@ -80,6 +81,18 @@ def test_base_models_must_agree_where_they_are_known():
     for check in (cohort.check_same_base, cohort.check_same_layout):
         with pytest.raises(LayoutError, match="client 'c': its base model is 'y', expected 'x' like client 'b'"):
             check()
+
+
+def test_a_base_known_by_digest_agrees_with_one_known_by_name_alone():
+    """Neither is known to be another: a digest is no name."""
+    config = {"base_model_name_or_path": "some/model"}
+    tensors = {"x": np.ones(2, np.float32)}
+    known, named = (
+        Update.from_tensors(tensors, client_id=client, base=base, adapter_config=config)
+        for client, base in (("a", "ab" * 32), ("b", None))
+    )
+    assert (BaseIdentity.of(known).digest, BaseIdentity.of(known).name) == ("ab" * 32, "some/model")
+    Cohort([known, named]).check_same_base()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedcore.errors import FormatError
 from fedcore.updates import Cohort, Update
 from fedcore.updates.header import LONGEST_HEADER, header_length
-from fedcore.updates.layout import LONGEST_NAME
+from fedcore.updates.layout import LONGEST_NAME, MOST_DIMENSIONS
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -107,7 +107,7 @@ def test_a_header_of_any_length_ends_where_data_are_aligned(length):
         ({"x": F32 | {"shape": [2.0]}}, r"'x': got shape \[2.0\]"),
         ({"x": F32 | {"shape": [True]}}, r"'x': got shape \[True\]"),
         ({"x": F32 | {"shape": [2**64]}}, "'x': got shape"),
-        ({"x": F32 | {"shape": [1] * 33}}, "'x': got shape"),
+        ({"x": F32 | {"shape": [1] * (MOST_DIMENSIONS + 1)}}, "'x': got shape"),
         ({"x": F32 | {"shape": [2**62, 2**62, 0], "data_offsets": [0, 0]}}, "'x': .*overflow"),
         ({"x": F32 | {"shape": [2**32, 2**32]}}, "'x': .*overflow"),
         ({"x": F32 | {"shape": [3]}}, "'x': has 8 bytes, expected 12"),
@@ -132,6 +132,12 @@ def test_each_wrong_header_is_refused_in_one_line_that_names_it(header, words):
     assert text.startswith("from client 7: ")
     assert "\n" not in text
     assert len(text) < 700
+
+
+def test_the_longest_name_and_the_most_dimensions_are_taken():
+    shape = [1] * (MOST_DIMENSIONS - 1) + [2]
+    update = Update.from_bytes(message({"x" * LONGEST_NAME: F32 | {"shape": shape}}))
+    assert {name: array.shape for name, array in update.tensors.items()} == {"x" * LONGEST_NAME: tuple(shape)}
 
 
 @pytest.mark.parametrize("length", [9, 2**20, 2**32, 2**63, 2**64 - 1])

@@ -164,10 +164,12 @@ class FRLoRA(Method):
         adapter: dict[str, np.ndarray] = {}
         side: dict[str, np.ndarray] = {}
         for module, pair in initial.modules.items():
-            matrix = np.asarray(weights.get(module, np.empty(0)), np.float64)
-            if matrix.shape != (pair.d_out, pair.d_in):
+            matrix = np.asarray(weights[module], np.float64) if module in weights else None
+            if matrix is None or matrix.shape != (pair.d_out, pair.d_in):
+                state = "is missing" if matrix is None else f"has shape {matrix.shape}"
                 raise LayoutError(
-                    f"weights: module {shown(module)} has shape {matrix.shape}, expected ({pair.d_out}, {pair.d_in})"
+                    f"weights: module {shown(module)} {state}, expected ({pair.d_out}, {pair.d_in}); give its base "
+                    "weights, dequantised"
                 )
             u, values, vt = np.linalg.svd(matrix, full_matrices=False)
             root = np.sqrt(values[: pair.rank] / abs(pair.scale))

@@ -115,7 +115,8 @@ def _checked_noise(noise: Any, size: int, data: Rows) -> Any:
     if is_torch(noise):
         if not data.on_gpu and noise.device.type != "cpu":
             raise ShapeError(f"noise: on {noise.device}, expected main memory like the rows; pass noise.cpu()")
-        return noise.contiguous()
+        found = noise.contiguous()
+        return found if found.data_ptr() % found.element_size() == 0 else found.clone()
     return np.require(noise, requirements=["C", "A"])
 
 

@@ -59,8 +59,10 @@ def _target(values: Any) -> Any:
 
         if values.dtype not in (torch.uint32, torch.int32):
             raise DTypeError(f"values: got {values.dtype}, expected torch.uint32 or torch.int32")
-        if values.ndim != 1 or not values.is_contiguous():
-            raise ShapeError(f"values: got shape {tuple(values.shape)}, expected one contiguous dimension")
+        if values.ndim != 1 or not values.is_contiguous() or values.data_ptr() % 4:
+            raise ShapeError(
+                f"values: got shape {tuple(values.shape)}, expected one dimension, contiguous and aligned; pass a copy"
+            )
         words = values.detach().view(torch.int32)
         return words if values.device.type != "cpu" else words.numpy().view(np.uint32)
     if not isinstance(values, np.ndarray) or values.dtype != np.uint32:

@@ -33,7 +33,8 @@ def vector(op: str, name: str, value: Any) -> Any:
     """
     check_plain(f"{op}: {name}", value)
     if is_torch(value):
-        gaps, found = not value.is_contiguous(), value.detach()
+        gaps = not value.is_contiguous() or value.data_ptr() % value.element_size() != 0
+        found = value.detach()
         try:
             found = found.numpy() if value.device.type == "cpu" else found
         except TypeError:

@@ -13,6 +13,8 @@ from inputs import LANES, TILES, make_rows, same_bits
 import fedcore as fc
 from fedcore.dtypes import STORAGE, round_from_float64
 from fedcore.errors import DTypeError, RangeError, ShapeError, WeightError
+from fedcore.ops.clip_noise_accumulate import _checked_noise
+from fedcore.ops.rows import as_rows
 from fedcore.rowtable import RowTable
 
 
@@ -104,6 +106,11 @@ def test_noise_at_any_alignment(compiled):
     beside[:] = noise
     expected = fc.ops.clip_noise_accumulate(rows, 5.0, None, noise, backend="reference").sum
     assert same_bits(fc.ops.clip_noise_accumulate(rows, 5.0, None, beside, **compiled).sum, expected)
+    torch = pytest.importorskip("torch", reason="checks torch inputs")
+    as_tensor = torch.frombuffer(memory, dtype=torch.int64, offset=1)
+    assert same_bits(fc.ops.clip_noise_accumulate(rows, 5.0, None, as_tensor, **compiled).sum, expected)
+    for found in (_checked_noise(given, 300, as_rows(rows)) for given in (beside, as_tensor)):
+        assert torch.as_tensor(found).data_ptr() % 8 == 0
 
 
 def test_segments_and_formats(compiled):

@@ -14,6 +14,7 @@ from inputs import BLOCKS, LANES, TILES, make_rows, same_bits
 import fedcore as fc
 from fedcore.dtypes import round_from_float64
 from fedcore.errors import RangeError, ShapeError
+from fedcore.ops.clip_round import MOST_COLUMNS, checked_clip
 from fedcore.reference.clip_round import clip_scales
 from fedcore.rowtable import RowTable
 
@@ -159,6 +160,14 @@ def test_a_clip_out_of_range_is_refused(clip):
 def test_a_grid_out_of_range_is_refused(grid):
     with pytest.raises(RangeError, match=r"grid: got .* expected a power of two from .* clip_grid"):
         fc.ops.clip_round(np.ones(4, np.float32), 1.0, grid)
+
+
+def test_the_finest_grid_and_the_longest_row_are_taken():
+    found = fc.ops.clip_round(np.float32([0, 3, 0, 0]), 1.0, 2.0**-30)
+    assert 2**30 - 2**12 < check_bound(found, 1.0) ** 0.5 <= 2**30
+    assert checked_clip(1.0, None, MOST_COLUMNS) == (1.0, fc.ops.clip_grid(1.0, MOST_COLUMNS))
+    with pytest.raises(RangeError, match="clip: got rows of 1099511627777 columns, expected at most"):
+        checked_clip(1.0, None, MOST_COLUMNS + 1)
 
 
 def test_the_grid_is_the_largest_power_of_two_that_is_fine_enough():

@@ -9,6 +9,7 @@ from oracles.streams import openssl
 
 import fedcore as fc
 from fedcore.errors import BackendError, DTypeError, RangeError, ShapeError
+from fedcore.ops import shamir
 
 KEY = bytes(range(50, 82))
 
@@ -110,6 +111,14 @@ def test_bad_arguments():
         fc.ops.shamir_combine([1, 2], shares.astype(np.int64))
     with pytest.raises(BackendError, match="shamir_split: the triton backend has no such kernel"):
         fc.ops.shamir_split(b"abc", 2, 5, KEY, backend="triton")
+
+
+def test_coefficients_are_as_many_as_a_stream_has_bytes(monkeypatch):
+    """Each but the secret itself is one: with more, they would begin again."""
+    monkeypatch.setattr(shamir, "MOST_BYTES", 8)
+    assert fc.ops.shamir_split(b"four", 2, 3, KEY).shape == (3, 1, 4)
+    with pytest.raises(ShapeError, match=r"shamir_split: got 4 bytes, expected at most 2\^38 / threshold"):
+        fc.ops.shamir_split(b"four", 3, 3, KEY)
 
 
 def test_no_error_shows_a_secret():

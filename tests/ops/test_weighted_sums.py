@@ -161,3 +161,16 @@ def test_bad_arguments_are_named():
         fc.ops.weighted_sums(list(block[:3]), np.ones((2, 3)), out=block[2:4])
     with pytest.raises(DTypeError, match="expected one of"):
         fc.ops.weighted_sums(rows, np.ones((2, 3)), out_dtype="int8")
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_results_may_lie_next_to_a_row_and_not_a_byte_in_it(kind):
+    memory = np.ones(12, np.float32)
+    if kind == "torch":
+        memory = pytest.importorskip("torch", reason="checks torch inputs").from_numpy(memory)
+    for out in (memory[:4], memory[8:]):
+        fc.ops.weighted_sums([memory[4:8]], [[2.0]], out=out.reshape(1, 4))
+        assert out.tolist() == [2.0] * 4
+    for out in (memory[1:5], memory[7:11]):
+        with pytest.raises(ShapeError, match="out: it overlaps row 0"):
+            fc.ops.weighted_sums([memory[4:8]], [[2.0]], out=out.reshape(1, 4))

@@ -208,6 +208,31 @@ def test_vectors_of_a_dtype_that_numpy_does_not_have():
         fc.ops.pack_bits(given, 8)
 
 
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_vectors_whose_elements_straddle_words_are_refused(kind):
+    given = np.frombuffer(bytearray(21), np.uint8)[1:].view(np.uint32)
+    given = torch.frombuffer(bytearray(21), dtype=torch.uint32, offset=1) if kind == "torch" else given
+    for refused in (
+        lambda: fc.ops.mask_add(given, [], [], 32),
+        lambda: fc.ops.unmask_sum(given, [], [], 32),
+        lambda: fc.ops.pack_bits(given, 8),
+        lambda: fc.ops.unpack_add(np.zeros(5, np.uint8), 8, given),
+    ):
+        with pytest.raises(ShapeError, match=r"got shape \(5,\) as .*, expected one dimension without gaps, aligned"):
+            refused()
+    with pytest.raises(ShapeError, match=r"values: got shape \(5,\), expected one dimension, contiguous.* aligned"):
+        fc.ops.keystream_add(given, [bytes(32)], bytes(12), 0, [1])
+
+
+def test_results_go_to_no_read_only_array():
+    out = np.ones(5, np.float32)
+    out.flags.writeable = False
+    for write in (lambda: fc.ops.weighted_sum(X, [1.0] * 4, out=out), lambda: fc.ops.median(X, out=out)):
+        with pytest.raises(ShapeError, match=r"^out: expected a contiguous, writable array"):
+            write()
+    assert (out == 1).all()
+
+
 def test_tables_of_no_rows():
     empty = RowTable([], np.zeros((1, 0), np.int64), np.array([5]), "float32")
     for op in OPS:
