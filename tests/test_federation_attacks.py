@@ -169,4 +169,5 @@ def test_an_attack_that_cannot_run_is_refused_before_anybody_trains(attack, rule
 
 @pytest.mark.parametrize("attack", ['kind = "alie", clients = 2', 'kind = "mimic", row = 3', 'kind = "alie", z = 1.0'])
 def test_an_attack_that_can_run_is_accepted(attack):
-    fake.config(f'{HEAD}[[arms]]\nname = "a"\nattack = {{ {attack} }}\n')
+    config = fake.config(f'{HEAD}[[arms]]\nname = "a"\nattack = {{ {attack} }}\n')
+    assert [f'kind = "{arm.attack.kind}"' in attack for arm in config.arms] == [True]
