@@ -149,9 +149,34 @@ def test_a_resumed_run_checks_what_it_reads(tmp_path):
     with pytest.raises(MissingError, match=r"client-1-002.safetensors: the ledger has it.*restore it from a copy"):
         run(tmp_path / "run", resume=True)
     mine.write_bytes(data)
-    (tmp_path / "run/clients/key").unlink()
-    with pytest.raises(MissingError, match=r"clients/key: the ledger has it.*restore it from a copy"):
+    key = (tmp_path / "run/clients/.key").read_bytes()
+    (tmp_path / "run/clients/.key").unlink()
+    with pytest.raises(MissingError, match=r"clients/\.key: the ledger has it.*restore it from a copy"):
         run(tmp_path / "run", resume=True)
+    (tmp_path / "run/clients/.key").write_bytes(key)
+    (tmp_path / "run/clients").rename(tmp_path / "elsewhere")
+    with pytest.raises(MissingError, match=r"clients: is not there, .* bring it back, or start a new run"):
+        run(tmp_path / "run", resume=True)
+    (tmp_path / "elsewhere").rename(tmp_path / "run/clients")
+    (tmp_path / "run/clients").chmod(0o755)  # as a copy without modes
+    run(tmp_path / "run", resume=True)
+    assert (tmp_path / "run/clients").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_key_that_is_lost_on_the_way_is_not_made_again(tmp_path):
+    class Losing(Watched):
+        def train(self, *arguments, **options):
+            if len(self.trained) == CLIENTS * 2:
+                (tmp_path / "run/clients/.key").unlink()
+            return super().train(*arguments, **options)
+
+    with pytest.raises(MissingError, match=r"clients/\.key: the ledger has it"):
+        run(tmp_path / "run", Losing())
+
+
+def test_an_arm_may_be_called_key(tmp_path):
+    folder = run(tmp_path / "run", body=BODY.replace('"own"', '"key"'))
+    assert folder.ledger.find(arm="key", round=3)
 
 
 def test_what_a_masked_run_keeps_for_its_clients_is_on_the_disk(tmp_path, disk):

@@ -202,7 +202,7 @@ def test_weights_that_no_arm_takes_are_refused(tmp_path, weights):
     config = parse_config(text(arm), "c.toml")
     folder = run_arms(config, fake.texts(3), fake.FakeLearner(), tmp_path / "run", resume=False)
     shown = page(folder)
-    assert "<p>m is not shown: the method weighs clients by itself" in shown
+    assert "<p>Shares: m is not shown: the method weighs clients by itself" in shown
     assert "Norm of each client" in shown
 
 

@@ -13,8 +13,9 @@ def moved_on(current: Update, previous: Update, space: str) -> Update:
 
     In "parameters" space element by element in fp64, rounded once to the tensors' dtypes. In "delta" space a LoRA
     module's Δ = s·B·A moves on as a whole: factors are stacked, A = [A_c; A_p] and B = [2 B_c, −(s_p/s_c) B_p], of
-    twice the rank, or where that is more than the module's smaller side multiplied, of that rank; tensors in no pair as
-    above. Raises RangeError naming a tensor that does not fit its dtype.
+    twice the rank, exactly; where that is more than the module's smaller side, multiplied, of that rank and rounded
+    once to their dtype, which for bf16 may be some per cent of the last change. Tensors in no pair as above. Raises
+    RangeError naming a tensor that does not fit its dtype.
     """
     tensors = {}
     pairs = current.modules if space == "delta" else {}

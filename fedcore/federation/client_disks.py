@@ -1,7 +1,7 @@
 """What stays with clients under masks: clients/ in the run folder, for its owner alone, plays their own disks.
 
 clients/<arm>/<client>-<n>.safetensors (what a client starts from after round n, with its own factors)
-clients/key (32 bytes of which the ledger's digests are: with plain ones anyone could confirm a guess)
+clients/.key (32 bytes of which the ledger's digests are: with plain ones anyone could confirm a guess)
 """
 
 from __future__ import annotations
@@ -43,11 +43,14 @@ class ClientDisks:
         found = {}
         for client, digest in digests.items():
             path = self._path(arm, number, client)
+            if not self.folder.is_dir():
+                raise MissingError(
+                    f"{self.folder}: is not there, as in a copy for others; bring it back, or start a new run",
+                    filename=self.folder,
+                )
             for part in (self._key, path):
                 if not part.is_file():
-                    raise MissingError(
-                        f"{part}: the ledger has it, it is not there; restore it from a copy", filename=part
-                    )
+                    raise self._missing(part)
             found[client] = Update.from_bytes(path.read_bytes(), source=str(path))
             if not same_text(digest, _keyed(self._key.read_bytes(), arm, number, client, found[client])):
                 raise LayoutError(f"{path}: its digest under {self._key} is not the ledger's; restore both from a copy")
@@ -55,18 +58,24 @@ class ClientDisks:
 
     @property
     def _key(self) -> Path:
-        return self.folder / "key"
+        return self.folder / ".key"  # which no arm is called
 
     def _begun(self) -> bytes:
-        """The key, made with the folder where there is none yet."""
+        """The key, made with the folder where nothing is kept yet. A copy of the folder may have lost its mode."""
+        try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self.folder.chmod(0o700)
+            sync(self.folder.parent)
+        except OSError as error:
+            raise refused(self.folder, error) from error
         if not self._key.is_file():
-            try:
-                self.folder.mkdir(mode=0o700, exist_ok=True)
-                sync(self.folder.parent)
-            except OSError as error:
-                raise refused(self.folder, error) from error
+            if any(part.is_dir() for part in self.folder.iterdir()):
+                raise self._missing(self._key)
             write_new(self._key, new_key())
         return self._key.read_bytes()
+
+    def _missing(self, part: Path) -> MissingError:
+        return MissingError(f"{part}: the ledger has it, it is not there; restore it from a copy", filename=part)
 
     def _path(self, arm: str, number: int, client: str) -> Path:
         return self.folder / arm / f"{client}-{number:03d}.safetensors"

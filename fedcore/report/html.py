@@ -114,8 +114,8 @@ def unseen(ledger: Iterable[dict[str, Any]]) -> str:
     """A sentence for each reason why nobody sees how much the clients of an arm counted, with the arms; '' for none."""
     private = dict.fromkeys(entry["arm"] for entry in ledger if "privacy" in entry)
     masked = dict.fromkeys(e["arm"] for e in ledger if "secure" in e and e["arm"] not in private)
-    said = ""
-    themselves = dict.fromkeys(e["arm"] for e in ledger if "change_norms" in e and "coefficients" not in e)
+    said, weighed = "", {entry["arm"] for entry in ledger if "coefficients" in entry}
+    themselves = dict.fromkeys(e["arm"] for e in ledger if "change_norms" in e and e["arm"] not in weighed)
     for arms, why in (
         (themselves, "the method weighs clients by itself, in each module otherwise"),
         (masked, "under masks the server sees sums alone, and nobody the share of a client"),
@@ -142,7 +142,9 @@ def _plots(metrics: Sequence[dict[str, Any]], ledger: Iterable[dict[str, Any]], 
         hidden = unseen(ledger)
         weighed = [entry for entry in opened if "coefficients" in entry]
         change = "Distance of each client's parameters from the round's starting point. Hollow: left out by the rule."
-        shares = _figure(plots.coefficients(weighed), said + hidden) if weighed else f"<p>{escape(hidden.strip())}</p>"
+        shares = (
+            _figure(plots.coefficients(weighed), said + hidden) if weighed else f"<p>{escape('Shares:' + hidden)}</p>"
+        )
         sections.append(_section("Who counted", shares + _figure(plots.norms(opened), change)))
     if facts["clients"]:
         sections.append(_section("Clients", _figure(plots.data_by_client(facts["clients"]))))
