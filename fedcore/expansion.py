@@ -38,7 +38,7 @@ class Count:
 class Expansion:
     """d exact sums. Column k has the value levels[0][k] + levels[1][k] + …, taken without rounding.
 
-    levels    (d,) fp64 each, 64-byte aligned unless unpickled: a sum, what its additions rounded off, what those did, …
+    levels    (d,) fp64 each, 64-byte aligned: a sum, what its additions rounded off, what those did, …
     depth     (chunks,) uint8: how many levels each chunk of CHUNK columns uses. The others are 0 there and have never
               been written, so that they take address space and no memory.
     count     of the rows that were added, to all columns or to a part
@@ -65,21 +65,29 @@ class Expansion:
     def part(self, start: int, stop: int) -> Expansion:
         """The sums of columns start:stop, which begin a chunk: views of these."""
         self.reserve()
-        part = copy.copy(self)
-        part.d = stop - start
+        part = object.__new__(Expansion)
+        vars(part).update(vars(self) | {"d": stop - start})
         part.levels = [level[start:stop] for level in self.levels]
         part.depth = self.depth[start // CHUNK : -(-stop // CHUNK)]
         return part
 
     def copied(self) -> Expansion:
-        """The same sums in memory of their own; what was never written is not written there."""
-        twin = Expansion(self.d)
-        twin.count, twin.depth = Count(self.count.rows), self.depth.copy()
-        twin.reserve()
-        for number, (own, level) in enumerate(zip(twin.levels, self.levels, strict=False)):
+        """The same sums in memory of their own."""
+        return copy.copy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the level that nothing was written to yet."""
+        used = int(self.depth.max(initial=0))
+        own = {"levels": self.levels[:used], "depth": self.depth.copy(), "count": Count(self.count.rows)}
+        return vars(self) | own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Levels of its own; what was never written is not written here."""
+        vars(self).update(state | {"levels": []})
+        self.reserve()
+        for number, (own, level) in enumerate(zip(self.levels, state["levels"], strict=False)):
             for chunk in np.flatnonzero(self.depth > number).tolist():
                 own[chunk * CHUNK : (chunk + 1) * CHUNK] = level[chunk * CHUNK : (chunk + 1) * CHUNK]
-        return twin
 
     @property
     def nbytes(self) -> int:

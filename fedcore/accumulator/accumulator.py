@@ -156,6 +156,9 @@ class Accumulator:
             own = {"_kept": self._kept.copied(), "_bases": dict(self._bases), "_clock": copy.deepcopy(self._clock)}
             return self.__dict__ | own | {"_lock": Lock()}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accumulator:
+        return copy.copy(self)  # what __getstate__ gives is nobody else's, and the rest does not change
+
     @property
     def _updates(self) -> dict[str, Update]:
         return self._kept.updates

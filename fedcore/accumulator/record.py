@@ -10,7 +10,7 @@ import numpy as np
 from fedcore.updates import Update
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Record(Update):
     """An update without its tensors' bytes: what the report and later checks need. It is pickled as it is."""
 
