@@ -100,8 +100,8 @@ class SystemRefusal(FedcoreError, OSError):
     #: what `errno` is where nobody says
     _number: ClassVar[int | None] = None
 
-    def __init__(self, message: str, *, errno: int | None = None, filename: str | os.PathLike[str] | None = None):
-        super().__init__(message)
+    def __init__(self, *message: Any, errno: int | None = None, filename: str | os.PathLike[str] | None = None):
+        super().__init__(*message)
         self.errno = self._number if errno is None else errno
         self.filename = None if filename is None else os.fspath(filename)
 

@@ -42,6 +42,10 @@ def test_a_method_runs_on_messages_in_another_format_also_after_a_resumption(tmp
         assert {found for update in sent for found in update.layout.formats} == {format}
         line = folder.metrics.find(arm="federated", round=number)
         assert line["bytes_up"] == sum(fake.payload(receipt.path) for receipt in receipts.values())
+        travelled = folder.ledger.find(arm="federated", round=number)["report"]["bytes"]
+        assert {client: counts["up"] for client, counts in travelled.items()} == {
+            client: fake.payload(receipt.path) for client, receipt in receipts.items()
+        }
 
 
 @pytest.mark.parametrize("name", ["ffa_lora", "rolora"])

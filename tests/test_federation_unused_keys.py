@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from test_federation_config import SMALLEST, fault
 
+from fedcore.errors import ConfigError
 from fedcore.federation.config_file import parse_config, to_toml
 
 NOISE = '[privacy]\nepsilon = 8\ndelta = 1e-3\nmode = "distributed"\n'
@@ -64,3 +65,11 @@ def test_a_key_that_nothing_would_look_at_is_refused_in_one_line(text, said):
 def test_defaults_and_keys_that_one_arm_uses_pass_and_so_does_the_file_written_whole(text):
     config = parse_config(SMALLEST + text, "c.toml")
     assert parse_config(to_toml(config), "again") == config
+
+
+def test_what_a_run_began_with_is_read_whatever_is_refused_today():
+    """Else its report could not be made, and what it keeps in private would outlive its days."""
+    text = SMALLEST + '[server]\ndata = "s.jsonl"\n'
+    with pytest.raises(ConfigError, match=r"server\.data"):
+        parse_config(text, "c.toml")
+    assert parse_config(text, "run.json", ran=True).server.data.endswith("s.jsonl")

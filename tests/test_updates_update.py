@@ -141,6 +141,9 @@ def test_torch_tensors():
     assert update.layout.dtypes == ("bfloat16", "float16", "float32", "float32")
     assert update.tensors["t"].tolist() == [[0, 3], [1, 4], [2, 5]]
     assert bf16_bits(update.tensors["b"])[0].tolist() == [0, 0x3F80, 0x4000]
+    module = torch.nn.ParameterDict({"x": x})  # no Mapping
+    assert Update.from_tensors(module).digest() == Update.from_tensors({"x": x}).digest()
+    assert update.with_tensors(module).digest() == update.digest()
     with torch.no_grad():
         x.add_(1)
     assert update.tensors["x"].tolist() == [[0, 1, 2], [3, 4, 5]]

@@ -37,7 +37,8 @@ def attack_faults(config: Config, index: int, clients: int | None) -> list[str]:
             attack.check(clients, arm.attack.clients)
         except ConfigError as error:
             found.append(f"{key}: {error}")
-        if not attack.finite and settings.on_nonfinite == "exclude" and settings.method is None:
+        open_rule = settings.method is None and config.secure_of(arm) is None
+        if not attack.finite and settings.on_nonfinite == "exclude" and open_rule:
             found += _left_over(settings, key, clients, arm.attack.clients)
     return found
 

@@ -68,8 +68,11 @@ def load_config(path: str | Path) -> Config:
     return parse_config(text, str(path), path.parent)
 
 
-def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
-    """`load_config` on text; `name` stands for the file in errors, `folder` is what its paths are relative to."""
+def parse_config(text: str, name: str, folder: Path = Path("."), *, ran: bool = False) -> Config:
+    """`load_config` on text; `name` stands for the file in errors, `folder` is what its paths are relative to.
+
+    ran: of a run that there is. What can be run was asked when it began, and must not keep anybody from its folder.
+    """
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # of TOML, a number of too many digits, or nesting too deep
@@ -87,6 +90,8 @@ def parse_config(text: str, name: str, folder: Path = Path(".")) -> Config:
         config._folder = folder
     except ValidationError as error:
         raise ConfigError("\n".join(f"{name}: {_fault(entry)}" for entry in _own(error.errors()))) from None
+    if ran:
+        return config
     if config.partition.kind != "column":
         check_clients(config, config.partition.clients or 8, name)
     else:

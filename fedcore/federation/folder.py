@@ -141,7 +141,7 @@ class RunFolder:
     @property
     def config(self) -> Config:
         """`config_text`, read. Raises MissingError, and ConfigError where it does not load."""
-        return parse_config(self.config_text, str(self.path / "run.json"), self.path)
+        return parse_config(self.config_text, str(self.path / "run.json"), self.path, ran=True)
 
     def changed(self) -> str:
         """What was changed in config.toml after the run began, in words; "" for nothing. Raises as `config` does."""

@@ -91,6 +91,9 @@ def method_step(
         also = optimizer_facts(about, result.update, state)
         following, names = about.folder.rounds.save_start(about.arm.name, number, following)
     report = {name: value for name, value in result.report.items() if name not in ("n", "round")}
+    if about.config.message.format is not None:  # a method counts what travels up as it was trained
+        travelled = report["bytes"].items()
+        report["bytes"] = {client: counts | {"up": messages[client].nbytes} for client, counts in travelled}
     shares = {"coefficients": result.coefficients, "divisor": report.pop("divisor")}
     return following, {
         **about.heading,

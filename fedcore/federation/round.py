@@ -59,9 +59,7 @@ def run_round(about: Round) -> Start:
     up = sum(message.nbytes for message in messages.values())
     down = sum(about.start.of(client.id).nbytes for client in federation.clients)
     if travelled := entry["report"].get("bytes"):
-        # a method counts what travels up as it was trained
-        up = sum(client["up"] for client in travelled.values()) if about.config.message.format is None else up
-        down = sum(client["down"] for client in travelled.values())
+        up, down = (sum(client[way] for client in travelled.values()) for way in ("up", "down"))
     if secure:
         up, down = entry["secure"]["bytes_up"], down + entry["secure"]["bytes_down"]
     folder.metrics.append(

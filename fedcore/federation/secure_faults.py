@@ -128,9 +128,10 @@ def _group_faults(settings: Secure, aggregation: Aggregation, clients: int) -> l
     assert settings.groups is not None
     try:
         fewest = fewest_groups(aggregation, max(settings.groups, clients // 2))
+        alone = "server" in make_chain(aggregation.rule, aggregation.parameters, aggregation.before).uses
     except RuleError:
         return []  # said already
-    if fewest is None or settings.groups < fewest:
+    if alone or fewest is None or settings.groups < fewest:
         return []  # said already
     if clients < 2 * settings.groups:
         if clients >= 2 * fewest:

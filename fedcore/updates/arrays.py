@@ -15,18 +15,23 @@ from fedcore.updates.header import arrange
 from fedcore.updates.layout import MOST_DIMENSIONS, Layout, name_problem
 
 
+def names_values(value: Any) -> bool:
+    """Whether dict(value) is taken by name: torch.nn.ParameterDict is no Mapping."""
+    return hasattr(value, "keys") and hasattr(value, "__getitem__")
+
+
 def gather(tensors: Mapping[str, Any]) -> tuple[Layout, np.ndarray, np.ndarray]:
     """Copy named arrays (NumPy, or torch on the CPU; any strides) into one uint8 buffer, laid out like a file.
 
     Returns the layout, the buffer and the byte offset of each tensor in it, in canonical order. Raises LayoutError,
     DTypeError or ShapeError (a tensor whose storage was freed), naming the tensor.
     """
-    if not isinstance(tensors, Mapping):
+    if not names_values(tensors):
         raise LayoutError(f"{got('tensors', tensors)}, expected a mapping of names to arrays, such as `update.tensors`")
     if not tensors:
         raise LayoutError("tensors: got none, expected at least one named tensor")
     arrays = {}
-    for name, tensor in tensors.items():
+    for name, tensor in dict(tensors).items():
         if problem := name_problem(name):
             raise LayoutError(f"tensor {shown(name)}: {problem}")
         arrays[name] = _array(name, tensor)

@@ -17,7 +17,7 @@ from fedcore.errors import FormatError, LayoutError
 from fedcore.numbers import got, shown, shown_bytes
 from fedcore.quantized import Quantized
 from fedcore.updates import directory as peft_directory
-from fedcore.updates.arrays import gather
+from fedcore.updates.arrays import gather, names_values
 from fedcore.updates.config import canonical_config, minimal_config
 from fedcore.updates.encode import encode
 from fedcore.updates.file import File
@@ -208,9 +208,9 @@ class Update:
 
         Raises LayoutError naming a tensor that this update has not, and what `from_tensors` raises.
         """
-        if not isinstance(tensors, Mapping):
+        if not names_values(tensors):
             raise LayoutError(f"{got('tensors', tensors)}, expected a mapping of names to arrays")
-        if unknown := sorted(tensors.keys() - self.layout.index.keys()):
+        if unknown := sorted(set(tensors) - self.layout.index.keys()):
             raise LayoutError(f"tensor {shown(unknown[0])}: not in the update; pass only names of its layout")
         found = Update.from_tensors(
             dict(self.tensors) | dict(tensors),
