@@ -32,7 +32,7 @@ ALLOWED = {
     "encoding": {"dtypes", "quantized"},
     "rowtable": {"errors", "dtypes", "quantized", "encoding"},
     "expansion": set(),
-    "lock": set(),
+    "lock": {"errors"},
     "gaussian_table": {"errors"},
     "factors": {"dtypes"},
     "backends": {"errors", "numbers"},
