@@ -77,23 +77,32 @@ def _known(name: str, source: str) -> str:
     return name
 
 
-def _usable(name: str, source: str) -> str:
-    if reason := unavailable(_known(name, source)):
+def _usable(name: str, source: str, op: str | None) -> str:
+    _known(name, source)
+    if op is not None:  # first: no installation would help
+        _check_has(op, name)
+    if reason := unavailable(name):
         raise BackendError(f"{source}: {name!r} is not available: {reason}")
     return name
 
 
-def requested(explicit: str | None) -> str | None:
+def _check_has(op: str, backend: str) -> None:
+    if (op, backend) in _ABSENT:
+        raise BackendError(f"{op}: the {backend} backend has no such kernel; use 'c' or 'reference'")
+
+
+def requested(explicit: str | None, op: str | None = None) -> str | None:
     """The backend that somebody asked for, or None when the data is to decide.
 
-    Raises BackendError for one that is unknown or not available here, before anything looks at the data.
+    Raises BackendError for one that is unknown, has no kernel of `op` or is not available here, before anything looks
+    at the data.
     """
     if explicit is not None:
-        return _usable(explicit, "backend")
+        return _usable(explicit, "backend", op)
     if (chosen := _chosen.get()) is not None:
-        return _usable(chosen, "use_backend")
+        return _usable(chosen, "use_backend", op)
     if name := os.environ.get("FEDCORE_BACKEND"):
-        return _usable(name, "FEDCORE_BACKEND")
+        return _usable(name, "FEDCORE_BACKEND", op)
     return None
 
 
@@ -119,8 +128,7 @@ def selected_isa() -> str | None:
 
 def implementation(op: str, backend: str) -> Callable:
     """The function that implements `op` on `backend`. Raises BackendError saying why there is none."""
-    if (op, backend) in _ABSENT:
-        raise BackendError(f"{op}: the {backend} backend has no such kernel; use 'c' or 'reference'")
+    _check_has(op, backend)
     try:
         return getattr(importlib.import_module(f"{_MODULES[backend]}.{op}"), op)
     except BROKEN as error:

@@ -6,26 +6,14 @@ import fake_learner as fake
 import numpy as np
 import pytest
 from fake_runs import result
+from test_federation_secure import BASE, CLIENTS, arms
 
 from fedcore.errors import LayoutError, MissingError, TrainingError
 from fedcore.federation import client_disks
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.simulation import run_arms
 
-CLIENTS = 6
-BODY = f"""
-secure = true
-[run]
-seed = 5
-rounds = 3
-[model]
-source = "fake"
-[partition]
-clients = {CLIENTS}
-[[arms]]
-name = "own"
-method = "fedsa_lora"
-"""
+BODY = "secure = true\n" + BASE.replace("rounds = 2", "rounds = 3") + arms(own='method = "fedsa_lora"')
 B = f"{fake.MODULE}.lora_B.weight"
 DISK = "clients/own"
 

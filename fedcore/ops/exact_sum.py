@@ -37,7 +37,7 @@ class ExactSum:
 
     def __init__(self, d: int, *, backend: str | None = None, threads: int | None = None):
         columns = whole("d", d, 0, of="ExactSum", error=ShapeError)
-        implementation("exact_sum", requested(backend) or default(on_gpu=False))
+        implementation("exact_sum", requested(backend, "exact_sum") or default(on_gpu=False))
         self.d, self.backend, self.threads = columns, backend, thread_count(threads)
         self._total = Expansion(self.d)
         #: held while the sums change or are read: kernels let other threads run

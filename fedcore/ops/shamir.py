@@ -40,7 +40,9 @@ def shamir_split(secrets: Any, threshold: int, shares: int, key: Any, *, backend
         raise ShapeError(f"shamir_split: got {data.size} bytes, expected at most 2^38 / threshold; share a key to them")
     secret = fixed_bytes("shamir_split", "key", key, KEY)
     out = np.empty((count, data.size), np.uint8)
-    implementation("shamir_split", requested(backend) or default(False))(data.ravel(), least, out, secret)
+    implementation("shamir_split", requested(backend, "shamir_split") or default(False))(
+        data.ravel(), least, out, secret
+    )
     return out.reshape(count, *data.shape)
 
 
@@ -63,7 +65,7 @@ def shamir_combine(points: Any, shares: Any, *, backend: str | None = None) -> n
     if ((where < 1) | (where > MOST_SHARES)).any() or len(np.unique(where)) != len(where):
         raise ShapeError("shamir_combine: got points that repeat or are not from 1 to 255; take each share once")
     out = np.empty(data[0].size, np.uint8)
-    work = implementation("shamir_combine", requested(backend) or default(False))
+    work = implementation("shamir_combine", requested(backend, "shamir_combine") or default(False))
     work(where.astype(np.uint8), data.reshape(len(data), -1), out)
     return out.reshape(data.shape[1:])
 

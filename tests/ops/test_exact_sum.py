@@ -262,5 +262,5 @@ def test_bad_arguments_are_named():
         found.result(out_dtype="int8")
     with pytest.raises(ShapeError, match="ExactSum: got d=-1"):
         fc.ops.ExactSum(-1)
-    with pytest.raises(BackendError, match=r"exact_sum: the triton backend has no such kernel|is not available"):
+    with pytest.raises(BackendError, match="exact_sum: the triton backend has no such kernel"):
         fc.ops.ExactSum(10, backend="triton")

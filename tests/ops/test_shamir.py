@@ -109,7 +109,7 @@ def test_bad_arguments():
             fc.ops.shamir_combine(points, shares)
     with pytest.raises(DTypeError, match="shamir_combine: got int64 as shares"):
         fc.ops.shamir_combine([1, 2], shares.astype(np.int64))
-    with pytest.raises(BackendError, match=r"shamir_split: the triton backend has no such kernel|is not available"):
+    with pytest.raises(BackendError, match="shamir_split: the triton backend has no such kernel"):
         fc.ops.shamir_split(b"abc", 2, 5, KEY, backend="triton")
 
 
