@@ -146,12 +146,6 @@ static void pack_blocks(const job* j, space* s, int64_t start, int64_t length, i
     }
 }
 
-/* Of a row that is packed next, or, where nothing is left, a line that is near anyway. */
-static const char* stretch_ahead(const space* s, fc_ahead* next) {
-    const char* stretch = fc_ahead_next(next, FC_GRAM_AHEAD);
-    return stretch ? stretch : (const char*)s->panel;
-}
-
 static void multiply_block(const job* j, const space* s, int64_t block, int64_t length, int rescaled, fc_ahead* next) {
     const int64_t panel_stride = FC_GRAM_PANEL * FC_GRAM_BLOCK;
     const float* panel = panel_of(j, s, block, 0);
@@ -163,16 +157,9 @@ static void multiply_block(const job* j, const space* s, int64_t block, int64_t 
     for (int64_t i = j->first / FC_GRAM_ROWS * FC_GRAM_ROWS; i < j->x->rows; i += FC_GRAM_ROWS) {
         const float* a = panel + i / FC_GRAM_PANEL * panel_stride + i % FC_GRAM_PANEL;
         const int rows = j->x->rows - i <= FC_GRAM_ROWS / 2 ? FC_GRAM_ROWS / 2 : FC_GRAM_ROWS;
-        const int64_t halves = i / FC_GRAM_ROWS + 1; /* half panels that hold columns up to the diagonal */
-        for (int64_t h = 0; h < halves;) {
-            const int64_t panels = fc_min((halves - h) / 2, FC_GRAM_WIDE);
-            const int some = panels ? 2 * (int)panels : 1;
-            const char* const ahead[2] = {stretch_ahead(s, next), stretch_ahead(s, next)};
-            j->kernels->gram_tile(a, rows, panel + h / 2 * panel_stride, panel_stride, some, length,
-                                  s->sum + i * j->padded + h * FC_GRAM_ROWS, j->padded, rescaled ? scale + i : NULL,
-                                  rescaled ? scale + h * FC_GRAM_ROWS : NULL, ahead);
-            h += some;
-        }
+        for (int64_t p = 0; p <= i / FC_GRAM_PANEL; p++)
+            j->kernels->gram_tile(a, rows, panel + p * panel_stride, length, s->sum + i * j->padded + p * FC_GRAM_PANEL,
+                                  j->padded, rescaled ? scale + i : NULL, scale + p * FC_GRAM_PANEL);
     }
 }
 

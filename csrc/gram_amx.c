@@ -6,7 +6,7 @@
  * adds all four products of a word, so any grouping serves that both operands share. A packed panel holds, for each
  * step, the digits 2, 1 and 0 as tiles of 16 words with a line a row (left operands); the same with a line a word
  * (right operands); then 256 times its rows' units. */
-#include "gram_avx512.h"
+#include "transpose_avx512.h"
 
 enum { GROUP = 16 }; /* right panels that stay in the second-level cache while left ones pass */
 enum { STEP = 64, TILE = 1024, DIGITS = 3, SIDE = FC_GRAM_BLOCK_AMX / STEP * DIGITS * TILE };

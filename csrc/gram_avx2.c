@@ -1,62 +1,19 @@
 /* gram with AVX2 and FMA. Rows are packed one after the other, and products are dot products along the columns, of
  * three rows by four, with a chain in each lane. */
-#include <immintrin.h>
-
-#include "impl.h"
-#include "widen_avx2.h"
+#include "gram_rows.h"
 
 enum {
-    LANES = FC_GRAM_CHAINS,
     ROWS = 3,
     COLUMNS = 4, /* 12 chains: two multiply-adds a cycle, of four cycles each, need 8 */
     GROUP = 16,  /* rows that stay in the first-level cache as a tile's columns */
-    LINE = 64
+    APART = LANES
 };
 
-/* A row's differences, and the largest of their magnitudes as bits; the row at `next` is asked for. */
-INLINE uint32_t pack_row(const char* row, const char* next, const float* center, int64_t length, float* to,
-                         fc_dtype type) {
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const int size = fc_itemsize(type);
-    const int64_t whole = length / LANES * LANES;
-    __m256i most = _mm256_setzero_si256();
-    for (int64_t k = 0; k < whole; k += LANES) {
-        const __m256 x =
-            _mm256_sub_ps(widen8_f32(row + size * k, type), center ? _mm256_loadu_ps(center + k) : _mm256_setzero_ps());
-        if (size * k % LINE == 0) _mm_prefetch(next + size * k, _MM_HINT_T0);
-        most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(x), magnitude));
-        _mm256_store_ps(to + k, x);
-    }
-    if (whole < length) { /* zeros to the end of the vector: columns of no row */
-        float rest[LANES] = {0};
-        for (int64_t k = whole; k < length; k++) {
-            const float x = type == FC_F32   ? fc_load_f32(row, k)
-                            : type == FC_F16 ? fc_load_f16(row, k)
-                                             : fc_load_bf16(row, k);
-            rest[k - whole] = x - (center ? center[k] : 0.0f);
-        }
-        const __m256 x = _mm256_loadu_ps(rest);
-        most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(x), magnitude));
-        _mm256_store_ps(to + whole, x);
-    }
-    uint32_t lanes[LANES], peak = 0;
-    _mm256_storeu_si256((__m256i*)lanes, most);
-    for (int i = 0; i < LANES; i++) peak = lanes[i] > peak ? lanes[i] : peak;
-    return peak;
-}
+INLINE int64_t place(int64_t row) { return row * FC_GRAM_BLOCK; }
 
-#define PACK(name, type)                                                                                               \
-    void fc_gram_pack_##name##_avx2(const void* const* rows, int count, const float* center, int64_t length,           \
-                                    float* panel, uint32_t* peak) {                                                    \
-        memset(peak, 0, FC_GRAM_PANEL * sizeof *peak);                                                                 \
-        for (int r = 0; r < count; r++)                                                                                \
-            peak[r] = center                                                                                           \
-                          ? pack_row(rows[r], rows[r + FC_GRAM_NEXT], center, length, panel + r * FC_GRAM_BLOCK, type) \
-                          : pack_row(rows[r], rows[r + FC_GRAM_NEXT], NULL, length, panel + r * FC_GRAM_BLOCK, type);  \
-    }
-PACK(f32, FC_F32)
-PACK(f16, FC_F16)
-PACK(bf16, FC_BF16)
+PACK(f32, FC_F32, avx2)
+PACK(f16, FC_F16, avx2)
+PACK(bf16, FC_BF16, avx2)
 
 /* The sums of four vectors' lanes. */
 INLINE __m128 lanes_summed(const __m256 x[4]) {
@@ -73,9 +30,9 @@ INLINE void tile(const float* a, const float* b, int64_t length, double* sum, in
 #pragma GCC unroll 2
     for (int64_t k = 0; k < length; k += LANES) {
         __m256 row[ROWS];
-        for (int r = 0; r < ROWS; r++) row[r] = _mm256_load_ps(a + r * FC_GRAM_BLOCK + k);
+        for (int r = 0; r < ROWS; r++) row[r] = _mm256_load_ps(a + place(r) + k);
         for (int c = 0; c < COLUMNS; c++) {
-            const __m256 column = _mm256_load_ps(b + c * FC_GRAM_BLOCK + k);
+            const __m256 column = _mm256_load_ps(b + place(c) + k);
             for (int r = 0; r < ROWS; r++) dot[r][c] = _mm256_fmadd_ps(row[r], column, dot[r][c]);
         }
     }
@@ -98,7 +55,7 @@ void fc_gram_products_avx2(const float* panel, int64_t rows, int64_t first, int6
             for (int64_t c = g; c < g + GROUP && c < i + ROWS; c += COLUMNS) {
                 const char* stretch = fc_ahead_next(next, asked);
                 for (int64_t k = 0; stretch && k < asked; k += LINE) _mm_prefetch(stretch + k, _MM_HINT_T1);
-                tile(panel + i * FC_GRAM_BLOCK, panel + c * FC_GRAM_BLOCK, length, sum + i * stride + c, stride,
+                tile(panel + place(i), panel + place(c), length, sum + i * stride + c, stride,
                      rescaled ? scale + i : NULL, scale + c);
             }
 }

@@ -6,39 +6,34 @@
 
 enum { ROWS = 4, VECTORS = FC_GRAM_PANEL / 4, LEVELS = 3 /* additions of two neighbours that leave one chain */ };
 
-void fc_gram_tile_neon(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
-                       double* sum, int64_t stride, const double* row_scale, const double* column_scale,
-                       const char* const ahead[2]) {
-    (void)ahead; /* left to the hardware */
-    for (int p = 0; p < (halves + 1) / 2; p++)
-        for (int top = 0; top < rows; top += ROWS) {
-            const float* column = b + p * panel_stride;
-            float32x4_t dot[ROWS][VECTORS], before[LEVELS][ROWS][VECTORS];
-            for (int chain = 0; chain < FC_GRAM_CHAINS; chain++) {
-                for (int r = 0; r < ROWS; r++)
-                    for (int v = 0; v < VECTORS; v++) dot[r][v] = vdupq_n_f32(0.0f);
-                const int64_t start = chain * FC_GRAM_RUN, end = start + fc_ceil(length, FC_GRAM_CHAINS);
-                for (int64_t k = start; k < end; k++) {
-                    const float32x4_t row = vld1q_f32(a + k * FC_GRAM_PANEL + top);
-                    for (int v = 0; v < VECTORS; v++) {
-                        const float32x4_t x = vld1q_f32(column + k * FC_GRAM_PANEL + 4 * v);
-                        dot[0][v] = vfmaq_laneq_f32(dot[0][v], x, row, 0);
-                        dot[1][v] = vfmaq_laneq_f32(dot[1][v], x, row, 1);
-                        dot[2][v] = vfmaq_laneq_f32(dot[2][v], x, row, 2);
-                        dot[3][v] = vfmaq_laneq_f32(dot[3][v], x, row, 3);
-                    }
-                }
-                int level = 0;
-                for (; chain >> level & 1; level++) /* two sums of as many chains each become one */
-                    for (int r = 0; r < ROWS; r++)
-                        for (int v = 0; v < VECTORS; v++) dot[r][v] = vaddq_f32(before[level][r][v], dot[r][v]);
-                if (level < LEVELS) memcpy(before[level], dot, sizeof dot);
-            }
+void fc_gram_tile_neon(const float* a, int rows, const float* b, int64_t length, double* sum, int64_t stride,
+                       const double* row_scale, const double* column_scale) {
+    for (int top = 0; top < rows; top += ROWS) {
+        float32x4_t dot[ROWS][VECTORS], before[LEVELS][ROWS][VECTORS];
+        for (int chain = 0; chain < FC_GRAM_CHAINS; chain++) {
             for (int r = 0; r < ROWS; r++)
-                for (int c = 0; c < FC_GRAM_PANEL; c++) {
-                    const double value = (double)dot[r][c / 4][c % 4];
-                    const int64_t at = p * FC_GRAM_PANEL + c;
-                    sum[(top + r) * stride + at] += row_scale ? value * (row_scale[top + r] * column_scale[at]) : value;
+                for (int v = 0; v < VECTORS; v++) dot[r][v] = vdupq_n_f32(0.0f);
+            const int64_t start = chain * FC_GRAM_RUN, end = start + fc_ceil(length, FC_GRAM_CHAINS);
+            for (int64_t k = start; k < end; k++) {
+                const float32x4_t row = vld1q_f32(a + k * FC_GRAM_PANEL + top);
+                for (int v = 0; v < VECTORS; v++) {
+                    const float32x4_t x = vld1q_f32(b + k * FC_GRAM_PANEL + 4 * v);
+                    dot[0][v] = vfmaq_laneq_f32(dot[0][v], x, row, 0);
+                    dot[1][v] = vfmaq_laneq_f32(dot[1][v], x, row, 1);
+                    dot[2][v] = vfmaq_laneq_f32(dot[2][v], x, row, 2);
+                    dot[3][v] = vfmaq_laneq_f32(dot[3][v], x, row, 3);
                 }
+            }
+            int level = 0;
+            for (; chain >> level & 1; level++) /* two sums of as many chains each become one */
+                for (int r = 0; r < ROWS; r++)
+                    for (int v = 0; v < VECTORS; v++) dot[r][v] = vaddq_f32(before[level][r][v], dot[r][v]);
+            if (level < LEVELS) memcpy(before[level], dot, sizeof dot);
         }
+        for (int r = 0; r < ROWS; r++)
+            for (int c = 0; c < FC_GRAM_PANEL; c++) {
+                const double value = (double)dot[r][c / 4][c % 4];
+                sum[(top + r) * stride + c] += row_scale ? value * (row_scale[top + r] * column_scale[c]) : value;
+            }
+    }
 }

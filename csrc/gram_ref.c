@@ -18,17 +18,14 @@ PACK(f32, fc_load_f32)
 PACK(f16, fc_load_f16)
 PACK(bf16, fc_load_bf16)
 
-void fc_gram_tile_ref(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
-                      double* sum, int64_t stride, const double* row_scale, const double* column_scale,
-                      const char* const ahead[2]) {
-    (void)ahead; /* left to the hardware */
+void fc_gram_tile_ref(const float* a, int rows, const float* b, int64_t length, double* sum, int64_t stride,
+                      const double* row_scale, const double* column_scale) {
     for (int r = 0; r < rows; r++)
-        for (int c = 0; c < halves * FC_GRAM_PANEL / 2; c++) {
-            const float* column = b + c / FC_GRAM_PANEL * panel_stride + c % FC_GRAM_PANEL;
+        for (int c = 0; c < FC_GRAM_PANEL; c++) {
             float dot[FC_GRAM_CHAINS] = {0};
             for (int i = 0; i < FC_GRAM_CHAINS; i++)
                 for (int64_t k = i * FC_GRAM_RUN; k < i * FC_GRAM_RUN + fc_ceil(length, FC_GRAM_CHAINS); k++)
-                    dot[i] = fmaf(a[k * FC_GRAM_PANEL + r], column[k * FC_GRAM_PANEL], dot[i]);
+                    dot[i] = fmaf(a[k * FC_GRAM_PANEL + r], b[k * FC_GRAM_PANEL + c], dot[i]);
             for (int left = FC_GRAM_CHAINS / 2; left; left /= 2)
                 for (int i = 0; i < left; i++) dot[i] = dot[2 * i] + dot[2 * i + 1];
             sum[r * stride + c] += row_scale ? (double)dot[0] * (row_scale[r] * column_scale[c]) : (double)dot[0];

@@ -35,9 +35,7 @@ enum {
     FC_GRAM_PANEL = 16, /* rows a packed panel holds: [column][row], or as the ISA's gram_products has it */
     FC_GRAM_PAST = 2,   /* rows past the last panel that an ISA's gram_products may read and add to */
     FC_GRAM_ROWS = 8,   /* rows that one tile of products covers, half a panel */
-    FC_GRAM_WIDE = 2,   /* panels that one tile covers at most */
-    FC_GRAM_AHEAD = 64 * FC_GRAM_BLOCK / 4,
-    FC_BLOCK = 64, /* elements of a quantised block, blocks under one nested scale: fedcore/quantized.py */
+    FC_BLOCK = 64,      /* elements of a quantised block, blocks under one nested scale: fedcore/quantized.py */
     FC_NESTED = 256,
     FC_DECODED = 1024,   /* columns of a row decoded at a time where a kernel reads them once: a group stays in L1 */
     FC_PAIRS = 8,        /* pairs whose squared distances are summed side by side */
@@ -100,14 +98,11 @@ typedef double fc_block_norm_fn(const void* row, const float* center, int64_t le
 static inline int64_t fc_gram_place(int64_t k) { return k % FC_GRAM_CHAINS * FC_GRAM_RUN + k / FC_GRAM_CHAINS; }
 typedef void fc_gram_pack_fn(const void* const* rows, int count, const float* center, int64_t length, float* panel,
                              uint32_t* peak);
-/* Products of `rows` rows of panel a (FC_GRAM_ROWS, or half of it where the cohort ends) with `halves` half panels b,
- * panels panel_stride apart (the last panel may be formed whole): accumulated in fp32 chain by chain, times
- * row_scale[r] * column_scale[c] (NULL: all scales are 1), added to the fp64 matrix `sum` of row stride `stride`.
- * ahead: two stretches of FC_GRAM_AHEAD bytes that will be packed next; asking for them here hides memory behind
- * products. */
-typedef void fc_gram_tile_fn(const float* a, int rows, const float* b, int64_t panel_stride, int halves, int64_t length,
-                             double* sum, int64_t stride, const double* row_scale, const double* column_scale,
-                             const char* const ahead[2]);
+/* Products of `rows` rows of panel a (FC_GRAM_ROWS, or half of it where the cohort ends) with panel b: accumulated in
+ * fp32 chain by chain, times row_scale[r] * column_scale[c] (row_scale NULL: all scales are 1), added to the fp64
+ * matrix `sum` of row stride `stride`. */
+typedef void fc_gram_tile_fn(const float* a, int rows, const float* b, int64_t length, double* sum, int64_t stride,
+                             const double* row_scale, const double* column_scale);
 /* sum[p] += (a[p][k] - b[p][k])^2 in fp64 for k in order, of FC_PAIRS pairs: of fp32, or, `wide`, of fp64. */
 typedef void fc_pair_squares_fn(const void* const* a, const void* const* b, int wide, int64_t length, double* sum);
 /* What is packed after `blocks` blocks: `bytes` of each of `rows`, handed out from `offset` in row `row` on. */

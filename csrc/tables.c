@@ -140,7 +140,7 @@ DECLARE_PACK(avx512)
 DECLARE_TO_F32(avx512)
 DECLARE_DECODE(avx512)
 DECLARE_ORDER(avx512)
-fc_gram_tile_fn fc_gram_tile_avx512;
+fc_gram_products_fn fc_gram_products_avx512;
 fc_pair_squares_fn fc_pair_squares_avx512;
 fc_lora_tile_fn fc_lora_tile_avx512;
 fc_lora_gram_tile_fn fc_lora_gram_tile_avx512;
@@ -173,7 +173,7 @@ fc_read_fn fc_read_avx512;
 const fc_kernels fc_kernels_avx512 = {
     AVX512_KERNELS,
     .gram_pack = THREE(fc_gram_pack, avx512),
-    .gram_tile = fc_gram_tile_avx512,
+    .gram_products = fc_gram_products_avx512,
     .gram_block = FC_GRAM_BLOCK,
     .gram_panel = FC_GRAM_PANEL * FC_GRAM_BLOCK * sizeof(float),
     .gram_packed = 512 << 10,

@@ -1,10 +1,9 @@
-/* What the AVX-512 and AMX kernels of gram share. */
-#ifndef FEDCORE_GRAM_AVX512_H
-#define FEDCORE_GRAM_AVX512_H
+/* AVX-512 F: transposition of 16 × 16 fp32. */
+#ifndef FEDCORE_TRANSPOSE_AVX512_H
+#define FEDCORE_TRANSPOSE_AVX512_H
 #include <immintrin.h>
 
 #include "impl.h"
-#include "widen_avx512.h"
 
 /* x[r] lane k becomes x[k] lane r: pairs, fours, then 128-bit quarters. */
 INLINE void transpose(__m512* x) {
