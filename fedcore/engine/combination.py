@@ -133,13 +133,14 @@ def make_report(
         if lacking := cohort.lacking:
             details["lacking"] = lacking
     unused = decided.unused(len(ids))
+    rest = found.coefficients[len(ids) :].tolist()  # none of an order statistic
     return {
         "rule": repr(rule),
         "space": space,
         "n": len(cohort),
         "law": found.law,
         "divisor": found.divisor,
-        "reference_coefficients": dict(zip(rule.uses, found.coefficients[len(cohort) :].tolist(), strict=False)),
+        "reference_coefficients": dict(zip(rule.uses if rest else (), rest, strict=True)),
         "counted": [ids[row] for row in found.counted],
         "not_counted": {ids[row]: reason for row, reason in sorted((unused | decided.reasons).items())},
         "seconds": clock.seconds,

@@ -59,6 +59,23 @@ def test_same_bits_for_every_thread_count_and_isa(dtype, monkeypatch, n, d):
     assert len(seen["integer sums"]) == ("amx" in native.isa_available())
 
 
+@pytest.mark.parametrize(("n", "first"), [(70, 0), (70, 66), (133, 1), (133, 61), (133, 64), (133, 132)])
+def test_only_rows_from_the_first_that_is_asked_for(monkeypatch, n, first):
+    """What a cohort that grows adds to its Gram: the others are left alone, and the bits are those of the whole."""
+    native = pytest.importorskip("fedcore.native", reason="the C kernels are not built")
+    from fedcore.native.gram import gram
+
+    table = RowTable.from_arrays(make_rows(n, 300, "float32"))
+    monkeypatch.setenv("FEDCORE_ISA", "ref")
+    portable = gram(table)
+    for isa in native.isa_available():
+        monkeypatch.setenv("FEDCORE_ISA", isa)
+        expected = gram(table) if isa == "amx" else portable.copy()
+        total = np.zeros((n, n))
+        expected[:first, :first] = total[:first, :first] = 7.0
+        assert same_bits(gram(table, total=total, first=first), expected), isa
+
+
 def chained(x: np.ndarray) -> np.ndarray:
     """The definition's Gram of whole numbers so small that fp64 holds what a fused multiply-add in fp32 rounds."""
     total = np.zeros((len(x), len(x)))
