@@ -157,9 +157,12 @@ static void multiply_block(const job* j, const space* s, int64_t block, int64_t 
     for (int64_t i = j->first / FC_GRAM_ROWS * FC_GRAM_ROWS; i < j->x->rows; i += FC_GRAM_ROWS) {
         const float* a = panel + i / FC_GRAM_PANEL * panel_stride + i % FC_GRAM_PANEL;
         const int rows = j->x->rows - i <= FC_GRAM_ROWS / 2 ? FC_GRAM_ROWS / 2 : FC_GRAM_ROWS;
-        for (int64_t p = 0; p <= i / FC_GRAM_PANEL; p++)
-            j->kernels->gram_tile(a, rows, panel + p * panel_stride, length, s->sum + i * j->padded + p * FC_GRAM_PANEL,
-                                  j->padded, rescaled ? scale + i : NULL, scale + p * FC_GRAM_PANEL);
+        for (int64_t p = 0; p <= i / FC_GRAM_PANEL; p++) {
+            const int columns = (int)fc_min(FC_GRAM_PANEL, i + FC_GRAM_ROWS - p * FC_GRAM_PANEL);
+            j->kernels->gram_tile(a, rows, panel + p * panel_stride, columns, length,
+                                  s->sum + i * j->padded + p * FC_GRAM_PANEL, j->padded, rescaled ? scale + i : NULL,
+                                  scale + p * FC_GRAM_PANEL);
+        }
     }
 }
 
@@ -180,7 +183,8 @@ static void work(void* context, int worker) {
             const int64_t after = start + length < end ? start + length : end + (j->threads - 1) * FC_GRAM_CHUNK;
             const int64_t coming = fc_min(j->packed * j->block, columns - after);
             /* what is decoded is not read at its columns' place in a row, so that there is nothing to ask for */
-            const int64_t ahead = coming > 0 && !j->x->encoding ? coming * fc_itemsize(j->x->dtype) : 0;
+            const int asks = j->kernels->gram_products && !j->x->encoding;
+            const int64_t ahead = coming > 0 && asks ? coming * fc_itemsize(j->x->dtype) : 0;
             for (int64_t r = 0; ahead && r < n; r++) s.next[r] = fc_gather(j->kernels, j->x, r, after, 1, s.gathered);
             fc_ahead next = {s.next, n, ahead, fc_ceil(length, j->block), 0, 0};
             pack_blocks(j, &s, start, length, after, rescaled);

@@ -61,7 +61,8 @@ void fc_gram_products_avx512(const float* panel, int64_t rows, int64_t first, in
                              double* scale, int rescaled, fc_ahead* next) {
     enum { ROWS = 2 * PAIRS, HALF = PAIRS };
     const int64_t stride = fc_ceil(rows, FC_GRAM_PANEL) * FC_GRAM_PANEL;
-    const int64_t tiles = rows * (rows + ROWS) / (2 * ROWS * COLUMNS) + 1;
+    const int64_t from = first / ROWS * ROWS;
+    const int64_t tiles = fc_ceil(rows * (rows + ROWS) - from * (from + ROWS), 2 * ROWS * COLUMNS);
     const int64_t asked =
         fc_ceil(next->bytes * rows / (tiles * next->blocks), LINE) * LINE; /* during a tile, so that all is in time */
     for (int64_t g = 0; g < rows; g += GROUP)

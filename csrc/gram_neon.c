@@ -6,8 +6,9 @@
 
 enum { ROWS = 4, VECTORS = FC_GRAM_PANEL / 4, LEVELS = 3 /* additions of two neighbours that leave one chain */ };
 
-void fc_gram_tile_neon(const float* a, int rows, const float* b, int64_t length, double* sum, int64_t stride,
-                       const double* row_scale, const double* column_scale) {
+void fc_gram_tile_neon(const float* a, int rows, const float* b, int columns, int64_t length, double* sum,
+                       int64_t stride, const double* row_scale, const double* column_scale) {
+    (void)columns; /* all of the panel */
     for (int top = 0; top < rows; top += ROWS) {
         float32x4_t dot[ROWS][VECTORS], before[LEVELS][ROWS][VECTORS];
         for (int chain = 0; chain < FC_GRAM_CHAINS; chain++) {

@@ -18,10 +18,10 @@ PACK(f32, fc_load_f32)
 PACK(f16, fc_load_f16)
 PACK(bf16, fc_load_bf16)
 
-void fc_gram_tile_ref(const float* a, int rows, const float* b, int64_t length, double* sum, int64_t stride,
-                      const double* row_scale, const double* column_scale) {
+void fc_gram_tile_ref(const float* a, int rows, const float* b, int columns, int64_t length, double* sum,
+                      int64_t stride, const double* row_scale, const double* column_scale) {
     for (int r = 0; r < rows; r++)
-        for (int c = 0; c < FC_GRAM_PANEL; c++) {
+        for (int c = 0; c < columns; c++) {
             float dot[FC_GRAM_CHAINS] = {0};
             for (int i = 0; i < FC_GRAM_CHAINS; i++)
                 for (int64_t k = i * FC_GRAM_RUN; k < i * FC_GRAM_RUN + fc_ceil(length, FC_GRAM_CHAINS); k++)

@@ -1,4 +1,5 @@
-/* Packing of gram where its chains are lanes of vectors: rows one after the other, as they lie. */
+/* Packing of gram where its chains are lanes of vectors: of each row, vectors of LANES columns, APART floats apart from
+ * place(row) on, both of which the file that includes this defines. */
 #ifndef FEDCORE_GRAM_ROWS_H
 #define FEDCORE_GRAM_ROWS_H
 #include <immintrin.h>

@@ -34,7 +34,7 @@ enum {
     FC_GRAM_CHUNK = 8192,
     FC_GRAM_PANEL = 16, /* rows a packed panel holds: [column][row], or as the ISA's gram_products has it */
     FC_GRAM_PAST = 2,   /* rows past the last panel that an ISA's gram_products may read and add to */
-    FC_GRAM_ROWS = 8,   /* rows that one tile of products covers, half a panel */
+    FC_GRAM_ROWS = 8,   /* rows that one gram_tile covers, half a panel */
     FC_BLOCK = 64,      /* elements of a quantised block, blocks under one nested scale: fedcore/quantized.py */
     FC_NESTED = 256,
     FC_DECODED = 1024,   /* columns of a row decoded at a time where a kernel reads them once: a group stays in L1 */
@@ -98,11 +98,12 @@ typedef double fc_block_norm_fn(const void* row, const float* center, int64_t le
 static inline int64_t fc_gram_place(int64_t k) { return k % FC_GRAM_CHAINS * FC_GRAM_RUN + k / FC_GRAM_CHAINS; }
 typedef void fc_gram_pack_fn(const void* const* rows, int count, const float* center, int64_t length, float* panel,
                              uint32_t* peak);
-/* Products of `rows` rows of panel a (FC_GRAM_ROWS, or half of it where the cohort ends) with panel b: accumulated in
+/* Products of `rows` rows of panel a (FC_GRAM_ROWS, or half of it where the cohort ends) with at least `columns` of
+ * panel b (all, or half on the diagonal): accumulated in
  * fp32 chain by chain, times row_scale[r] * column_scale[c] (row_scale NULL: all scales are 1), added to the fp64
  * matrix `sum` of row stride `stride`. */
-typedef void fc_gram_tile_fn(const float* a, int rows, const float* b, int64_t length, double* sum, int64_t stride,
-                             const double* row_scale, const double* column_scale);
+typedef void fc_gram_tile_fn(const float* a, int rows, const float* b, int columns, int64_t length, double* sum,
+                             int64_t stride, const double* row_scale, const double* column_scale);
 /* sum[p] += (a[p][k] - b[p][k])^2 in fp64 for k in order, of FC_PAIRS pairs: of fp32, or, `wide`, of fp64. */
 typedef void fc_pair_squares_fn(const void* const* a, const void* const* b, int wide, int64_t length, double* sum);
 /* What is packed after `blocks` blocks: `bytes` of each of `rows`, handed out from `offset` in row `row` on. */

@@ -125,6 +125,9 @@ def test_a_reference_that_is_not_looked_at_or_holds_nan(five, tmp_path, capsys):
         (["--rule", "krum", "--f", 1, "--set", "m=2"], "krum: --set m is not known; it takes --f, --set neighbors"),
         (["--rule", "norm_clipping"], "norm_clipping: --set max_norm is missing"),
         (["--set", "f"], "--set: got 'f', expected NAME=VALUE such as m=3"),
+        (["--rule", "krum", "--set", "f=0", "--f", 1], "--set f: --f gives it too, expected one value"),
+        (["--rule", "multi_krum", "--f", 1, "--set", "m=1", "--set", "m=5"], "--set: m is given twice, expected one"),
+        (["--before", "bucketing:s=2,s=4"], "--before bucketing: s is given twice, expected one value"),
         (["--rule", "krum", "--f", 1, "--before", "mean"], "Mean(): gives one row"),
         (["--before", "norm_clippin:max_norm=1"], "did you mean 'norm_clipping'?"),
         (

@@ -10,8 +10,10 @@ from test_federation_secure import BASE, CLIENTS, arms
 
 from fedcore.errors import LayoutError, MissingError, TrainingError
 from fedcore.federation import client_disks
+from fedcore.federation.client_disks import ClientDisks
 from fedcore.federation.config_file import parse_config
 from fedcore.federation.simulation import run_arms
+from fedcore.updates import Update
 
 BODY = "secure = true\n" + BASE.replace("rounds = 2", "rounds = 3") + arms(own='method = "fedsa_lora"')
 B = f"{fake.MODULE}.lora_B.weight"
@@ -180,3 +182,9 @@ def test_runs_in_the_open_keep_what_they_kept(tmp_path):
     starts = folder.rounds.load_start("own", 2, entry).starts
     assert entry["starts"] == {client: start.digest() for client, start in starts.items()}
     assert (folder.path / f"arms/own/start-{entry['starts']['client-0'][:16]}-002.safetensors").is_file()
+
+
+def test_a_keyed_digest_is_of_one_arm_round_and_client(tmp_path):
+    disks, one = ClientDisks(tmp_path), Update.from_tensors({"w": np.ones(4, np.float32)})
+    places = [("a", 1, "c"), ("a", 2, "c"), ("b", 1, "c"), ("a", 1, "d")]
+    assert len({disks.save(arm, number, {client: one})[1][client] for arm, number, client in places}) == len(places)

@@ -260,3 +260,23 @@ def test_a_log_holds_no_lines(tmp_path: Path):
         assert len(found) == 4
         assert now < 100_000
         assert most < 4_000_000
+
+
+def test_rounds_of_private_arms_are_rounds_too(tmp_path):
+    journal = Journal(tmp_path / "updates", {"hidden": tmp_path / "private"})
+    for arm in ("hidden", "open"):
+        journal.receive(arm, 2, "c", b"x")
+    assert journal.rounds() == [("hidden", 2), ("open", 2)]
+    assert not (tmp_path / "updates" / "hidden").exists()
+
+
+def test_a_damaged_line_is_named_by_its_number_from_either_end(tmp_path):
+    log = LineLog(tmp_path / "log.jsonl")
+    log.append({"arm": "a"})
+    log.append({"arm": "b"})
+    data = log.path.read_bytes()
+    log.path.write_bytes(data[: data.index(b"\n") + 1] + b'{"arm":x"b"}\n')
+    for index in (1, -1):
+        with pytest.raises(FormatError) as caught:
+            log[index]
+        assert "log.jsonl:2: " in str(caught.value)

@@ -66,6 +66,16 @@ def refused(tmp_path, body, error=PrivacyError) -> str:
             arms(a=MEAN, b=MEAN + 'secure = { adversary = "semi_honest", policy = "POLICY" }\n'),
             "arm 'b': .*: adversary = 'malicious', but the round trusts",
         ),
+        (
+            "smallest_cohort = 20",
+            arms(a=MEAN + "secure = true\n"),
+            "arm 'a': .*: smallest_cohort = 20, but only 5 honest",
+        ),
+        (
+            'adversary = "malicious"',
+            arms(a=MEAN, b=MEAN + 'secure = { adversary = "semi_honest" }\n'),
+            "arm 'b': .*: adversary = 'malicious', but the round trusts",
+        ),
         ("largest_epsilon = 1", NOISE + arms(a=FFA), "arm 'a': .*: largest_epsilon = 1.*, but the round leads to 8"),
         ("smallest_cohort = 7", NOISE + arms(a=FFA), "arm 'a': .*: smallest_cohort = 7, but only 4 honest"),
         (

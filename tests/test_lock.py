@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -139,3 +140,10 @@ def test_locks_of_objects_that_are_gone_are_forgotten():
     del lock
     gc.collect()
     assert len(locks._locks) == before
+
+
+def test_a_copied_lock_says_the_same():
+    lock = pickle.loads(pickle.dumps(Lock(PrivacyError, "`save`")))
+    with lock.alone("mask"), pytest.raises(PrivacyError) as caught:
+        lock.alone("close")
+    assert str(caught.value) == "close: called from within `save`"

@@ -331,6 +331,11 @@ def test_a_second_adapter_in_or_under_a_directory_is_refused(tmp_path):
     written(nested / "second", pair(Q))
     with pytest.raises(FormatError, match=r"nested: holds a second adapter in second; keep one adapter"):
         Update.from_peft(nested)
+    best = written(tmp_path / "best", pair(Q))
+    written(best / "checkpoint-500-best", pair(Q))
+    with pytest.raises(FormatError) as caught:
+        Update.from_peft(best)
+    assert "best: holds a second adapter in checkpoint-500-best; keep one adapter" in str(caught.value)
 
 
 def test_a_pattern_that_is_written_matches_its_module_alone():

@@ -59,3 +59,15 @@ def test_a_rewrite_between_the_open_and_the_end_of_a_read_is_noticed(tmp_path, m
             patch.setattr(File, "read_into", while_read)
             with pytest.raises(FormatError, match="x: was written to after its header was read"):
                 file.read(0, 8)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open descriptors are counted in /proc")
+def test_a_file_that_is_refused_is_closed(tmp_path):
+    (tmp_path / "x").write_bytes(b"12345678")
+    file = File.at(tmp_path / "x")
+    (tmp_path / "x").write_bytes(b"123456789")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(FormatError, match="now has 9 bytes, expected 8"):
+            file.open()
+    assert len(os.listdir("/proc/self/fd")) == before

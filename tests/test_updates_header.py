@@ -255,3 +255,10 @@ def test_flipped_bytes_give_a_format_error_or_a_valid_update(flips):
 @settings(max_examples=300, deadline=None)
 def test_any_header_gives_a_format_error_or_a_valid_update(header):
     check_everything(message(header))
+
+
+def test_an_empty_tensor_may_be_named_before_the_one_that_it_lies_behind():
+    for where in (0, 8):
+        empty = {"e": {"dtype": "F32", "shape": [0], "data_offsets": [where, where]}}
+        for header in (empty | {"x": F32}, {"x": F32} | empty):
+            assert Update.from_bytes(message(header)).tensors["e"].shape == (0,)

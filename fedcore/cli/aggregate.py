@@ -13,7 +13,7 @@ from fedcore.cli.method import aggregate_by_method
 from fedcore.cli.options import as_option, as_stage_option, check_weighed, refuse_beside
 from fedcore.cli.rule import aggregate_by_rule, check_server
 from fedcore.cli.run import Json
-from fedcore.errors import ExistsError
+from fedcore.errors import ExistsError, RuleError
 
 
 def aggregate(
@@ -115,6 +115,8 @@ def aggregate(
         {"side": side, "starts": starts, "round": None if number == 1 else number},
     )
     own = {} if f is None else {"f": f}
+    if own and "f" in given:
+        raise RuleError("--set f: --f gives it too, expected one value; leave out the other")
     chosen = make_chain(rule, own | given, [stage_of(text) for text in before or []], as_option, as_stage_option)
     check_server(rule, chosen, server)
     check_one_of("--space", space, ("delta", "parameters"))

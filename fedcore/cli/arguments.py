@@ -22,6 +22,8 @@ def settings_of(option: str, texts: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise RuleError(f"{option}: got {text!r}, expected NAME=VALUE such as m=3")
+        if name in found:
+            raise RuleError(f"{option}: {name} is given twice, expected one value; leave out the other")
         if (word := value.lower()) in _TRUTHS:
             found[name] = _TRUTHS[word]
             continue

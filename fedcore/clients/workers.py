@@ -27,6 +27,8 @@ from fedcore.ops.rows import available_cores
 Call = Callable[[], Any]
 #: calls of one `each` that may be done before an earlier one is, for each worker: what they gave is held meanwhile
 _AHEAD = 2
+#: seconds that workers have to end by themselves, which gives back what multiprocessing made in them: semaphores, say
+_TO_END = 5
 
 
 class Workers:
@@ -65,11 +67,12 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for connection in self._processes:
+            connection.close()  # which ends them, once they are idle
         for process in self._processes.values():
+            process.join(_TO_END if kind is None else 0)
             process.kill()  # they keep nothing
-        for connection, process in self._processes.items():
             process.join()
-            connection.close()
 
     def everywhere(self, call: Call) -> None:
         """Have every worker make a call before any later one, not waited for; an error of it is raised by `each`."""
@@ -137,8 +140,10 @@ class Workers:
         process = self._processes[connection]
         process.join()
         code, count = process.exitcode, len(self._processes)
-        if code == -signal.SIGKILL:
-            end, do = "signal 9", "if memory ran out, each holds a model of its own: lower run.workers"
+        if code in (-signal.SIGKILL, -signal.SIGTERM):
+            end, do = f"signal {-code}", "if memory ran out, each holds a model of its own: lower run.workers"
+        elif code < 0:
+            end, do = f"signal {-code}", "a library crashed: report it with what fedcore doctor prints"
         else:
             end, do = f"exit code {code}", "what it said on standard error tells why"
         raise BackendError(f"worker processes: one of {count} ended with {end}, expected an answer; {do}")

@@ -23,7 +23,7 @@ def all_agree(config: Config, clients: int, model: str | None) -> None:
         secure, privacy = config.secure_of(arm), config.privacy_of(arm)
         if secure is None:
             agreed_in_the_clear(config, arm, model)
-        elif secure.policy is None:
+        elif config.policy_of(arm) is None:
             continue
         elif privacy is None:
             # no condition depends on how long the vectors are, which the base tells
@@ -47,15 +47,14 @@ def masks_of(config: Config, arm: Arm, mechanism: Distributed) -> secagg.Paramet
 
 def agreed(config: Config, arm: Arm, sums: Sequence[secagg.Parameters], clients: int, model: str | None) -> None:
     """The same for these sums of an arm under masks, over so many clients in all."""
-    secure = config.secure_of(arm)
-    if secure is not None and secure.policy is not None:
-        _check(config, arm, secure.policy, sums, clients, model)
+    if (policy := config.policy_of(arm)) is not None:
+        _check(config, arm, policy, sums, clients, model)
 
 
 def agreed_in_the_clear(config: Config, arm: Arm, model: str | None) -> None:
-    """The same for an arm without masks, by the policy of [secure]."""
-    if config.secure is not None and config.secure.policy is not None and config.secure_of(arm) is None:
-        _check(config, arm, config.secure.policy, [None], None, model)
+    """The same for an arm without masks; nothing for one with them."""
+    if (policy := config.policy_of(arm)) is not None and config.secure_of(arm) is None:
+        _check(config, arm, policy, [None], None, model)
 
 
 def _check(

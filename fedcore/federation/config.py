@@ -186,6 +186,11 @@ class Config(Section):
         """[secure] as this arm has it."""
         return self.secure if arm.secure is None else arm.secure or None
 
+    def policy_of(self, arm: Arm) -> str | None:
+        """The clients' policy for this arm: its own, or that of [secure], masks of its own or none notwithstanding."""
+        own = arm.secure.policy if isinstance(arm.secure, Secure) else None
+        return own or (None if self.secure is None else self.secure.policy)
+
     def aggregation_of(self, arm: Arm) -> Aggregation:
         """[aggregation] as this arm has it. A rule or method of its own has nothing of its settings.
 

@@ -43,7 +43,9 @@ class Secure(Section):
         "hides in its group",
     )
     policy: str | None = Field(
-        default=None, description="file of the conditions under which a client takes part, its policy.toml"
+        default=None,
+        description="file of the conditions under which a client takes part, its policy.toml; that of [secure] holds "
+        "for every arm without one of its own",
     )
 
     @property

@@ -38,7 +38,7 @@ static void compare(const void* a, const void* b, size_t bytes, const char* what
 
 /* AMX has bits of its own: both are within EPSILON / 4 and EPSILON_AMX / 4 of fedcore/reference/gram.py, so they are
  * within the sum of the two. */
-enum { ROWS = 37, MIXTURES = 4 }; /* three panels of gram, the last with half a tile */
+enum { ROWS = 37, MIXTURES = 4 }; /* three panels of gram, the last one not full */
 static void check_near(const double* a, const double* b, fc_dtype dtype, int64_t d) {
     compared++;
     for (int i = 0; i < ROWS; i++)
@@ -329,6 +329,28 @@ static void check(fc_dtype dtype, int64_t d, int offset, int segments, int wild)
             if (d * size % 64 == 0) compare(&digest[0], &digest[1], sizeof digest[0], "read", (fc_isa)isa, dtype, d);
         }
     for (int i = 0; i < ROWS; i++) free(memory[i]);
+}
+
+/* gram of more rows than are columns of tiles at a time, the last four half a tile, from row `first` on. */
+static void check_gram_of_many(int64_t d, int64_t first) {
+    enum { MANY = 68 };
+    float* memory = malloc(MANY * (size_t)d * sizeof *memory);
+    const void* pointers[MANY];
+    const int64_t starts[] = {0, d};
+    double* gram[2] = {malloc(MANY * MANY * sizeof(double)), malloc(MANY * MANY * sizeof(double))};
+    for (int64_t i = 0; i < MANY * d; i++) memory[i] = (float)((int)(draw() % 2001) - 1000) / 64.0f;
+    for (int i = 0; i < MANY; i++) pointers[i] = memory + i * d;
+    const fc_rows x = {pointers, starts, 1, MANY, FC_F32, NULL};
+    for (int isa = FC_ISA_REF; isa < FC_ISA_AMX; isa++) {
+        if (!fc_isa_available((fc_isa)isa)) continue;
+        const int slot = isa != FC_ISA_REF;
+        memset(gram[slot], 0, MANY * MANY * sizeof(double));
+        fc_gram(&x, NULL, first, gram[slot], (fc_isa)isa, 2);
+        if (slot) compare(gram[0], gram[1], MANY * MANY * sizeof(double), "gram of many", (fc_isa)isa, FC_F32, d);
+    }
+    free(memory);
+    free(gram[0]);
+    free(gram[1]);
 }
 
 /* `bytes` random bytes that end where their memory ends and begin `offset` past an aligned address. */
@@ -816,6 +838,7 @@ int main(void) {
     check_stacks(FC_AES256CTR);
     check_gaussian_stack();
 #endif
+    for (int64_t first = 0; first < 68; first += 22) check_gram_of_many(first ? 300 : 8200, first);
     enum { LONG = 4000 }; /* what takes most of the time, under an emulator and sanitizers, comes in fewer kinds */
     static const int64_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 255, 257, 1025, 4097, 8209};
     for (int dtype = FC_F32; dtype <= FC_BF16; dtype++)

@@ -59,7 +59,9 @@ def test_same_bits_for_every_thread_count_and_isa(dtype, monkeypatch, n, d):
     assert len(seen["integer sums"]) == ("amx" in native.isa_available())
 
 
-@pytest.mark.parametrize(("n", "first"), [(70, 0), (70, 66), (133, 1), (133, 61), (133, 64), (133, 132)])
+@pytest.mark.parametrize(
+    ("n", "first"), [(70, 0), (70, 66), (68, 0), (68, 66), (133, 1), (133, 61), (133, 64), (133, 132)]
+)
 def test_only_rows_from_the_first_that_is_asked_for(monkeypatch, n, first):
     """What a cohort that grows adds to its Gram: the others are left alone, and the bits are those of the whole."""
     native = pytest.importorskip("fedcore.native", reason="the C kernels are not built")
