@@ -208,3 +208,12 @@ def test_directories_that_cannot_be_removed_are_not_said_to_be_gone(tmp_path, na
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     with pytest.raises(StorageError, match=r"name: cannot be written .*; what was half-written may be left; "):
         write_together({tmp_path / "name": directory})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to others")
+def test_a_file_that_is_replaced_keeps_its_owner_and_group(tmp_path):
+    write_atomically(tmp_path / "x", b"old", mode=0o640)
+    os.chown(tmp_path / "x", 65534, 1234)
+    write_atomically(tmp_path / "x", b"new")
+    found = (tmp_path / "x").stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (65534, 1234, 0o640)

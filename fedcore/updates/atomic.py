@@ -37,7 +37,8 @@ class Unflushed(StorageError):
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o666) -> None:
-    """Write a file, all at once or part by part, replacing an earlier one, whose permissions it keeps.
+    """Write a file, all at once or part by part, replacing an earlier one, whose permissions it keeps, and whose owner
+    and group, where this process may give them.
 
     mode  permissions where there is no earlier one, less the umask
 
@@ -47,7 +48,10 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview], *, 
     with _all_or_nothing(path) as beside:
         with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             if path.exists():
-                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                earlier = path.stat()
+                with suppress(PermissionError):
+                    os.fchown(file.fileno(), earlier.st_uid, earlier.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(earlier.st_mode))
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
