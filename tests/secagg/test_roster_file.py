@@ -249,3 +249,21 @@ def test_a_long_name_is_told_in_a_short_line(tmp_path, name):
     path.write_text(json.dumps({"version": 1, "members": {name: PUBLICS["a"]}, "retired": []}))
     RosterFile(path).revoke(name)
     assert RosterFile(path).members == {}
+
+
+def test_a_device_is_not_even_opened_for_a_roster(tmp_path, monkeypatch):
+    """To open some of them is to act on them."""
+    real, opened = os.open, []
+
+    def noted(name, *rest, **more):
+        opened.append(str(name))
+        return real(name, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", noted)
+        with pytest.raises(FormatError, match="is not a regular file"):
+            RosterFile("/dev/zero")
+        RosterFile(tmp_path / "roster").enrol("a", PUBLICS["a"])
+        RosterFile(tmp_path / "roster")
+    assert "/dev/zero" not in opened
+    assert str(tmp_path / "roster") in opened
