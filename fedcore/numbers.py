@@ -78,6 +78,12 @@ def one_line(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:FIRST]}...{text[-LAST:]}"
 
 
+def printable(name: object) -> str:
+    """A name or a path as it is, or escaped where a character of it would break a line or act on a terminal."""
+    text = str(name)
+    return text if text.isprintable() else ascii(text)
+
+
 def shown_bytes(count: int) -> str:
     """A size in words, rounded up to three digits, so that what is shown as the least is enough."""
     for unit, base in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):

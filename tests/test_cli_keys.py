@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import fedcore as fc
 from fedcore.cli import main
-from fedcore.errors import MissingError, PrivacyError, StorageError
+from fedcore.errors import FormatError, MissingError, PrivacyError, StorageError
 from fedcore.privacy.secagg import roster_file
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.privacy.secagg.roster_file import RosterFile
@@ -256,3 +256,64 @@ def test_keys_that_anyone_could_sign_under_and_keys_that_are_none_are_refused(ma
     assert path.read_bytes() == before
     with pytest.raises(PrivacyError, match=why):
         Roster({"a": public})
+
+
+def test_the_public_key_of_a_secret_one_can_be_shown_again(made, capsys):
+    folder, publics = made
+    assert run(capsys, "public", folder / "a") == (0, publics["a"] + "\n", "")
+    code, out, _ = run(capsys, "public", folder / "a", "--json")
+    assert (code, json.loads(out)) == (0, {"key": str(folder / "a"), "public": publics["a"]})
+    assert "fedcore keys public" in run(capsys, "new", folder / "a")[2]
+
+
+def test_what_is_no_secret_key_has_no_public_one(made, capsys):
+    folder, _ = made
+    (folder / "long").write_bytes(bytes(33))
+    (folder / "short").write_bytes(bytes(31))
+    os.mkfifo(folder / "fifo")
+    (folder / "line\nbreak").write_bytes(b"")
+    for name, said in (
+        ("none", "no such key; make one with fedcore keys new"),
+        ("long", "has 33 bytes, expected the 32 bytes of a secret key"),
+        ("short", "has 31 bytes, expected the 32 bytes of a secret key"),
+        ("fifo", "is not a regular file, expected the 32 bytes of a secret key"),
+        (".", "Is a directory, expected the 32 bytes of a secret key"),
+        ("line\nbreak", "has 0 bytes, expected the 32 bytes of a secret key"),
+    ):
+        code, out, err = run(capsys, "public", folder / name)
+        assert (code, out, len(err.splitlines())) == (1, "", 1)
+        assert said in err
+    link = folder / "link"
+    link.symlink_to("/dev/zero")
+    with pytest.raises(FormatError, match="is not a regular file"):
+        roster_file.public_of(link)
+
+
+def test_names_of_files_that_are_not_printable_are_shown_escaped(made, capsys):
+    folder, publics = made
+    path = folder / "line\nbreak\x1b[2J"
+    escaped = ascii(str(path))
+    code, out, err = run(capsys, "enrol", path, "a", publics["a"])
+    assert (code, out.splitlines()[0], err) == (0, f"new roster {escaped}", "")
+    for arguments, said in (
+        (("new", path), "exists"),
+        (("new", path / "x"), "cannot be written"),
+        (("show", folder / "no\nne"), "no such roster"),
+        (("revoke", path, "z"), "is no member"),
+        (("enrol", path, "a", publics["b"]), "is a member"),
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert (code, len(err.splitlines()), "\x1b" in err) == (1, 1, False)
+        assert said in err
+    path.write_text("[]")
+    code, _, err = run(capsys, "show", path)
+    assert (code, err.startswith(f"fedcore: error: {escaped}: is no roster")) == (1, True)
+
+
+def test_names_that_act_on_a_terminal_are_shown_escaped(made, capsys):
+    folder, publics = made
+    path = folder / "roster.json"
+    members = {"a": publics["a"], "b\x1b[2J\n": publics["b"]}
+    path.write_text(json.dumps({"version": 1, "members": members, "retired": []}))
+    code, out, _ = run(capsys, "revoke", path, "a")
+    assert (code, out.splitlines()[0]) == (0, f"'b\\x1b[2J\\n'  {publics['b']}")

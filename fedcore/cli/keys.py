@@ -12,6 +12,7 @@ from fedcore.cli.help import Command, Group
 from fedcore.cli.run import Json
 from fedcore.cli.terminal import print_json, showing
 from fedcore.errors import PrivacyError
+from fedcore.numbers import printable
 
 if TYPE_CHECKING:
     from fedcore.privacy.secagg.roster_file import RosterFile
@@ -37,11 +38,21 @@ def new(
     from fedcore.privacy.secagg.roster_file import new_key
 
     public = new_key(path)
-    with showing(f"{path} is complete, and its public key is {public}"):
-        if json:
-            print_json({"key": str(path), "public": public})
-        else:
-            typer.echo(public)
+    with showing(f"{printable(path)} is complete, and its public key is {public}"):
+        _print_public(path, public, json)
+
+
+@keys.command(cls=Command)
+def public(
+    path: Annotated[Path, typer.Argument(help="The secret key, as `fedcore keys new` wrote it.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Show the public key of a member's signing key again."""
+    from fedcore.privacy.secagg.roster_file import public_of
+
+    found = public_of(path)
+    with showing():
+        _print_public(path, found, json)
 
 
 @keys.command(cls=Command)
@@ -72,6 +83,13 @@ def show(roster: File, json: Json = False) -> None:
         _print(file, _digest(file), json)
 
 
+def _print_public(path: Path, public: str, json: bool) -> None:
+    if json:
+        print_json({"key": str(path), "public": public})
+    else:
+        typer.echo(public)
+
+
 def _change(path: Path, json: bool, what: str, *arguments: str) -> None:
     from fedcore.privacy.secagg.roster_file import RosterFile
 
@@ -83,7 +101,7 @@ def _change(path: Path, json: bool, what: str, *arguments: str) -> None:
         digest = _digest(file)
     except PrivacyError as error:  # of another member: this one's change is made
         print(f"fedcore: note: {error}", file=sys.stderr)
-    with showing(f"{path} is complete"):
+    with showing(f"{printable(path)} is complete"):
         _print(file, digest, json, new)
 
 
@@ -98,8 +116,8 @@ def _print(file: RosterFile, digest: str | None, json: bool, new: bool = False) 
         print_json({"roster": str(file.path)} | facts)
         return
     if new:
-        typer.echo(f"new roster {file.path}")
+        typer.echo(f"new roster {printable(file.path)}")
     for name, public in sorted(file.members.items()):
         escaped = "" if name.isascii() else f" ({name!a})"  # letters of two scripts may look alike
-        typer.echo(f"{name}{escaped}  {public}")
+        typer.echo(f"{printable(name)}{escaped}  {public}")
     typer.echo(f"members: {len(file.members)}, keys retired: {len(file.retired)}, digest {digest or 'none'}")

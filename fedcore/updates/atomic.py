@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedcore.errors import ExistsError, FedcoreError, StorageError
+from fedcore.numbers import printable
 
 #: how the line of a write that was refused ends; a run that goes on in the same place says something else there
 REMEDY = "; nothing half-written was left; free space or choose another place"
@@ -76,7 +77,7 @@ def write_new(path: Path, secret: bytes) -> None:
             os.link(beside, path)  # unlike a rename it replaces nothing
         except FileExistsError:
             raise ExistsError(
-                f"{path}: exists; a key that is in use is not overwritten, give another name", filename=path
+                f"{printable(path)}: exists; a key that is in use is not overwritten, give another name", filename=path
             ) from None
         with _taken_back(path, path.unlink):
             beside.unlink()
@@ -188,7 +189,8 @@ def _rename_new(beside: Path, path: Path) -> None:
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise ExistsError(
-                f"{path}: exists, another process made it meanwhile; choose another name or remove it", filename=path
+                f"{printable(path)}: exists, another process made it meanwhile; choose another name or remove it",
+                filename=path,
             ) from None
         raise
 
@@ -254,8 +256,8 @@ def _taken_back(path: Path, undo: Callable[[], object] | None) -> Iterator[None]
                 stays = True
         if stays and isinstance(error, OSError):
             raise Unflushed(
-                f"{path}: is written, but its folder cannot be flushed to disk ({error.strerror or error}), so a power "
-                "failure may take it back; put that right, then run `sync`",
+                f"{printable(path)}: is written, but its folder cannot be flushed to disk ({error.strerror or error}), "
+                "so a power failure may take it back; put that right, then run `sync`",
                 errno=error.errno,
                 filename=path,
             ) from error
@@ -286,7 +288,7 @@ def remove_left(paths: Iterable[Path]) -> None:
         except OSError as error:
             reason = error.strerror or error
             raise StorageError(
-                f"{path}: cannot be removed ({reason}); remove it, a killed process left it",
+                f"{printable(path)}: cannot be removed ({reason}); remove it, a killed process left it",
                 errno=error.errno,
                 filename=path,
             ) from error
@@ -308,5 +310,5 @@ def sync(path: Path) -> None:
 def refused(path: Path, error: OSError, remedy: str = REMEDY) -> StorageError:
     """The one line for a write that the system refused."""
     return StorageError(
-        f"{path}: cannot be written ({error.strerror or error}){remedy}", errno=error.errno, filename=path
+        f"{printable(path)}: cannot be written ({error.strerror or error}){remedy}", errno=error.errno, filename=path
     )

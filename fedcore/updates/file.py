@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedcore.errors import FedcoreError, FormatError, MissingError, StorageError
+from fedcore.numbers import printable
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,28 @@ class File:
             self.read_into(descriptor, array.data, start)
             self.check(descriptor)
         return array
+
+
+def read_regular(path: str | os.PathLike[str], most: int, expected: str) -> bytes:
+    """A regular file of at most `most` bytes, whole.
+
+    Raises FormatError, which says what is `expected`, for another kind of file and for a longer one, of which no more
+    is read, and OSError as `open` does.
+    """
+    _check_regular(os.stat(path), path, expected)  # a FIFO would block the open, and a device may act on it
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        _check_regular(found, path, expected)
+        data = file.read(most + 1) if found.st_size <= most else b""
+    if (size := max(found.st_size, len(data))) > most:
+        raise FormatError(f"{printable(path)}: has {size} bytes, expected {expected}")
+    return data
+
+
+def _check_regular(found: os.stat_result, path: str | os.PathLike[str], expected: str) -> None:
+    # of a directory the system says so when it is opened
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise FormatError(f"{printable(path)}: is not a regular file, expected {expected}")
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int, int]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedcore.errors import StorageError
+from fedcore.numbers import printable
 from fedcore.updates.atomic import make_parents, refused
 
 #: what remains to be done where there are no locks
@@ -44,7 +45,7 @@ class FileLock:
         except OSError as error:
             self.close()
             raise StorageError(
-                f"{path}: cannot be locked ({error.strerror}){_NO_LOCKS}", errno=error.errno, filename=path
+                f"{printable(path)}: cannot be locked ({error.strerror}){_NO_LOCKS}", errno=error.errno, filename=path
             ) from error
         except BaseException:
             self.close()

@@ -284,3 +284,11 @@ def test_groups_allow_for_the_dropouts_that_chance_puts_into_one(members, groups
         assert log2(more[0]) > -21
         assert more[1] == 0 or log2(more[1]) <= -21
         assert p.dropout > gone // groups + 1
+
+
+@pytest.mark.parametrize(("n", "most"), [(2, (1 << 62) - 1), (3, (2**64 // 3 - 1) // 2)])
+def test_a_bound_whose_sums_need_more_than_64_bits_is_told_as_that(n, most):
+    assert Parameters.choose(n, length=1, bound=most).modulus_bits == 64
+    said = rf"bound: got {most + 1}, {n} clients' sums of it need 65 bits, expected at most .* = {most}$"
+    with pytest.raises(PrivacyError, match=said):
+        Parameters.choose(n, length=1, bound=most + 1)

@@ -213,3 +213,16 @@ def test_a_server_that_is_interrupted_at_any_line_of_a_vector_takes_it_once_or_s
         outcomes.append("exact")
     assert len(outcomes) > 20
     assert set(outcomes[-9:]) == {"exact", "void"}
+
+
+@pytest.mark.parametrize(("kind", "made"), [("client", Client), ("server", Server)])
+def test_a_state_of_another_version_is_told_as_one(kind, made):
+    rig = rig_of()
+    state = (rig.clients[0] if made is Client else rig.server).to_bytes(SEALING)
+    said = f"state of a {kind}: got version 7, expected 8; finish the round with the release that wrote it"
+    for data in (state[:4] + b"\x07" + state[5:], b"fcss\x07"):
+        with pytest.raises(FormatError, match=said):
+            made.from_bytes(data, SEALING)
+    for data in (b"", b"fcss", b"xcss" + state[4:], state[:30]):
+        with pytest.raises(FormatError, match="is not one; expected what to_bytes gave"):
+            made.from_bytes(data, SEALING)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+import tracemalloc
 
 import pytest
 from secagg.driver import key_of
@@ -188,3 +189,81 @@ def test_what_is_no_roster_is_refused(tmp_path, changed):
     path.write_text(json.dumps({"version": 1, "members": {}, "retired": []} | changed))
     with pytest.raises(FormatError, match="is no roster of version 1"):
         RosterFile(path)
+
+
+def test_only_a_regular_file_of_bounded_size_is_read_for_a_roster(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", "/dev/zero"):
+        with pytest.raises(FormatError, match="is not a regular file, expected a roster of at most 64 MiB"):
+            RosterFile(path)
+    large = tmp_path / "large"
+    large.touch()
+    os.truncate(large, (64 << 20) + 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="has 67108865 bytes, expected a roster of at most 64 MiB"):
+            RosterFile(large)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    os.truncate(large, 64 << 20)
+    with pytest.raises(FormatError, match="is no roster of version 1"):
+        RosterFile(large)
+
+
+def test_a_file_that_becomes_another_kind_while_it_is_opened_is_no_roster(tmp_path, monkeypatch):
+    path = tmp_path / "roster.json"
+    RosterFile(path).enrol("a", PUBLICS["a"])
+    real = os.open
+
+    def swapped(name, flags, *rest, **more):
+        if name == str(path) or name == path:
+            path.unlink(missing_ok=True)
+            os.mkfifo(path)
+        return real(name, flags, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", swapped)
+        with pytest.raises(FormatError, match="is not a regular file"):
+            RosterFile(path)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "\x1b" * 5000], ids=["letters", "escapes"])
+def test_a_long_name_is_told_in_a_short_line(tmp_path, name):
+    path = tmp_path / "roster.json"
+    file = RosterFile(path)
+    with pytest.raises(PrivacyError, match=r"expected (an identifier of printable|.*at most 1,024 bytes)") as caught:
+        file.enrol(name, PUBLICS["a"])
+    said = [str(caught.value)]
+    path.write_text(json.dumps({"version": 1, "members": {name: PUBLICS["a"]}, "retired": [PUBLICS["a"]]}))
+    for use in (RosterFile(path).roster, lambda: RosterFile(path).enrol(name, PUBLICS["b"])):
+        with pytest.raises(PrivacyError) as caught:
+            use()
+        said.append(str(caught.value))
+    path.write_text(f'{{"version": 1, {json.dumps(name)}: 1, {json.dumps(name)}: 2}}')
+    with pytest.raises(FormatError, match="twice") as caught:
+        RosterFile(path)
+    said.append(str(caught.value))
+    assert max(len(line) for line in said) < 600 + len(str(path))
+    path.write_text(json.dumps({"version": 1, "members": {name: PUBLICS["a"]}, "retired": []}))
+    RosterFile(path).revoke(name)
+    assert RosterFile(path).members == {}
+
+
+def test_a_device_is_not_even_opened_for_a_roster(tmp_path, monkeypatch):
+    """To open some of them is to act on them."""
+    real, opened = os.open, []
+
+    def noted(name, *rest, **more):
+        opened.append(str(name))
+        return real(name, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", noted)
+        with pytest.raises(FormatError, match="is not a regular file"):
+            RosterFile("/dev/zero")
+        RosterFile(tmp_path / "roster").enrol("a", PUBLICS["a"])
+        RosterFile(tmp_path / "roster")
+    assert "/dev/zero" not in opened
+    assert str(tmp_path / "roster") in opened

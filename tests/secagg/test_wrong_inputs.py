@@ -57,7 +57,8 @@ def test_the_bound_of_vectors_is_their_largest_number_at_every_width():
     assert fc.secagg.simulate([np.array([-128, 1], np.int8)] * 3).sum.tolist() == [-384, 3]
     least = np.array([np.iinfo(np.int32).min, 1], np.int32)
     assert fc.secagg.simulate([least] * 3).sum.tolist() == [-3 << 31, 3]
-    with pytest.raises(PrivacyError, match="modulus_bits: got 66"):  # three of them are no 64-bit number
+    # three of them are no 64-bit number
+    with pytest.raises(PrivacyError, match=r"bound: got 9223372036854775808, 3 .* 66 bits"):
         fc.secagg.simulate([np.array([-(1 << 63), 1])] * 3)
 
 
@@ -253,3 +254,43 @@ def test_true_and_false_are_no_numbers(value):
 def test_a_number_without_end_is_refused_in_one_line(name):
     with pytest.raises(PrivacyError, match=f"{name}: got an integer of 16610 bits, expected a whole number from"):
         fc.secagg.Parameters.choose(**({"n": 10, "length": 4, "bound": 1} | {name: 10**5000}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [10**5000, -(10**5000), 1 << 63, -(1 << 63) - 1, "x" * 1025, "\u00e9" * 513, "a\ud800", "\x1b" * 9999],
+    ids=["many digits", "many digits below 0", "2^63", "below -2^63", "1025", "1026", "surrogate", "escapes"],
+)
+def test_identifiers_without_end_are_refused_in_one_short_line(name):
+    key = key_of(1).public_key().public_bytes_raw()
+    rig = rig_of()
+    about = (rig.roster, b"session", 1, bytes(32))
+    for use, error, why in (
+        (lambda: fc.secagg.Roster({name: key}), PrivacyError, "roster: got .* as an identifier, expected a whole"),
+        (lambda: fc.secagg.Roster({name: b""}), PrivacyError, "roster: "),
+        (lambda: rig.server.receive(name, b""), Forged, "not in the roster"),
+        (lambda: rig.server.drop(name), PrivacyError, "enrol it first"),
+        (lambda: Client(rig.p, name, key_of(1), *about), PrivacyError, "enrol it first"),
+        (lambda: fc.secagg.simulate([[1]] * 3, {"mask": [name]}), PrivacyError, "has no vector"),
+        (lambda: fc.secagg.simulate([[1]] * 3, {name: [1]}), PrivacyError, "dropouts: got stage"),
+        (lambda: fc.secagg.partition([name, name], 1, bytes(32)), PrivacyError, "is there twice"),
+    ):
+        with pytest.raises(error, match=why) as caught:
+            use()
+        assert len(str(caught.value)) < 400
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "name", [(1 << 63) - 1, -(1 << 63), "x" * 1024, "\u00e9" * 512], ids=["most", "least", "ASCII", "letters of two"]
+)
+def test_identifiers_up_to_the_limits_are_taken(name):
+    roster = fc.secagg.Roster({name: key_of(1).public_key().public_bytes_raw()})
+    assert fc.secagg.Roster.from_bytes(roster.to_bytes()).ids == [name]
+
+
+def test_a_roster_of_bytes_with_numbers_beyond_64_bits_is_refused():
+    key = key_of(1).public_key().public_bytes_raw().hex()
+    for digits, why in ((20, "as an identifier"), (5000, "damaged")):
+        with pytest.raises(PrivacyError, match=f"roster: .*{why}"):
+            fc.secagg.Roster.from_bytes(f'[[{"9" * digits}, "{key}"]]'.encode())

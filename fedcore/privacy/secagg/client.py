@@ -88,7 +88,7 @@ class Client(Turns):
         round.require_stream()
         self._signing, self._secret = None if key is None else signing_key(key), secret
         if self._signing and self._signing.public_key().public_bytes_raw() != round.roster.public(self._me):
-            raise PrivacyError(f"signing_key: is not the one that the roster has for {client_id!r}")
+            raise PrivacyError(f"signing_key: is not the one that the roster has for {shown(client_id)}")
         self._keys = RoundKeys(secret, round.binding)
         self._tag = round.binding  # of messages: rooted once the keys are committed to
         self._peers: dict[int, Peer] = {}

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 
 from fedcore.errors import Forged, PrivacyError, Replayed, Void
+from fedcore.numbers import shown
 from fedcore.privacy.secagg.groups import check_groups, partition
 from fedcore.privacy.secagg.roster import Id, Roster
 from fedcore.privacy.secagg.round import check_run
@@ -81,8 +82,8 @@ class GroupDraw(Uncopied):
         for position, name in enumerate(self._roster):
             if self._committed(position, reveals[name]) != self._commitments[name]:
                 raise Forged(
-                    f"group draw: got another value of {name!r} than was committed to: by {name!r}, or by who carried "
-                    f"it; {_VOID}"
+                    f"group draw: got another value of {shown(name)} than was committed to: by {shown(name)}, or by "
+                    f"who carried it; {_VOID}"
                 )
             seed.update(reveals[name])
         self._seed = seed.digest()
@@ -108,4 +109,4 @@ class GroupDraw(Uncopied):
             raise PrivacyError(f"group draw: got {type(given).__name__}, expected a mapping of members to their bytes")
         for name in self._roster:
             if not isinstance(given.get(name), bytes) or len(given[name]) != VALUE_BYTES:
-                raise error(f"group draw: expected {VALUE_BYTES} bytes of {name!r}; {why}")
+                raise error(f"group draw: expected {VALUE_BYTES} bytes of {shown(name)}; {why}")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedcore.errors import PrivacyError
-from fedcore.numbers import as_whole, got
+from fedcore.numbers import as_whole, got, shown
 from fedcore.privacy.secagg.counts import counted
 from fedcore.privacy.secagg.graph import random_order
 from fedcore.privacy.secagg.parameters import Parameters
@@ -39,7 +39,7 @@ def partition(members: Sequence[Id], groups: int, seed: bytes) -> list[list[Id]]
         raise PrivacyError(f"seed: got {given}, expected {SEED_BYTES} bytes, the same for all sides")
     if len(set(members)) < len(members):
         twice = next(name for name, count in Counter(members).items() if count > 1)
-        raise PrivacyError(f"members: {twice!r} is there twice, expected each once")
+        raise PrivacyError(f"members: {shown(twice)} is there twice, expected each once")
     order = random_order(len(members), seed).tolist()
     names = sorted(members)
     return [sorted(names[i] for i in order[g::groups]) for g in range(groups)]

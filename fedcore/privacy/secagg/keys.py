@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from fedcore.errors import Forged, PrivacyError
+from fedcore.numbers import shown
 from fedcore.privacy.secagg.uncopied import Uncopied
 
 KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES = 32, 64, 16
@@ -124,7 +125,7 @@ def agreed(private: X25519PrivateKey, public: bytes, whose: str, name: str | int
     try:
         return private.exchange(load_der_public_key(_X25519 + public))  # type: ignore[arg-type]
     except ValueError:
-        whose = whose if name is None else f"{whose} {name!r}"
+        whose = whose if name is None else f"{whose} {shown(name)}"
         raise Forged(f"{whose} is of low order, which would make a known secret") from None
 
 

@@ -88,6 +88,12 @@ class Parameters:
         n, bound = check_whole("n", n, 2, MOST_CLIENTS), check_whole("bound", bound, 0, 1 << 63)
         if (bound == 0) == (modulus_bits is None):
             raise PrivacyError("bound: got neither or both of bound and modulus_bits, expected one of them")
+        bits = (n * (2 * bound + 1) - 1).bit_length()
+        if bound and bits > 64:
+            raise PrivacyError(
+                f"{got('bound', bound)}, {n} clients' sums of it need {bits} bits, expected at most "
+                f"(2^64 // {n} - 1) // 2 = {((1 << 64) // n - 1) // 2}"
+            )
         counts = {"corrupt": counted("corrupt", corrupt, n), "dropout": counted("dropout", dropout, n)}
         if not among(adversary, ADVERSARIES):
             raise PrivacyError(f"{got('adversary', adversary)}, expected one of {', '.join(ADVERSARIES)}")
@@ -102,9 +108,8 @@ class Parameters:
                 f"threshold against a {adversary} adversary; expect fewer of either, or ask for more clients"
                 + (f", or form groups of at most {MOST_SHARES + 1}" if n > MOST_SHARES + 1 else "")
             )
-        bits = (n * (2 * bound + 1) - 1).bit_length() if modulus_bits is None else modulus_bits
         chosen = (counts["corrupt"], counts["dropout"], adversary, *found, stream, least_included, groups)
-        return cls(n, length, bound, bits, *chosen)
+        return cls(n, length, bound, bits if modulus_bits is None else modulus_bits, *chosen)
 
     @classmethod
     def for_distributed(

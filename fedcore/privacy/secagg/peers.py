@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fedcore.errors import Forged, Void
+from fedcore.numbers import shown
 from fedcore.privacy.secagg import merkle, wire
 from fedcore.privacy.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, signed_text, verified
 from fedcore.privacy.secagg.round import Round
@@ -67,7 +68,7 @@ def read_keys(round: Round, me: int, holders: Collection[int], data: bytes) -> K
     # the public graphs are symmetric
     wards = mine if public else {i for i, record in records.items() if me in holders_of(round, i, record, who)}
     if strangers := records.keys() - mine - wards:
-        raise Forged(f"{who}: names {round.roster.ids[min(strangers)]!r}, which is no neighbour")
+        raise Forged(f"{who}: names {shown(round.roster.ids[min(strangers)])}, which is no neighbour")
     if len(wards) > p.in_degree:
         raise Forged(f"{who}: more than {p.in_degree} members have the client as a holder, the server is to cut pairs")
     _enough(len(mine), round, who, "of the client's holders advertised keys")
@@ -79,9 +80,9 @@ def _check_advertised(round: Round, proofs: merkle.Proofs, position: int, body: 
     name = round.roster.ids[position]
     signature, proof = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
     if not verified(round.roster.public(position), signature, signed_text("advertise", round.binding, position, body)):
-        raise Forged(f"{who}: holds keys of {name!r} that it did not sign for this round")
+        raise Forged(f"{who}: holds keys of {shown(name)} that it did not sign for this round")
     if not proofs.holds(position, body, proof):
-        raise Forged(f"{who}: holds keys of {name!r} that are not under the root that the server committed to")
+        raise Forged(f"{who}: holds keys of {shown(name)} that are not under the root that the server committed to")
 
 
 def holders_of(round: Round, position: int, body: bytes, who: str) -> list[int]:
@@ -92,7 +93,7 @@ def holders_of(round: Round, position: int, body: bytes, who: str) -> list[int]:
     found = list(struct.unpack_from(f"<{p.neighbours}H", body, wire.ADVERTISED))
     wire.check_positions(found, p.clients, who)
     if position in found:
-        raise Forged(f"{who}: {round.roster.ids[position]!r} drew itself as a holder")
+        raise Forged(f"{who}: {shown(round.roster.ids[position])} drew itself as a holder")
     return found
 
 
@@ -134,9 +135,11 @@ def read_included(
         listed = reader.positions(p.clients, most)
         text = signed_text("included", tag, position, wire.positions(listed))
         if not verified(round.roster.public(position), reader.take(SIGNATURE_BYTES), text):
-            raise Forged(f"{who}: holds a list that {round.roster.ids[position]!r} did not sign")
+            raise Forged(f"{who}: holds a list that {shown(round.roster.ids[position])} did not sign")
         if me not in listed:
-            raise Forged(f"{who}: {round.roster.ids[position]!r} has no mask with the client; it was told of others")
+            raise Forged(
+                f"{who}: {shown(round.roster.ids[position])} has no mask with the client; it was told of others"
+            )
         included.add(position)
     reader.done()
     if p.complete:  # the client sees all that are in the sum (`read_request`); elsewhere its neighbours alone
@@ -179,12 +182,14 @@ def read_request(
         if position not in held:
             raise Forged(f"{who}: asks for a share of member {position}, which the client does not hold")
         if position in asked:
-            raise Forged(f"{who}: asks for {round.roster.ids[position]!r} twice; one kind of share a member is given")
+            raise Forged(
+                f"{who}: asks for {shown(round.roster.ids[position])} twice; one kind of share a member is given"
+            )
         if included is not None and (kind == SEED) != (position in included):
             none = "no proof came that its vector is in the sum" if p.malicious else "its vector is not in the sum"
             was = none if kind == SEED else "its vector is in the sum"
             what = "seed" if kind == SEED else "mask secret"
-            raise Forged(f"{who}: asks for the {what} of {round.roster.ids[position]!r}, but {was}")
+            raise Forged(f"{who}: asks for the {what} of {shown(round.roster.ids[position])}, but {was}")
         asked[position] = kind
     reader.done()
     if not p.malicious:
@@ -211,11 +216,11 @@ def _read_acknowledged(
         listed = reader.positions(p.clients, wire.degree(p))
         text = signed_text("acknowledge", tag, position, wire.positions(listed))
         if not verified(round.roster.public(position), reader.take(SIGNATURE_BYTES), text):
-            raise Forged(f"{who}: holds an acknowledgement that {round.roster.ids[position]!r} did not sign")
+            raise Forged(f"{who}: holds an acknowledgement that {shown(round.roster.ids[position])} did not sign")
         if me not in listed:
-            raise Forged(f"{who}: {round.roster.ids[position]!r} did not acknowledge the client")
+            raise Forged(f"{who}: {shown(round.roster.ids[position])} did not acknowledge the client")
         if p.complete and {*listed, position} != same:
-            raise Forged(f"{who}: {round.roster.ids[position]!r} acknowledged other members than the client did")
+            raise Forged(f"{who}: {shown(round.roster.ids[position])} acknowledged other members than the client did")
         seen.add(position)
     _enough(len(seen), round, who, "of the client's holders acknowledged it")
 

@@ -10,6 +10,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedcore.errors import Void
+from fedcore.numbers import shown
 from fedcore.privacy.secagg import wire
 from fedcore.privacy.secagg.decoding import false_shares
 from fedcore.privacy.secagg.keys import KEY_BYTES, clamped, commitment
@@ -122,7 +123,7 @@ class Secrets:
         dealt = sorted(self._dealt & left.keys())
         of = dealt[0] if dealt else next(iter(left))
         names = [self._round.roster.ids[i] for i in dict.fromkeys([*dealt, *self.liars])]
-        who = f"{', '.join(map(repr, names[:5]))}{' and others' * (len(names) > 5)}"
+        who = f"{', '.join(map(shown, names[:5]))}{' and others' * (len(names) > 5)}"
         advice = (
             f"certain to have lied: {who}; leave them out of the next round"
             if names
@@ -144,7 +145,7 @@ class Secrets:
         return sorted(self._shares[of], key=lambda holder: (len(self._off.get(holder, ())), holder))
 
     def _name(self, of: int, kind: int) -> str:
-        return f"the {'seed' if kind == SEED else 'mask secret'} of {self._round.roster.ids[of]!r}"
+        return f"the {'seed' if kind == SEED else 'mask secret'} of {shown(self._round.roster.ids[of])}"
 
     def _points(self, of: int, subset: list[int]) -> np.ndarray:
         holders = self._holders(of)
@@ -185,9 +186,9 @@ class Secrets:
             self._off.setdefault(holder, set()).add(of)
             if certain:
                 self._sure.setdefault(holder, set()).add(of)
-        who = ", ".join(repr(ids[holder]) for holder in off[:5]) + " and others" * (len(off) > 5)
+        who = ", ".join(shown(ids[holder]) for holder in off[:5]) + " and others" * (len(off) > 5)
         self.notes.append(
-            f"unmask: false shares of {name} came from {who}, who lied or were dealt them by {ids[of]!r}"
+            f"unmask: false shares of {name} came from {who}, who lied or were dealt them by {shown(ids[of])}"
             if certain
             else f"unmask: some shares of {name} were false"
         )

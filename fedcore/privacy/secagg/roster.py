@@ -7,18 +7,22 @@ import json
 from collections.abc import Iterator, Mapping
 
 from fedcore.errors import PrivacyError
+from fedcore.numbers import shown
 from fedcore.privacy.secagg.keys import public_fault
 
 PUBLIC_BYTES = 32
+#: UTF-8 of an identifier
+MOST_BYTES = 1024
 Id = str | int
 
 
 class Roster:
     """Members of a round with their Ed25519 public keys (RFC 8032), in an order that all sides find alike.
 
-    keys: identifier (text or whole numbers, all of one kind) -> 32 bytes of the public key. A key that is in the roster
-    twice, an identifier of another kind and bytes that are no public key, or one of low order, raise PrivacyError. A
-    server that could choose the roster could fill it with members of its own: get it elsewhere.
+    keys: identifier (text of at most 1,024 bytes in UTF-8, or whole numbers of 64 bits with their sign, all of one
+    kind) -> 32 bytes of the public key. A key that is in the roster twice, an identifier of another kind or length and
+    bytes that are no public key, or one of low order, raise PrivacyError. A server that could choose the roster could
+    fill it with members of its own: get it elsewhere.
     """
 
     def __init__(self, keys: Mapping[Id, bytes]):
@@ -28,11 +32,18 @@ class Roster:
         if not keys or not (kinds <= {str} or kinds <= {int}):
             raise PrivacyError("roster: expected identifiers of at least one member, all text or all whole numbers")
         for name, key in keys.items():
+            if not _fits(name):
+                raise PrivacyError(
+                    f"roster: got {shown(name)} as an identifier, expected a whole number of 64 bits with its sign, or "
+                    f"text of at most {MOST_BYTES:,} bytes in UTF-8; give the member another"
+                )
             if not isinstance(key, bytes) or len(key) != PUBLIC_BYTES:
                 got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
-                raise PrivacyError(f"roster: got {got} for {name!r}, expected the 32 bytes of an Ed25519 public key")
+                raise PrivacyError(
+                    f"roster: got {got} for {shown(name)}, expected the 32 bytes of an Ed25519 public key"
+                )
             if fault := public_fault(key):
-                raise PrivacyError(f"roster: the public key of {name!r} {fault}; make one with fedcore keys new")
+                raise PrivacyError(f"roster: the public key of {shown(name)} {fault}; make one with fedcore keys new")
         if len(set(keys.values())) < len(keys):
             raise PrivacyError("roster: two members have one key; each needs its own")
         self._keys = {name: keys[name] for name in sorted(keys)}
@@ -64,7 +75,7 @@ class Roster:
     def position(self, name: Id) -> int:
         """Where a member is in the order. Raises PrivacyError for one that is not in the roster."""
         if name not in self:
-            raise PrivacyError(f"roster: {name!r} is not one of its {len(self)} members; enrol it first")
+            raise PrivacyError(f"roster: {shown(name)} is not one of its {len(self)} members; enrol it first")
         return self._positions[name]
 
     def public(self, position: int) -> bytes:
@@ -91,3 +102,13 @@ class Roster:
             if isinstance(error, PrivacyError):
                 raise
             raise PrivacyError("roster: damaged; expected a list of identifiers with keys in hexadecimal") from None
+
+
+def _fits(name: Id) -> bool:
+    """Whether an identifier can be written to JSON and read again, at a length that a roster has room for."""
+    if isinstance(name, int):
+        return -(1 << 63) <= name < 1 << 63
+    try:
+        return len(name) <= MOST_BYTES and len(name.encode()) <= MOST_BYTES
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False

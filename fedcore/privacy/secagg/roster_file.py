@@ -11,12 +11,19 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcore.errors import FormatError, MissingError, PrivacyError, StorageError
+from fedcore.errors import ExistsError, FormatError, MissingError, PrivacyError, StorageError
+from fedcore.numbers import one_line, printable, shown
+from fedcore.privacy.secagg.keys import KEY_BYTES
 from fedcore.privacy.secagg.roster import Roster
 from fedcore.updates.atomic import Unflushed, write_atomically, write_new
+from fedcore.updates.file import read_regular
 from fedcore.updates.file_lock import locked_beside
 
 VERSION = 1
+#: bytes of a roster, many times those of as many members as a round can have
+MOST = 64 << 20
+_EXPECTED = f"a roster of at most {MOST >> 20} MiB, a JSON file as fedcore keys writes it; give its path"
+_EXPECTED_KEY = f"the {KEY_BYTES} bytes of a secret key, as fedcore keys new writes them; give its path"
 #: words in the names of characters that Python calls printable and that show as nothing, or change another one's form:
 #: with `isprintable` and NFKC they refuse all that Unicode calls default ignorable
 _UNSEEN = ("BLANK", "FILLER", "JOINER", "NULL NOTEHEAD", "VARIATION SELECTOR", "VOWEL INHERENT")
@@ -37,6 +44,7 @@ class RosterFile:
             self.path = Path(path).resolve()  # a change replaces the file, not a link, and locks it for all its names
         except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
             raise _unreadable(path, error) from None
+        self._name = printable(self.path)  # in errors
         self._read(self._data())
 
     @classmethod
@@ -44,16 +52,16 @@ class RosterFile:
         """One that is there. Raises MissingError."""
         found = cls(path)
         if not found.there:
-            raise MissingError(f"{path}: no such roster; make it with fedcore keys enrol", filename=path)
+            raise MissingError(f"{printable(path)}: no such roster; make it with fedcore keys enrol", filename=path)
         return found
 
     def _data(self) -> bytes | None:
         """What is in the file; None where there is none."""
         try:
-            return self.path.read_bytes()
+            return read_regular(self.path, MOST, _EXPECTED)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise _unreadable(self.path, error) from None
 
     def _read(self, data: bytes | None) -> None:
@@ -73,7 +81,7 @@ class RosterFile:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise FormatError(
-                f"{self.path}: is no roster of version {VERSION}, expected JSON as fedcore keys writes it; put back "
+                f"{self._name}: is no roster of version {VERSION}, expected JSON as fedcore keys writes it; put back "
                 "a whole copy, a new one would forget retired keys"
             ) from None
         self.members = {name: _written(key) for name, key in members.items()}
@@ -83,7 +91,7 @@ class RosterFile:
         """Of two of one name Python would take the last: whose key it is would depend on who reads."""
         names = Counter(name for name, _ in pairs)
         if twice := [name for name, count in names.items() if count > 1]:
-            raise FormatError(f"{self.path}: names {twice[0]!r} twice; take out the one that is wrong")
+            raise FormatError(f"{self._name}: names {shown(twice[0])} twice; take out the one that is wrong")
         return dict(pairs)
 
     def roster(self) -> Roster:
@@ -96,15 +104,15 @@ class RosterFile:
             self._check(name, "; revoke it with fedcore keys and enrol it under another name")
             if text in self.retired:
                 raise PrivacyError(
-                    f"{self.path}: the key of {name!r} was retired; rotate or revoke it with fedcore keys"
+                    f"{self._name}: the key of {shown(name)} was retired; rotate or revoke it with fedcore keys"
                 )
-        return Roster({name: _key(text, f"{self.path}: {name!r}") for name, text in members.items()})
+        return Roster({name: _key(text, f"{self._name}: {shown(name)}") for name, text in members.items()})
 
     def _check(self, name: str, remedy: str = "") -> None:
         if not is_identifier(name):
             raise PrivacyError(
-                f"{self.path}: got {name!a}, expected an identifier of printable characters in Unicode's normal "
-                f"form NFKC, none that shows as nothing, without blanks at its ends{remedy}"
+                f"{self._name}: got {one_line(ascii(name))}, expected an identifier of printable characters in "
+                f"Unicode's normal form NFKC, none that shows as nothing, without blanks at its ends{remedy}"
             )
 
     def enrol(self, name: str, public: str) -> None:
@@ -117,7 +125,9 @@ class RosterFile:
         key = _key(public, "public key").hex()
         with self._changing():
             if name in self.members:
-                raise PrivacyError(f"{self.path}: {name!r} is a member; give it another key with fedcore keys rotate")
+                raise PrivacyError(
+                    f"{self._name}: {shown(name)} is a member; give it another key with fedcore keys rotate"
+                )
             self._put(name, key)
 
     def rotate(self, name: str, public: str) -> None:
@@ -148,7 +158,7 @@ class RosterFile:
             data = self._data()
             if self.there and data is None:
                 raise MissingError(
-                    f"{self.path}: the roster is gone; put it back, a new one would forget retired keys",
+                    f"{self._name}: the roster is gone; put it back, a new one would forget retired keys",
                     filename=self.path,
                 )
             self._read(data)
@@ -167,14 +177,14 @@ class RosterFile:
 
     def _member(self, name: str) -> str:
         if not isinstance(name, str) or name not in self.members:
-            raise PrivacyError(f"{self.path}: {name!r} is no member; enrol it first")
+            raise PrivacyError(f"{self._name}: {shown(name)} is no member; enrol it first")
         return self.members[name]
 
     def _put(self, name: str, key: str) -> None:
         if key in self.retired:
-            raise PrivacyError(f"{self.path}: the key was retired; make a new one with fedcore keys new")
+            raise PrivacyError(f"{self._name}: the key was retired; make a new one with fedcore keys new")
         if holder := next((member for member, its in self.members.items() if its == key), None):
-            raise PrivacyError(f"{self.path}: the key is that of a member, {holder!r}; each needs its own")
+            raise PrivacyError(f"{self._name}: the key is that of a member, {shown(holder)}; each needs its own")
         members = self.members | {name: key}
         self._of(members)
         self.members = members
@@ -196,12 +206,10 @@ def is_identifier(name: object) -> bool:
     )
 
 
-def _unreadable(path: str | Path, error: Exception) -> StorageError:
+def _unreadable(path: str | Path, error: Exception, expected: str = _EXPECTED) -> StorageError:
     reason = error.strerror if isinstance(error, OSError) else error
-    name = str(path)
-    name = name if name.isprintable() else ascii(name)
     return StorageError(
-        f"{name}: {reason}, expected a roster, a JSON file as fedcore keys writes it; give its path",
+        f"{printable(path)}: {reason}, expected {expected}",
         errno=getattr(error, "errno", None),
         filename=path,
     )
@@ -228,11 +236,31 @@ def _key(text: str, what: str) -> bytes:
 def new_key(path: str | Path) -> str:
     """Write a member's new signing key (32 bytes, readable by its owner alone); returns the public key in hex.
 
-    Raises ExistsError, StorageError.
+    Raises ExistsError, StorageError. `public_of` gives it again.
     """
     key = Ed25519PrivateKey.generate()
     try:
         write_new(Path(path), key.private_bytes_raw())
+    except ExistsError as error:
+        raise error.with_message(f"{error}, or show its public half with fedcore keys public") from None
     except ValueError as error:  # of a path with a NUL
         raise StorageError(f"{str(path)!a}: {error}; choose another name") from None
     return key.public_key().public_bytes_raw().hex()
+
+
+def public_of(path: str | Path) -> str:
+    """The public key, in hex, of the secret key that `new_key` wrote.
+
+    Raises MissingError, StorageError where it cannot be read, and FormatError for a file that is none.
+    """
+    try:
+        secret = read_regular(path, KEY_BYTES, _EXPECTED_KEY)
+    except FileNotFoundError:
+        raise MissingError(f"{printable(path)}: no such key; make one with fedcore keys new", filename=path) from None
+    except FormatError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error, _EXPECTED_KEY) from None
+    if len(secret) != KEY_BYTES:
+        raise FormatError(f"{printable(path)}: has {len(secret)} bytes, expected {_EXPECTED_KEY}")
+    return Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw().hex()

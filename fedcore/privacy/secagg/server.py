@@ -9,6 +9,7 @@ from functools import cached_property
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedcore.errors import Forged, Replayed, Void
+from fedcore.numbers import shown
 from fedcore.privacy.secagg import merkle, wire
 from fedcore.privacy.secagg.answers import Answers, Signed, body_of
 from fedcore.privacy.secagg.folding import Folding
@@ -84,7 +85,7 @@ class Server(Uncopied):
         their way (`arriving`). Such a message changes nothing. Raises Void from where folding one was interrupted.
         """
         stage = self.stage
-        who = f"{stage or 'result'}: the message of {client_id!r}"
+        who = f"{stage or 'result'}: the message of {shown(client_id)}"
         if client_id not in self.round.roster:
             raise Forged(f"{who}: its sender is not in the roster")
         position = self.round.roster.position(client_id)
@@ -111,7 +112,7 @@ class Server(Uncopied):
     def _chunk_tags(self, position: int) -> ChunkTags:
         """What checks the chunks of a member."""
         body, mine = self._signed["advertise"][position][0], self._public
-        whose = f"mask: the public key of {self.round.roster.ids[position]!r}"
+        whose = f"mask: the public key of {shown(self.round.roster.ids[position])}"
         return ChunkTags(self._private, body[:KEY_BYTES], self._tag, position, mine, whose)
 
     def _read(self, kind: str, position: int, reader: wire.Reader, who: str) -> None:
@@ -189,7 +190,7 @@ class Server(Uncopied):
             if not self._around.enough(i, there):
                 count = sum(holder in there for holder in self._around.holders[i])
                 raise Void(
-                    f"{stage}: {count} holders of the shares of {self.round.roster.ids[i]!r} are left, expected "
+                    f"{stage}: {count} holders of the shares of {shown(self.round.roster.ids[i])} are left, expected "
                     f"at least {self._p.threshold}; the round is void"
                 )
 

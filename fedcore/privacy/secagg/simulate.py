@@ -11,6 +11,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.errors import PrivacyError, Void
+from fedcore.numbers import shown
 from fedcore.privacy.secagg.client import Client
 from fedcore.privacy.secagg.groups import group_parameters, partition
 from fedcore.privacy.secagg.parameters import STAGES, Parameters
@@ -119,14 +120,14 @@ def _last_stages(dropouts: Mapping[str, Collection[Id]], given: Mapping[Id, Any]
     gone: dict[Id, int] = {}
     for stage, names in dropouts.items():
         if stage not in STAGES:
-            raise PrivacyError(f"dropouts: got stage {stage!r}, expected one of {', '.join(STAGES)}")
+            raise PrivacyError(f"dropouts: got stage {shown(stage)}, expected one of {', '.join(STAGES)}")
         # the letters of a text may be names too
         if not isinstance(names, Collection) or isinstance(names, (str, bytes, bytearray, memoryview)):
             got = type(names).__name__
             raise PrivacyError(f"dropouts: {stage}: got {got}, expected a collection of identifiers, such as a list")
         for name in names:
             if not isinstance(name, Hashable) or name not in given:
-                raise PrivacyError(f"dropouts: {name!r} has no vector")
+                raise PrivacyError(f"dropouts: {shown(name)} has no vector")
             gone[name] = min(gone.get(name, len(STAGES)), STAGES.index(stage))
     return gone
 

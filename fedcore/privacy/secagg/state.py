@@ -18,7 +18,8 @@ from fedcore.privacy.seal import check_sealing_key
 from fedcore.privacy.secagg.round import Round
 from fedcore.privacy.secagg.wire import readable
 
-_MAGIC, _SALT, _TAG, _PIECE = b"fcss\x08", 32, 16, 1 << 24
+_KIND, _VERSION, _SALT, _TAG, _PIECE = b"fcss", 8, 32, 16, 1 << 24
+_MAGIC = _KIND + bytes([_VERSION])
 #: of a generation: the round, and how many stages of it are over, with the highest byte first so that they compare
 _WHEN = struct.Struct(">QB")
 GENERATION_BYTES = 32
@@ -61,8 +62,14 @@ def seal(fields: dict[str, bytes], kind: str, sealing_key: bytes) -> bytes:
 
 
 def unseal(data: bytes, kind: str, sealing_key: bytes) -> dict[str, bytes]:
-    """What was sealed. Raises FormatError for a state that was changed, cut, of another kind or under another key."""
+    """What was sealed. Raises FormatError for a state that was changed, cut, of another kind or
+    version, or under another key."""
     view = readable(data, f"state of a {kind}")
+    if len(view) >= len(_MAGIC) and view[: len(_KIND)] == _KIND and view[len(_KIND)] != _VERSION:
+        raise FormatError(
+            f"state of a {kind}: got version {view[len(_KIND)]}, expected {_VERSION}; finish the round with the "
+            "release that wrote it"
+        )
     if len(view) < len(_MAGIC) + _SALT + _TAG or view[: len(_MAGIC)] != _MAGIC:
         raise FormatError(f"state of a {kind}: is not one; expected what to_bytes gave")
     cipher = _cipher(sealing_key, bytes(view[len(_MAGIC) : len(_MAGIC) + _SALT]), kind)
