@@ -139,7 +139,7 @@ class Workers:
     def _lost(self, connection: Connection) -> None:
         process = self._processes[connection]
         process.join()
-        code, count = process.exitcode, len(self._processes)
+        code, count = process.exitcode or 0, len(self._processes)
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             end, do = f"signal {-code}", "if memory ran out, each holds a model of its own: lower run.workers"
         elif code < 0:
