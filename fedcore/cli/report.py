@@ -26,10 +26,13 @@ def report(
 ) -> None:
     """Write report.html of a run again from what its folder holds, and show the table."""
     from fedcore.federation.folder import RunFolder
+    from fedcore.federation.intact import check_intact
     from fedcore.federation.private_run import destroy_keys as destroy
     from fedcore.report.table import as_json, as_rich, rows
 
     folder = RunFolder.read(run)
+    for said in check_intact(folder):
+        print(f"fedcore: note: {said}", file=sys.stderr)
     if said := folder.changed():
         print(f"fedcore: {said}; the report shows what it began with", file=sys.stderr)
     if destroy_keys:

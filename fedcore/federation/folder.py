@@ -203,7 +203,7 @@ class RunFolder:
 
     def stopped(self, arm: str) -> dict[str, Any] | None:
         """The ledger's entry of the round at which an arm stopped, where the next would have passed the budget."""
-        return next((entry for entry in self.ledger if entry["arm"] == arm and "stopped" in entry), None)
+        return next((entry for entry in self.ledger if entry.get("arm") == arm and "stopped" in entry), None)
 
     def hold(self) -> RunFolder:
         """Keep other processes from writing to the folder until `with` ends.
