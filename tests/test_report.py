@@ -17,7 +17,7 @@ import pytest
 from fedcore.federation.folder import RunFolder
 from fedcore.federation.simulation import run_arms
 from fedcore.report import plots, table
-from fedcore.report.html import page, write_report
+from fedcore.report.html import page, rounds_run, write_report
 
 
 def line(arm: str, number: int, loss: float | None, **more) -> dict:
@@ -277,3 +277,31 @@ def test_files_of_a_run_are_utf_8_whatever_the_locale(folder):
     code = "import sys, pathlib, fedcore.report.html as h; h.page(h.RunFolder.read(pathlib.Path(sys.argv[1])))"
     options = ("-X", "warn_default_encoding", "-W", "error::EncodingWarning:fedcore.report.html")
     subprocess.run([sys.executable, *options, "-c", code, str(folder.path)], check=True, capture_output=True)
+
+
+def test_the_mean_of_clients_alone_is_of_all_that_could_train():
+    def alone(loss, client, **more):
+        return line("local-only", 1, loss, client=client, perplexity=None, **more)
+
+    [row] = table.rows([alone(1.0, "a"), alone(3.0, "b"), alone(None, "c", failed=True)])
+    assert (row.loss, row.failed) == (2.0, 1)
+    [row] = table.rows([alone(1.0, "a"), alone(None, "b")])
+    assert row.loss is row.perplexity is None
+    [row] = table.rows([line("local-only", 1, None, client="a") | {"loss": 800.0}])
+    assert (row.loss, row.perplexity) == (800.0, None)
+
+
+def test_who_did_not_count_is_hollow():
+    def hollow(coefficients):
+        norms = {"b": 1.0, "c": 2.0, "d": 3.0}
+        entry = {"arm": "a", "round": 1, "inputs": dict.fromkeys(norms, ""), "poisoned": [], "divisor": 1.0}
+        return plots.norms([entry | {"change_norms": norms, "coefficients": coefficients}])[0].count(
+            "fill: #ffffff; fill-opacity: 0.85"
+        )
+
+    assert hollow({"b": 1.0, "c": 0.0, "d": 1.0}) == 1
+    assert hollow({"b": 1.0, "c": 1.0, "d": 1.0}) == 0
+
+
+def test_a_round_that_was_stopped_was_not_run():
+    assert rounds_run([{"arm": "a", "output": "x"}, {"arm": "a", "stopped": "why"}]) == "1 round in 1 arm"

@@ -11,6 +11,8 @@ from typing import Any
 import fake_learner as fake
 import pytest
 from cli_runs import refused
+from test_federation_secure import CLIENTS, MEAN, Failing, arms
+from test_federation_secure import run as run_of
 from test_report import line
 from test_report_escaping import PRIVATE, SECURE
 
@@ -87,6 +89,16 @@ def test_keys_of_a_line_that_are_missing_or_of_another_type_are_named(run, capsy
     if log == "metrics" or key not in MAY_LACK:
         edit(path, 2, lambda entry: entry.pop(key))
         assert one_line(capsys, run) == f"{log}.jsonl:3: '{key}' is missing"
+
+
+def test_what_runs_write_is_whole_also_of_rounds_without_a_divisor_or_a_sum(tmp_path):
+    rules = {name: f'rule = "{name}"\nspace = "parameters"\n' for name in ("median", "mean", "geometric_median")}
+    clear = arms(**rules, **{name: f'method = "{name}"\n' for name in ("hetlora", "fedex_lora", "ffa_lora")})
+    nearly_all = Failing({f"client-{i}" for i in range(1, CLIENTS)})
+    for name, top, body, learner in (("clear", "", clear, None), ("void", "secure = true\n", arms(a=MEAN), nearly_all)):
+        _, folder = run_of(tmp_path / name, body, learner=learner, top=top)
+        assert check_intact(folder) == []
+        assert main(["report", str(folder.path)]) == 0
 
 
 @pytest.mark.parametrize("log", ["metrics", "ledger"])

@@ -121,7 +121,13 @@ class _Norms(_Part):
 
 class _Shares(_Part):
     coefficients: dict[str, float]
-    divisor: Annotated[float, AfterValidator(_nonzero)]
+    divisor: Annotated[float, AfterValidator(_nonzero)] | None
+
+    @model_validator(mode="after")
+    def _divided(self) -> _Shares:
+        if self.coefficients and self.divisor is None:  # an order statistic has neither
+            raise ValueError("a divisor beside coefficients")
+        return self
 
 
 class _Errors(_Part):
@@ -162,8 +168,15 @@ class _Masks(_Part):
 
 
 class _Groups(_Part):
-    groups: int
     void_groups: Annotated[list[str], Field(min_length=1)]
+    groups: int | None = None
+    void: str | None = None
+
+    @model_validator(mode="after")
+    def _counted(self) -> _Groups:
+        if self.void is None and self.groups is None:
+            raise ValueError("groups beside void_groups")
+        return self
 
 
 #: what else an entry has: (where, the key that says so, what is read with it)
@@ -229,7 +242,7 @@ def _check(model: type[_Part], value: Any, where: str, place: str = "") -> None:
         fault = error.errors()[0]
     else:
         return
-    key = shown(".".join(str(part) for part in (place, *fault["loc"]) if part != ""))
+    key = shown(".".join(str(part) for part in (place, *fault["loc"]) if part != "") or "the line")
     message = re.sub(r"^(Value error, |Input should be |.* should have )", "", fault["msg"])
     message = re.sub(r"dictionary( or instance of \w+)?", "object", message)
     message = re.sub(r"^(greater|less) than", r"a number \1 than", message)
