@@ -46,6 +46,7 @@ INLINE void tile(const float* a, const float* b, int64_t length, double* sum, in
 
 void fc_gram_products_avx2(const float* panel, int64_t rows, int64_t first, int64_t length, double* sum, double* scale,
                            int rescaled, fc_ahead* next) {
+    if (first >= rows) return;
     const int64_t stride = fc_ceil(rows, FC_GRAM_PANEL) * FC_GRAM_PANEL;
     const int64_t from = first / ROWS * ROWS, both = ROWS + COLUMNS;
     const int64_t tiles = fc_ceil(rows * (rows + both) - from * (from + both), 2 * ROWS * COLUMNS);

@@ -60,6 +60,7 @@ INLINE void tile(const float* a, int pairs, const float* b, int64_t length, doub
 void fc_gram_products_avx512(const float* panel, int64_t rows, int64_t first, int64_t length, double* sum,
                              double* scale, int rescaled, fc_ahead* next) {
     enum { ROWS = 2 * PAIRS, HALF = PAIRS };
+    if (first >= rows) return;
     const int64_t stride = fc_ceil(rows, FC_GRAM_PANEL) * FC_GRAM_PANEL;
     const int64_t from = first / ROWS * ROWS;
     const int64_t tiles = fc_ceil(rows * (rows + ROWS) - from * (from + ROWS), 2 * ROWS * COLUMNS);

@@ -60,7 +60,8 @@ def test_same_bits_for_every_thread_count_and_isa(dtype, monkeypatch, n, d):
 
 
 @pytest.mark.parametrize(
-    ("n", "first"), [(70, 0), (70, 66), (68, 0), (68, 66), (133, 1), (133, 61), (133, 64), (133, 132)]
+    ("n", "first"),
+    [(70, 0), (70, 66), (68, 0), (68, 66), (133, 1), (133, 61), (133, 64), (133, 132), (64, 64), (66, 66), (72, 72)],
 )
 def test_only_rows_from_the_first_that_is_asked_for(monkeypatch, n, first):
     """What a cohort that grows adds to its Gram: the others are left alone, and the bits are those of the whole."""
