@@ -36,6 +36,20 @@ def test_a_name_that_stdout_cannot_encode_is_shown_all_the_same(tmp_path, encodi
     assert rb"/o\udcff" in said
 
 
+@pytest.mark.parametrize("how", [("--rule", "mean"), ("--method", "flora")])
+def test_what_acts_on_a_terminal_is_shown_escaped(tmp_path, capsys, monkeypatch, how):
+    monkeypatch.setenv("COLUMNS", "400")
+    wipe = "\x1b[2J\r\x9b"
+    directories = [adapter(tmp_path, f"{name}{wipe}") for name in ("a", "b")]
+    assert main(["aggregate", *map(str, directories), "-o", str(tmp_path / f"out{wipe}"), *how]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"{name}\\x1b[2J\\r\\x9b  " in shown for name in ("a", "b", "out"))
+    assert not set("\x1b\r\x9b") & set(shown)
+    assert main(["aggregate", str(tmp_path / f"none{wipe}"), "-o", str(tmp_path / "next"), *how]) == 1
+    failed = capsys.readouterr().err
+    assert (failed.count("\n"), set("\x1b\r\x9b") & set(failed)) == (1, set())
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("to", ["a full disk", "nobody"])
 def test_a_run_goes_on_where_its_progress_cannot_be_shown(tmp_path, capfd, monkeypatch, to, terminal):

@@ -21,7 +21,7 @@ from fedcore.cli.plan import plan
 from fedcore.cli.report import report
 from fedcore.cli.run import run
 from fedcore.cli.signals import Interrupted, heeded
-from fedcore.cli.terminal import Failed, all_on_stdout, cause_of, lossy_stderr
+from fedcore.cli.terminal import Failed, all_on_stdout, cause_of, inert, lossy_stderr
 from fedcore.errors import FedcoreError
 
 app = typer.Typer(
@@ -84,6 +84,6 @@ def _carried_out(given: Sequence[str]) -> int:
 
 def _fail(message: str, code: int, prefix: str = "fedcore: error: ") -> int:
     """Say each fault on a line of its own."""
-    for line in message.splitlines() or [""]:
-        print(prefix + line, file=sys.stderr)
+    for line in message.split("\n"):
+        print(prefix + inert(line), file=sys.stderr)
     return code

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedcore.cli.options import as_option, check_counted, check_weighed
 from fedcore.cli.shares import tell_lacking
-from fedcore.cli.terminal import only_results_on_stdout, print_json, showing
+from fedcore.cli.terminal import inert, only_results_on_stdout, print_json, showing
 from fedcore.errors import ExistsError, LayoutError
 
 
@@ -122,7 +122,7 @@ def _show(result: Any, written: dict[str, str], seconds: float, weighed: bool) -
     for client, value in result.coefficients.items():
         traffic = result.report["bytes"][client]
         share = (f"{value / result.report['divisor']:.4f}",) if weighed else ()
-        table.add_row(client, *share, size(traffic["up"]), size(traffic["down"]))
+        table.add_row(inert(client), *share, size(traffic["up"]), size(traffic["down"]))
     # paths are text, whatever they hold
     console = Console(markup=False, emoji=False)
     console.print(table)
@@ -133,5 +133,5 @@ def _show(result: Any, written: dict[str, str], seconds: float, weighed: bool) -
     if "side" in written:
         said += f"; without the side adapter all but {alone:.2g}"
     console.print(said, highlight=False, soft_wrap=True)
-    paths = "  ".join(written.values())
+    paths = inert("  ".join(written.values()))
     console.print(f"{paths}  {duration(seconds)}  SHA-256 {result.update.digest()}", highlight=False, soft_wrap=True)

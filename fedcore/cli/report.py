@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fedcore.cli.run import Json, privacy_of, reported
-from fedcore.cli.terminal import print_json, showing
+from fedcore.cli.terminal import inert, print_json, showing
 from fedcore.errors import PrivacyError
 
 
@@ -54,10 +54,10 @@ def report(
             from rich.console import Console
 
             console = Console(markup=False, emoji=False)
-            console.print(as_rich(table, str(run), folder.facts["questions"]))
+            console.print(as_rich(table, inert(str(run)), folder.facts["questions"]))
             for line in (line for part in private.values() for line in part):
                 console.print(line, highlight=False, soft_wrap=True)
             if path:
-                console.print(f"report   {path}", highlight=False, soft_wrap=True)
+                console.print(f"report   {inert(str(path))}", highlight=False, soft_wrap=True)
     if fault is not None:
         raise fault

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedcore.cli.terminal import inert
+
 if TYPE_CHECKING:
     from fedcore.engine import Aggregate
 
@@ -22,15 +24,16 @@ def show_shares(clients: Iterable[str], result: Aggregate, output: Path, seconds
     # an order rule gives no client a coefficient
     weighed = bool(result.coefficients)
     # a name that is cut tells nothing
-    adapter, remark = Column("adapter", overflow="fold"), Column("", overflow="fold")
-    table = Table(adapter, *(("share", "coefficient") if weighed else ()), remark, box=SIMPLE_HEAD, pad_edge=False)
+    adapter, remarks = Column("adapter", overflow="fold"), Column("", overflow="fold")
+    table = Table(adapter, *(("share", "coefficient") if weighed else ()), remarks, box=SIMPLE_HEAD, pad_edge=False)
     excluded = {client: _fact(client, reason) for client, reason in result.excluded.items()}
     left_out = result.report["not_counted"] | excluded
     counted = set(result.report["counted"])
     for client in clients:
         value = result.coefficients.get(client, 0.0)
         numbers = (f"{value / result.report['divisor']:.4f}", f"{value:.6g}") if weighed else ()
-        table.add_row(client, *numbers, left_out.get(client, "" if weighed or client not in counted else "counts"))
+        remark = left_out.get(client, "" if weighed or client not in counted else "counts")
+        table.add_row(inert(client), *numbers, remark)
     # paths are text, whatever they hold
     console = Console(markup=False, emoji=False)
     console.print(table)
@@ -39,7 +42,8 @@ def show_shares(clients: Iterable[str], result: Aggregate, output: Path, seconds
         if lost := modules[worst]["residual"]:
             said = f"truncation: at most {lost:.2g} of a module's norm is lost ({worst})"
             console.print(said, highlight=False, soft_wrap=True)
-    console.print(f"{output}  {duration(seconds)}  SHA-256 {result.update.digest()}", highlight=False, soft_wrap=True)
+    said = f"{inert(str(output))}  {duration(seconds)}  SHA-256 {result.update.digest()}"
+    console.print(said, highlight=False, soft_wrap=True)
 
 
 def _fact(client: str, reason: str) -> str:

@@ -58,6 +58,11 @@ def showing(done: str = "") -> Iterator[None]:
         raise StorageError(f"{reason}; {done or 'free space or send it to another place'}") from error
 
 
+def inert(text: str) -> str:
+    """A text with escapes for what would act on a terminal, as a name of a file may hold it."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class _Lossy:
     """A stream that drops what it cannot write."""
 
