@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -187,8 +189,16 @@ class RowTable:
         """The columns of all rows that lie in blocks (start, stop), joined, in fp64: (n, columns)."""
         places = [place for block in blocks for place in self._places(*block)]
         found = np.empty((self.n, sum(high - low for _, low, high in places)))
+        index = [
+            (k, np.concatenate([np.arange(low, high) for _, low, high in some]))
+            for k, some in groupby(places, itemgetter(0))
+        ]
         for row in range(self.n if places else 0):
-            found[row] = to_float64(np.concatenate([self._piece(row, *place) for place in places]))
+            if self.encoding is None:  # by one index a segment: what costs most here is asking NumPy
+                parts = [self.segment(row, k)[columns] for k, columns in index]
+            else:
+                parts = [self._piece(row, *place) for place in places]
+            found[row] = to_float64(np.concatenate(parts))
         return found
 
     def _places(self, start: int, stop: int) -> list[tuple[int, int, int]]:

@@ -16,7 +16,7 @@ Blocks = Sequence[tuple[int, int]]
 
 BLOCKS = 16
 #: columns of a block at most, and at least where rows are many: their products stay below PRODUCTS
-BLOCK, NARROWEST, PRODUCTS = 256, 16, 1 << 30
+BLOCK, NARROWEST, PRODUCTS = 256, 16, 1 << 24
 #: multiply-adds of a product that OpenBLAS leaves to one thread: its threads, once woken, spin for some 20 ms on the
 #: cores that the pass over the data is about to use
 ONE_THREAD = 1 << 18
