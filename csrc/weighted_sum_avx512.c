@@ -5,10 +5,14 @@
 
 #include "impl.h"
 
-enum { AHEAD = 1024 }; /* bytes: how far ahead of the load a line is asked for, where that helps */
+enum { AHEAD = 1024, FAR = 2048 }; /* bytes: how far ahead of the load a line is asked for */
 
-/* AMD's own prefetchers follow a group of rows by themselves, and asking ahead of them only stands in their way. */
-INLINE int64_t ahead(void) { return __builtin_cpu_is("amd") ? 0 : AHEAD; }
+/* A line of a row at `at` is asked for, into the first level where that helps; on AMD's processors, whose own
+ * prefetchers bring a group of rows there by themselves, into the second, before they come to it. */
+INLINE void ask(const void* at, int amd) {
+    if (amd) _mm_prefetch((const char*)at + FAR, _MM_HINT_T1);
+    else _mm_prefetch((const char*)at + AHEAD, _MM_HINT_T0);
+}
 
 INLINE __m512d low(__m512 x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
 INLINE __m512d high(__m512 x) {
@@ -17,7 +21,7 @@ INLINE __m512d high(__m512 x) {
 
 /* 32 columns a step; `count` and `first` are constants at each call, so every loop over rows unrolls. */
 INLINE int64_t step_f32(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
-    const int64_t far = ahead();
+    const int amd = __builtin_cpu_is("amd");
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
@@ -25,8 +29,8 @@ INLINE int64_t step_f32(const void* const* rows, const double* w, int count, int
         for (int r = 0; r < count; r++) {
             const float* x = (const float*)((const char*)rows[r] + 4 * k);
             const __m512d weight = _mm512_set1_pd(w[r]);
-            _mm_prefetch((const char*)x + far, _MM_HINT_T0);
-            _mm_prefetch((const char*)x + far + 64, _MM_HINT_T0);
+            ask(x, amd);
+            ask(x + 16, amd);
             for (int v = 0; v < 4; v++)
                 sum[v] = _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_loadu_ps(x + 8 * v)), weight, sum[v]);
         }
@@ -36,7 +40,7 @@ INLINE int64_t step_f32(const void* const* rows, const double* w, int count, int
 }
 
 INLINE int64_t step_f16(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
-    const int64_t far = ahead();
+    const int amd = __builtin_cpu_is("amd");
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
@@ -44,7 +48,7 @@ INLINE int64_t step_f16(const void* const* rows, const double* w, int count, int
         for (int r = 0; r < count; r++) {
             const char* x = (const char*)rows[r] + 2 * k;
             const __m512d weight = _mm512_set1_pd(w[r]);
-            _mm_prefetch(x + far, _MM_HINT_T0);
+            ask(x, amd);
             for (int v = 0; v < 2; v++) {
                 const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(x + 32 * v)));
                 sum[2 * v] = _mm512_fmadd_pd(low(wide), weight, sum[2 * v]);
@@ -58,7 +62,7 @@ INLINE int64_t step_f16(const void* const* rows, const double* w, int count, int
 
 INLINE int64_t step_bf16(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
     const __m256i odd_mask = _mm256_set1_epi32((int)0xffff0000);
-    const int64_t far = ahead();
+    const int amd = __builtin_cpu_is("amd");
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
@@ -66,7 +70,7 @@ INLINE int64_t step_bf16(const void* const* rows, const double* w, int count, in
         for (int r = 0; r < count; r++) {
             const char* x = (const char*)rows[r] + 2 * k;
             const __m512d weight = _mm512_set1_pd(w[r]);
-            _mm_prefetch(x + far, _MM_HINT_T0);
+            ask(x, amd);
             for (int v = 0; v < 2; v++) {
                 const __m256i pair = _mm256_loadu_si256((const __m256i*)(x + 32 * v));
                 const __m256i even = _mm256_slli_epi32(pair, 16), odd = _mm256_and_si256(pair, odd_mask);

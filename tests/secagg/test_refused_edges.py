@@ -49,7 +49,7 @@ def test_a_modulus_holds_each_sum_of_the_clients():
     p = complete(4, 3, bound=2)
     assert 4 * 2 * p.bound == 1 << 4
     assert p.modulus_bits == 5
-    with pytest.raises(PrivacyError, match="modulus_bits: got 4, sums of 4 clients within 2 would wrap; .* least 5"):
+    with pytest.raises(PrivacyError, match=r"modulus_bits: got 4, sums of 4 clients within 2 would wrap; .* least 5"):
         replace(p, modulus_bits=4)
 
 
