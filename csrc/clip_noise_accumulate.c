@@ -40,9 +40,9 @@ static void sum_tile(const job* j, int64_t start, char* memory, int* bad) {
     int64_t* sum = (int64_t*)memory;
     float* scratch = (float*)(sum + FC_SIGN_TILE);
     memset(sum, 0, (size_t)length * sizeof *sum);
-    for (int64_t first = 0; first < j->count; first += FC_WS_GROUP) {
-        const void* rows[FC_WS_GROUP];
-        const int count = (int)fc_min(FC_WS_GROUP, j->count - first);
+    for (int64_t first = 0; first < j->count; first += FC_INTEGER_GROUP) {
+        const void* rows[FC_INTEGER_GROUP];
+        const int count = (int)fc_min(FC_INTEGER_GROUP, j->count - first);
         for (int r = 0; r < count; r++)
             rows[r] = fc_gather(j->kernels, x, j->counted[first + r], start, length, scratch + r * FC_SIGN_TILE);
         j->kernels->clip_noise_accumulate[x->dtype](rows, j->scales + first, count, length, sum);
@@ -56,7 +56,7 @@ static void sum_tile(const job* j, int64_t start, char* memory, int* bad) {
 static void work(void* context, int worker) {
     job* j = context;
     int bad = 0;
-    char* memory = fc_alloc(FC_SIGN_TILE * (sizeof(int64_t) + FC_WS_GROUP * sizeof(float)));
+    char* memory = fc_alloc(FC_SIGN_TILE * (sizeof(int64_t) + FC_INTEGER_GROUP * sizeof(float)));
     (void)worker;
     /* a worker without memory takes no tile: the others do them all */
     for (int64_t start; memory && (start = FC_SIGN_TILE * fc_next(&j->next)) < fc_columns(j->x);)

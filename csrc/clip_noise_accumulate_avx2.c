@@ -2,15 +2,14 @@
  * below 2^51 is rounded to an integer that stands in the low bits, above a constant that is taken off again. */
 #include <immintrin.h>
 
-#include "impl.h"
+#include "ask_x86.h"
 #include "widen_avx2.h"
-
-enum { AHEAD = 1024 }; /* bytes */
 
 INLINE int64_t accumulate(const void* const* rows, const double* scales, int count, int64_t length, int64_t* sum,
                           fc_dtype type) {
     const __m256d shift = _mm256_set1_pd(0x1.8p52);
     const __m256i bias = _mm256_castpd_si256(shift);
+    const int amd = on_amd();
     int64_t k = 0;
     for (; k + 8 <= length; k += 8) {
         __m256i low = _mm256_loadu_si256((const __m256i*)(sum + k));
@@ -18,7 +17,7 @@ INLINE int64_t accumulate(const void* const* rows, const double* scales, int cou
         for (int r = 0; r < count; r++) {
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
             const __m256d by = _mm256_set1_pd(scales[r]);
-            _mm_prefetch(at + AHEAD, _MM_HINT_T0);
+            ask(at, amd);
             const __m256d a = _mm256_fmadd_pd(widen4_f64(at, type), by, shift);
             const __m256d b = _mm256_fmadd_pd(widen4_f64(at + 4 * fc_itemsize(type), type), by, shift);
             low = _mm256_add_epi64(low, _mm256_sub_epi64(_mm256_castpd_si256(a), bias));
@@ -34,7 +33,7 @@ INLINE int64_t accumulate(const void* const* rows, const double* scales, int cou
     void fc_clip_noise_accumulate_##name##_avx2(const void* const* rows, const double* scales, int count, \
                                                 int64_t length, int64_t* sum) {                           \
         const int64_t k = accumulate(rows, scales, count, length, sum, type);                             \
-        const void* rest[FC_WS_GROUP];                                                                    \
+        const void* rest[FC_INTEGER_GROUP];                                                               \
         for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + fc_itemsize(type) * k;           \
         fc_clip_noise_accumulate_##name##_ref(rest, scales, count, length - k, sum + k);                  \
     }

@@ -25,7 +25,7 @@ INLINE int64_t accumulate(const void* const* rows, const double* scales, int cou
     void fc_clip_noise_accumulate_##name##_neon(const void* const* rows, const double* scales, int count, \
                                                 int64_t length, int64_t* sum) {                           \
         const int64_t k = accumulate(rows, scales, count, length, sum, type);                             \
-        const void* rest[FC_WS_GROUP];                                                                    \
+        const void* rest[FC_INTEGER_GROUP];                                                               \
         for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + fc_itemsize(type) * k;           \
         fc_clip_noise_accumulate_##name##_ref(rest, scales, count, length - k, sum + k);                  \
     }

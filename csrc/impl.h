@@ -12,13 +12,13 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
-    FC_WS_GROUP = 5,     /* rows that one accumulate call takes: streams in flight a thread */
-    FC_WS_GROUP_16 = 10, /* the same for 16-bit rows of a weighted sum: each reads half as much a column of acc */
-    FC_WS_TILE = 32768,  /* columns whose fp64 sums stay in the second-level cache */
-    FC_WS_STRIP = 1024,  /* and in the first-level one */
-    FC_SUMS_STRIP = 24,  /* columns of a strip of fp64 elements: [row][column] */
-    FC_SUMS_GROUP = 8,   /* outputs that one tile of products covers at most */
-    FC_SUMS_FEW = 4,     /* outputs up to which rows are read as they lie, FC_SUMS_STREAMS at a time */
+    FC_WS_GROUP = 10,     /* rows that one accumulate call of a weighted sum takes: streams in flight a thread */
+    FC_INTEGER_GROUP = 5, /* the same where votes or clipped integers are summed */
+    FC_WS_TILE = 32768,   /* columns whose fp64 sums stay in the second-level cache */
+    FC_WS_STRIP = 1024,   /* and in the first-level one */
+    FC_SUMS_STRIP = 24,   /* columns of a strip of fp64 elements: [row][column] */
+    FC_SUMS_GROUP = 8,    /* outputs that one tile of products covers at most */
+    FC_SUMS_FEW = 4,      /* outputs up to which rows are read as they lie, FC_SUMS_STREAMS at a time */
     FC_SUMS_STREAMS = 8,
     FC_SUMS_ROWS = 128,    /* rows of a strip: 24 KB, in the first-level cache for all outputs */
     FC_SIGN_TILE = 16384,  /* columns whose votes stay in the second-level cache */
@@ -62,9 +62,8 @@ enum {
 /* Integer noise lies from minus this to below it, and sums of rounded rows do too: all of it is exact in fp64. */
 #define FC_CLIP_MOST (1ull << 50)
 
-/* acc[k] (+)= sum of w[r] * rows[r][k] over `count` <= FC_WS_GROUP rows (16-bit ones: FC_WS_GROUP_16) in order;
- * `first`: start from 0.0, do not read acc. An implementation may keep acc in an order of its own inside whole groups
- * of columns; its finish knows it. */
+/* acc[k] (+)= sum of w[r] * rows[r][k] over `count` <= FC_WS_GROUP rows in order; `first`: start from 0.0, do not read
+ * acc. An implementation may keep acc in an order of its own inside whole groups of columns; its finish knows it. */
 typedef void fc_accumulate_fn(const void* const* rows, const double* w, int count, int64_t length, double* acc,
                               int first);
 /* out[k] = round(acc[k] / divisor) (NaN: no division); `stream`: bypass the cache where possible. 1 if any is not
@@ -81,7 +80,7 @@ typedef void fc_sums_tile_fn(const double* strip, const double* w, int64_t rows,
  * `outputs` <= FC_SUMS_FEW. */
 typedef void fc_sums_few_fn(const void* const* rows, const double* w, int count, int outputs, int64_t length,
                             double* acc, int64_t stride, int first);
-/* votes[k] (+)= how many of `count` <= FC_WS_GROUP rows are above center[k] (NULL: zero) less how many are below;
+/* votes[k] (+)= how many of `count` <= FC_INTEGER_GROUP rows are above center[k] (NULL: zero) less how many are below;
  * `first`: start from 0. 1 if any element of a row is not finite. */
 typedef int fc_signs_fn(const void* const* rows, int count, const float* center, int64_t length, int32_t* votes,
                         int first);
@@ -137,7 +136,7 @@ typedef void fc_lora_gram_tile_fn(const double* rows, const double* columns, int
 /* out[k] = scale * row[k] rounded to an integer, ties to even, at most 2^30 in size; the sum of their squares. Scale
  * and element have at most 24 significant bits each, so their product is exact. */
 typedef int64_t fc_clip_round_fn(const void* row, double scale, int64_t length, int32_t* out);
-/* sum[k] += the same integers of `count` <= FC_WS_GROUP rows. */
+/* sum[k] += the same integers of `count` <= FC_INTEGER_GROUP rows. */
 typedef void fc_clip_noise_accumulate_fn(const void* const* rows, const double* scales, int count, int64_t length,
                                          int64_t* sum);
 /* Stages 1, 2, 4, ... block / 2 of every block of `length` columns, then times `scale` (0: this is not the last pass).

@@ -27,9 +27,9 @@ static void count_tile(const job* j, int64_t start, float* memory, int* bad) {
     const int64_t length = fc_min(FC_SIGN_TILE, fc_columns(x) - start);
     const float* center = center_of(j, start, length, memory, memory + FC_SIGN_TILE, bad);
     if (!x->rows) memset(j->out + start, 0, (size_t)length * sizeof *j->out);
-    for (int64_t first = 0; first < x->rows; first += FC_WS_GROUP) {
-        const void* rows[FC_WS_GROUP];
-        const int count = (int)fc_min(FC_WS_GROUP, x->rows - first);
+    for (int64_t first = 0; first < x->rows; first += FC_INTEGER_GROUP) {
+        const void* rows[FC_INTEGER_GROUP];
+        const int count = (int)fc_min(FC_INTEGER_GROUP, x->rows - first);
         for (int r = 0; r < count; r++)
             rows[r] = fc_gather(j->kernels, x, first + r, start, length, memory + (1 + r) * FC_SIGN_TILE);
         *bad |= j->kernels->signs[x->dtype](rows, count, center, length, j->out + start, first == 0);
@@ -39,7 +39,7 @@ static void count_tile(const job* j, int64_t start, float* memory, int* bad) {
 static void work(void* context, int worker) {
     job* j = context;
     int bad = 0;
-    float* memory = fc_alloc((1 + FC_WS_GROUP) * FC_SIGN_TILE * sizeof *memory);
+    float* memory = fc_alloc((1 + FC_INTEGER_GROUP) * FC_SIGN_TILE * sizeof *memory);
     (void)worker;
     /* a worker without memory takes no tile: the others do them all */
     for (int64_t start; memory && (start = FC_SIGN_TILE * fc_next(&j->next)) < fc_columns(j->x);)

@@ -1,22 +1,21 @@
 /* sign_counts with AVX2 and F16C: a comparison that holds is -1 in its lane. */
 #include <immintrin.h>
 
-#include "impl.h"
+#include "ask_x86.h"
 #include "widen_avx2.h"
-
-enum { AHEAD = 1024 }; /* bytes */
 
 INLINE int signs(const void* const* rows, int count, const float* center, int64_t length, int32_t* votes, int first,
                  fc_dtype type, int64_t* done) {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff), largest = _mm256_set1_epi32(0x7f7fffff);
     __m256i peak = _mm256_setzero_si256();
+    const int amd = on_amd();
     int64_t k = 0;
     for (; k + 8 <= length; k += 8) {
         const __m256 middle = center ? _mm256_loadu_ps(center + k) : _mm256_setzero_ps();
         __m256i vote = first ? _mm256_setzero_si256() : _mm256_loadu_si256((const __m256i*)(votes + k));
         for (int r = 0; r < count; r++) {
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
-            _mm_prefetch(at + AHEAD, _MM_HINT_T0);
+            ask(at, amd);
             const __m256 x = widen8_f32(at, type);
             const __m256i above = _mm256_castps_si256(_mm256_cmp_ps(x, middle, _CMP_GT_OQ));
             const __m256i below = _mm256_castps_si256(_mm256_cmp_ps(x, middle, _CMP_LT_OQ));
@@ -34,7 +33,7 @@ INLINE int signs(const void* const* rows, int count, const float* center, int64_
                                      int32_t* votes, int first) {                                                  \
         int64_t k;                                                                                                 \
         const int bad = signs(rows, count, center, length, votes, first, type, &k);                                \
-        const void* rest[FC_WS_GROUP];                                                                             \
+        const void* rest[FC_INTEGER_GROUP];                                                                        \
         for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + fc_itemsize(type) * k;                    \
         return bad |                                                                                               \
                fc_sign_counts_##name##_ref(rest, count, center ? center + k : NULL, length - k, votes + k, first); \

@@ -30,7 +30,7 @@ INLINE int signs(const void* const* rows, int count, const float* center, int64_
                                      int32_t* votes, int first) {                                                  \
         int64_t k;                                                                                                 \
         const int bad = signs(rows, count, center, length, votes, first, type, &k);                                \
-        const void* rest[FC_WS_GROUP];                                                                             \
+        const void* rest[FC_INTEGER_GROUP];                                                                        \
         for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + fc_itemsize(type) * k;                    \
         return bad |                                                                                               \
                fc_sign_counts_##name##_ref(rest, count, center ? center + k : NULL, length - k, votes + k, first); \

@@ -11,7 +11,6 @@ typedef struct {
     const int64_t* counted; /* rows of weight other than 0, in order */
     const double* w;        /* their weights */
     int64_t count;
-    int64_t group;        /* rows of one accumulate call */
     const int64_t* tiles; /* tiles before each segment */
     double divisor;
     char* out;
@@ -26,9 +25,9 @@ static void sum_strip(const job* j, int64_t start, int64_t length, double* acc, 
     const int out = fc_itemsize(j->out_dtype);
     const int64_t step = x->encoding ? FC_DECODED : FC_WS_TILE;
     if (!j->count) memset(acc, 0, (size_t)length * sizeof *acc);
-    for (int64_t first = 0; first < j->count; first += j->group) {
-        const void* rows[FC_WS_GROUP_16];
-        const int rows_now = (int)fc_min(j->group, j->count - first);
+    for (int64_t first = 0; first < j->count; first += FC_WS_GROUP) {
+        const void* rows[FC_WS_GROUP];
+        const int rows_now = (int)fc_min(FC_WS_GROUP, j->count - first);
         for (int64_t at = 0; at < length; at += step) {
             const int64_t columns = fc_min(step, length - at);
             for (int r = 0; r < rows_now; r++)
@@ -47,14 +46,14 @@ static void sum_tile(const job* j, int64_t tile, double* acc, float* decoded, in
     const int64_t start = x->starts[low] + (tile - j->tiles[low]) * FC_WS_TILE;
     const int64_t end = fc_min(start + FC_WS_TILE, x->starts[low + 1]);
     /* one group is every row of a strip: its sums need not leave the first-level cache before they are rounded */
-    const int64_t strip = j->count <= j->group ? FC_WS_STRIP : FC_WS_TILE;
+    const int64_t strip = j->count <= FC_WS_GROUP ? FC_WS_STRIP : FC_WS_TILE;
     for (int64_t at = start; at < end; at += strip) sum_strip(j, at, fc_min(strip, end - at), acc, decoded, bad);
 }
 
 static void work(void* context, int worker) {
     job* j = context;
     int bad = 0;
-    double* acc = fc_alloc(FC_WS_TILE * sizeof *acc + FC_WS_GROUP_16 * FC_DECODED * sizeof(float));
+    double* acc = fc_alloc(FC_WS_TILE * sizeof *acc + FC_WS_GROUP * FC_DECODED * sizeof(float));
     (void)worker;
     /* a worker without memory takes no tile: the others do them all */
     for (int64_t tile; acc && (tile = fc_next(&j->next)) < j->tiles[j->x->segments];)
@@ -73,8 +72,7 @@ int fc_weighted_sum(const fc_rows* x, const float* weights, double divisor, void
     double* w = malloc((size_t)(x->rows + 1) * sizeof *w);
     int status = FC_NO_MEMORY;
     if (counted && tiles && w) {
-        const int64_t group = x->dtype == FC_F32 ? FC_WS_GROUP : FC_WS_GROUP_16;
-        job j = {x, kernels, counted, w, 0, group, tiles, divisor, out, out_dtype, 0, 0};
+        job j = {x, kernels, counted, w, 0, tiles, divisor, out, out_dtype, 0, 0};
         for (int64_t i = 0; i < x->rows; i++)
             if (weights[i] != 0.0f) {
                 counted[j.count] = i;

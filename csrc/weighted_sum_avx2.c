@@ -4,9 +4,8 @@
  * and so on. */
 #include <immintrin.h>
 
-#include "impl.h"
+#include "ask_x86.h"
 
-enum { AHEAD = 1024 };     /* bytes */
 #define BF16_SCALE 0x1p896 /* 2^(1023 - 127); times any fp32 an fp64 */
 
 INLINE __m256d low(__m256 x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
@@ -37,8 +36,8 @@ INLINE void widen(const char* row, fc_dtype type, __m256d* x, __m256i* most) {
 
 INLINE int64_t step(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first,
                     fc_dtype type) {
-    const int size = fc_itemsize(type);
-    double weights[FC_WS_GROUP_16];
+    const int size = fc_itemsize(type), amd = on_amd();
+    double weights[FC_WS_GROUP];
     for (int r = 0; r < count; r++) weights[r] = type == FC_BF16 ? w[r] * BF16_SCALE : w[r];
     __m256i most = _mm256_setzero_si256(); /* bf16: twice the largest magnitude of each lane */
     int64_t k = 0;
@@ -48,7 +47,7 @@ INLINE int64_t step(const void* const* rows, const double* w, int count, int64_t
         for (int r = 0; r < count; r++) {
             const char* at = (const char*)rows[r] + size * k;
             const __m256d weight = _mm256_set1_pd(weights[r]);
-            _mm_prefetch(at + AHEAD, _MM_HINT_T0);
+            ask(at, amd);
             widen(at, type, x, &most);
             for (int v = 0; v < 4; v++) sum[v] = _mm256_fmadd_pd(x[v], weight, sum[v]);
         }
@@ -66,20 +65,22 @@ INLINE int64_t step(const void* const* rows, const double* w, int count, int64_t
     case n:                                                                                          \
         k = first ? step(rows, w, n, length, acc, 1, type) : step(rows, w, n, length, acc, 0, type); \
         break;
-#define GROUP(type) ROWS(type, 1) ROWS(type, 2) ROWS(type, 3) ROWS(type, 4) ROWS(type, 5)
-#define GROUP_16(type) GROUP(type) ROWS(type, 6) ROWS(type, 7) ROWS(type, 8) ROWS(type, 9) ROWS(type, 10)
-#define ACCUMULATE(name, type, cases)                                                                       \
+#define GROUP(type) \
+    ROWS(type, 1)   \
+    ROWS(type, 2)   \
+    ROWS(type, 3) ROWS(type, 4) ROWS(type, 5) ROWS(type, 6) ROWS(type, 7) ROWS(type, 8) ROWS(type, 9) ROWS(type, 10)
+#define ACCUMULATE(name, type)                                                                              \
     void fc_weighted_sum_##name##_avx2(const void* const* rows, const double* w, int count, int64_t length, \
                                        double* acc, int first) {                                            \
         int64_t k = 0;                                                                                      \
-        switch (count) { cases(type) }                                                                      \
-        const void* rest[FC_WS_GROUP_16];                                                                   \
+        switch (count) { GROUP(type) }                                                                      \
+        const void* rest[FC_WS_GROUP];                                                                      \
         for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + fc_itemsize(type) * k;             \
         fc_weighted_sum_##name##_ref(rest, w, count, length - k, acc + k, first);                           \
     }
-ACCUMULATE(f32, FC_F32, GROUP)
-ACCUMULATE(f16, FC_F16, GROUP_16)
-ACCUMULATE(bf16, FC_BF16, GROUP_16)
+ACCUMULATE(f32, FC_F32)
+ACCUMULATE(f16, FC_F16)
+ACCUMULATE(bf16, FC_BF16)
 
 /* Four fp64 to fp32 rounded to odd (see the AVX-512 file), from the nearest fp32: where that is even and not exact, the
  * odd neighbour on the other side of x is one step of the magnitude's integer away. The rounding mode is not touched,

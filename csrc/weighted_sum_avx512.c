@@ -3,16 +3,7 @@
  * [even 0..7][even 8..15][odd 0..7][odd 8..15]. */
 #include <immintrin.h>
 
-#include "impl.h"
-
-enum { AHEAD = 1024, FAR = 2048 }; /* bytes: how far ahead of the load a line is asked for */
-
-/* A line of a row at `at` is asked for, into the first level where that helps; on AMD's processors, whose own
- * prefetchers bring a group of rows there by themselves, into the second, before they come to it. */
-INLINE void ask(const void* at, int amd) {
-    if (amd) _mm_prefetch((const char*)at + FAR, _MM_HINT_T1);
-    else _mm_prefetch((const char*)at + AHEAD, _MM_HINT_T0);
-}
+#include "ask_x86.h"
 
 INLINE __m512d low(__m512 x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
 INLINE __m512d high(__m512 x) {
@@ -21,7 +12,7 @@ INLINE __m512d high(__m512 x) {
 
 /* 32 columns a step; `count` and `first` are constants at each call, so every loop over rows unrolls. */
 INLINE int64_t step_f32(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
-    const int amd = __builtin_cpu_is("amd");
+    const int amd = on_amd();
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
@@ -40,7 +31,7 @@ INLINE int64_t step_f32(const void* const* rows, const double* w, int count, int
 }
 
 INLINE int64_t step_f16(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
-    const int amd = __builtin_cpu_is("amd");
+    const int amd = on_amd();
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
@@ -62,7 +53,7 @@ INLINE int64_t step_f16(const void* const* rows, const double* w, int count, int
 
 INLINE int64_t step_bf16(const void* const* rows, const double* w, int count, int64_t length, double* acc, int first) {
     const __m256i odd_mask = _mm256_set1_epi32((int)0xffff0000);
-    const int amd = __builtin_cpu_is("amd");
+    const int amd = on_amd();
     int64_t k = 0;
     for (; k + 32 <= length; k += 32) {
         __m512d sum[4];
@@ -88,20 +79,22 @@ INLINE int64_t step_bf16(const void* const* rows, const double* w, int count, in
     case n:                                                                                            \
         k = first ? step_##name(rows, w, n, length, acc, 1) : step_##name(rows, w, n, length, acc, 0); \
         break;
-#define GROUP(name) ROWS(name, 1) ROWS(name, 2) ROWS(name, 3) ROWS(name, 4) ROWS(name, 5)
-#define GROUP_16(name) GROUP(name) ROWS(name, 6) ROWS(name, 7) ROWS(name, 8) ROWS(name, 9) ROWS(name, 10)
-#define ACCUMULATE(name, size, cases)                                                                         \
+#define GROUP(name) \
+    ROWS(name, 1)   \
+    ROWS(name, 2)   \
+    ROWS(name, 3) ROWS(name, 4) ROWS(name, 5) ROWS(name, 6) ROWS(name, 7) ROWS(name, 8) ROWS(name, 9) ROWS(name, 10)
+#define ACCUMULATE(name, size)                                                                                \
     void fc_weighted_sum_##name##_avx512(const void* const* rows, const double* w, int count, int64_t length, \
                                          double* acc, int first) {                                            \
         int64_t k = 0;                                                                                        \
-        switch (count) { cases(name) }                                                                        \
-        const void* rest[FC_WS_GROUP_16];                                                                     \
+        switch (count) { GROUP(name) }                                                                        \
+        const void* rest[FC_WS_GROUP];                                                                        \
         for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + size * k;                            \
         fc_weighted_sum_##name##_ref(rest, w, count, length - k, acc + k, first);                             \
     }
-ACCUMULATE(f32, 4, GROUP)
-ACCUMULATE(f16, 2, GROUP_16)
-ACCUMULATE(bf16, 2, GROUP_16)
+ACCUMULATE(f32, 4)
+ACCUMULATE(f16, 2)
+ACCUMULATE(bf16, 2)
 
 /* fp64 to fp32 rounded to odd: what is cut off stays visible in the last bit, so a second rounding to 16 bits is right.
  */

@@ -45,7 +45,7 @@ INLINE int64_t step(const void* const* rows, const double* w, int count, int64_t
     void fc_weighted_sum_##name##_neon(const void* const* rows, const double* w, int count, int64_t length,          \
                                        double* acc, int first) {                                                     \
         int64_t k = first ? step(rows, w, count, length, acc, 1, type) : step(rows, w, count, length, acc, 0, type); \
-        const void* rest[FC_WS_GROUP_16];                                                                            \
+        const void* rest[FC_WS_GROUP];                                                                               \
         for (int r = 0; r < count; r++) rest[r] = (const char*)rows[r] + fc_itemsize(type) * k;                      \
         fc_weighted_sum_##name##_ref(rest, w, count, length - k, acc + k, first);                                    \
     }

@@ -1,12 +1,12 @@
 /* weighted_sums with AVX2 and FMA: 4 outputs x 3 vectors of 4 columns in registers, half a strip at a time. */
 #include <immintrin.h>
 
-#include "impl.h"
+#include "ask_x86.h"
 #include "widen_avx2.h"
 
 /* sums live in registers only where every loop over them is unrolled */
 #define UNROLL _Pragma("GCC unroll 8")
-enum { STEP = 8, AHEAD = 1024 /* bytes */ };
+enum { STEP = 8 };
 enum { WIDE = 3, COLUMNS = 4 * WIDE, OUTPUTS = 4 };
 
 #define PACK(name, type)                                                                                        \
@@ -62,6 +62,7 @@ void fc_weighted_sums_tile_avx2(const double* strip, const double* w, int64_t ro
 /* 8 columns a step. */
 INLINE void few(const void* const* rows, const double* w, int count, int outputs, int64_t length, double* acc,
                 int64_t stride, int first, fc_dtype type) {
+    const int amd = on_amd();
     for (int64_t k = 0; k + STEP <= length; k += STEP) {
         __m256d sum[FC_SUMS_FEW][2];
         UNROLL for (int o = 0; o < outputs; o++) UNROLL for (int v = 0; v < 2; v++) sum[o][v] =
@@ -69,7 +70,7 @@ INLINE void few(const void* const* rows, const double* w, int count, int outputs
         for (int r = 0; r < count; r++) {
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
             __m256d x[2];
-            _mm_prefetch(at + AHEAD, _MM_HINT_T0);
+            ask(at, amd);
             UNROLL for (int v = 0; v < 2; v++) x[v] = widen4_f64(at + 4 * v * fc_itemsize(type), type);
             UNROLL for (int o = 0; o < outputs; o++) {
                 const __m256d weight = _mm256_set1_pd(w[r * FC_SUMS_FEW + o]);

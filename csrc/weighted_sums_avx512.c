@@ -2,12 +2,12 @@
  * latency of both multipliers and each weight, loaded once, serves three products. */
 #include <immintrin.h>
 
-#include "impl.h"
+#include "ask_x86.h"
 #include "widen_avx512.h"
 
 /* sums live in registers only where every loop over them is unrolled */
 #define UNROLL _Pragma("GCC unroll 8")
-enum { STEP = 32, AHEAD = 1024 /* bytes */ };
+enum { STEP = 32 };
 enum { WIDE = FC_SUMS_STRIP / 8 };
 
 #define PACK(name, type)                                                                                          \
@@ -52,6 +52,7 @@ void fc_weighted_sums_tile_avx512(const double* strip, const double* w, int64_t 
 /* 32 columns a step. */
 INLINE void few(const void* const* rows, const double* w, int count, int outputs, int64_t length, double* acc,
                 int64_t stride, int first, fc_dtype type) {
+    const int amd = on_amd();
     for (int64_t k = 0; k + STEP <= length; k += STEP) {
         __m512d sum[FC_SUMS_FEW][4];
         UNROLL for (int o = 0; o < outputs; o++) UNROLL for (int v = 0; v < 4; v++) sum[o][v] =
@@ -59,7 +60,7 @@ INLINE void few(const void* const* rows, const double* w, int count, int outputs
         for (int r = 0; r < count; r++) {
             const char* at = (const char*)rows[r] + k * fc_itemsize(type);
             __m512d x[4];
-            for (int64_t b = 0; b < 32 * fc_itemsize(type); b += 64) _mm_prefetch(at + AHEAD + b, _MM_HINT_T0);
+            for (int64_t b = 0; b < 32 * fc_itemsize(type); b += 64) ask(at + b, amd);
             UNROLL for (int v = 0; v < 4; v++) x[v] = widen8_f64(at + 8 * v * fc_itemsize(type), type);
             UNROLL for (int o = 0; o < outputs; o++) {
                 const __m512d weight = _mm512_set1_pd(w[r * FC_SUMS_FEW + o]);
