@@ -40,6 +40,7 @@ enum {
     FC_DECODED = 1024,   /* columns of a row decoded at a time where a kernel reads them once: a group stays in L1 */
     FC_PAIRS = 8,        /* pairs whose squared distances are summed side by side */
     FC_ORDER_LEAF = 32,  /* rows that are sorted in registers at most */
+    FC_ORDER_LEAST = 16, /* and at least, where there are more */
     FC_ORDER_FEWEST = 3, /* rows from which, and up to which, medians are taken in registers alone */
     FC_ORDER_FEW = 16,
     FC_ORDER_LAST = 5,   /* levels that the last pass of a merge does at most */
@@ -304,17 +305,13 @@ extern const float fc_dynamic_code[256];
      0.7229568362236023f,   \
      1.0f}
 fc_order_fn fc_order_f32_ref, fc_order_f16_ref, fc_order_bf16_ref;
-/* Two ways of fc_order_f32_avx512, which takes the one that is fast on the processor. */
-fc_order_fn fc_order_f32_floats_avx512, fc_order_f32_keys_avx512;
+/* The two ways of AVX-512, which takes the one that is fast on the processor. */
+fc_order_fn fc_order_f32_floats_avx512, fc_order_f16_blends_avx512, fc_order_bf16_blends_avx512;
+fc_order_fn fc_order_f32_keys_avx512, fc_order_f16_keys_avx512, fc_order_bf16_keys_avx512;
 enum {
     FC_ORDER_SELECT = 300,
     FC_ORDER_SELECT_16 = 1500
 }; /* rows from which medians are taken by selection, 16-bit ones */
-/* Medians of `length` >= 16 columns by selection, as fc_order_fn. */
-int fc_order_f16_select_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch,
-                               double* acc);
-int fc_order_bf16_select_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch,
-                                double* acc);
 
 extern const fc_kernels fc_kernels_ref;
 #if defined(__x86_64__)

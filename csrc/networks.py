@@ -1,18 +1,24 @@
 """Writes order_networks.h: the straight-line parts of the order statistics, which compilers do not unroll from loops.
 
-Three families, over whatever vector the including file defines (V, CE, CX, LOAD, ...: see order_sort.h), all
-cut from Batcher's merge exchange (Knuth, The Art of Computer Programming 3, 5.3.4 and Algorithm 5.2.2M), which merges
+All over whatever vector the including file defines (V, CE, CX, LOAD, ...: see order_sort.h). Three families are cut
+from Batcher's merge exchange (Knuth, The Art of Computer Programming 3, 5.3.4 and Algorithm 5.2.2M), which merges
 sorted E and O so that E0 <= O0 <= E1 <= O1 ...: compare E[u] with O[u], then O[u] with E[u + D] for D = ..., 4, 2, 1.
     leaf_N          sorts N rows in registers
     top_E_O         the comparisons E[u] : O[u] and the widest three D, over every s-th element of two lists
     pass_K          K further D: O streams by while a window of 2**(K-1) elements of E stays in registers
+Two leaves are merged by Batcher's bitonic sorter instead (the same, 5.3.4, exercise 10 and after): a few comparisons
+more, and half the loads and stores, since either half of the result is at home in the registers.
+    lesser_M        the lesser of a[i] and b[M - 1 - i], sorted and stored
+    greater_M       the greater ones
+    lesser_middle_M, greater_middle_M   the same, but compared with another sorted list on its way to the middle of all
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
-LEAF, WIDEST = 32, 5
+LEAF, LEAST, WIDEST = 32, 16, 5
 #: two comparisons in five may be done another way (CX), where an ISA has ports that minima and maxima leave idle
 TURNS = ("CE", "CX", "CE", "CX", "CE")
 
@@ -114,6 +120,51 @@ def window(k: int) -> list[str]:
     ]
 
 
+def bitonic(emit: Callable[[str, str], None], names: list[str], rises_last: bool) -> list[str]:
+    """Comparisons that sort `names`, which fall and then rise (`rises_last`), or rise and then fall.
+
+    Returns the names in ascending order of what they then hold. Up to a power of two stand keys that go on rising or
+    falling, the greatest or the least: None, whose comparisons are known beforehand.
+    """
+    size = 1 << (len(names) - 1).bit_length()
+    at: list[str | None] = [*names, *[None] * (size - len(names))]
+    distance = size // 2
+    while distance:
+        for i in (i for i in range(size) if not i & distance):
+            a, b = at[i], at[i + distance]
+            if a and b:
+                emit(a, b)
+            else:
+                at[i], at[i + distance] = (a or b, None) if rises_last else (None, a or b)
+        distance //= 2
+    return [name for name in at if name]
+
+
+def half(m: int, greater: bool, middle: bool) -> list[str]:
+    """A function that sorts m keys, the lesser or the greater of pairs from two leaves; b[m - 1] is `last`."""
+    names, lines = [f"x{i}" for i in range(m)], []
+    order = bitonic(write(lines), names, rises_last=greater)
+    operation = "MAX" if greater else "MIN"
+    seconds = ["last", *(f"b[{m - 1 - i}]" for i in range(1, m))]
+    loads = [f"V {name} = {operation}(a[{i}], {seconds[i]});" for i, name in enumerate(names)]
+    lines.insert(len(lines) // 2, "ask(ahead);")
+    if middle:
+        arguments = "const V* other, V* most, V* fewest"
+        ends = ["V most0 = most[0], most1 = most[1], fewest0 = fewest[0], fewest1 = fewest[1];"]
+        for i, name in enumerate(order):
+            ends += [
+                f"most{i % 2} = MAX(MIN({name}, other[{-i}]), most{i % 2});",
+                f"fewest{i % 2} = MIN(MAX({name}, other[{-i}]), fewest{i % 2});",
+            ]
+        ends.append("most[0] = most0; most[1] = most1; fewest[0] = fewest0; fewest[1] = fewest1;")
+    else:
+        arguments = "V* out"
+        ends = [f"out[{i}] = {name};" for i, name in enumerate(order)]
+    name = ("greater" if greater else "lesser") + ("_middle" if middle else "") + f"_{m}"
+    head = f"static void FN({name})(const V* a, const V* b, V last, {arguments}, ahead_t* ahead) {{"
+    return [head, *loads, *lines, *ends, "}"]
+
+
 def header() -> str:
     """The text of order_networks.h."""
     pairs = [(e, o) for e in range(4, 9) for o in (e - 1, e) if o >= 4]
@@ -122,16 +173,22 @@ def header() -> str:
         lines += leaf(n)
     for even, odd in pairs:
         lines += top(even, odd)
-    for k in range(1, WIDEST + 1):
+    for k in range(2, WIDEST + 1):
         lines += window(k)
+    for m in range(LEAST, LEAF + 1):
+        for greater, middle in product((False, True), repeat=2):
+            lines += half(m, greater, middle)
     leaves = ", ".join(f"FN(leaf_{n})" for n in range(1, LEAF + 1))
     tops = ", ".join(f"[{e} - 4][{e} - {o}] = FN(top_{e}_{o})" for e, o in pairs)
-    passes = ", ".join(f"FN(pass_{k})" for k in range(1, WIDEST + 1))
+    passes = ", ".join(f"FN(pass_{k})" for k in range(2, WIDEST + 1))
     lines += [
         f"static FN(leaf_fn)* const FN(leaves)[] = {{NULL, {leaves}}};",
         f"static FN(top_fn)* const FN(tops)[5][2] = {{{tops}}};",
-        f"static FN(pass_fn)* const FN(passes)[] = {{NULL, {passes}}};",
+        f"static FN(pass_fn)* const FN(passes)[] = {{NULL, NULL, {passes}}};",
     ]
+    for middle in ("", "_middle"):
+        both = ", ".join(f"{{FN(lesser{middle}_{m}), FN(greater{middle}_{m})}}" for m in range(LEAST, LEAF + 1))
+        lines.append(f"static FN(half{middle}_fn)* const FN(halves{middle})[][2] = {{{both}}};")
     return "\n".join(lines) + "\n"
 
 

@@ -20,37 +20,45 @@
 /* The least and the greatest key seen: Inf and NaN lie at the ends of the order. */
 typedef struct {
     __m256i low, high;
-} state_f32;
-typedef state_f32 state_f16, state_bf16;
+} state_32;
+typedef state_32 state_16;
 
-static inline state_f32 begin_f32(void) { return (state_f32){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-#define begin_f16 begin_f32
-#define begin_bf16 begin_f32
+static inline state_32 begin_32(void) { return (state_32){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+#define begin_16 begin_32
 
-static inline int bad_f32(const state_f32* state) {
-    const __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)0x80800000), state->low);
-    const __m256i high = _mm256_cmpgt_epi32(state->high, _mm256_set1_epi32(0x7f7fffff));
+/* Keys of -Inf and less, of Inf and more. */
+static inline int bad_f32(const state_32* state) {
+    const __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32(-0x7f800000 + 1), state->low);
+    const __m256i high = _mm256_cmpgt_epi32(state->high, _mm256_set1_epi32(0x7f800000 - 1));
     return !!_mm256_movemask_epi8(_mm256_or_si256(low, high));
 }
-static inline int beyond(const state_f16* state, int infinity) {
-    const __m256i low = _mm256_cmpgt_epi16(_mm256_set1_epi16((short)(~infinity + 1)), state->low);
+static inline int beyond(const state_16* state, int infinity) {
+    const __m256i low = _mm256_cmpgt_epi16(_mm256_set1_epi16((short)(-infinity + 1)), state->low);
     const __m256i high = _mm256_cmpgt_epi16(state->high, _mm256_set1_epi16((short)(infinity - 1)));
     return !!_mm256_movemask_epi8(_mm256_or_si256(low, high));
 }
-static inline int bad_f16(const state_f16* state) { return beyond(state, 0x7c00); }
-static inline int bad_bf16(const state_bf16* state) { return beyond(state, 0x7f80); }
+static inline int bad_f16(const state_16* state) { return beyond(state, 0x7c00); }
+static inline int bad_bf16(const state_16* state) { return beyond(state, 0x7f80); }
 
-/* The maps between bits and keys are their own inverses. */
-static inline __m256i key_32(__m256i x) { return _mm256_xor_si256(x, _mm256_srli_epi32(_mm256_srai_epi32(x, 31), 1)); }
-static inline __m256i key_16(__m256i x) { return _mm256_xor_si256(x, _mm256_srli_epi16(_mm256_srai_epi16(x, 15), 1)); }
+/* Sign and magnitude to a key, and back; -0 has the key of +0. */
+static inline __m256i key_32(__m256i x) {
+    return _mm256_sign_epi32(_mm256_and_si256(x, _mm256_set1_epi32(0x7fffffff)), x);
+}
+static inline __m256i key_16(__m256i x) { return _mm256_sign_epi16(_mm256_and_si256(x, _mm256_set1_epi16(0x7fff)), x); }
+static inline __m256i bits_32(__m256i key) {
+    return _mm256_or_si256(_mm256_abs_epi32(key), _mm256_and_si256(key, _mm256_set1_epi32((int)0x80000000)));
+}
+static inline __m256i bits_16(__m256i key) {
+    return _mm256_or_si256(_mm256_abs_epi16(key), _mm256_and_si256(key, _mm256_set1_epi16((short)0x8000)));
+}
 
 static inline D widen_f32(__m256i key, int part) {
-    const __m256i x = key_32(key);
+    const __m256i x = bits_32(key);
     return _mm256_cvtps_pd(_mm_castsi128_ps(part ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x)));
 }
 /* Four 16-bit numbers in the lower half. */
 static inline __m128i quarter(__m256i key, int part) {
-    const __m256i x = key_16(key);
+    const __m256i x = bits_16(key);
     const __m128i half = part & 2 ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x);
     return part & 1 ? _mm_unpackhi_epi64(half, half) : half;
 }
@@ -72,7 +80,8 @@ static inline D widen_bf16(__m256i key, int part) {
     state->low = MIN(state->low, least); \
     state->high = MAX(state->high, most);
 
-#define FN(name) name##_f32
+#define KEY(name) name##_32
+#define FN KEY
 #define LANES 8
 #define SIZE 4
 #define PARTS 2
@@ -81,8 +90,12 @@ static inline D widen_bf16(__m256i key, int part) {
 #define MAX _mm256_max_epi32
 #define GREATEST _mm256_set1_epi32(0x7fffffff)
 #define LEAST _mm256_set1_epi32((int)0x80000000)
-#define WIDEN widen_f32
 #include "order_sort.h"
+#undef FN
+#define FN(name) name##_f32
+#define WIDEN widen_f32
+#include "order_statistics.h"
+#undef KEY
 #undef FN
 #undef LANES
 #undef SIZE
@@ -94,7 +107,8 @@ static inline D widen_bf16(__m256i key, int part) {
 #undef LEAST
 #undef WIDEN
 
-#define FN(name) name##_f16
+#define KEY(name) name##_16
+#define FN KEY
 #define LANES 16
 #define SIZE 2
 #define PARTS 4
@@ -103,14 +117,18 @@ static inline D widen_bf16(__m256i key, int part) {
 #define MAX _mm256_max_epi16
 #define GREATEST _mm256_set1_epi16(0x7fff)
 #define LEAST _mm256_set1_epi16(-0x8000)
-#define WIDEN widen_f16
 #include "order_sort.h"
+#undef FN
+
+#define FN(name) name##_f16
+#define WIDEN widen_f16
+#include "order_statistics.h"
 #undef FN
 #undef WIDEN
 
 #define FN(name) name##_bf16
 #define WIDEN widen_bf16
-#include "order_sort.h"
+#include "order_statistics.h"
 
 #define ORDER(name, lanes)                                                                                     \
     int fc_order_##name##_avx2(const void* const* rows, int64_t n, int64_t offset, int64_t length,             \

@@ -1,5 +1,5 @@
-/* Order statistics of fp32 with AVX-512 by integer keys, for processors that run VPMINSD at twice the rate of VMINPS
- * (AMD's; on Intel's it is the other way about: order_avx512.c), and medians of many rows on any. */
+/* Order statistics with AVX-512 by minima and maxima of integer keys alone, as it is fast on AMD's processors (on
+ * Intel's: order_avx512.c), and medians of many rows on any. */
 #include <immintrin.h>
 
 #include "impl.h"
@@ -24,20 +24,21 @@ typedef struct {
 static inline state_i32 begin_i32(void) { return (state_i32){_mm512_setzero_si512(), _mm512_setzero_si512()}; }
 /* Keys of -Inf and less, of Inf and more. */
 static inline int bad_i32(const state_i32* state) {
-    return _mm512_cmple_epi32_mask(state->low, _mm512_set1_epi32(~0x7f800000)) ||
+    return _mm512_cmple_epi32_mask(state->low, _mm512_set1_epi32(-0x7f800000)) ||
            _mm512_cmpge_epi32_mask(state->high, _mm512_set1_epi32(0x7f800000));
 }
-/* The map between bits and keys is its own inverse. */
+/* The map between bits and keys is its own inverse, but for -0, which has the key of +0. */
 static inline __m512i key_i32(__m512i x) {
-    /* 0x78: x ^ (sign & all but the sign) */
-    return _mm512_ternarylogic_epi32(x, _mm512_srai_epi32(x, 31), _mm512_set1_epi32(0x7fffffff), 0x78);
+    /* 0x78: |x| ^ (x & the sign) */
+    return _mm512_ternarylogic_epi32(_mm512_abs_epi32(x), x, _mm512_set1_epi32((int)0x80000000), 0x78);
 }
 static inline D widen_i32(__m512i key, int part) {
     const __m512i x = key_i32(key);
     return _mm512_cvtps_pd(_mm256_castsi256_ps(part ? _mm512_extracti32x8_epi32(x, 1) : _mm512_castsi512_si256(x)));
 }
 
-#define FN(name) name##_i32
+#define KEY(name) name##_i32
+#define FN KEY
 #define V __m512i
 #define LANES 16
 #define SIZE 4
@@ -60,6 +61,7 @@ static inline D widen_i32(__m512i key, int part) {
     state->high = MAX(state->high, most);
 #define WIDEN widen_i32
 #include "order_sort.h"
+#include "order_statistics.h"
 /* needs the networks above */
 #include "order_select_avx512.h"
 
@@ -71,12 +73,28 @@ int fc_order_f32_keys_avx512(const void* const* rows, int64_t n, int64_t offset,
     return run_i32(rows, n, offset, length, statistic, f, scratch, acc);
 }
 
-int fc_order_f16_select_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch,
-                               double* acc) {
-    return run_select(rows, n, offset, length, scratch, acc, FC_F16);
-}
+#undef KEY
+#undef FN
+#undef V
+#undef LANES
+#undef SIZE
+#undef PARTS
+#undef LOAD
+#undef MIN
+#undef MAX
+#undef GREATEST
+#undef LEAST
+#undef CHECK
+#undef WIDEN
+#include "order_16_avx512.h"
 
-int fc_order_bf16_select_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length, void* scratch,
-                                double* acc) {
-    return run_select(rows, n, offset, length, scratch, acc, FC_BF16);
-}
+#define ORDER_16(name, dtype)                                                                                  \
+    int fc_order_##name##_keys_avx512(const void* const* rows, int64_t n, int64_t offset, int64_t length,      \
+                                      fc_statistic statistic, int64_t f, void* scratch, double* acc) {         \
+        if (length < LANES) return fc_order_##name##_ref(rows, n, offset, length, statistic, f, scratch, acc); \
+        if (statistic == FC_MEDIAN && n >= FC_ORDER_SELECT_16)                                                 \
+            return run_select(rows, n, offset, length, scratch, acc, dtype);                                   \
+        return run_##name(rows, n, offset, length, statistic, f, scratch, acc);                                \
+    }
+ORDER_16(f16, FC_F16)
+ORDER_16(bf16, FC_BF16)

@@ -20,22 +20,20 @@
 /* The least and the greatest key seen: Inf and NaN lie at the ends of the order. */
 typedef struct {
     int32x4_t low, high;
-} state_f32;
+} state_32;
 typedef struct {
     int16x8_t low, high;
-} state_f16;
-typedef state_f16 state_bf16;
+} state_16;
 
-static inline state_f32 begin_f32(void) { return (state_f32){vdupq_n_s32(0), vdupq_n_s32(0)}; }
-static inline state_f16 begin_f16(void) { return (state_f16){vdupq_n_s16(0), vdupq_n_s16(0)}; }
-#define begin_bf16 begin_f16
-static inline int bad_f32(const state_f32* state) {
+static inline state_32 begin_32(void) { return (state_32){vdupq_n_s32(0), vdupq_n_s32(0)}; }
+static inline state_16 begin_16(void) { return (state_16){vdupq_n_s16(0), vdupq_n_s16(0)}; }
+static inline int bad_f32(const state_32* state) {
     return vmaxvq_s32(state->high) >= 0x7f800000 || vminvq_s32(state->low) <= ~0x7f800000;
 }
-static inline int bad_f16(const state_f16* state) {
+static inline int bad_f16(const state_16* state) {
     return vmaxvq_s16(state->high) >= 0x7c00 || vminvq_s16(state->low) <= ~0x7c00;
 }
-static inline int bad_bf16(const state_bf16* state) {
+static inline int bad_bf16(const state_16* state) {
     return vmaxvq_s16(state->high) >= 0x7f80 || vminvq_s16(state->low) <= ~0x7f80;
 }
 
@@ -76,7 +74,8 @@ static inline D widen_bf16(int16x8_t key, int part) {
     state->low = MIN(state->low, least); \
     state->high = MAX(state->high, most);
 
-#define FN(name) name##_f32
+#define KEY(name) name##_32
+#define FN KEY
 #define V int32x4_t
 #define LANES 4
 #define SIZE 4
@@ -86,8 +85,12 @@ static inline D widen_bf16(int16x8_t key, int part) {
 #define MAX vmaxq_s32
 #define GREATEST vdupq_n_s32(INT32_MAX)
 #define LEAST vdupq_n_s32(INT32_MIN)
-#define WIDEN widen_f32
 #include "order_sort.h"
+#undef FN
+#define FN(name) name##_f32
+#define WIDEN widen_f32
+#include "order_statistics.h"
+#undef KEY
 #undef FN
 #undef V
 #undef LANES
@@ -100,7 +103,8 @@ static inline D widen_bf16(int16x8_t key, int part) {
 #undef LEAST
 #undef WIDEN
 
-#define FN(name) name##_f16
+#define KEY(name) name##_16
+#define FN KEY
 #define V int16x8_t
 #define LANES 8
 #define SIZE 2
@@ -110,14 +114,18 @@ static inline D widen_bf16(int16x8_t key, int part) {
 #define MAX vmaxq_s16
 #define GREATEST vdupq_n_s16(INT16_MAX)
 #define LEAST vdupq_n_s16(INT16_MIN)
-#define WIDEN widen_f16
 #include "order_sort.h"
+#undef FN
+
+#define FN(name) name##_f16
+#define WIDEN widen_f16
+#include "order_statistics.h"
 #undef FN
 #undef WIDEN
 
 #define FN(name) name##_bf16
 #define WIDEN widen_bf16
-#include "order_sort.h"
+#include "order_statistics.h"
 
 #define ORDER(name, lanes)                                                                                     \
     int fc_order_##name##_neon(const void* const* rows, int64_t n, int64_t offset, int64_t length,             \

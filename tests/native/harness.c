@@ -90,20 +90,25 @@ static void check_order(const fc_rows* x, int op, fc_dtype out, int64_t f) {
 }
 
 #if defined(__x86_64__)
-/* fp32 on AVX-512 by floats and by keys, whichever this processor would take. */
-static void check_both_ways(const void* const* rows, int64_t n, int64_t d) {
+/* Both ways of AVX-512, whichever this processor would take. */
+static void check_both_ways(const void* const* rows, fc_dtype dtype, int64_t n, int64_t d) {
     if (!fc_isa_available(FC_ISA_AVX512)) return;
-    fc_order_fn* const ways[] = {fc_order_f32_floats_avx512, fc_order_f32_keys_avx512};
+    fc_order_fn* const truth[] = {
+        [FC_F32] = fc_order_f32_ref, [FC_F16] = fc_order_f16_ref, [FC_BF16] = fc_order_bf16_ref};
+    fc_order_fn* const ways[][2] = {[FC_F32] = {fc_order_f32_floats_avx512, fc_order_f32_keys_avx512},
+                                    [FC_F16] = {fc_order_f16_blends_avx512, fc_order_f16_keys_avx512},
+                                    [FC_BF16] = {fc_order_bf16_blends_avx512, fc_order_bf16_keys_avx512}};
     double* results = malloc(2 * (size_t)d * sizeof *results);
     void* scratch = fc_alloc((size_t)FC_ORDER_SCRATCH(n));
     for (int statistic = FC_MEDIAN; statistic <= FC_MEAN_AROUND_MEDIAN; statistic++) {
-        fc_order_f32_ref(rows, n, 0, d, (fc_statistic)statistic, n / 3, scratch, results);
+        const int bad = !!truth[dtype](rows, n, 0, d, (fc_statistic)statistic, n / 3, scratch, results);
         for (int way = 0; way < 2; way++) {
             for (int64_t k = 0; k < d; k++) results[d + k] = NAN;
-            ways[way](rows, n, 0, d, (fc_statistic)statistic, n / 3, scratch, results + d);
+            const int found = !!ways[dtype][way](rows, n, 0, d, (fc_statistic)statistic, n / 3, scratch, results + d);
             for (int64_t k = 0; k < 2 * d; k++) results[k] += 0.0; /* -0 is put right later */
-            compare(results, results + d, (size_t)d * sizeof *results, way ? "keys" : "floats", FC_ISA_AVX512, FC_F32,
-                    d);
+            const char* const name = way ? "keys" : "floats or blends";
+            compare(&bad, &found, sizeof bad, name, FC_ISA_AVX512, dtype, d);
+            if (!bad) compare(results, results + d, (size_t)d * sizeof *results, name, FC_ISA_AVX512, dtype, d);
         }
     }
     free(scratch);
@@ -128,7 +133,18 @@ static void check_many_rows(fc_dtype dtype, int64_t n) {
     check_order(&x, 2, FC_F64, n / 3);
     check_order(&x, 2, FC_F32, n - 1);
 #if defined(__x86_64__)
-    if (dtype == FC_F32) check_both_ways(pointers, n, WIDE);
+    check_both_ways(pointers, dtype, n, WIDE);
+    static const uint32_t refused[] = {0x7f800000, 0xff800000, 0x7f800001, 0xffc00000, 0xffffffff}; /* Inf, NaN */
+    for (size_t r = 0; r < sizeof refused / sizeof *refused; r++) {
+        char* const at = memory + (int64_t)(draw() % (uint64_t)(n * WIDE)) * size;
+        const uint16_t brain = (uint16_t)(refused[r] >> 16 | !!(refused[r] & 0xffff));
+        const uint16_t half = (uint16_t)((refused[r] >> 16 & 0x8000) | 0x7c00 | (refused[r] & 0x7fffff ? 0x3ff : 0));
+        char kept[4];
+        memcpy(kept, at, (size_t)size);
+        memcpy(at, dtype == FC_F32 ? (const void*)&refused[r] : dtype == FC_F16 ? &half : &brain, (size_t)size);
+        check_both_ways(pointers, dtype, n, WIDE);
+        memcpy(at, kept, (size_t)size);
+    }
 #endif
     free(pointers);
     free(memory);
