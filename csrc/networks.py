@@ -6,8 +6,8 @@ sorted E and O so that E0 <= O0 <= E1 <= O1 ...: compare E[u] with O[u], then O[
     leaf_N          sorts N rows in registers
     top_E_O         the comparisons E[u] : O[u] and the widest three D, over every s-th element of two lists
     pass_K          K further D: O streams by while a window of 2**(K-1) elements of E stays in registers
-Two leaves are merged by Batcher's bitonic sorter instead (the same, 5.3.4, exercise 10 and after): a few comparisons
-more, and half the loads and stores, since either half of the result is at home in the registers.
+Two leaves are merged by Batcher's bitonic sorter instead (1968, "Sorting networks and their applications"): a few
+comparisons more, and fewer stores, since either half of the result is at home in the registers.
     lesser_M        the lesser of a[i] and b[M - 1 - i], sorted and stored
     greater_M       the greater ones
     lesser_middle_M, greater_middle_M   the same, but compared with another sorted list on its way to the middle of all

@@ -77,6 +77,17 @@ def test_a_file_that_changes_while_it_is_read_is_named(six, narrow, monkeypatch,
         fc.aggregate(paths, Median(), "parameters", progress=at_the_first_tile)
 
 
+def test_a_file_that_ends_before_what_is_read_says_where_it_ends(tmp_path):
+    path = tmp_path / "short"
+    path.write_bytes(bytes(100))
+    source = File.at(path)
+    with source.opened() as descriptor:
+        os.truncate(path, 40)
+        for start in (0, 64):
+            with pytest.raises(FormatError, match="ends at byte 40 of 100: it shrank"):
+                source.read_into(descriptor, memoryview(bytearray(30 if start else 100)), start)
+
+
 def test_a_file_that_may_not_be_read_is_named(six, monkeypatch):
     """Denied by a stand-in for the system's open: whoever runs the tests may be root, who may read everything."""
     really = os.open

@@ -45,10 +45,10 @@ def parse_memory(memory: Any) -> int:
     """
     if isinstance(memory, str) and (found := _SIZE.fullmatch(memory)):
         number, unit = found.groups()
-        count = int(Fraction(number) * _UNITS[unit.replace("k", "K")])
+        count: int | None = int(Fraction(number) * _UNITS[unit.replace("k", "K")])
     else:
-        count = as_whole(memory) or 0
-    if count < 1:
+        count = as_whole(memory)
+    if count is None or count < 0:
         raise BudgetError(f"{got('memory', memory)}, expected bytes or a size such as '1GB' or '512MiB'")
     return count
 

@@ -20,7 +20,8 @@ class CenteredClipping(Rule):
 
     The centre is what is passed as `center=`: with state, the last round's result (of changes: the reference moved on
     by the last round's change), without it the reference, which is where nothing is passed. The iteration runs on
-    coefficients, so the data are read twice however many steps are taken. Weights are ignored.
+    coefficients, so the data are read twice however many steps are taken. A coefficient below the normal range of fp32
+    is rounded to 0: a row so far away moves nothing. Weights are ignored.
 
     Breakdown point: with a centre at distance C of the honest mean the error is O(√(f/n) · spread) for f/n below about
     0.1 (the paper's Theorem IV); f clients move the centre by at most iterations · fτ/n. Needs n ≥ 1. Cost: the Gram

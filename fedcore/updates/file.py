@@ -90,8 +90,9 @@ class File:
             except OSError as error:
                 raise _refused(self.path, error) from None
             if not count:
+                end = min(os.fstat(descriptor).st_size, offset + done)
                 raise FormatError(
-                    f"{self.path}: ends at byte {offset + done} of {self.size}: it shrank while it was read; fetch it "
+                    f"{self.path}: ends at byte {end} of {self.size}: it shrank while it was read; fetch it "
                     "again and keep files as they are while they are read"
                 )
             done += count
