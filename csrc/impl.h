@@ -309,8 +309,8 @@ fc_order_fn fc_order_f32_ref, fc_order_f16_ref, fc_order_bf16_ref;
 fc_order_fn fc_order_f32_floats_avx512, fc_order_f16_blends_avx512, fc_order_bf16_blends_avx512;
 fc_order_fn fc_order_f32_keys_avx512, fc_order_f16_keys_avx512, fc_order_bf16_keys_avx512;
 enum {
-    FC_ORDER_SELECT = 300,
-    FC_ORDER_SELECT_16 = 1500
+    FC_ORDER_SELECT = 400,
+    FC_ORDER_SELECT_16 = 2000
 }; /* rows from which medians are taken by selection, 16-bit ones */
 
 extern const fc_kernels fc_kernels_ref;
