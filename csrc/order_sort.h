@@ -24,8 +24,8 @@ static inline void FN(join)(const V* a, int64_t na, const V* b, int64_t nb, V* o
     FN(halves)[nb - FC_ORDER_LEAST][1](a + na - nb, b, b[nb - 1], out + na, ahead);
 }
 
-/* Sorted e and o to the sorted `out`; ne is no or one more, together above twice FC_ORDER_LEAF. e, o are overwritten.
- */
+/* Sorted e and o to the sorted `out`; ne is no or one more, together twice FC_ORDER_LEAF at least. e, o are
+ * overwritten. */
 static void FN(merge)(V* e, int64_t ne, V* o, int64_t no, V* out, ahead_t* ahead) {
     int64_t s = 1;
     int left = 0; /* levels after the pass */
